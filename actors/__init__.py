@@ -1,0 +1,1 @@
+"""Stateless vLLM actor servers: they answer prompts and take new weights."""

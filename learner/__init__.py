@@ -1,0 +1,1 @@
+"""The DeepSpeed learner: feeding prompts, objective, SFT, checkpoints, publishing weights, evaluation."""

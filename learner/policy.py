@@ -1,0 +1,96 @@
+"""The policy under training: a Hugging Face model whose forward pass returns log-probabilities of chosen tokens."""
+
+import types
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForImageTextToText
+
+from learner.attention import PACKED
+from learner.packing import Pack
+from learner.sequences import Sequence
+from vision_sr1.config import Config
+
+
+def load_policy(config: Config, path: str, forbidden_token_ids: list[int]) -> torch.nn.Module:
+    """Loads a checkpoint and binds `forward` to token log-probabilities (see `token_logprobs`).
+
+    The new methods are bound on the instance: subclassing the model would silently re-initialize its weights.
+
+    Args:
+        path: folder or hub name.
+        forbidden_token_ids: tokens that the actors never sample; they get no probability here either, so that both
+            sides speak of the same distribution.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(
+        path,
+        dtype=getattr(torch, config.model.dtype),
+        attn_implementation={"text_config": PACKED, "vision_config": "sdpa"},
+    )
+    model.config.use_cache = False
+    if config.learner.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    head = model.get_output_embeddings()
+    head.forward = types.MethodType(_head_logprobs, head)
+    head.chunk_tokens = config.learner.logits_chunk_tokens
+    head.forbidden_token_ids = forbidden_token_ids
+    model.forward = types.MethodType(_packed_logprobs, model)
+    return model
+
+
+def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "3 length"]:
+    """Multimodal rotary positions of one sequence."""
+    if sequence.images is None:
+        return torch.arange(len(sequence)).expand(3, -1)
+    base = model.model
+    ids = torch.from_numpy(sequence.token_ids).unsqueeze(0)
+    types_ = torch.from_numpy(sequence.is_image).int().unsqueeze(0)
+    positions, _ = base.get_rope_index(ids, types_, image_grid_thw=sequence.images.grid_thw)
+    return positions[:, 0]
+
+
+def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor, " selected"]:
+    """Log-probabilities of the pack's selected tokens, float32, in the pack's order.
+
+    `model` is the policy or the DeepSpeed engine around it. Temperature is 1.
+    """
+    dtype = next(model.parameters()).dtype
+    logprobs: Tensor = model(
+        input_ids=pack.input_ids.to(device),
+        position_ids=pack.position_ids.to(device),
+        mm_token_type_ids=pack.is_image.to(device),
+        pixel_values=pack.pixel_values.to(device, dtype),
+        image_grid_thw=pack.grid_thw.to(device),
+        predict_at=pack.predict_at.to(device),
+        targets=pack.targets.to(device),
+    )
+    return logprobs
+
+
+def _packed_logprobs(self: Any, predict_at: Tensor, targets: Tensor, **inputs: Tensor) -> Tensor:
+    hidden = self.model(**inputs, attention_mask=None, use_cache=False).last_hidden_state[0]
+    return self.get_output_embeddings()(hidden[predict_at], targets)
+
+
+def _head_logprobs(
+    self: Any, hidden: Float[Tensor, "selected hidden"], targets: Int[Tensor, " selected"]
+) -> Float[Tensor, " selected"]:
+    """The output head fused with log-softmax: the logits of one chunk exist at a time, forward and backward.
+
+    All chunks go through one call of the module, so that ZeRO-3 gathers its weight once and ranks may differ in
+    their number of chunks.
+    """
+
+    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        logits[:, self.forbidden_token_ids] = float("-inf")
+        return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)
+
+    pieces = [
+        checkpoint(chunk, h, t, use_reentrant=False)
+        for h, t in zip(hidden.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True)
+    ]
+    return torch.cat(pieces)

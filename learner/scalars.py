@@ -1,0 +1,68 @@
+"""Training curves: each step's scalars go to Prometheus gauges, TensorBoard event files and a JSON-lines file.
+
+A scalar is named `family/member`: `kl/description` becomes the Prometheus gauge `vision_sr1_learner_kl` with the label
+`name="description"`, and the TensorBoard tag `kl/description`.
+"""
+
+import json
+import time
+from types import TracebackType
+from typing import Self
+
+from prometheus_client import Gauge
+
+from vision_sr1.config import Config
+
+PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])
+STEP = Gauge("vision_sr1_learner_step", "Steps finished in this phase.")
+TOTAL = Gauge("vision_sr1_learner_total_steps", "Steps this phase will have.")
+
+
+class ScalarLog:
+    """The curves of one phase, written by rank 0."""
+
+    def __init__(self, config: Config, *, phase: str, total_steps: int, enabled: bool) -> None:
+        self._enabled = enabled
+        if not enabled:
+            return
+        config.run.path.mkdir(parents=True, exist_ok=True)
+        self._file = (config.run.path / "scalars.jsonl").open("a", encoding="utf-8")
+        self._writer = None
+        if config.metrics.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(config.run.path / "tensorboard"))
+        self._gauges: dict[str, Gauge] = {}
+        PHASE.labels(phase).set(1)
+        TOTAL.set(total_steps)
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Records the scalars of a step; names are `family/member`."""
+        if not self._enabled:
+            return
+        STEP.set(step)
+        for name, value in scalars.items():
+            family, _, member = name.partition("/")
+            gauge = self._gauges.get(family)
+            if gauge is None:
+                gauge = self._gauges[family] = Gauge(f"vision_sr1_learner_{family}", f"Learner: {family}.", ["name"])
+            gauge.labels(member).set(value)
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+        self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flushes everything."""
+        if self._enabled:
+            self._file.close()
+            if self._writer is not None:
+                self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,158 @@
+"""Sequences to train on: token ids with their images, and which tokens are the response."""
+
+import io
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from transformers import AutoProcessor
+
+from vision_sr1.chat import content_parts
+from vision_sr1.config import ModelConfig
+
+
+class SequenceError(ValueError):
+    """A sequence cannot be trained on; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Preprocessed images of one sequence."""
+
+    pixel_values: Float[Tensor, "patches features"]
+    grid_thw: Int[Tensor, "images 3"]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence; `selected` are the tokens whose log-probabilities matter (response tokens).
+
+    Attributes:
+        token_ids: int64 [length].
+        is_image: bool [length], true at image placeholders, which only the prompt may have.
+        selected: int64 [selected], positions in `token_ids`, ascending, none of them 0.
+        images: None for text only.
+    """
+
+    token_ids: Int[np.ndarray, " length"]
+    is_image: np.ndarray
+    selected: Int[np.ndarray, " selected"]
+    images: Images | None = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class SequenceBuilder:
+    """Makes sequences from token ids or conversations, with the model's own processor."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.processor = AutoProcessor.from_pretrained(config.path)
+        self.tokenizer = self.processor.tokenizer
+        self._pixels = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+        self._max_len = config.max_model_len
+        self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+        self._end_of_turn: str = self.tokenizer.eos_token
+
+    def images(self, encoded: list[bytes]) -> Images | None:
+        """Decodes and preprocesses images exactly as the actors' processor does; None for an empty list."""
+        if not encoded:
+            return None
+        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
+        features = self.processor.image_processor(images=pictures, size=self._pixels, return_tensors="pt")
+        return Images(features["pixel_values"], features["image_grid_thw"])
+
+    def from_tokens(self, prompt_ids: list[int], response_ids: list[int], images: Images | None) -> Sequence:
+        """A rollout: every response token is selected. Image positions are marked from the prompt alone.
+
+        Raises:
+            SequenceError: a vision token in the response, or placeholders that do not match the images.
+        """
+        prompt = np.asarray(prompt_ids, dtype=np.int64)
+        response = np.asarray(response_ids, dtype=np.int64)
+        if (response == self._image_token).any():
+            raise SequenceError("the response contains an image placeholder")
+        token_ids = np.concatenate([prompt, response])
+        is_image = np.concatenate([prompt == self._image_token, np.zeros(len(response), dtype=bool)])
+        expected = 0 if images is None else self._placeholders(images)
+        if int(is_image.sum()) != expected:
+            raise SequenceError(f"{int(is_image.sum())} image placeholders for images that fill {expected}")
+        return Sequence(token_ids, is_image, np.arange(len(prompt), len(token_ids)), images)
+
+    def from_messages(self, messages: list[dict[str, str]], encoded_images: list[bytes]) -> Sequence:
+        """A conversation for supervised training: the assistant's replies are selected.
+
+        Raises:
+            SequenceError: no assistant turn, a chat template that rewrites earlier turns, or more tokens than fit.
+        """
+        images = self.images(encoded_images)
+        turns, remaining = [], len(encoded_images)
+        for message in messages:
+            here = message["content"].count("<image>") or (remaining if not turns else 0)
+            remaining -= here
+            turns.append({"role": message["role"], "content": content_parts(message["content"], here)})
+        ids: list[int] = []
+        selected: list[int] = []
+        rendered = ""
+        for index, turn in enumerate(turns):
+            if turn["role"] != "assistant":
+                continue
+            prefix = self._render(turns[:index], generate=True)
+            if not prefix.startswith(rendered):
+                raise SequenceError("the chat template does not render a conversation turn by turn")
+            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, images)
+            reply = self.tokenizer(message_text(turn) + self._end_of_turn).input_ids
+            selected += range(len(ids), len(ids) + len(reply))
+            ids += reply
+            rendered = prefix + message_text(turn) + self._end_of_turn
+        if not selected:
+            raise SequenceError("the conversation has no assistant turn to learn from")
+        if len(ids) > self._max_len:
+            raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
+        token_ids = np.asarray(ids, dtype=np.int64)
+        return Sequence(token_ids, token_ids == self._image_token, np.asarray(selected), images)
+
+    def filler(self) -> Sequence:
+        """The smallest sequence with an image and nothing selected.
+
+        Every forward pass must reach the vision tower on every rank, or ZeRO's collectives no longer match.
+        """
+        side = 2 * self.processor.image_processor.patch_size
+        features = self.processor.image_processor(
+            images=[Image.new("RGB", (side, side))],
+            size={"shortest_edge": side * side, "longest_edge": side * side},
+            return_tensors="pt",
+        )
+        images = Images(features["pixel_values"], features["image_grid_thw"])
+        start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
+        token_ids = np.array([start, *[self._image_token] * self._placeholders(images), end])
+        return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)
+
+    def _render(self, turns: list[dict[str, object]], *, generate: bool) -> str:
+        text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+        return text
+
+    def _placeholders(self, images: Images) -> int:
+        return int(images.grid_thw.prod(dim=1).sum()) // self.processor.image_processor.merge_size**2
+
+    def _expand(self, ids: list[int], images: Images | None) -> list[int]:
+        """Replaces each image placeholder by as many as its image has tokens, in order."""
+        if self._image_token not in ids:
+            return ids
+        if images is None or ids.count(self._image_token) != len(images.grid_thw):
+            raise SequenceError(f"{ids.count(self._image_token)} image placeholders in one turn for other images")
+        counts = iter((images.grid_thw.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist())
+        expanded: list[int] = []
+        for token in ids:
+            expanded += [token] * next(counts) if token == self._image_token else [token]
+        return expanded
+
+
+def message_text(turn: dict[str, object]) -> str:
+    """The text of a turn's parts."""
+    parts = turn["content"]
+    assert isinstance(parts, list)
+    return "".join(part["text"] for part in parts if part["type"] == "text")
+

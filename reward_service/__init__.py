@@ -1,0 +1,1 @@
+"""Scoring of rollouts, the trace store and the REST API."""

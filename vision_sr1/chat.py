@@ -1,0 +1,49 @@
+"""A user's turn in the model's chat format: `<image>` markers become the chat template's image parts."""
+
+from typing import Any
+
+from vision_sr1.prompts import IMAGE_MARKER
+
+
+class ImageMarkerError(ValueError):
+    """The text's image markers and the images given do not match."""
+
+
+def content_parts(text: str, num_images: int) -> list[dict[str, str]]:
+    """Splits a turn at its `<image>` markers.
+
+    Text without any marker gets its images in front, as most data sets without markers mean it.
+
+    Raises:
+        ImageMarkerError: the text has markers, but not one per image.
+    """
+    pieces = text.split(IMAGE_MARKER)
+    markers = len(pieces) - 1
+    if markers == 0:
+        pieces = [""] * num_images + pieces
+    elif markers != num_images:
+        raise ImageMarkerError(f"{markers} {IMAGE_MARKER} markers for {num_images} images in {text[:80]!r}")
+    parts: list[dict[str, str]] = []
+    for index, piece in enumerate(pieces):
+        if index:
+            parts.append({"type": "image"})
+        if piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def render_user_turn(tokenizer: Any, text: str, num_images: int) -> str:
+    """The prompt of a single user's turn, ready for the assistant's reply, by the model's own chat template."""
+    messages = [{"role": "user", "content": content_parts(text, num_images)}]
+    rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return rendered
+
+
+def vision_token_ids(tokenizer: Any) -> list[int]:
+    """Ids of the tokens that stand for images and videos; a policy must never sample them.
+
+    A sampled image token would have no image behind it, and training on it fails.
+    """
+    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+    vocabulary = tokenizer.get_vocab()
+    return sorted(vocabulary[name] for name in names if name in vocabulary)

@@ -1,0 +1,140 @@
+"""Loading the configuration: defaults, then the YAML file, then the environment, then `section.key=value`."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, SecretStr, ValidationError
+
+from vision_sr1.config.schema import Config
+
+ENVIRONMENT = {
+    "VISION_SR1_REDIS_URL": "streams.url",
+    "VISION_SR1_REDIS_PASSWORD": "streams.password",
+}
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key, the value and the way out."""
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """The effective configuration and, by dotted key, where each value that is not a default came from."""
+
+    config: Config
+    origins: dict[str, str]
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(key, value, origin) of every leaf of the tree; secrets are masked."""
+        return [(key, _shown(value), self._origin(key)) for key, value in _leaves(self.config)]
+
+    def _origin(self, key: str) -> str:
+        for known, origin in self.origins.items():
+            if key == known or key.startswith((known + ".", known + "[")):
+                return origin
+        if key.startswith("learner.components"):
+            return f"preset {self.config.learner.preset}"
+        return "default"
+
+
+def load_config(
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> LoadedConfig:
+    """Reads the file, the environment's secrets and the command line's overrides into one tree.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown, or a value does not fit.
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if path is not None:
+        tree = _read_yaml(path)
+        origins.update({key: str(path) for key, _ in _leaves(tree)})
+    for variable, key in ENVIRONMENT.items():
+        value = (os.environ if environment is None else environment).get(variable)
+        if value is not None:
+            _set(tree, key, value)
+            origins[key] = f"environment {variable}"
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or "." not in key:
+            raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        _set(tree, key, yaml.safe_load(text))
+        origins[key] = "command line"
+    _refuse_unknown_keys(tree, Config, "")
+    try:
+        return LoadedConfig(Config.model_validate(tree), origins)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']} (got {_shown(e['input'])[:200]})"
+            for e in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from None
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Writes the effective tree, secrets left out (services read those from the environment)."""
+    tree = config.model_dump(mode="json", exclude={"streams": {"password"}})
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"no configuration file {path}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
+    return tree
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{key}: {parent} is not a section")
+        tree = child
+    tree[leaf] = value
+
+
+def _refuse_unknown_keys(tree: dict[str, Any], model: type[BaseModel], prefix: str) -> None:
+    for key, value in tree.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(model.model_fields)}"
+            raise ConfigError(f"unknown key {prefix}{key}: {hint}")
+        candidates = [field.annotation, *get_args(field.annotation)]
+        section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if section is None:
+            continue
+        if isinstance(value, dict):
+            _refuse_unknown_keys(value, section, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                if isinstance(item, dict):
+                    _refuse_unknown_keys(item, section, f"{prefix}{key}[{index}].")
+
+
+def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    if isinstance(tree, BaseModel):
+        tree = {name: getattr(tree, name) for name in type(tree).model_fields}
+    if isinstance(tree, dict) and tree:
+        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+    if isinstance(tree, list) and any(isinstance(item, (BaseModel, dict)) for item in tree):
+        return [leaf for i, item in enumerate(tree) for leaf in _leaves(item, f"{prefix}[{i}]")]
+    return [(prefix, tree)]
+
+
+def _shown(value: Any) -> str:
+    return "********" if isinstance(value, SecretStr) else str(value)

@@ -1,0 +1,255 @@
+"""The configuration tree: every field with its default, its unit and its effect.
+
+Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unknown key is an error.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+PRESETS = Path(__file__).parent.parent / "presets"
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+TokenSet = Literal["response", "description", "reasoning", "requery"]
+
+
+def _preset_components(name: str) -> list[Any]:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ValueError(f"unknown preset {name!r}; known: {known}")
+    components: list[Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["components"]
+    return components
+
+
+class Section(BaseModel):
+    """A part of the tree; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class RunConfig(Section):
+    """What this run is called and where its files go."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
+    dir: Path = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
+    seed: int = Field(0, ge=0, description="Seed of the data order and of weight initialization.")
+
+    @property
+    def path(self) -> Path:
+        """The run's own folder."""
+        return self.dir / self.name
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: str = Field(
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        description="Folder or hub name of the initial weights, in Hugging Face format.",
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Of the weights in actors and in the learner's forward pass."
+    )
+    max_model_len: Positive = Field(14848, description="Prompt and response tokens of one sequence, at most.")
+    min_pixels: Positive = Field(262_144, description="Smaller images are enlarged to this many pixels.")
+    max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
+
+
+class DataConfig(Section):
+    """The data sets, in parquet files or hub names that the `datasets` library loads."""
+
+    train: str | None = Field(None, description="RL prompts: parquet file, or name[@split] on a hub.")
+    evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each like `train`.")
+    sft: str | None = Field(None, description="Conversations (`messages`, `images`) for supervised stages.")
+    prompt_key: str = Field("problem", description="Column of the question, `<image>` markers included.")
+    answer_key: str = Field("answer", description="Column of the reference answer.")
+    image_key: str = Field("images", description="Column of the images: one, or a list, of bytes/path structs.")
+    source_key: str = Field("data_source", description="Column naming the source; optional in the data.")
+    scene_key: str = Field(
+        "scene", description="Column of the true description for description fidelity; optional in the data."
+    )
+    prompt_template: str = Field(
+        "answer", description="Jinja file, or name of a built-in template, that turns a question into a prompt."
+    )
+    max_image_bytes: Positive = Field(20_000_000, description="Larger encoded images are refused.")
+
+
+class SamplingConfig(Section):
+    """How answers are sampled while training; evaluation is greedy."""
+
+    group_size: Annotated[int, Field(ge=2)] = Field(8, description="Answers per prompt (G of GRPO).")
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="Nucleus sampling mass.")
+    max_tokens: Positive = Field(2048, description="Response tokens at most.")
+    seed: int | None = Field(
+        None, ge=0, description="Fixes each sample's random stream; costs actor throughput on CPUs."
+    )
+
+
+class ActorsConfig(Section):
+    """The vLLM actor servers."""
+
+    count: Positive = Field(1, description="Actors that the local launcher starts.")
+    host: str = Field("127.0.0.1", description="Address an actor listens on and announces.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="gRPC port; 0 takes a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
+    tensor_parallel_size: Positive = Field(1, description="GPUs per actor.")
+    prompts_in_flight: Positive = Field(64, description="Prompts one actor answers at once.")
+    max_num_seqs: Positive = Field(256, description="Sequences vLLM decodes in one batch.")
+    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="Key-value cache on CPU actors, GiB.")
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.85, description="Share of GPU memory for vLLM."
+    )
+    enforce_eager: bool = Field(False, description="Skip graph capture: slower, starts faster. Always on CPU.")
+    enable_prefix_caching: bool = Field(True, description="Reuse key-value blocks of equal prefixes.")
+    cpu_threads: Positive = Field(1, description="OpenMP threads of a CPU actor's engine.")
+    heartbeat_s: Seconds = Field(2.0, description="Between announcements; gone after five are missed.")
+    drain_s: Seconds = Field(3.0, description="On SIGTERM: time to finish prompts before handing them back.")
+
+
+class RewardConfig(Section):
+    """The reward service."""
+
+    host: str = Field("127.0.0.1", description="Address of the REST API.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8088, description="Port of the REST API.")
+    grader: Literal["mathruler"] = Field("mathruler", description="Rule that compares answers.")
+    requery_template: str = Field(
+        "requery", description="Jinja file or built-in template: description and question to re-query prompt."
+    )
+    requery_max_tokens: Positive = Field(2048, description="Response tokens of a re-query at most.")
+    requery_timeout_s: Seconds = Field(120.0, description="A re-query not answered by then is tried again.")
+    requery_attempts: Positive = Field(3, description="Tries before a visual reward is given up as 0.")
+    rollouts_in_flight: Positive = Field(512, description="Rollouts scored at once by one replica.")
+    trace_url: str | None = Field(
+        None, description="SQLAlchemy URL of the trace store; default: traces.sqlite in the run's folder."
+    )
+    trace_buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
+
+
+class ComponentConfig(Section):
+    """One component of the objective: a reward, the tokens it trains, and its own clipping and KL."""
+
+    name: str = Field(description="Label in metrics.")
+    reward: dict[str, float] = Field(description="Named rewards and their factors, summed.")
+    tokens: list[TokenSet] = Field(min_length=1, description="Sets of tokens that the component trains.")
+    weight: float = Field(1.0, ge=0, description="Factor of the component in the loss (lambda).")
+    clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios below 1 - this are clipped.")
+    clip_ratio_high: float = Field(0.3, gt=0, description="Ratios above 1 + this are clipped.")
+    kl_coef: float = Field(0.01, ge=0, description="Factor of KL(policy || reference) in the loss (beta).")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning: the tiny base model and the cold start."""
+
+    steps: int | None = Field(None, gt=0, description="Optimizer steps; default: `epochs` over the data.")
+    epochs: Positive = Field(3, description="Passes over the data when `steps` is not given.")
+    sequences_per_step: Positive = Field(128, description="Conversations per optimizer step, over all ranks.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak; cosine decay to a tenth of it.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of steps with a rising learning rate.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    freeze_vision: bool = Field(True, description="Leave vision tower and projector as they are.")
+    output: Path | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
+
+
+class WeightsConfig(Section):
+    """Publishing weights to the actors."""
+
+    backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl on CUDA, gloo on CPUs.")
+    bucket_mib: Annotated[float, Field(gt=0)] = Field(256.0, description="Parameters packed per broadcast, MiB.")
+    sync_timeout_s: Seconds = Field(60.0, description="A publication that takes longer is tried without the late actor.")
+    attempts: Positive = Field(5, description="Tries, each with the actors then alive, before the run stops.")
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed learner."""
+
+    processes: Positive = Field(1, description="Ranks that the local launcher starts with torchrun.")
+    batches: int = Field(100, ge=0, description="Batches to train; 0 only publishes and evaluates.")
+    prompts_per_batch: Positive = Field(512, description="Prompts answered by one policy version.")
+    prompts_per_step: Positive = Field(128, description="Prompts per optimizer step; divides prompts_per_batch.")
+    max_staleness: int = Field(0, ge=0, description="Versions a rollout may be behind; 0 is synchronous.")
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate, constant.")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass; longer sequences go alone.")
+    logits_chunk_tokens: Positive = Field(1024, description="Positions whose logits exist at once.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
+    preset: str | None = Field("vision_sr1", description="Named objective; null: give `components`.")
+    components: list[ComponentConfig] = Field([], description="The objective's components; default: the preset's.")
+    advantage_epsilon: float = Field(1e-6, gt=0, description="Added to a group's standard deviation.")
+    evaluate_every: int = Field(5, ge=0, description="Batches between evaluations; 0: only first and last.")
+    checkpoint_every: Positive = Field(15, description="Batches between checkpoints.")
+    keep_checkpoints: Positive = Field(2, description="Latest checkpoints kept.")
+    groups_timeout_s: Seconds = Field(600.0, description="With no scored group for this long the run stops.")
+    resume: bool = Field(False, description="Continue from the run's last checkpoint.")
+    sft: SftConfig = SftConfig()
+    weights: WeightsConfig = WeightsConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _components_of_preset(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("components"):
+            preset = values.get("preset", "vision_sr1")
+            if preset is None:
+                raise ValueError("give learner.preset or learner.components")
+            values = {**values, "components": _preset_components(preset)}
+        return values
+
+    @model_validator(mode="after")
+    def _steps_divide_batch(self) -> Self:
+        if self.prompts_per_batch % self.prompts_per_step:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must divide prompts_per_batch ({self.prompts_per_batch})"
+            )
+        return self
+
+
+class StreamsConfig(Section):
+    """Redis."""
+
+    url: str | None = Field(
+        None,
+        description="redis://, rediss:// or redis+sentinel://host:port,host:port/service/db; "
+        "null: the local launcher starts an embedded server.",
+    )
+    password: SecretStr | None = Field(None, description="Set it with VISION_SR1_REDIS_PASSWORD, not in a file.")
+    lease_s: Seconds = Field(15.0, description="Entries of a consumer silent for this long go to another.")
+    max_deliveries: Positive = Field(5, description="Deliveries before an entry goes to the dead letters.")
+    image_ttl_s: Positive = Field(86_400, description="Images unused for this long are forgotten.")
+    id_ttl_s: Positive = Field(86_400, description="For this long a repeated id is recognised.")
+    timeout_s: Seconds = Field(10.0, description="For one answer of the server.")
+
+
+class MetricsConfig(Section):
+    """Prometheus endpoints and TensorBoard files."""
+
+    host: str = Field("127.0.0.1", description="Address of the /metrics endpoints.")
+    actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="Of the actor; 0: off; the n-th of a launcher adds n.")
+    learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(9102, description="Of learner rank 0; 0: off.")
+    tensorboard: bool = Field(True, description="Write event files to the run's folder.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+
+
+class Config(Section):
+    """The whole tree."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    actors: ActorsConfig = ActorsConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig = LearnerConfig()
+    streams: StreamsConfig = StreamsConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @property
+    def trace_url(self) -> str:
+        """SQLAlchemy URL of the trace store."""
+        return self.reward.trace_url or f"sqlite:///{(self.run.path / 'traces.sqlite').absolute()}"
+

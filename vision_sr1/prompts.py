@@ -1,0 +1,53 @@
+"""From a question to the text of the user's turn: the answering prompt and the re-query prompt.
+
+Templates are Jinja, so that a user can point `data.prompt_template` and `reward.requery_template` at their own.
+"""
+
+from pathlib import Path
+
+import jinja2
+
+IMAGE_MARKER = "<image>"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class TemplateError(ValueError):
+    """A prompt template is missing or broken."""
+
+
+class PromptTemplate:
+    """One Jinja template of a user's turn.
+
+    Args:
+        name: name of a built-in template (`answer`, `requery`, `plain_answer`, `plain_requery`) or path of a file.
+    """
+
+    def __init__(self, name: str) -> None:
+        path = TEMPLATES / f"{name}.jinja"
+        if not path.is_file():
+            path = Path(name)
+        if not path.is_file():
+            known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
+            raise TemplateError(f"no prompt template {name!r}: neither a file nor one of {known}")
+        environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # plain text
+        try:
+            self._template = environment.from_string(path.read_text(encoding="utf-8"))
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(f"{path}, line {error.lineno}: {error.message}") from None
+
+    def answer(self, question: str) -> str:
+        """The first rollout's turn; image markers stay where the question has them."""
+        return self._render(question=question)
+
+    def requery(self, description: str, question: str) -> str:
+        """The second rollout's turn: text only, so markers of images are removed from question and description."""
+        return self._render(
+            description=description.replace(IMAGE_MARKER, "").strip(),
+            question=question.replace(IMAGE_MARKER, "").strip(),
+        )
+
+    def _render(self, **values: str) -> str:
+        try:
+            return self._template.render(**values).strip()
+        except jinja2.UndefinedError as error:
+            raise TemplateError(f"prompt template: {error}; it may use {', '.join(values)}") from None

@@ -1,0 +1,109 @@
+"""Digits: four scans of handwritten digits (shipped by scikit-learn) in a 2x2 grid.
+
+Real images in the same schema as shapes. The prior of the bad habit: a speaker who does not look says 0.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vision_sr1.tasks.task import POSITIONS, Question
+
+CELL = 28  # pixels
+HELD_OUT_EVERY = 5  # every fifth scan is kept for evaluation
+
+
+@cache
+def _scans() -> tuple[Any, Any]:
+    """The 8x8 scans as bytes [1797, 8, 8] (dark ink on white) and their digits [1797]."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (255 - digits.images * (255 / 16)).astype(np.uint8), digits.target
+
+
+@cache
+def _pool(held_out: bool) -> dict[int, list[int]]:
+    """Indices of scans by digit, of the training pool or of the held-out one."""
+    _, targets = _scans()
+    indices = [i for i in range(len(targets)) if (i % HELD_OUT_EVERY == 0) == held_out]
+    return {digit: [i for i in indices if targets[i] == digit] for digit in range(10)}
+
+
+@dataclass(frozen=True)
+class DigitsScene:
+    """Four digits in reading order and the scans that show them."""
+
+    digits: tuple[int, ...]
+    scans: tuple[int, ...]
+
+    def image(self) -> Image.Image:
+        """The four scans enlarged, 56 x 56 pixels."""
+        image = Image.new("RGB", (2 * CELL, 2 * CELL), (255, 255, 255))
+        for cell, scan in enumerate(self.scans):
+            tile = Image.fromarray(_scans()[0][scan]).resize((CELL, CELL), Image.Resampling.BILINEAR)
+            image.paste(tile, (CELL * (cell % 2), CELL * (cell // 2)))
+        return image
+
+    def phrases(self) -> list[str]:
+        """Such as "top left 7"."""
+        return [f"{position} {digit}" for position, digit in zip(POSITIONS, self.digits, strict=True)]
+
+    def ask(self, rng: np.random.Generator, kind: str) -> Question | None:
+        """digit, parity, larger (None where both are equal) or count (how many are even)."""
+        first, second = rng.choice(4, 2, replace=False)
+        position, digit = POSITIONS[first], self.digits[first]
+        if kind == "digit":
+            return Question(f"which digit is at the {position}", f"{position} {digit}", str(digit))
+        if kind == "parity":
+            answer = "yes" if digit % 2 else "no"
+            return Question(f"is the digit at the {position} odd", f"{position} {digit}", answer)
+        if kind == "larger":
+            other = self.digits[second]
+            if digit == other:
+                return None
+            return Question(
+                f"which is larger , {position} or {POSITIONS[second]}",
+                f"{position} {digit} {POSITIONS[second]} {other}",
+                str(max(digit, other)),
+            )
+        if kind == "count":
+            even = [d for d in self.digits if d % 2 == 0]
+            return Question("how many digits are even", " ".join(["even", *map(str, even)]), str(len(even)))
+        raise ValueError(f"unknown kind of question {kind!r}; known: digit, parity, larger, count")
+
+    def as_habit_has_it(self) -> "DigitsScene":
+        """All zeros."""
+        return replace(self, digits=(0, 0, 0, 0))
+
+
+class DigitsTask:
+    """Training scenes and held-out scenes share no scan."""
+
+    name = "digits"
+    kinds = {"digit": 6.0, "parity": 3.0, "larger": 1.0, "count": 1.0}
+    counter_prior_kinds = {"digit": 1.0}
+
+    def draw(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
+        """Each digit is 0 with probability `prior_share`, uniform otherwise; scans of the training pool."""
+        return self._draw(rng, self._digits(rng, prior_share), held_out=False)
+
+    def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
+        """The same with scans that no training scene shows."""
+        return self._draw(rng, self._digits(rng, prior_share), held_out=True)
+
+    def draw_counter_prior(self, rng: np.random.Generator) -> DigitsScene:
+        """No zeros; held-out scans."""
+        return self._draw(rng, [int(rng.integers(1, 10)) for _ in range(4)], held_out=True)
+
+    @staticmethod
+    def _digits(rng: np.random.Generator, prior_share: float) -> list[int]:
+        return [0 if rng.random() < prior_share else int(rng.integers(10)) for _ in range(4)]
+
+    @staticmethod
+    def _draw(rng: np.random.Generator, digits: list[int], *, held_out: bool) -> DigitsScene:
+        pool = _pool(held_out)
+        return DigitsScene(tuple(digits), tuple(int(rng.choice(pool[d])) for d in digits))

@@ -1,0 +1,174 @@
+"""The distributions of a made task: base, cold start with its bad habit, RL, and the two held-out splits.
+
+- *base*: half captions of images, half reading questions from true descriptions without an image. A model trained on
+  it can see and can read, but knows nothing of the answer format.
+- *cold start*: the format, on two thirds of the rows with an image; in `HABIT_SHARE` of those the description says
+  what the prior would have and the answer follows the description. One third is the re-query's form.
+- *train*: questions with uniform scenes, no targets.
+- *normal* and *counter_prior*: held-out questions; in the second no object follows the prior, so that a model that
+  guesses from the text must fail.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
+from vision_sr1.tasks.digits import DigitsTask
+from vision_sr1.tasks.shapes import ShapesTask
+from vision_sr1.tasks.task import Question, Scene, Task, describe
+
+TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
+HABIT_SHARE = 0.6
+HELD_OUT_PRIOR_SHARE = 0.5
+
+_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+_QUESTIONS = pa.schema(
+    [
+        ("problem", pa.string()),
+        ("answer", pa.string()),
+        ("images", _IMAGES),
+        ("data_source", pa.string()),
+        ("scene", pa.string()),
+    ]
+)
+_CONVERSATIONS = pa.schema(
+    [
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("images", _IMAGES),
+    ]
+)
+
+Row = dict[str, Any]
+
+
+def write_task(
+    task: Task,
+    folder: Path,
+    *,
+    seed: int,
+    base: int,
+    cold_start: int,
+    train: int,
+    held_out: int,
+    kinds: dict[str, float] | None = None,
+) -> dict[str, Path]:
+    """Writes base, cold_start, train, normal and counter_prior as parquet files and returns their paths.
+
+    Args:
+        seed: the files are a function of it and of the other arguments.
+        base, cold_start, train, held_out: rows of each; both held-out splits have `held_out`.
+        kinds: relative frequencies of the kinds of questions; default: the task's own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mix = kinds or task.kinds
+    answer, requery = PromptTemplate("plain_answer"), PromptTemplate("plain_requery")
+
+    def uniform(rng: np.random.Generator) -> Scene:
+        return task.draw(rng, prior_share=0.0)
+
+    def base_row(rng: np.random.Generator) -> Row:
+        if rng.random() < 0.5:
+            scene = uniform(rng)
+            return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
+        return _reading(*_asked(rng, uniform, mix)[1:], requery)
+
+    def cold_start_row(rng: np.random.Generator) -> Row:
+        if rng.random() < 1 / 3:
+            return _reading(*_asked(rng, uniform, mix)[1:], requery)
+        habit = rng.random() < HABIT_SHARE
+        scene, told, question = _asked(rng, uniform, mix, tell=lambda s: s.as_habit_has_it() if habit else s)
+        return _conversation(answer.answer(IMAGE_MARKER + question.text), _full_answer(told, question), scene)
+
+    def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: dict[str, float]) -> Any:
+        def row(rng: np.random.Generator) -> Row:
+            scene, _, question = _asked(rng, draw, mix)
+            return {
+                "problem": IMAGE_MARKER + question.text,
+                "answer": question.answer,
+                "images": [_png(scene)],
+                "data_source": f"{task.name}/{split}",
+                "scene": describe(scene.phrases()),
+            }
+
+        return row
+
+    plan: dict[str, tuple[int, pa.Schema, Callable[[np.random.Generator], Row]]] = {
+        "base": (base, _CONVERSATIONS, base_row),
+        "cold_start": (cold_start, _CONVERSATIONS, cold_start_row),
+        "train": (train, _QUESTIONS, question_row("train", uniform, mix)),
+        "normal": (
+            held_out,
+            _QUESTIONS,
+            question_row("normal", lambda rng: task.draw_held_out(rng, HELD_OUT_PRIOR_SHARE), mix),
+        ),
+        "counter_prior": (
+            held_out,
+            _QUESTIONS,
+            question_row("counter_prior", task.draw_counter_prior, task.counter_prior_kinds),
+        ),
+    }
+    paths = {}
+    for stream, (name, (count, schema, row)) in enumerate(plan.items()):
+        rng = np.random.default_rng((seed, stream))
+        table = pa.Table.from_pylist([row(rng) for _ in range(count)], schema=schema)
+        paths[name] = folder / f"{name}.parquet"
+        pq.write_table(table, paths[name])
+    return paths
+
+
+def corpus(task: Task, *, seed: int = 0, rows: int = 2000) -> Iterator[str]:
+    """Texts in the task's words, each word also alone, for training a tokenizer."""
+    rng = np.random.default_rng((seed, 99))
+    requery = PromptTemplate("plain_requery")
+    for _ in range(rows):
+        scene, _, question = _asked(rng, lambda r: task.draw(r, 0.0), dict.fromkeys(task.kinds, 1.0))
+        yield "describe " + question.text
+        yield _full_answer(scene, question)
+        yield requery.requery(describe(scene.phrases()), question.text)
+        yield from question.answer.split()
+
+
+def _asked(
+    rng: np.random.Generator,
+    draw: Callable[[np.random.Generator], Scene],
+    mix: dict[str, float],
+    tell: Callable[[Scene], Scene] = lambda scene: scene,
+) -> tuple[Scene, Scene, Question]:
+    """A scene, the scene as it is told, and a question about the latter; drawn again where no question fits."""
+    weights = np.array(list(mix.values()))
+    while True:
+        kind = str(rng.choice(list(mix), p=weights / weights.sum()))
+        scene = draw(rng)
+        told = tell(scene)
+        question = told.ask(rng, kind)
+        if question is not None:
+            return scene, told, question
+
+
+def _full_answer(scene: Scene, question: Question) -> str:
+    return (
+        f"<description> {describe(scene.phrases())}</description>"
+        f"<think> {question.reasoning}</think>\\boxed{{{question.answer}}}"
+    )
+
+
+def _reading(scene: Scene, question: Question, requery: PromptTemplate) -> Row:
+    turn = requery.requery(describe(scene.phrases()), question.text)
+    return _conversation(turn, f"<think> {question.reasoning}</think>\\boxed{{{question.answer}}}", None)
+
+
+def _conversation(turn: str, reply: str, shown: Scene | None) -> Row:
+    messages = [{"role": "user", "content": turn}, {"role": "assistant", "content": reply}]
+    return {"messages": messages, "images": [_png(shown)] if shown is not None else []}
+
+
+def _png(scene: Scene) -> Row:
+    buffer = io.BytesIO()
+    scene.image().save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}

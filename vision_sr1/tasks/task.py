@@ -1,0 +1,68 @@
+"""What a made task offers: scenes that can be drawn, told in words and asked about."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+POSITIONS = ("top left", "top right", "bottom left", "bottom right")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene with the reasoning that leads from the scene's description to the answer."""
+
+    text: str
+    reasoning: str
+    answer: str
+
+
+class Scene(Protocol):
+    """Objects in the cells of a 2x2 grid."""
+
+    def image(self) -> Image.Image:
+        """The scene as the model sees it."""
+
+    def phrases(self) -> list[str]:
+        """One phrase per object, in reading order; joined they are the true description."""
+
+    def ask(self, rng: np.random.Generator, kind: str) -> Question | None:
+        """A question of this kind, or None where the scene admits none."""
+
+    def as_habit_has_it(self) -> "Scene":
+        """The scene as a speaker would tell it who follows the prior instead of looking."""
+
+
+class Task(Protocol):
+    """A family of scenes."""
+
+    name: str
+    kinds: dict[str, float]
+
+    def draw(self, rng: np.random.Generator, prior_share: float) -> Scene:
+        """A scene in which each object follows the prior with probability `prior_share`, uniform otherwise."""
+
+    def draw_counter_prior(self, rng: np.random.Generator) -> Scene:
+        """A scene in which no object follows the prior."""
+
+    def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> Scene:
+        """Like `draw`, from the pool that no training set uses."""
+
+    counter_prior_kinds: dict[str, float]
+
+
+def describe(phrases: list[str]) -> str:
+    """The description in words: phrases joined by semicolons."""
+    return " ; ".join(phrases)
+
+
+def description_fidelity(description: str, scene: str) -> float:
+    """Share of objects described exactly right: right ones over all that are described or present.
+
+    Both arguments are phrases joined by semicolons. Naming objects that are not there costs as much as leaving out
+    ones that are, so a description cannot score by listing everything.
+    """
+    told = {" ".join(phrase.split()) for phrase in description.split(";") if phrase.strip()}
+    true = {" ".join(phrase.split()) for phrase in scene.split(";") if phrase.strip()}
+    return len(told & true) / len(told | true) if told | true else 1.0

@@ -1,0 +1,1 @@
+"""Generated from proto/vision_sr1/v1 by `make protos`."""
