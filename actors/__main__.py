@@ -1,0 +1,122 @@
+"""`python -m actors CONFIG`: one actor server."""
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+
+from actors import metrics
+from actors.engine import NO_VERSION, PolicyEngine, resolve_device, transfer_backend
+from actors.server import SERVICE, ActorService
+from actors.worker import PromptWorker
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.fleet import Fleet
+from vision_sr1.logs import configure_logging
+from vision_sr1.prompts import TemplateError
+from vision_sr1.streams import Blobs, Keys, Stream, StreamsUnavailableError, connect
+from vision_sr1.v1 import actor_pb2_grpc
+from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.wire import SCHEMA_VERSION
+
+log = structlog.get_logger()
+
+
+async def serve(config: Config, actor_id: str) -> None:
+    """Runs the actor until SIGTERM or SIGINT, or until its engine dies."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    redis = await connect(config.streams)
+    keys = Keys(config.run.name)
+    blobs = Blobs(redis, keys, config.streams.image_ttl_s)
+    device = resolve_device(config.actors.device)
+    engine = PolicyEngine(config, device)
+    metrics.POLICY_VERSION.set(NO_VERSION)
+
+    server = grpc.aio.server()
+    health_service = health.aio.HealthServicer()
+    port = server.add_insecure_port(f"{config.actors.host}:{config.actors.port}")
+    info = ActorInfo(
+        schema_version=SCHEMA_VERSION,
+        id=actor_id,
+        address=f"{_announced_host(config.actors.host)}:{port}",
+        device=device,
+        weight_transfer=transfer_backend(config, device),
+        world_size=config.actors.tensor_parallel_size,
+        capacity=config.actors.prompts_in_flight,
+        policy_version=NO_VERSION,
+    )
+    service = ActorService(engine, blobs, info, health_service)
+    actor_pb2_grpc.add_ActorServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    for name in ("", SERVICE):
+        await health_service.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.start()
+    log.info("actor listens", address=info.address, device=device)
+
+    prompts = Stream(redis, keys, "prompts", config.streams, group="actors", consumer=actor_id)
+    await prompts.open()
+    fleet = Fleet(redis, keys)
+    heartbeat = asyncio.create_task(_heartbeat(config, fleet, service, engine, stop))
+    try:
+        await PromptWorker(config, engine, service, prompts, blobs).run(stop)
+    finally:
+        heartbeat.cancel()
+        await fleet.leave(actor_id)
+        await server.stop(grace=1.0)
+        engine.shutdown()
+        await redis.aclose()
+
+
+async def _heartbeat(
+    config: Config, fleet: Fleet, service: ActorService, engine: PolicyEngine, stop: asyncio.Event
+) -> None:
+    """Keeps the announcement fresh; an engine that died stops the actor, so that it is restarted."""
+    while True:
+        try:
+            await engine.check_health()
+            await fleet.announce(service.info, config.actors.heartbeat_s)
+        except Exception as error:
+            log.error("actor is not healthy", error=repr(error))
+            if "EngineDead" in type(error).__name__:
+                stop.set()
+                return
+        await asyncio.sleep(config.actors.heartbeat_s)
+
+
+def _announced_host(host: str) -> str:
+    return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::") else host  # noqa: S104
+
+
+def main() -> int:
+    """Runs one actor; the exit status is 2 for a mistake in the configuration."""
+    parser = argparse.ArgumentParser(prog="actors", description=__doc__)
+    parser.add_argument("config", type=Path, help="the run's YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config, arguments.overrides).config
+        configure_logging(config, "actor")
+        if config.metrics.actor_port:
+            start_http_server(config.metrics.actor_port, config.metrics.host)
+        asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}"))
+    except (ConfigError, StreamsUnavailableError, TemplateError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""One vLLM engine as the policy: from a user's turn and images to samples with log-probabilities and versions."""
+
+import asyncio
+import hashlib
+import io
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from vllm import SamplingParams
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
+from vision_sr1.config import Config
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+NO_VERSION = -1
+FORBIDDEN_BIAS = -100.0
+
+
+class BadRequestError(ValueError):
+    """A prompt cannot be answered however often it is tried: its image or its length is at fault."""
+
+
+class PolicyEngine:
+    """The policy as held by this actor. Weights can be replaced while samples are under way."""
+
+    def __init__(self, config: Config, device: str) -> None:
+        self._config = config
+        self._engine = AsyncLLM.from_engine_args(_engine_args(config, device))
+        self._tokenizer = self._engine.get_tokenizer()
+        self._forbidden = {token: FORBIDDEN_BIAS for token in vision_token_ids(self._tokenizer)}
+        self.policy_version = NO_VERSION
+
+    async def sample(
+        self,
+        request_id: str,
+        text: str,
+        images: list[bytes],
+        sampling: pb.SamplingParams,
+        num_samples: int,
+        priority: int,
+    ) -> AsyncIterator[tuple[int, pb.Sample]]:
+        """Answers one user turn `num_samples` times and yields each answer with its index as it is finished.
+
+        Raises:
+            BadRequestError: a broken image, markers that do not match the images, or too long a prompt.
+        """
+        engine_input = await self._render(text, images)
+        room = self._config.model.max_model_len - len(engine_input["prompt_token_ids"])
+        if room < 1:
+            raise BadRequestError(
+                f"the prompt has {len(engine_input['prompt_token_ids'])} tokens, "
+                f"model.max_model_len is {self._config.model.max_model_len}"
+            )
+
+        async def one(index: int) -> tuple[int, pb.Sample]:
+            parameters = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, room),
+                seed=sampling.seed + index if sampling.HasField("seed") else None,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                logit_bias=self._forbidden,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            async for output in self._engine.generate(
+                engine_input, parameters, f"{request_id}/{index}", priority=priority
+            ):
+                final = output
+            return index, self._sample(final)
+
+        tasks = [asyncio.ensure_future(one(index)) for index in range(num_samples)]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def pause(self) -> None:
+        """Freezes generation where it is and drops caches of the current weights."""
+        await self._engine.pause_generation(mode="keep", clear_cache=True)
+
+    async def resume(self) -> None:
+        """Lets frozen generations continue."""
+        await self._engine.resume_generation()
+
+    async def join_transfer_group(self, init_info: dict[str, Any]) -> None:
+        """Joins a transfer group; returns when all its members are there."""
+        await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def start_update(self) -> None:
+        """Prepares the workers for new weights."""
+        await self._engine.start_weight_update()
+
+    async def receive_update(self, update_info: dict[str, Any]) -> None:
+        """Receives parameters over the transfer group."""
+        await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_update(self, policy_version: int | None) -> None:
+        """Puts the received weights in force as `policy_version`; None ends an update that was given up."""
+        await self._engine.finish_weight_update(None if policy_version is None else str(policy_version))
+        if policy_version is not None:
+            await self._engine.reset_prefix_cache()
+            await self._engine.reset_mm_cache()
+            await self._engine.reset_encoder_cache()
+            self.policy_version = policy_version
+
+    async def checksum(self) -> str:
+        """One digest over all parameters of all workers; equal for equal weights."""
+        digests = await self._engine.compute_weight_checksums()
+        lines = [f"{name}={value}" for worker in digests for name, value in sorted(worker.items())]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    async def check_health(self) -> None:
+        """Raises where the engine has died."""
+        await self._engine.check_health()
+
+    def shutdown(self) -> None:
+        """Stops the engine's processes."""
+        self._engine.shutdown()
+
+    async def _render(self, text: str, images: list[bytes]) -> Any:
+        try:
+            prompt: dict[str, Any] = {"prompt": render_user_turn(self._tokenizer, text, len(images))}
+        except ImageMarkerError as error:
+            raise BadRequestError(str(error)) from error
+        if images:
+            prompt["multi_modal_data"] = {"image": [_decode(data) for data in images]}
+        try:
+            (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
+        except ValueError as error:
+            raise BadRequestError(str(error)) from error
+        return engine_input
+
+    def _sample(self, output: Any) -> pb.Sample:
+        (completion,) = output.outputs
+        versions = [
+            pb.VersionSpan(
+                policy_version=self.policy_version if span.version == "default" else int(span.version),
+                start=span.start,
+                end=span.end,
+            )
+            for span in completion.weight_versions or []
+        ]
+        return pb.Sample(
+            prompt_token_ids=output.prompt_token_ids,
+            response_token_ids=completion.token_ids,
+            logprobs=completion.logprobs.logprobs,
+            versions=versions or [pb.VersionSpan(policy_version=self.policy_version, end=len(completion.token_ids))],
+            finish_reason=completion.finish_reason or "",
+        )
+
+
+def resolve_device(requested: str) -> str:
+    """`cpu` or `cuda`; `auto` takes cuda where there is one."""
+    import torch
+
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return requested
+
+
+def _engine_args(config: Config, device: str) -> AsyncEngineArgs:
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    if device == "cpu":
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.actors.kv_cache_gib))))
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
+    return AsyncEngineArgs(
+        model=config.model.path,
+        dtype=config.model.dtype,
+        max_model_len=config.model.max_model_len,
+        max_num_seqs=config.actors.max_num_seqs,
+        tensor_parallel_size=config.actors.tensor_parallel_size,
+        gpu_memory_utilization=config.actors.gpu_memory_utilization,
+        enforce_eager=config.actors.enforce_eager or device == "cpu",
+        enable_prefix_caching=config.actors.enable_prefix_caching,
+        mm_processor_kwargs={"size": {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}},
+        limit_mm_per_prompt={"image": 16, "video": 0},
+        scheduling_policy="priority",
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend=transfer_backend(config, device)),
+        seed=config.run.seed,
+        generation_config="vllm",
+        enable_log_requests=False,
+        disable_log_stats=True,
+    )
+
+
+def transfer_backend(config: Config, device: str) -> str:
+    """`nccl` or `gloo`."""
+    if config.learner.weights.backend == "auto":
+        return "nccl" if device == "cuda" else "gloo"
+    return config.learner.weights.backend
+
+
+def _decode(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise BadRequestError(f"an image of {len(data)} bytes cannot be read: {error}") from error
+    return image.convert("RGB")

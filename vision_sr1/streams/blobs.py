@@ -1,0 +1,45 @@
+"""Images in Redis, once each, under the SHA-256 of their encoded bytes."""
+
+import hashlib
+
+from redis.asyncio import Redis
+
+from vision_sr1.streams.keys import Keys
+from vision_sr1.v1.pipeline_pb2 import ImageRef
+
+_MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
+
+
+class BlobMissingError(LookupError):
+    """An image is not, or no longer, in the store."""
+
+
+class Blobs:
+    """The blob store of a run. Each use of an image extends its life."""
+
+    def __init__(self, redis: Redis, keys: Keys, ttl_s: int) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._ttl_s = ttl_s
+
+    async def put(self, data: bytes) -> ImageRef:
+        """Stores an encoded image and returns the reference that stands for it everywhere else."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        await self._redis.set(self._keys.blob(sha256), data, ex=self._ttl_s)
+        return ImageRef(sha256=sha256, media_type=media_type(data))
+
+    async def get(self, ref: ImageRef) -> bytes:
+        """The encoded image.
+
+        Raises:
+            BlobMissingError: it expired; raise streams.image_ttl_s if runs pause for longer.
+        """
+        data = await self._redis.getex(self._keys.blob(ref.sha256), ex=self._ttl_s)
+        if data is None:
+            raise BlobMissingError(f"image {ref.sha256} is not in the blob store (streams.image_ttl_s: {self._ttl_s})")
+        return bytes(data)
+
+
+def media_type(data: bytes) -> str:
+    """The media type by an image's first bytes."""
+    return next((kind for magic, kind in _MEDIA_TYPES if data.startswith(magic)), "application/octet-stream")

@@ -1,0 +1,35 @@
+"""Names of a run's keys. The braces put all of them in one slot of a Redis cluster, as the scripts need."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one run."""
+
+    run: str
+
+    def stream(self, name: str) -> str:
+        """The stream `prompts`, `rollouts`, `scored`, `evaluated` or `dead`."""
+        return f"vision_sr1:{{{self.run}}}:{name}"
+
+    def written(self, stream: str, item: str) -> str:
+        """Marks that `item` was written to `stream`, so that a repeated delivery does not write it again."""
+        return f"{self.stream(stream)}:written:{item}"
+
+    def partial(self, group: str) -> str:
+        """The scored rollouts of a group that is not complete yet, by sample index."""
+        return f"{self.stream('partial')}:{group}"
+
+    def blob(self, sha256: str) -> str:
+        """An image."""
+        return f"{self.stream('blob')}:{sha256}"
+
+    @property
+    def actors(self) -> str:
+        """Ids of actors that have registered."""
+        return self.stream("actors")
+
+    def actor(self, actor_id: str) -> str:
+        """One actor's announcement; expires without heartbeats."""
+        return f"{self.actors}:{actor_id}"

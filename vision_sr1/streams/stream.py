@@ -1,0 +1,201 @@
+"""One stream as one consumer group sees it: read, keep the lease, hand over, set aside what keeps failing."""
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from vision_sr1.config import StreamsConfig
+from vision_sr1.streams.keys import Keys
+
+log = structlog.get_logger()
+
+DEAD = Counter("vision_sr1_dead_letters", "Entries set aside after too many deliveries.", ["stream"])
+REPEATED = Counter("vision_sr1_repeated_outputs", "Outputs refused because their id was already written.", ["stream"])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One item read from a stream: its place there, the item's own id, and its message."""
+
+    entry_id: bytes
+    item: str
+    message: bytes
+    deliveries: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """An item to write to the stream named; refused there if its id was written before."""
+
+    stream: str
+    item: str
+    message: bytes
+
+
+class Stream:
+    """A stream and one consumer of a consumer group on it."""
+
+    def __init__(
+        self, redis: Redis, keys: Keys, name: str, config: StreamsConfig, *, group: str = "", consumer: str = ""
+    ) -> None:
+        self.name = name
+        self._redis = redis
+        self._keys = keys
+        self._key = keys.stream(name)
+        self._config = config
+        self._group = group
+        self._consumer = consumer
+        self._hand_over = redis.register_script(_script("hand_over"))
+        self._assemble = redis.register_script(_script("assemble"))
+        self._claim_from = "0-0"
+        self._claimed_at = 0.0
+
+    async def open(self) -> None:
+        """Makes stream and consumer group if they are not there."""
+        try:
+            await self._redis.xgroup_create(self._key, self._group, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def append(self, outputs: list[Output]) -> int:
+        """Writes items without an input; returns how many were new."""
+        return await self._run_hand_over("", outputs)
+
+    async def read(self, count: int, block_s: float) -> list[Entry]:
+        """Up to `count` entries: first those whose consumers went silent for a lease, then new ones.
+
+        Entries delivered more than `max_deliveries` times come too, so that the caller can set them aside.
+        """
+        entries: list[Entry] = []
+        if time.monotonic() - self._claimed_at > self._config.lease_s / 3:
+            self._claimed_at = time.monotonic()
+            entries = await self._claim(count)
+        if len(entries) < count:
+            block_ms = None if entries or block_s <= 0 else max(1, int(1000 * block_s))
+            reply = await self._redis.xreadgroup(
+                self._group, self._consumer, {self._key: ">"}, count=count - len(entries), block=block_ms
+            )
+            new = reply[self._key.encode()][0] if isinstance(reply, dict) and reply else reply[0][1] if reply else []
+            entries += [_entry(entry_id, fields, 1) for entry_id, fields in new]
+        return entries
+
+    async def read_own(self) -> list[Entry]:
+        """Entries delivered to this consumer and not acknowledged, oldest first: what it held when it died."""
+        reply = await self._redis.xreadgroup(self._group, self._consumer, {self._key: "0"})
+        own = reply[self._key.encode()][0] if isinstance(reply, dict) and reply else reply[0][1] if reply else []
+        return [_entry(entry_id, fields, 1) for entry_id, fields in own if fields]
+
+    async def renew(self, entries: list[Entry]) -> None:
+        """Extends the lease of entries that are being worked on."""
+        if entries:
+            ids: list[Any] = [entry.entry_id for entry in entries]
+            await self._redis.xclaim(self._key, self._group, self._consumer, 0, ids, justid=True)
+
+    async def hand_over(self, entry: Entry, outputs: list[Output]) -> int:
+        """Writes the outputs, acknowledges and deletes the entry, atomically; returns how many outputs were new."""
+        return await self._run_hand_over(entry.entry_id, outputs)
+
+    async def assemble(self, entry: Entry, output: Output, member: int, group_size: int) -> bool:
+        """Adds the output's message to the group `output.item` as its `member`; true where that completed it."""
+        emitted = await self._assemble(
+            keys=[
+                self._key,
+                self._keys.partial(output.item),
+                self._keys.stream(output.stream),
+                self._keys.written(output.stream, output.item),
+            ],
+            args=[
+                self._group,
+                entry.entry_id,
+                self._config.id_ttl_s,
+                output.item,
+                str(member),
+                output.message,
+                group_size,
+            ],
+        )
+        return bool(emitted)
+
+    async def give_back(self, entries: list[Entry]) -> None:
+        """Hands entries back for others to read at once, as a consumer that stops does."""
+        for entry in entries:
+            await self._redis.xclaim(
+                self._key, self._group, self._consumer, 0, [entry.entry_id], idle=int(86_400_000), justid=True
+            )
+
+    async def acknowledge(self, entries: list[Entry]) -> None:
+        """Acknowledges and deletes entries that need no output."""
+        if entries:
+            ids: list[Any] = [entry.entry_id for entry in entries]
+            async with self._redis.pipeline(transaction=True) as pipe:
+                pipe.xack(self._key, self._group, *ids)
+                pipe.xdel(self._key, *ids)
+                await pipe.execute()
+
+    async def set_aside(self, entry: Entry, error: str, outputs: list[Output]) -> None:
+        """Moves an entry to the dead letters, with the outputs that let others go on without it."""
+        DEAD.labels(self.name).inc()
+        log.error("set aside", stream=self.name, item=entry.item, deliveries=entry.deliveries, error=error)
+        dead = Output("dead", f"{self.name}/{entry.item}", entry.message)
+        await self._run_hand_over(entry.entry_id, [dead, *outputs])
+
+    def is_spent(self, entry: Entry) -> bool:
+        """Whether the entry was delivered so often that it should be set aside."""
+        return entry.deliveries > self._config.max_deliveries
+
+    async def depth(self) -> int:
+        """Entries in the stream, those being worked on included."""
+        return int(await self._redis.xlen(self._key))
+
+    async def age_s(self) -> float:
+        """Seconds since the oldest entry was written; 0 for an empty stream."""
+        oldest = await self._redis.xrange(self._key, count=1)
+        if not oldest:
+            return 0.0
+        return max(0.0, time.time() - int(bytes(oldest[0][0]).split(b"-")[0]) / 1000)
+
+    async def _claim(self, count: int) -> list[Entry]:
+        reply = await self._redis.xautoclaim(
+            self._key,
+            self._group,
+            self._consumer,
+            min_idle_time=int(1000 * self._config.lease_s),
+            start_id=self._claim_from,
+            count=count,
+        )
+        self._claim_from = reply[0].decode()
+        claimed = [(entry_id, fields) for entry_id, fields in reply[1] if fields]
+        entries = []
+        for entry_id, fields in claimed:
+            pending = await self._redis.xpending_range(self._key, self._group, entry_id, entry_id, 1)
+            entries.append(_entry(entry_id, fields, pending[0]["times_delivered"] if pending else 1))
+        if entries:
+            log.warning("claimed from a silent consumer", stream=self.name, entries=len(entries))
+        return entries
+
+    async def _run_hand_over(self, entry_id: bytes | str, outputs: list[Output]) -> int:
+        keys, args = [self._key], [self._group, entry_id, self._config.id_ttl_s]
+        for output in outputs:
+            keys += [self._keys.stream(output.stream), self._keys.written(output.stream, output.item)]
+            args += [output.item, output.message]
+        written = int(await self._hand_over(keys=keys, args=args))
+        if written < len(outputs):
+            REPEATED.labels(self.name).inc(len(outputs) - written)
+        return written
+
+
+def _entry(entry_id: bytes, fields: dict[bytes, bytes], deliveries: int) -> Entry:
+    return Entry(entry_id, fields[b"id"].decode(), fields[b"message"], deliveries)
+
+
+@cache
+def _script(name: str) -> str:
+    return files("vision_sr1.streams").joinpath(f"lua/{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,20 @@
+"""Registers our weight-transfer backend with vLLM; loaded in every vLLM process through an entry point."""
+
+from vllm.distributed.weight_transfer.factory import (
+    WeightTransferEngineFactory,
+    WeightTransferTrainerFactory,
+)
+
+_registered = False
+
+
+def register() -> None:
+    """Makes the backend `gloo` known on both sides; calling it again does nothing."""
+    global _registered  # noqa: PLW0603
+    if _registered:
+        return
+    _registered = True
+    WeightTransferEngineFactory.register_engine("gloo", "vision_sr1.weights.gloo_engine", "GlooWeightTransferEngine")
+    WeightTransferTrainerFactory.register_engine(
+        "gloo", "vision_sr1.weights.gloo_trainer", "GlooTrainerWeightTransferEngine"
+    )
