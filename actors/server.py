@@ -124,13 +124,20 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.UpdateWeightsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateWeightsResponse:
         """Receives the parameters named over the transfer group."""
-        await self._engine.receive_update(
-            {
-                "names": [p.name for p in request.parameters],
-                "dtype_names": [p.dtype for p in request.parameters],
-                "shapes": [list(p.shape) for p in request.parameters],
-            }
-        )
+        try:
+            await self._engine.receive_update(
+                {
+                    "names": [p.name for p in request.parameters],
+                    "dtype_names": [p.dtype for p in request.parameters],
+                    "shapes": [list(p.shape) for p in request.parameters],
+                }
+            )
+        except Exception as error:
+            log.error("weight update broke off", error=repr(error))
+            if self.info.weight_transfer != "gloo":  # other backends write into the model as they receive
+                await self._stop_serving()
+            await self._end_update("broken_off")
+            await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
         self._received = True
         return pb.UpdateWeightsResponse()
 
@@ -147,8 +154,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self.info.policy_version = request.policy_version
         metrics.POLICY_VERSION.set(request.policy_version)
         self.serving.set()
-        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("weights updated", policy_version=request.policy_version)
         return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum())
 
@@ -156,6 +162,15 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         """Adds to the tokens generated."""
         self._generated_tokens += tokens
         metrics.TOKENS.labels(kind).inc(tokens)
+
+    async def _stop_serving(self) -> None:
+        self.serving.clear()
+        self._engine.policy_version = self.info.policy_version = NO_VERSION
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
 
     async def _give_up_later(self) -> None:
         await asyncio.sleep(self._update_timeout_s)

@@ -1,0 +1,175 @@
+"""Publishing: each new policy version goes to every actor alive, in a transfer group of their own."""
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+import torch
+import torch.distributed as dist
+from prometheus_client import Counter, Gauge, Histogram
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+from learner.engine import is_main
+from learner.shards import full_parameters
+from vision_sr1.config import Config
+from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.weights import plugin
+from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
+
+log = structlog.get_logger()
+
+SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
+SYNC_BYTES = Counter("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
+SYNC_FAILURES = Counter("vision_sr1_weight_sync_failures", "Publications that were tried again.")
+POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
+
+
+class PublishError(RuntimeError):
+    """A policy version could not be published to any actor."""
+
+
+class EngineSource(WeightSource):
+    """The weights of a DeepSpeed engine under their Hugging Face names, in the dtype in which actors hold them."""
+
+    def __init__(self, engine: Any, dtype: torch.dtype) -> None:
+        self._engine = engine
+        self._dtype = dtype
+
+    def metadata(self) -> list[ParamMeta]:
+        """Names and full shapes; gathers nothing."""
+        return [
+            ParamMeta(name, self._dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+            for name, parameter in self._engine.module.named_parameters()
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        with torch.no_grad():
+            for name, tensor in full_parameters(self._engine):
+                yield name, tensor.detach().to(self._dtype)
+
+
+class Publisher:
+    """Sends policy versions; forms a new transfer group, an epoch, whenever the fleet has changed."""
+
+    def __init__(self, config: Config, engine: Any) -> None:
+        plugin.register()
+        self._settings = config.learner.weights
+        self._source = EngineSource(engine, getattr(torch, config.model.dtype))
+        self._bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
+        self._epoch = int(time.time())  # larger than any epoch of an earlier learner
+        self._members: list[str] = []
+        self._transfer: TrainerWeightTransferEngine[Any] | None = None
+        self._client: FleetClient | None = None
+
+    def publish(self, version: int, actors: list[ActorInfo]) -> bool:
+        """Sends the weights to the actors given, as `version`. Every rank calls it; rank 0's actors count.
+
+        Returns:
+            Whether all of them hold the version now. After a failure the group is dissolved; the caller looks who is
+            alive and calls again.
+        """
+        started = time.monotonic()
+        failure: Exception | None = None
+        try:
+            if is_main():
+                self._regroup(actors)
+                assert self._client is not None
+                self._client.policy_version = version
+            self._send()
+        except (ActorUpdateError, RuntimeError) as error:
+            failure = error
+        failed = torch.tensor(0 if failure is None else 1)
+        dist.broadcast(failed, 0)
+        if failed:
+            if is_main():
+                SYNC_FAILURES.inc()
+                log.error("publication failed", policy_version=version, actors=self._members, error=str(failure))
+                self._dissolve()
+            return False
+        if is_main():
+            assert self._client is not None
+            if len(set(self._client.checksums.values())) > 1:
+                log.error("actors hold different weights", checksums=self._client.checksums)
+            SYNC_SECONDS.observe(time.monotonic() - started)
+            SYNC_BYTES.inc(self._bytes)
+            POLICY_VERSION.set(version)
+            log.info(
+                "published",
+                policy_version=version,
+                actors=len(self._members),
+                seconds=round(time.monotonic() - started, 3),
+            )
+        return True
+
+    def _send(self) -> None:
+        """Runs the transfer; ranks beside rank 0 gather along, also where rank 0 could not form its group."""
+        ready = torch.tensor(1 if self._transfer is not None or not is_main() else 0)
+        dist.broadcast(ready, 0)
+        if not ready:
+            return
+        if is_main():
+            assert self._transfer is not None
+            self._transfer.send_weights()
+        else:
+            for _ in self._source:
+                pass
+
+    def _regroup(self, actors: list[ActorInfo]) -> None:
+        members = [actor.id for actor in actors]
+        if self._transfer is not None and members == self._members:
+            return
+        self._dissolve()
+        self._epoch += 1
+        self._members = members
+        self._client = FleetClient(actors, self._epoch, self._settings.sync_timeout_s)
+        self._transfer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(actors), client=self._client, source=self._source
+        )
+
+    def _init_info(self, actors: list[ActorInfo]) -> Any:
+        backend = actors[0].weight_transfer
+        world_size = 1 + sum(actor.world_size for actor in actors)
+        address = _address_towards(actors[0].address)
+        bucket_bytes = int(self._settings.bucket_mib * 2**20)
+        if backend == "gloo":
+            from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
+
+            return GlooTrainerInitInfo(
+                rank=0,
+                master_address=address,
+                epoch=self._epoch,
+                world_size=world_size,
+                bucket_bytes=bucket_bytes,
+                timeout_s=self._settings.sync_timeout_s,
+            )
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            port = int(probe.getsockname()[1])
+        return NCCLTrainerInitInfo(
+            rank=0,
+            master_address=address,
+            master_port=port,
+            world_size=world_size,
+            packed_buffer_size_bytes=bucket_bytes,
+        )
+
+    def _dissolve(self) -> None:
+        if self._transfer is not None:
+            self._transfer.shutdown()
+        if self._client is not None:
+            self._client.close()
+        self._transfer, self._client, self._members = None, None, []
+
+
+def _address_towards(peer: str) -> str:
+    """This machine's address as the peer (host:port) reaches it."""
+    host, _, port = peer.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        return str(probe.getsockname()[0])
