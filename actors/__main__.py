@@ -70,7 +70,9 @@ async def serve(config: Config, actor_id: str) -> None:
     fleet = Fleet(redis, keys)
     heartbeat = asyncio.create_task(_heartbeat(config, fleet, service, engine, stop))
     try:
-        await PromptWorker(config, engine, service, prompts, blobs).run(stop)
+        worker = PromptWorker(config, engine, service, prompts, blobs)
+        service.prompts_in_flight = lambda: worker.consumer.in_flight
+        await worker.consumer.run(stop)
     finally:
         heartbeat.cancel()
         await fleet.leave(actor_id)

@@ -2,12 +2,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
-PROMPTS = Counter("vision_sr1_actor_prompts", "Prompts answered, by outcome.", ["outcome"])
 ROLLOUTS = Counter("vision_sr1_actor_rollouts", "Rollouts written to the stream.")
 TOKENS = Counter("vision_sr1_actor_tokens", "Tokens generated.", ["kind"])
 REQUESTS = Counter("vision_sr1_actor_generate_requests", "Generate calls, by status code.", ["code"])
 ROLLOUT_SECONDS = Histogram("vision_sr1_actor_rollout_seconds", "From taking a prompt to a finished rollout.")
-IN_FLIGHT = Gauge("vision_sr1_actor_prompts_in_flight", "Prompts being answered.")
 POLICY_VERSION = Gauge("vision_sr1_actor_policy_version", "Policy version held; -1 before the first.")
 UPDATE_SECONDS = Histogram("vision_sr1_actor_weight_update_seconds", "From the start of an update to resuming.")
 UPDATES = Counter("vision_sr1_actor_weight_updates", "Weight updates, by outcome.", ["outcome"])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -32,7 +32,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     def __init__(self, engine: PolicyEngine, blobs: Blobs, info: ActorInfo, health_service: health.aio.HealthServicer) -> None:
         self.info = info
         self.serving = asyncio.Event()
-        self.prompts_in_flight = 0
+        self.prompts_in_flight: Callable[[], int] = lambda: 0
         self._engine = engine
         self._blobs = blobs
         self._health = health_service
@@ -79,7 +79,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         return pb.StatusResponse(
             actor=self.info,
             serving=self.serving.is_set(),
-            prompts_in_flight=self.prompts_in_flight,
+            prompts_in_flight=self.prompts_in_flight(),
             generated_tokens=self._generated_tokens,
         )
 

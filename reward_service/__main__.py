@@ -1,0 +1,91 @@
+"""`python -m reward_service CONFIG`: one replica of the reward service."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from transformers import AutoTokenizer
+
+from reward_service.api import create_app
+from reward_service.graders import GRADERS
+from reward_service.requery import Requerier
+from reward_service.scoring import Scorer, ScoringWorker
+from reward_service.traces import TraceStore
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.logs import configure_logging
+from vision_sr1.prompts import TemplateError
+from vision_sr1.streams import Blobs, Keys, Stream, StreamsUnavailableError, connect
+
+log = structlog.get_logger()
+
+
+async def serve(config: Config) -> None:
+    """Scores rollouts and serves the API until SIGTERM or SIGINT."""
+    redis = await connect(config.streams)
+    keys = Keys(config.run.name)
+    blobs = Blobs(redis, keys, config.streams.image_ttl_s)
+    config.run.path.mkdir(parents=True, exist_ok=True)
+    store = TraceStore(config.trace_url, blobs, config.reward.trace_buffer)
+    requerier = Requerier(config.reward)
+    scorer = Scorer(AutoTokenizer.from_pretrained(config.model.path), GRADERS[config.reward.grader], requerier)
+    consumer = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    rollouts = Stream(redis, keys, "rollouts", config.streams, group="reward", consumer=consumer)
+    await rollouts.open()
+    worker = ScoringWorker(config, rollouts, scorer, store.record)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stop = asyncio.Event()
+        writing = asyncio.create_task(store.write_forever())
+        scoring = asyncio.create_task(worker.consumer.run(stop))
+        scoring.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        yield
+        stop.set()
+        await scoring
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    app = create_app(store, redis.ping, lifespan)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.reward.host,
+            port=config.reward.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=2,
+        )
+    )
+    log.info("reward service listens", host=config.reward.host, port=config.reward.port, traces=config.trace_url)
+    await server.serve()
+    await requerier.close()
+    store.close()
+    await redis.aclose()
+
+
+def main() -> int:
+    """Runs one replica; the exit status is 2 for a mistake in the configuration."""
+    parser = argparse.ArgumentParser(prog="reward_service", description=__doc__)
+    parser.add_argument("config", type=Path, help="the run's YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config, arguments.overrides).config
+        configure_logging(config, "reward_service")
+        asyncio.run(serve(config))
+    except (ConfigError, StreamsUnavailableError, TemplateError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

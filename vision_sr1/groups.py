@@ -1,0 +1,35 @@
+"""Groups on their way to the learner: which stream they take, and the word that one will not come."""
+
+from vision_sr1.streams import Output
+from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.wire import SCHEMA_VERSION
+
+
+def training_id(epoch: int, index: int) -> str:
+    """The id of a training prompt: data set index within an epoch."""
+    return f"{epoch}/{index}"
+
+
+def evaluation_id(split: str, policy_version: int, index: int) -> str:
+    """The id of an evaluation prompt."""
+    return f"{split}@{policy_version}/{index}"
+
+
+def is_evaluation(prompt_id: str) -> bool:
+    """Whether a prompt's id is one of evaluation."""
+    return "@" in prompt_id
+
+
+def group_stream(prompt_id: str) -> str:
+    """The stream that a prompt's scored group is written to."""
+    return "evaluated" if is_evaluation(prompt_id) else "scored"
+
+
+def without_group(prompt_id: str) -> Output:
+    """An empty group: tells whoever waits for the prompt's group that there will be none."""
+    group = pb.ScoredGroup(
+        schema_version=SCHEMA_VERSION,
+        id=prompt_id,
+        purpose=pb.PURPOSE_EVALUATION if is_evaluation(prompt_id) else pb.PURPOSE_TRAIN,
+    )
+    return Output(group_stream(prompt_id), prompt_id, group.SerializeToString())

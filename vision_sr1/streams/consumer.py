@@ -1,0 +1,132 @@
+"""A service's loop over a stream: many entries at once, leases kept, failures retried, the spent set aside."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
+
+from vision_sr1.config import StreamsConfig
+from vision_sr1.streams.stream import Entry, Output, Stream
+
+log = structlog.get_logger()
+
+HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", ["stream", "outcome"])
+IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
+READ_BLOCK_S = 0.5
+RETRY_PAUSE_S = 1.0
+
+
+class Consumer:
+    """Hands each entry of a stream to `handle`, which hands it over itself when it is done.
+
+    Args:
+        stream: opened with a consumer group.
+        handle: an exception of a `permanent` type sets the entry aside with its message; any other leaves it pending,
+            to be delivered again when its lease ends, `max_deliveries` times at most.
+        without: what to write in place of an entry that is set aside, so that nobody waits for its results.
+        capacity: entries handled at once.
+        drain_s: at the end, time to finish entries before they are handed back.
+        ready: entries are taken only while this is set.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        config: StreamsConfig,
+        handle: Callable[[Entry], Awaitable[None]],
+        *,
+        permanent: tuple[type[Exception], ...],
+        without: Callable[[Entry], list[Output]],
+        capacity: int,
+        drain_s: float,
+        ready: asyncio.Event | None = None,
+    ) -> None:
+        self._stream = stream
+        self._config = config
+        self._handle = handle
+        self._permanent = permanent
+        self._without = without
+        self._capacity = capacity
+        self._drain_s = drain_s
+        self._ready = ready
+        self._held: dict[bytes, Entry] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """Entries being handled now."""
+        return len(self._tasks)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Consumes until `stop` is set, then finishes what it can and hands the rest back."""
+        lease = asyncio.create_task(self._renew_lease())
+        try:
+            while not stop.is_set():
+                if self._ready is not None and not self._ready.is_set():
+                    await _until_set(self._ready, timeout=READ_BLOCK_S)
+                elif len(self._tasks) >= self._capacity:
+                    await asyncio.wait(self._tasks, timeout=READ_BLOCK_S, return_when=asyncio.FIRST_COMPLETED)
+                else:
+                    await self._read()
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=self._drain_s)
+        finally:
+            lease.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if self._held:
+                await self._stream.give_back(list(self._held.values()))
+                log.info("handed back", stream=self._stream.name, entries=len(self._held))
+
+    async def _read(self) -> None:
+        try:
+            entries = await self._stream.read(self._capacity - len(self._tasks), READ_BLOCK_S)
+        except RedisError as error:
+            log.error("stream cannot be read", stream=self._stream.name, error=str(error))
+            await asyncio.sleep(RETRY_PAUSE_S)
+            return
+        for entry in entries:
+            self._held[entry.entry_id] = entry
+            task = asyncio.create_task(self._work(entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
+
+    async def _work(self, entry: Entry) -> None:
+        outcome = "handled"
+        try:
+            if self._stream.is_spent(entry):
+                await self._set_aside(entry, f"delivered {entry.deliveries} times and never finished")
+                outcome = "spent"
+            else:
+                await self._handle(entry)
+        except self._permanent as error:
+            await self._set_aside(entry, str(error))
+            outcome = "refused"
+        except Exception as error:
+            log.error("failed, will be delivered again", stream=self._stream.name, item=entry.item, exc_info=error)
+            outcome = "failed"
+        self._held.pop(entry.entry_id, None)
+        HANDLED.labels(self._stream.name, outcome).inc()
+        IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
+
+    async def _set_aside(self, entry: Entry, error: str) -> None:
+        await self._stream.set_aside(entry, error, self._without(entry))
+
+    async def _renew_lease(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.lease_s / 3)
+            try:
+                await self._stream.renew(list(self._held.values()))
+            except RedisError as error:
+                log.warning("lease not renewed", stream=self._stream.name, error=str(error))
+
+
+async def _until_set(event: asyncio.Event, timeout: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout)
+    except TimeoutError:
+        return
