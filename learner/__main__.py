@@ -4,10 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from learner.publisher import PublishError
 from learner.sft import run_sft
+from learner.streams import GroupsTimeoutError
+from learner.trainer import Trainer
 from vision_sr1.config import ConfigError, load_config
 from vision_sr1.dataset import DataError
 from vision_sr1.logs import configure_logging
+from vision_sr1.prompts import TemplateError
+from vision_sr1.streams import StreamsUnavailableError
 
 
 def main() -> int:
@@ -22,9 +27,14 @@ def main() -> int:
         configure_logging(config, "learner")
         if arguments.sft:
             run_sft(config)
-    except (ConfigError, DataError) as error:
+        else:
+            Trainer(config).run()
+    except (ConfigError, DataError, TemplateError, StreamsUnavailableError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except (PublishError, GroupsTimeoutError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

@@ -18,7 +18,7 @@ from learner.shards import full_parameters
 from vision_sr1.config import Config
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
-from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
+from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answers
 
 log = structlog.get_logger()
 
@@ -26,6 +26,9 @@ SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one polic
 SYNC_BYTES = Counter("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
 SYNC_FAILURES = Counter("vision_sr1_weight_sync_failures", "Publications that were tried again.")
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
+
+
+PROBE_TIMEOUT_S = 2.0
 
 
 class PublishError(RuntimeError):
@@ -104,6 +107,12 @@ class Publisher:
                 seconds=round(time.monotonic() - started, 3),
             )
         return True
+
+    def reachable(self, actors: list[ActorInfo]) -> list[ActorInfo]:
+        """Those that answer: all members of a standing group are taken to, others are asked."""
+        if self._transfer is not None and [actor.id for actor in actors] == self._members:
+            return actors
+        return [actor for actor in actors if answers(actor, PROBE_TIMEOUT_S)]
 
     def _send(self) -> None:
         """Runs the transfer; ranks beside rank 0 gather along, also where rank 0 could not form its group."""

@@ -95,3 +95,13 @@ class FleetClient:
             except grpc.RpcError as error:
                 raise ActorUpdateError(actor.id, phase, f"{error.code().name}: {error.details()}") from error
         return replies
+
+
+def answers(actor: ActorInfo, timeout_s: float) -> bool:
+    """Whether an actor answers a status call in time; its announcement may outlive it by some heartbeats."""
+    with grpc.insecure_channel(actor.address) as channel:
+        try:
+            actor_pb2_grpc.ActorStub(channel).Status(pb.StatusRequest(), timeout=timeout_s)
+        except grpc.RpcError:
+            return False
+    return True

@@ -1,0 +1,90 @@
+"""Evaluation on held-out data, through the same actors and reward service as training, greedily."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from learner.engine import is_main
+from learner.streams import LearnerStreams
+from vision_sr1.config import Config
+from vision_sr1.dataset import QuestionRow, Questions
+from vision_sr1.groups import evaluation_id
+from vision_sr1.parsing import parse_response
+from vision_sr1.tasks.task import description_fidelity
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+Collect = Callable[[str, int], list[pb.ScoredGroup]]
+
+
+class Evaluator:
+    """Evaluates a policy version on every split of `data.evaluation`."""
+
+    def __init__(self, config: Config) -> None:
+        self._folder = config.run.path / "evaluation"
+        self._splits = {name: Questions(source, config.data) for name, source in config.data.evaluation.items()}
+
+    def __call__(self, version: int, streams: LearnerStreams, collect: Collect) -> dict[str, dict[str, float]]:
+        """Metrics by split and name; each answer goes to `evaluation/v{version}-{split}.jsonl`. Every rank calls it."""
+        rows = {
+            evaluation_id(split, version, index): questions[index]
+            for split, questions in self._splits.items()
+            for index in range(len(questions))
+        }
+        if not rows:
+            return {}
+        if is_main():
+            streams.feed(rows.items(), pb.PURPOSE_EVALUATION, version)
+        groups = {group.id: group for group in collect("evaluated", len(rows))}
+        if not is_main():
+            return {}
+        summary = {}
+        for split in self._splits:
+            answers = [
+                _answer(prompt_id, row, groups[prompt_id].rollouts[0])
+                for prompt_id, row in rows.items()
+                if prompt_id.startswith(f"{split}@") and prompt_id in groups and groups[prompt_id].rollouts
+            ]
+            self._write(version, split, answers)
+            summary[split] = _metrics(answers)
+        return summary
+
+    def _write(self, version: int, split: str, answers: list[dict[str, object]]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path: Path = self._folder / f"v{version}-{split}.jsonl"
+        path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+
+
+def _answer(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> dict[str, object]:
+    description = parse_response(scored.response.encode()).description or ""
+    return {
+        "id": prompt_id,
+        "index": int(prompt_id.rpartition("/")[2]),
+        "question": row.question,
+        "reference": row.answer,
+        "scene": row.scene,
+        "response": scored.response,
+        "description": description,
+        "requery_answer": scored.requery.answer,
+        "accuracy": scored.rewards["accuracy"],
+        "visual": scored.rewards["visual"],
+        "format": scored.rewards["format"],
+        "fidelity": None if row.scene is None else description_fidelity(description, row.scene),
+    }
+
+
+def _metrics(answers: list[dict[str, object]]) -> dict[str, float]:
+    """Means over the answers.
+
+    `shortcut` is the paper's language shortcut rate: the share of all samples whose answer is right although the
+    description alone does not lead to it, by the policy's own judgement.
+    """
+    metrics = {
+        name: fmean(float(str(answer[name])) for answer in answers) if answers else 0.0
+        for name in ("accuracy", "visual", "format")
+    }
+    metrics["shortcut"] = fmean(bool(a["accuracy"]) and not a["visual"] for a in answers) if answers else 0.0
+    faithful = [float(str(a["fidelity"])) for a in answers if a["fidelity"] is not None]
+    if faithful:
+        metrics["fidelity"] = fmean(faithful)
+    return metrics

@@ -1,0 +1,91 @@
+"""Feeding: prompts are drawn from the data set in an order that the seed decides, each once an epoch."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import structlog
+from prometheus_client import Counter
+
+from vision_sr1.dataset import DataError, QuestionRow, Questions
+from vision_sr1.groups import training_id
+
+log = structlog.get_logger()
+
+FED = Counter("vision_sr1_learner_prompts_fed", "Prompts issued.")
+REFUSED = Counter("vision_sr1_learner_rows_refused", "Rows of the data set that could not be used.")
+
+
+@dataclass
+class FeederState:
+    """Where the feeder stands: part of every checkpoint.
+
+    Attributes:
+        epoch, position: the next prompt is the `position`-th of the epoch's order.
+        outstanding: ids of prompts issued whose groups were not learned from yet.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    outstanding: list[str] = field(default_factory=list)
+
+
+class Feeder:
+    """Draws prompts; its state says which come next."""
+
+    def __init__(self, questions: Questions, seed: int, state: FeederState) -> None:
+        self._questions = questions
+        self._seed = seed
+        self._state = state
+        self._order = self._order_of(state.epoch)
+
+    @property
+    def in_flight(self) -> int:
+        """Prompts issued whose groups were not learned from yet."""
+        return len(self._state.outstanding)
+
+    def draw(self, count: int) -> list[tuple[str, QuestionRow]]:
+        """The next `count` prompts with their ids; rows that cannot be read are skipped and counted.
+
+        Raises:
+            DataError: a whole epoch has no row that can be used.
+        """
+        drawn: list[tuple[str, QuestionRow]] = []
+        refused = 0
+        while len(drawn) < count:
+            if self._state.position == len(self._order):
+                self._state.epoch += 1
+                self._state.position = 0
+                self._order = self._order_of(self._state.epoch)
+            index = int(self._order[self._state.position])
+            self._state.position += 1
+            try:
+                row = self._questions[index]
+            except DataError as error:
+                REFUSED.inc()
+                log.error("row refused", error=str(error))
+                refused += 1
+                if refused >= len(self._questions):
+                    raise DataError(f"no row of {len(self._questions)} can be used; the last: {error}") from error
+                continue
+            prompt_id = training_id(self._state.epoch, index)
+            self._state.outstanding.append(prompt_id)
+            drawn.append((prompt_id, row))
+        FED.inc(len(drawn))
+        return drawn
+
+    def again(self) -> list[tuple[str, QuestionRow]]:
+        """The outstanding prompts once more, as after a restart; the streams refuse those they still hold."""
+        return [(prompt_id, self._questions[int(prompt_id.partition("/")[2])]) for prompt_id in self._state.outstanding]
+
+    def learned(self, prompt_ids: list[str]) -> None:
+        """Takes prompts off the outstanding ones."""
+        gone = set(prompt_ids)
+        self._state.outstanding = [i for i in self._state.outstanding if i not in gone]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return asdict(self._state)
+
+    def _order_of(self, epoch: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        return np.random.default_rng((self._seed, epoch)).permutation(len(self._questions))
