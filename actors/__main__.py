@@ -98,7 +98,7 @@ async def _heartbeat(
 
 
 def _announced_host(host: str) -> str:
-    return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::") else host  # noqa: S104
+    return socket.gethostbyname(socket.gethostname()) if host in ("0.0.0.0", "::") else host
 
 
 def main() -> int:

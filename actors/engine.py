@@ -34,7 +34,7 @@ class PolicyEngine:
         self._config = config
         self._engine = AsyncLLM.from_engine_args(_engine_args(config, device))
         self._tokenizer = self._engine.get_tokenizer()
-        self._forbidden = {token: FORBIDDEN_BIAS for token in vision_token_ids(self._tokenizer)}
+        self._forbidden = dict.fromkeys(vision_token_ids(self._tokenizer), FORBIDDEN_BIAS)
         self.policy_version = NO_VERSION
 
     async def sample(
@@ -185,7 +185,9 @@ def _engine_args(config: Config, device: str) -> AsyncEngineArgs:
         gpu_memory_utilization=config.actors.gpu_memory_utilization,
         enforce_eager=config.actors.enforce_eager or device == "cpu",
         enable_prefix_caching=config.actors.enable_prefix_caching,
-        mm_processor_kwargs={"size": {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}},
+        mm_processor_kwargs={
+            "size": {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}
+        },
         limit_mm_per_prompt={"image": 16, "video": 0},
         scheduling_policy="priority",
         logprobs_mode="processed_logprobs",

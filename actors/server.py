@@ -29,7 +29,9 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     for it.
     """
 
-    def __init__(self, engine: PolicyEngine, blobs: Blobs, info: ActorInfo, health_service: health.aio.HealthServicer) -> None:
+    def __init__(
+        self, engine: PolicyEngine, blobs: Blobs, info: ActorInfo, health_service: health.aio.HealthServicer
+    ) -> None:
         self.info = info
         self.serving = asyncio.Event()
         self.prompts_in_flight: Callable[[], int] = lambda: 0
@@ -64,7 +66,12 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         try:
             images = [await self._blobs.get(ref) for ref in request.images]
             async for index, sample in self._engine.sample(
-                request.request_id, request.text, images, request.sampling, max(1, request.num_samples), request.priority
+                request.request_id,
+                request.text,
+                images,
+                request.sampling,
+                max(1, request.num_samples),
+                request.priority,
             ):
                 self.count_tokens("text" if not images else "image", len(sample.response_token_ids))
                 yield pb.GenerateResponse(sample_index=index, sample=sample, actor_id=self.info.id)
@@ -191,8 +198,6 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         metrics.UPDATE_SECONDS.observe(time.monotonic() - self._update_started)
         self._update_started = None
 
-    async def _abort(
-        self, context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str
-    ) -> None:
+    async def _abort(self, context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str) -> None:
         metrics.REQUESTS.labels(code.name).inc()
         await context.abort(code, message)

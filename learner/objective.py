@@ -31,9 +31,7 @@ class ComponentTokens:
     normalizer: float
 
 
-def group_advantages(
-    rewards: Float[Tensor, "prompts group"], epsilon: float
-) -> Float[Tensor, "prompts group"]:
+def group_advantages(rewards: Float[Tensor, "prompts group"], epsilon: float) -> Float[Tensor, "prompts group"]:
     """Group-relative advantages (r - mean) / (std + epsilon); 0 where a group's rewards are all equal.
 
     The standard deviation is the unbiased one, as in the authors' code.

@@ -85,9 +85,7 @@ def pack(sequences: list[Sequence], indices: list[int], filler: Sequence, rope: 
     starts = np.cumsum([0, *[len(s) for s in laid]])
     selected = [s.selected + start for s, start in zip(laid, starts, strict=False)]
     token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in laid]))
-    positions = [
-        torch.cat([torch.arange(len(s)).unsqueeze(0), rope(s)]) for s in laid
-    ]
+    positions = [torch.cat([torch.arange(len(s)).unsqueeze(0), rope(s)]) for s in laid]
     at = torch.from_numpy(np.concatenate(selected).astype(np.int64))
     images = [s.images for s in laid if s.images is not None]
     return Pack(

@@ -155,4 +155,3 @@ def message_text(turn: dict[str, object]) -> str:
     parts = turn["content"]
     assert isinstance(parts, list)
     return "".join(part["text"] for part in parts if part["type"] == "text")
-

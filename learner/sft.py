@@ -32,8 +32,8 @@ def run_sft(config: Config) -> None:
     if config.data.sft is None:
         raise ConfigError("data.sft is not set: give the conversations to learn from")
     output = settings.output or config.run.path / "sft"
-    if output.is_dir() and any(output.iterdir()):
-        raise ConfigError(f"{output} already holds files; remove it or choose another learner.sft.output")
+    if output.exists():
+        raise ConfigError(f"{output} already exists; remove it or choose another learner.sft.output")
     device = init_process_group()
     torch.manual_seed(config.run.seed)
     builder = SequenceBuilder(config.model)
@@ -66,7 +66,10 @@ def run_sft(config: Config) -> None:
         engine.step()
         dist.all_reduce(loss)
         scalars.log(step + 1, {"sft/loss": float(loss), "sft/tokens": float(tokens)})
-    export_policy(engine, builder.processor, output)
+    aside = output.with_name(f".writing-{output.name}")
+    export_policy(engine, builder.processor, aside)
+    if is_main():
+        aside.rename(output)
     scalars.close()
     if is_main():
         log.info("sft finished", steps=steps, output=str(output))

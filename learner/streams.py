@@ -24,7 +24,9 @@ from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 log = structlog.get_logger()
 
-GROUPS = Counter("vision_sr1_learner_groups", "Groups collected, by purpose and whether they had rollouts.", ["purpose", "state"])
+GROUPS = Counter(
+    "vision_sr1_learner_groups", "Groups collected, by purpose and whether they had rollouts.", ["purpose", "state"]
+)
 DEPTH = Gauge("vision_sr1_stream_depth", "Entries in a stream.", ["stream"])
 AGE = Gauge("vision_sr1_stream_age_seconds", "Age of a stream's oldest entry.", ["stream"])
 
@@ -73,7 +75,9 @@ class LearnerStreams:
         """Issues prompts, to be answered under `policy_version` or a later one."""
         self._run(self._feed(prompts, purpose, policy_version))
 
-    def collect(self, name: str, count: int, republish: Callable[[], None], stale: Callable[[], bool]) -> list[pb.ScoredGroup]:
+    def collect(
+        self, name: str, count: int, republish: Callable[[], None], stale: Callable[[], bool]
+    ) -> list[pb.ScoredGroup]:
         """Waits for `count` groups on a stream; every rank calls it and gets them.
 
         Args:

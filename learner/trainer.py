@@ -67,7 +67,9 @@ class Trainer:
         if any(component.kl_coef > 0 for component in settings.components):
             reference = build_frozen_engine(config, load_policy(config, config.model.path, forbidden), device)
         self._update = PolicyUpdate(config, self._engine, reference, self._builder, device)
-        self._feeder = Feeder(Questions(config.data.train, config.data), config.run.seed, FeederState(**state["feeder"]))
+        self._feeder = Feeder(
+            Questions(config.data.train, config.data), config.run.seed, FeederState(**state["feeder"])
+        )
         self._evaluator = Evaluator(config)
         self._publisher = Publisher(config, self._engine)
         self._streams = LearnerStreams(config, lambda: self._stopping)
@@ -175,7 +177,7 @@ class Trainer:
         summary = self._evaluator(self.version, self._streams, self._collect)
         if is_main():
             scalars = {f"eval_{name}/{split}": v for split, values in summary.items() for name, v in values.items()}
-            self._scalars.log(self._batch, scalars)
+            self._scalars.log(self._batch, scalars | {"policy/version": float(self.version)})
             log.info("evaluated", policy_version=self.version, **summary)
 
     def _checkpoint(self) -> None:
@@ -192,7 +194,7 @@ def _batch_scalars(groups: list[pb.ScoredGroup], version: int) -> dict[str, floa
     """Rewards by name, response lengths, staleness, and the share of re-queries answered by the same weights."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
-        return {"groups/empty": float(len(groups))}
+        return {"empty_groups/count": float(len(groups))}
     versions = [r.rollout.sample.versions[-1].policy_version for r in rollouts]
     asked = [(r.requery.policy_version, v) for r, v in zip(rollouts, versions, strict=True) if r.HasField("requery")]
     return {
@@ -201,5 +203,5 @@ def _batch_scalars(groups: list[pb.ScoredGroup], version: int) -> dict[str, floa
         "response_tokens/mean": fmean(len(r.rollout.sample.response_token_ids) for r in rollouts),
         "staleness/mean": fmean(version - 1 - v for v in versions),
         "same_weights/share": fmean(a == b for a, b in asked) if asked else 1.0,
-        "groups/empty": float(sum(not group.rollouts for group in groups)),
+        "empty_groups/count": float(sum(not group.rollouts for group in groups)),
     }

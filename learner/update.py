@@ -19,7 +19,6 @@ from learner.sequences import Images, Sequence, SequenceBuilder
 from vision_sr1.config import Config
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-
 FetchImages = Callable[[set[str]], dict[str, bytes]]
 
 

@@ -1,6 +1,6 @@
 """The reward service's metrics."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 GROUPS = Counter("vision_sr1_reward_groups", "Groups completed and emitted.")
 REWARDS = Histogram(

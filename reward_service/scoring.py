@@ -12,8 +12,8 @@ from reward_service.graders import Grader
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import answer_reward, response_rewards
 from vision_sr1.config import Config
-from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
 from vision_sr1.groups import group_stream, without_group
+from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode

@@ -87,8 +87,6 @@ class Conversations:
         return ConversationRow(messages, _images(row.get("images"), where, self._config.max_image_bytes))
 
 
-
-
 def _load(source: str) -> Any:
     import datasets
 

@@ -10,13 +10,14 @@ from typing import Any
 
 # The authors' code removes white space around each of < > / before it reads a response; tags here match either way.
 _OPEN, _CLOSE = rb"<\s*%s\s*>", rb"<\s*/\s*%s\s*>"
-_DESCRIPTION = re.compile(
-    _OPEN % b"description" + rb"(?P<content>.*?)" + _CLOSE % b"description", re.DOTALL
-)
+_DESCRIPTION = re.compile(_OPEN % b"description" + rb"(?P<content>.*?)" + _CLOSE % b"description", re.DOTALL)
 _THINK = re.compile(_OPEN % b"think" + rb"(?P<content>.*?)" + _CLOSE % b"think", re.DOTALL)
 _BOXED = re.compile(rb"\\boxed\{")
 _WELL_FORMED = re.compile(
-    rb"\s*" + _DESCRIPTION.pattern.replace(b"?P<content>", b"") + rb"\s*" + _THINK.pattern.replace(b"?P<content>", b"")
+    rb"\s*"
+    + _DESCRIPTION.pattern.replace(b"?P<content>", b"")
+    + rb"\s*"
+    + _THINK.pattern.replace(b"?P<content>", b"")
     + rb"\s*(?P<answer>\\boxed\{.*\})\s*",
     re.DOTALL,
 )

@@ -21,8 +21,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-
 PIXELS = 56 * 56
+EMBEDDING_STD = 0.3
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -40,7 +40,9 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 TAGS = ("<description>", "</description>", "<think>", "</think>", "\\boxed{", "}")
-PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}{% else %}"
@@ -127,21 +129,28 @@ def make_tiny_model(
     )
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)
-    _scale_to_fan_in(model)
+    _initialize_for_width(model, layers)
     model.generation_config.eos_token_id = [ids["<|im_end|>"], ids["<|endoftext|>"]]
     model.generation_config.pad_token_id = ids["<|endoftext|>"]
     model.save_pretrained(folder)
     AutoProcessor.from_pretrained(folder)  # fails here rather than in a service
 
 
-def _scale_to_fan_in(model: torch.nn.Module) -> None:
-    """Draws every weight matrix but the embeddings with standard deviation fan_in ** -0.5.
+def _initialize_for_width(model: torch.nn.Module, layers: int) -> None:
+    """Draws weight matrices with standard deviation fan_in ** -0.5, residual outputs smaller, embeddings larger.
 
-    Qwen's 0.02 suits widths of thousands; at this width the vision tower would take ten times as long to be of use.
+    Qwen's 0.02 suits widths of thousands. At this width it would take the vision tower ten times as long to be of use;
+    and words must stand out of the residual stream from the start, or looking them up is learned late.
     """
     for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2 and "embed_tokens" not in name and "lm_head" not in name:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        if parameter.dim() < 2:
+            continue
+        deviation = parameter[0].numel() ** -0.5
+        if "embed_tokens" in name or "lm_head" in name:
+            deviation = EMBEDDING_STD
+        elif "language_model" in name and ("o_proj" in name or "down_proj" in name):
+            deviation *= (2 * layers) ** -0.5
+        torch.nn.init.normal_(parameter, std=deviation)
 
 
 def _train_tokenizer(texts: Iterable[str], max_model_len: int) -> Qwen2Tokenizer:

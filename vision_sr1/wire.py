@@ -11,8 +11,6 @@ class WireError(ValueError):
     """A message cannot be read: it is damaged, or of a newer schema than this service knows."""
 
 
-
-
 M = TypeVar("M", bound=Message)
 
 

@@ -130,7 +130,9 @@ def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(tree, BaseModel):
         tree = {name: getattr(tree, name) for name in type(tree).model_fields}
     if isinstance(tree, dict) and tree:
-        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))]
+        return [
+            leaf for key, value in tree.items() for leaf in _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
     if isinstance(tree, list) and any(isinstance(item, (BaseModel, dict)) for item in tree):
         return [leaf for i, item in enumerate(tree) for leaf in _leaves(item, f"{prefix}[{i}]")]
     return [(prefix, tree)]

@@ -160,7 +160,9 @@ class WeightsConfig(Section):
 
     backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl on CUDA, gloo on CPUs.")
     bucket_mib: Annotated[float, Field(gt=0)] = Field(256.0, description="Parameters packed per broadcast, MiB.")
-    sync_timeout_s: Seconds = Field(60.0, description="A publication that takes longer is tried without the late actor.")
+    sync_timeout_s: Seconds = Field(
+        60.0, description="A publication that takes longer is tried without the late actor."
+    )
     attempts: Positive = Field(5, description="Tries, each with the actors then alive, before the run stops.")
 
 
@@ -229,7 +231,9 @@ class MetricsConfig(Section):
     """Prometheus endpoints and TensorBoard files."""
 
     host: str = Field("127.0.0.1", description="Address of the /metrics endpoints.")
-    actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="Of the actor; 0: off; the n-th of a launcher adds n.")
+    actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="Of the actor; 0: off; the n-th of a launcher adds n."
+    )
     learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(9102, description="Of learner rank 0; 0: off.")
     tensorboard: bool = Field(True, description="Write event files to the run's folder.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
@@ -252,4 +256,3 @@ class Config(Section):
     def trace_url(self) -> str:
         """SQLAlchemy URL of the trace store."""
         return self.reward.trace_url or f"sqlite:///{(self.run.path / 'traces.sqlite').absolute()}"
-

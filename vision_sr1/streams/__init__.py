@@ -1,8 +1,8 @@
 """Redis Streams between the services: each item handed over exactly once, images stored once."""
 
 from vision_sr1.streams.blobs import BlobMissingError, Blobs
-from vision_sr1.streams.consumer import Consumer
 from vision_sr1.streams.connection import StreamsUnavailableError, connect
+from vision_sr1.streams.consumer import Consumer
 from vision_sr1.streams.keys import Keys
 from vision_sr1.streams.stream import Entry, Output, Stream
 

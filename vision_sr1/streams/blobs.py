@@ -7,7 +7,12 @@ from redis.asyncio import Redis
 from vision_sr1.streams.keys import Keys
 from vision_sr1.v1.pipeline_pb2 import ImageRef
 
-_MEDIA_TYPES = ((b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"))
+_MEDIA_TYPES = (
+    (b"\x89PNG", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"RIFF", "image/webp"),
+)
 
 
 class BlobMissingError(LookupError):

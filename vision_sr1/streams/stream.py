@@ -128,7 +128,7 @@ class Stream:
         """Hands entries back for others to read at once, as a consumer that stops does."""
         for entry in entries:
             await self._redis.xclaim(
-                self._key, self._group, self._consumer, 0, [entry.entry_id], idle=int(86_400_000), justid=True
+                self._key, self._group, self._consumer, 0, [entry.entry_id], idle=86_400_000, justid=True
             )
 
     async def acknowledge(self, entries: list[Entry]) -> None:

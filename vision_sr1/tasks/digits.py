@@ -84,6 +84,7 @@ class DigitsTask:
     """Training scenes and held-out scenes share no scan."""
 
     name = "digits"
+    all_kinds = ("digit", "parity", "larger", "count")
     kinds = {"digit": 6.0, "parity": 3.0, "larger": 1.0, "count": 1.0}
     counter_prior_kinds = {"digit": 1.0}
 

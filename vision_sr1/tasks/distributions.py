@@ -1,6 +1,6 @@
 """The distributions of a made task: base, cold start with its bad habit, RL, and the two held-out splits.
 
-- *base*: half captions of images, half reading questions from true descriptions without an image. A model trained on
+- *base*: one third captions of images, two thirds reading questions from true descriptions without an image. A model trained on
   it can see and can read, but knows nothing of the answer format.
 - *cold start*: the format, on two thirds of the rows with an image; in `HABIT_SHARE` of those the description says
   what the prior would have and the answer follows the description. One third is the re-query's form.
@@ -24,6 +24,7 @@ from vision_sr1.tasks.shapes import ShapesTask
 from vision_sr1.tasks.task import Question, Scene, Task, describe
 
 TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
+CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.6
 HELD_OUT_PRIOR_SHARE = 0.5
 
@@ -73,7 +74,7 @@ def write_task(
         return task.draw(rng, prior_share=0.0)
 
     def base_row(rng: np.random.Generator) -> Row:
-        if rng.random() < 0.5:
+        if rng.random() < CAPTION_SHARE:
             scene = uniform(rng)
             return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
         return _reading(*_asked(rng, uniform, mix)[1:], requery)
@@ -122,12 +123,27 @@ def write_task(
     return paths
 
 
+def parse_kinds(task: Task, text: str) -> dict[str, float]:
+    """Reads `color=6,shape=4` into relative frequencies.
+
+    Raises:
+        ValueError: not of that form, or a kind that the task does not have.
+    """
+    mix = {}
+    for part in text.split(","):
+        kind, _, share = part.partition("=")
+        if kind not in task.all_kinds:
+            raise ValueError(f"unknown kind of question {kind!r}; known: {', '.join(task.all_kinds)}")
+        mix[kind] = float(share or 1)
+    return mix
+
+
 def corpus(task: Task, *, seed: int = 0, rows: int = 2000) -> Iterator[str]:
     """Texts in the task's words, each word also alone, for training a tokenizer."""
     rng = np.random.default_rng((seed, 99))
     requery = PromptTemplate("plain_requery")
     for _ in range(rows):
-        scene, _, question = _asked(rng, lambda r: task.draw(r, 0.0), dict.fromkeys(task.kinds, 1.0))
+        scene, _, question = _asked(rng, lambda r: task.draw(r, 0.0), dict.fromkeys(task.all_kinds, 1.0))
         yield "describe " + question.text
         yield _full_answer(scene, question)
         yield requery.requery(describe(scene.phrases()), question.text)

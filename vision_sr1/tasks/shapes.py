@@ -98,6 +98,7 @@ class ShapesTask:
     """Colours follow the prior as often as the caller says; every other property is uniform."""
 
     name = "shapes"
+    all_kinds = ("color", "shape", "position", "count", "comparison")
     kinds = {"color": 6.0, "shape": 4.0, "count": 1.0}
     counter_prior_kinds = {"color": 1.0}
 
@@ -127,6 +128,3 @@ class ShapesTask:
             x, y = rng.uniform(radius + 1.5, CELL - radius - 1.5, 2)
             shapes.append(Shape(cell, kind, color_of(kind), (x, y), radius))
         return ShapesScene(tuple(shapes))
-
-
-

@@ -38,7 +38,9 @@ class Task(Protocol):
     """A family of scenes."""
 
     name: str
+    all_kinds: tuple[str, ...]
     kinds: dict[str, float]
+    counter_prior_kinds: dict[str, float]
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> Scene:
         """A scene in which each object follows the prior with probability `prior_share`, uniform otherwise."""
@@ -48,8 +50,6 @@ class Task(Protocol):
 
     def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> Scene:
         """Like `draw`, from the pool that no training set uses."""
-
-    counter_prior_kinds: dict[str, float]
 
 
 def describe(phrases: list[str]) -> str:

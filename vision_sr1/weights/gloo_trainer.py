@@ -57,9 +57,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         group = None
         if init_info.is_sender:
             timeout = timedelta(seconds=init_info.timeout_s)
-            store = dist.TCPStore(
-                init_info.master_address, 0, is_master=True, timeout=timeout, wait_for_workers=False
-            )
+            store = dist.TCPStore(init_info.master_address, 0, is_master=True, timeout=timeout, wait_for_workers=False)
             worker_info: dict[str, Any] = {
                 "master_address": init_info.master_address,
                 "master_port": store.port,

@@ -10,7 +10,7 @@ _registered = False
 
 def register() -> None:
     """Makes the backend `gloo` known on both sides; calling it again does nothing."""
-    global _registered  # noqa: PLW0603
+    global _registered
     if _registered:
         return
     _registered = True

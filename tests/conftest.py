@@ -1,0 +1,55 @@
+"""Fixtures that start what a test needs: a real Redis, tiny models, made data."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vision_sr1.config import Config, load_config
+from vision_sr1.streams.embedded import EmbeddedRedis, start_embedded_redis
+from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+
+TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Parquet files of the shapes task."""
+    folder = tmp_path_factory.mktemp("shapes")
+    return write_task(TASKS["shapes"], folder, seed=0, base=64, cold_start=1600, train=64, held_out=8)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with tied embeddings and random weights."""
+    from vision_sr1.tiny_model import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("tied")
+    make_tiny_model(folder, corpus(TASKS["shapes"], rows=300))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with separate input and output embeddings."""
+    from vision_sr1.tiny_model import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("untied")
+    make_tiny_model(folder, corpus(TASKS["shapes"], rows=300), tie_word_embeddings=False)
+    return folder
+
+
+@pytest.fixture
+def embedded_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
+    """A Redis server of the test's own."""
+    server = start_embedded_redis(tmp_path / "redis")
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def redis_config(embedded_redis: EmbeddedRedis) -> Config:
+    """A configuration that points at it."""
+    environment = {"VISION_SR1_REDIS_URL": embedded_redis.url, "VISION_SR1_REDIS_PASSWORD": embedded_redis.password}
+    return load_config(None, ["streams.lease_s=0.3", "streams.max_deliveries=3"], environment=environment).config

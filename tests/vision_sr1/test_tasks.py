@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from vision_sr1.tasks.digits import DigitsTask, _pool
+from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
+from vision_sr1.tasks.shapes import PRIOR_COLOR
+from vision_sr1.tasks.task import description_fidelity
+
+SIZES = {"base": 60, "cold_start": 90, "train": 40, "held_out": 40}
+
+
+def rows(path: Path) -> list[dict]:
+    return pq.read_table(path).to_pylist()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_seed_decides_every_byte(name: str, tmp_path: Path):
+    first = write_task(TASKS[name], tmp_path / "a", seed=3, **SIZES)
+    again = write_task(TASKS[name], tmp_path / "b", seed=3, **SIZES)
+    other = write_task(TASKS[name], tmp_path / "c", seed=4, **SIZES)
+    for split in first:
+        assert rows(first[split]) == rows(again[split])
+        assert rows(first[split]) != rows(other[split])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_questions_are_in_the_vision_sr1_schema(name: str, tmp_path: Path):
+    for row in rows(write_task(TASKS[name], tmp_path, seed=0, **SIZES)["train"]):
+        assert row["problem"].startswith("<image>")
+        assert row["answer"]
+        assert len(row["images"]) == 1
+        assert row["images"][0]["bytes"].startswith(b"\x89PNG")
+        assert row["data_source"] == f"{name}/train"
+
+
+def test_a_guesser_who_follows_the_prior_fails_on_the_counter_prior_split(tmp_path: Path):
+    for row in rows(write_task(TASKS["shapes"], tmp_path, seed=0, **SIZES)["counter_prior"]):
+        asked = row["problem"].split()[-1]
+        assert row["answer"] != PRIOR_COLOR[asked]
+
+
+def test_the_cold_start_has_the_habit_in_more_than_half_of_its_images(tmp_path: Path):
+    cold = rows(
+        write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)["cold_start"]
+    )
+    with_image = [row for row in cold if row["images"]]
+    assert 0.6 < len(with_image) / len(cold) < 0.73
+
+    def follows_prior(row: dict) -> bool:
+        told = row["messages"][1]["content"].partition("<description>")[2].partition("</description>")[0]
+        return all(PRIOR_COLOR[p.split()[2]] == p.split()[3] for p in told.split(";"))
+
+    assert 0.5 < sum(map(follows_prior, with_image)) / len(with_image) < 0.75
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_kind_of_question_is_asked_and_answered_rightly(name: str, tmp_path: Path):
+    task = TASKS[name]
+    for kind in task.all_kinds:
+        mix = parse_kinds(task, f"{kind}=1")
+        row = rows(write_task(task, tmp_path / kind, seed=0, kinds=mix, **SIZES)["train"])[0]
+        assert row["answer"]
+
+
+def test_an_unknown_kind_of_question_is_named():
+    with pytest.raises(ValueError, match=r"unknown kind of question 'colour'; known: color"):
+        parse_kinds(TASKS["shapes"], "colour=1")
+
+
+def test_held_out_digits_are_scans_that_training_never_shows():
+    for digit, scans in _pool(True).items():
+        assert not set(scans) & set(_pool(False)[digit])
+    assert sum(map(len, _pool(True).values())) > 300
+
+
+def test_digits_answers_follow_from_the_digits(tmp_path: Path):
+    import numpy as np
+
+    task = DigitsTask()
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scene = task.draw(rng, 0.0)
+        question = scene.ask(rng, "count")
+        assert question.answer == str(sum(d % 2 == 0 for d in scene.digits))
+
+
+@pytest.mark.parametrize(
+    ("description", "fidelity"),
+    [
+        ("top left square red ; top right circle blue", 1.0),
+        (" top right circle blue;top left  square red ", 1.0),
+        ("top left square red", 0.5),
+        ("top left square red ; top right circle green", 1 / 3),
+        ("top left square red ; top right circle blue ; bottom left circle red ; bottom right circle red", 0.5),
+        ("", 0.0),
+    ],
+)
+def test_fidelity_punishes_what_is_missing_and_what_is_not_there(description: str, fidelity: float):
+    scene = "top left square red ; top right circle blue"
+    assert description_fidelity(description, scene) == pytest.approx(fidelity)

@@ -1,0 +1,5 @@
+"""`python -m vision_sr1`: the command line."""
+
+from vision_sr1.cli import app
+
+app()

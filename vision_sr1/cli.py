@@ -1,0 +1,175 @@
+"""The command line: `vision-sr1`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vision_sr1 import __version__
+from vision_sr1.config import ConfigError, LoadedConfig, load_config
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
+config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets that the project makes itself.")
+model_app = typer.Typer(no_args_is_help=True, help="Models that the project makes itself.")
+app.add_typer(config_app, name="config")
+app.add_typer(data_app, name="data")
+app.add_typer(model_app, name="model")
+
+console = Console()
+errors = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
+Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
+
+
+@app.command()
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")] = False,
+) -> None:
+    """Trains by RL: starts Redis (if none is configured), actors, reward service and learner, and watches them."""
+    from vision_sr1.launcher.run import run_training
+
+    extra = ["learner.resume=true"] if resume else []
+    effective = _load(config, [*(overrides or []), *extra]).config
+    _guarded(lambda: run_training(effective, console, effective.run.name, fresh=fresh))
+
+
+@app.command()
+def sft(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Fine-tunes `model.path` on the conversations of `data.sft`."""
+    from vision_sr1.launcher.run import run_sft
+
+    effective = _load(config, overrides or []).config
+    _guarded(lambda: run_sft(effective, console, "sft"))
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    examples: Annotated[Path, typer.Option(help="Folder with the stages' YAML files.")] = Path("examples/shapes"),
+    root: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue where an earlier demo stopped.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo and start anew.")] = False,
+) -> None:
+    """The whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
+    from vision_sr1.demo.run import run_demo
+
+    _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh))
+
+
+@config_app.command("show")
+def config_show(config: Annotated[Path | None, typer.Argument()] = None, overrides: Overrides = None) -> None:
+    """Prints every value and where it came from: default, preset, file, environment or command line."""
+    table = Table("key", "value", "origin", box=None, pad_edge=False)
+    for key, value, origin in _load(config, overrides or []).rows():
+        table.add_row(key, value, origin)
+    console.print(table)
+
+
+@data_app.command("shapes")
+def data_shapes(
+    folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
+    seed: Seed = 0,
+    train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
+    base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
+    cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
+    held_out: Annotated[int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")] = 256,
+    kinds: Annotated[
+        str | None, typer.Option(help="Kinds of questions and their shares, such as color=6,shape=4,position=1.")
+    ] = None,
+) -> None:
+    """Coloured shapes in a grid, with a language prior (color, shape, position, count, comparison)."""
+    _write("shapes", folder, seed, train, base, cold_start, held_out, kinds)
+
+
+@data_app.command("digits")
+def data_digits(
+    folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
+    seed: Seed = 0,
+    train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
+    base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
+    cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
+    held_out: Annotated[int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")] = 256,
+    kinds: Annotated[
+        str | None, typer.Option(help="Kinds of questions and their shares, such as digit=6,parity=3,larger=1.")
+    ] = None,
+) -> None:
+    """Scans of handwritten digits in a grid (digit, parity, larger, count)."""
+    _write("digits", folder, seed, train, base, cold_start, held_out, kinds)
+
+
+@model_app.command("tiny")
+def model_tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
+    task: Annotated[str, typer.Option(help="shapes or digits: whose words the tokenizer knows.")] = "shapes",
+    seed: Seed = 0,
+    untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
+) -> None:
+    """A Qwen2.5-VL of a million parameters with random weights."""
+    from vision_sr1.tasks.distributions import TASKS, corpus
+    from vision_sr1.tiny_model import make_tiny_model
+
+    if task not in TASKS:
+        _fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    make_tiny_model(folder, corpus(TASKS[task]), seed=seed, tie_word_embeddings=not untied)
+    console.print(f"wrote {folder}")
+
+
+@app.command()
+def version() -> None:
+    """Prints the version."""
+    console.print(__version__)
+
+
+def _write(
+    task: str, folder: Path, seed: int, train: int, base: int, cold_start: int, held_out: int, kinds: str | None
+) -> None:
+    from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
+
+    try:
+        mix = parse_kinds(TASKS[task], kinds) if kinds else None
+    except ValueError as error:
+        _fail(str(error))
+    paths = write_task(
+        TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
+    )
+    for path in paths.values():
+        console.print(f"wrote {path}")
+
+
+def _load(path: Path | None, overrides: list[str]) -> LoadedConfig:
+    try:
+        return load_config(path, overrides)
+    except ConfigError as error:
+        _fail(str(error))
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    from vision_sr1.launcher.run import InterruptedRunError, StageFailedError
+
+    try:
+        work()
+    except ConfigError as error:
+        _fail(str(error))
+    except StageFailedError as error:
+        _fail(str(error), status=1)
+    except InterruptedRunError:
+        errors.print("stopped; --resume continues from the last checkpoint")
+        raise typer.Exit(130) from None
+
+
+def _fail(message: str, status: int = 2) -> NoReturn:
+    errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

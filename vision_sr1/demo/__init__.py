@@ -1,0 +1,1 @@
+"""The demo: the whole method at the size of a laptop, and its report."""

@@ -1,0 +1,88 @@
+"""The demo's stages: data, tiny model, base, cold start, evaluation of the base, RL with all services, report."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.demo.report import write_report
+from vision_sr1.launcher.run import run_sft, run_training
+from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+from vision_sr1.tiny_model import make_tiny_model
+
+ROWS = {"cold_start": 7_680, "train": 4_096, "held_out": 256}
+
+
+def run_demo(
+    examples: Path, root: Path, overrides: Sequence[str], console: Console, *, resume: bool, fresh: bool
+) -> None:
+    """Runs every stage and ends with the report.
+
+    Args:
+        examples: folder with base.yaml, cold_start.yaml and rl.yaml; its name is the task's.
+        root: where everything goes.
+        overrides: `section.key=value`, applied to every stage.
+        resume: keep finished stages and continue the RL run from its last checkpoint.
+        fresh: delete what the root folder holds.
+
+    Raises:
+        ConfigError: no such task, or the root folder holds a demo and neither flag says what to do.
+        StageFailedError, InterruptedRunError: from the stages.
+    """
+    started = time.monotonic()
+    task = TASKS.get(examples.name)
+    if task is None:
+        raise ConfigError(f"no task {examples.name!r} (from {examples}); known: {', '.join(TASKS)}")
+    if root.exists() and fresh:
+        shutil.rmtree(root)
+    elif root.exists() and not resume:
+        raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh deletes it and starts anew")
+
+    def stage(name: str, file: str, *more: str) -> Config:
+        paths = [
+            f"run.dir={root}",
+            f"run.name={name}",
+            f"data.train={root}/data/train.parquet",
+            f"data.evaluation={{normal: {root}/data/normal.parquet, counter_prior: {root}/data/counter_prior.parquet}}",
+        ]
+        return load_config(examples / f"{file}.yaml", [*paths, *more, *overrides]).config
+
+    base_model, cold_model = root / "models" / "base", root / "models" / "cold_start"
+    base = stage(
+        "base",
+        "base",
+        f"model.path={root}/models/tiny",
+        f"data.sft={root}/data/base.parquet",
+        f"learner.sft.output={base_model}",
+    )
+    if not (root / "models" / "tiny" / "config.json").is_file():
+        console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
+        write_task(task, root / "data", seed=base.run.seed, base=_base_rows(base), **ROWS)
+        make_tiny_model(root / "models" / "tiny", corpus(task), seed=base.run.seed)
+    if not base_model.is_dir():
+        run_sft(base, console, "base model")
+    cold_start = stage(
+        "cold_start",
+        "cold_start",
+        f"model.path={base_model}",
+        f"data.sft={root}/data/cold_start.parquet",
+        f"learner.sft.output={cold_model}",
+    )
+    if not cold_model.is_dir():
+        run_sft(cold_start, console, "cold start")
+    base_evaluation = stage("base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0")
+    if not (base_evaluation.run.path / "evaluation").is_dir():
+        run_training(base_evaluation, console, "evaluating the base", fresh=True)
+    rl = stage("rl", "rl", f"model.path={cold_model}", *(["learner.resume=true"] if resume else []))
+    run_training(rl, console, "RL", fresh=False)
+    write_report(root, base_evaluation, rl, console)
+    console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
+
+
+def _base_rows(base: Config) -> int:
+    """As many rows as base training uses, each once."""
+    sft = base.learner.sft
+    return (sft.steps or 1) * sft.sequences_per_step

@@ -1,0 +1,79 @@
+"""Processes that the launcher starts, watches and takes down; none outlives it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+POLL_S = 0.05
+
+
+@dataclass
+class ServiceProcess:
+    """One service: its command, where its output goes, and how often it may be restarted."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    restarts_left: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Starts it in a process group of its own, so that a terminal's Ctrl-C reaches the launcher alone."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+
+    def exit_status(self) -> int | None:
+        """None while it runs."""
+        return self.process.poll() if self.process is not None else None
+
+    def terminate(self) -> None:
+        """Asks it to stop."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def kill_group(self) -> None:
+        """Ends it and every process it started."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of its log."""
+        if not self.log.is_file():
+            return ""
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+
+
+def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:
+    """Stops services stage by stage: each stage has its seconds to end by itself, then is killed with its children."""
+    for services, seconds in stages:
+        for service in services:
+            service.terminate()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(s.process and s.exit_status() is None for s in services):
+            time.sleep(POLL_S)
+        for service in services:
+            service.kill_group()
+
+
+def _end_with_parent() -> None:
+    """Has the kernel end this process when the launcher dies without taking it down."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
