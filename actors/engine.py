@@ -36,6 +36,7 @@ class PolicyEngine:
         self._tokenizer = self._engine.get_tokenizer()
         self._forbidden = dict.fromkeys(vision_token_ids(self._tokenizer), FORBIDDEN_BIAS)
         self.policy_version = NO_VERSION
+        self._version_changed = asyncio.Condition()
 
     async def sample(
         self,
@@ -85,6 +86,11 @@ class PolicyEngine:
             for task in tasks:
                 task.cancel()
 
+    async def wait_for_version(self, policy_version: int) -> None:
+        """Returns once weights of this version or a later one are held: they are on their way."""
+        async with self._version_changed:
+            await self._version_changed.wait_for(lambda: self.policy_version >= policy_version)
+
     async def pause(self) -> None:
         """Freezes generation where it is and drops caches of the current weights."""
         await self._engine.pause_generation(mode="keep", clear_cache=True)
@@ -112,7 +118,9 @@ class PolicyEngine:
             await self._engine.reset_prefix_cache()
             await self._engine.reset_mm_cache()
             await self._engine.reset_encoder_cache()
-            self.policy_version = policy_version
+            async with self._version_changed:
+                self.policy_version = policy_version
+                self._version_changed.notify_all()
 
     async def checksum(self) -> str:
         """One digest over all parameters of all workers; equal for equal weights."""

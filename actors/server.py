@@ -44,7 +44,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._watchdog: asyncio.Task[None] | None = None
         self._generated_tokens = 0
 
-    async def Generate(  # noqa: N802
+    async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Samples answers to one user turn; see the proto file for status codes."""
@@ -79,9 +79,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"request {request.request_id}: {error}")
         metrics.REQUESTS.labels("OK").inc()
 
-    async def Status(  # noqa: N802
-        self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> pb.StatusResponse:
+    async def Status(self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.StatusResponse:
         """What this actor is and does."""
         return pb.StatusResponse(
             actor=self.info,
@@ -90,7 +88,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             generated_tokens=self._generated_tokens,
         )
 
-    async def InitWeightTransfer(  # noqa: N802
+    async def InitWeightTransfer(
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.InitWeightTransferResponse:
         """Joins the transfer group of an epoch."""
@@ -114,7 +112,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         log.info("joined transfer group", epoch=request.epoch, members=request.world_size)
         return pb.InitWeightTransferResponse()
 
-    async def StartWeightUpdate(  # noqa: N802
+    async def StartWeightUpdate(
         self, request: pb.StartWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.StartWeightUpdateResponse:
         """Freezes generation. Unless the update is finished in time, the actor goes on with the weights it had."""
@@ -127,7 +125,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._watchdog = asyncio.create_task(self._give_up_later())
         return pb.StartWeightUpdateResponse()
 
-    async def UpdateWeights(  # noqa: N802
+    async def UpdateWeights(
         self, request: pb.UpdateWeightsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateWeightsResponse:
         """Receives the parameters named over the transfer group."""
@@ -148,7 +146,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._received = True
         return pb.UpdateWeightsResponse()
 
-    async def FinishWeightUpdate(  # noqa: N802
+    async def FinishWeightUpdate(
         self, request: pb.FinishWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FinishWeightUpdateResponse:
         """Puts the received weights in force and resumes generation."""

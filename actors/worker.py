@@ -1,6 +1,5 @@
 """The actor's main path: take prompts from the stream, answer each `group_size` times, stream rollouts out."""
 
-import asyncio
 import time
 
 from actors import metrics
@@ -40,8 +39,7 @@ class PromptWorker:
         """One prompt: every rollout goes out when it is finished; the last takes the prompt off the stream."""
         started = time.time()
         prompt = decode(pb.Prompt, entry.message)
-        while self._engine.policy_version < prompt.policy_version:
-            await asyncio.sleep(0.05)  # the weights that the prompt asks for are on their way
+        await self._engine.wait_for_version(prompt.policy_version)
         images = [await self._blobs.get(ref) for ref in prompt.images]
         text = self._template.answer(prompt.question)
         remaining = prompt.group_size

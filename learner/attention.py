@@ -14,7 +14,7 @@ PACKED = "vision_sr1_packed"
 
 
 def packed_attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: Float[Tensor, "1 heads tokens head"],
     key: Float[Tensor, "1 kv_heads tokens head"],
     value: Float[Tensor, "1 kv_heads tokens head"],

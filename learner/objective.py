@@ -2,7 +2,7 @@
 
 Pure functions on the selected tokens of one pack. Notation of the paper's equations 4 to 9: the loss of component k is
 
-    L_k = - sum_t m_k min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k) / N_k + beta_k sum_t m_k KL(pi || ref) / N_k
+    L_k = sum_t m_k (beta_k KL(pi || ref) - min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)) / N_k
 
 with N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and L = sum_k lambda_k L_k.
 """

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,6 +16,13 @@ from vision_sr1.config import ModelConfig
 
 class SequenceError(ValueError):
     """A sequence cannot be trained on; the message says which and why."""
+
+
+class Turn(TypedDict):
+    """One message in the form of chat templates."""
+
+    role: str
+    content: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,8 @@ class SequenceBuilder:
             SequenceError: no assistant turn, a chat template that rewrites earlier turns, or more tokens than fit.
         """
         images = self.images(encoded_images)
-        turns, remaining = [], len(encoded_images)
+        turns: list[Turn] = []
+        remaining = len(encoded_images)
         for message in messages:
             here = message["content"].count("<image>") or (remaining if not turns else 0)
             remaining -= here
@@ -130,7 +139,7 @@ class SequenceBuilder:
         token_ids = np.array([start, *[self._image_token] * self._placeholders(images), end])
         return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)
 
-    def _render(self, turns: list[dict[str, object]], *, generate: bool) -> str:
+    def _render(self, turns: list[Turn], *, generate: bool) -> str:
         text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
         return text
 
@@ -150,8 +159,6 @@ class SequenceBuilder:
         return expanded
 
 
-def message_text(turn: dict[str, object]) -> str:
+def message_text(turn: Turn) -> str:
     """The text of a turn's parts."""
-    parts = turn["content"]
-    assert isinstance(parts, list)
-    return "".join(part["text"] for part in parts if part["type"] == "text")
+    return "".join(part["text"] for part in turn["content"] if part["type"] == "text")

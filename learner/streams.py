@@ -54,7 +54,7 @@ class LearnerStreams:
         self._blobs = Blobs(self._redis, keys, config.streams.image_ttl_s)
         self.fleet = Fleet(self._redis, keys)
         self._streams = {
-            name: Stream(self._redis, keys, name, config.streams, group="learner", consumer="learner")
+            name: Stream(self._redis, keys, name, config.streams, group="learner", consumer="learner", claims=False)
             for name in ("prompts", "rollouts", "scored", "evaluated")
         }
         self._keys = keys

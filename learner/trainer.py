@@ -154,8 +154,8 @@ class Trainer:
             if self._publisher.publish(self.version, self._wait_for_actors()):
                 return
         raise PublishError(
-            f"policy version {self.version} could not be published in {self._config.learner.weights.attempts} attempts; "
-            "see the log for the actors and phases that failed"
+            f"policy version {self.version} could not be published in {self._config.learner.weights.attempts} "
+            "attempts; see the log for the actors and phases that failed"
         )
 
     def _wait_for_actors(self) -> list[pb.ActorInfo]:

@@ -1,5 +1,7 @@
 """The fleet: actors announce themselves in Redis and renew the announcement with a heartbeat."""
 
+from typing import Any
+
 from redis.asyncio import Redis
 
 from vision_sr1.streams import Keys
@@ -13,7 +15,7 @@ class Fleet:
     """The registry of a run's actors."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # replies are typed as the union of all decodings
         self._keys = keys
 
     async def announce(self, actor: ActorInfo, heartbeat_s: float) -> None:

@@ -13,7 +13,7 @@ from vision_sr1.launcher.run import run_sft, run_training
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.tiny_model import make_tiny_model
 
-ROWS = {"cold_start": 7_680, "train": 4_096, "held_out": 256}
+TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
 
 
 def run_demo(
@@ -58,12 +58,6 @@ def run_demo(
         f"data.sft={root}/data/base.parquet",
         f"learner.sft.output={base_model}",
     )
-    if not (root / "models" / "tiny" / "config.json").is_file():
-        console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
-        write_task(task, root / "data", seed=base.run.seed, base=_base_rows(base), **ROWS)
-        make_tiny_model(root / "models" / "tiny", corpus(task), seed=base.run.seed)
-    if not base_model.is_dir():
-        run_sft(base, console, "base model")
     cold_start = stage(
         "cold_start",
         "cold_start",
@@ -71,6 +65,20 @@ def run_demo(
         f"data.sft={root}/data/cold_start.parquet",
         f"learner.sft.output={cold_model}",
     )
+    if not (root / "models" / "tiny" / "config.json").is_file():
+        console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
+        write_task(
+            task,
+            root / "data",
+            seed=base.run.seed,
+            base=_rows(base),
+            cold_start=_rows(cold_start),
+            train=TRAIN_ROWS,
+            held_out=HELD_OUT_ROWS,
+        )
+        make_tiny_model(root / "models" / "tiny", corpus(task), seed=base.run.seed)
+    if not base_model.is_dir():
+        run_sft(base, console, "base model")
     if not cold_model.is_dir():
         run_sft(cold_start, console, "cold start")
     base_evaluation = stage("base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0")
@@ -82,7 +90,7 @@ def run_demo(
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
 
 
-def _base_rows(base: Config) -> int:
-    """As many rows as base training uses, each once."""
-    sft = base.learner.sft
+def _rows(config: Config) -> int:
+    """As many rows as a supervised stage uses, each once."""
+    sft = config.learner.sft
     return (sft.steps or 1) * sft.sequences_per_step

@@ -1,6 +1,7 @@
 """Images in Redis, once each, under the SHA-256 of their encoded bytes."""
 
 import hashlib
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -23,7 +24,7 @@ class Blobs:
     """The blob store of a run. Each use of an image extends its life."""
 
     def __init__(self, redis: Redis, keys: Keys, ttl_s: int) -> None:
-        self._redis = redis
+        self._redis: Any = redis  # replies are typed as the union of all decodings
         self._keys = keys
         self._ttl_s = ttl_s
 
@@ -42,7 +43,8 @@ class Blobs:
         data = await self._redis.getex(self._keys.blob(ref.sha256), ex=self._ttl_s)
         if data is None:
             raise BlobMissingError(f"image {ref.sha256} is not in the blob store (streams.image_ttl_s: {self._ttl_s})")
-        return bytes(data)
+        image: bytes = data
+        return image
 
 
 def media_type(data: bytes) -> str:

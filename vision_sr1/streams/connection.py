@@ -1,12 +1,14 @@
 """Connecting to Redis: `redis://`, `rediss://`, or `redis+sentinel://host:port,host:port/service/db`."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, TimeoutError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from vision_sr1.config import ConfigError, StreamsConfig
 
@@ -33,7 +35,8 @@ async def connect(config: StreamsConfig) -> Redis:
         await client.aclose()
         where = urlsplit(config.url).hostname
         raise StreamsUnavailableError(
-            f"Redis at {where} ({urlsplit(config.url).scheme}): {error}; check streams.url and VISION_SR1_REDIS_PASSWORD"
+            f"Redis at {where} ({urlsplit(config.url).scheme}): {error}; "
+            "check streams.url and VISION_SR1_REDIS_PASSWORD"
         ) from error
     return client
 
@@ -41,11 +44,11 @@ async def connect(config: StreamsConfig) -> Redis:
 def _client(config: StreamsConfig, url: str) -> Redis:
     password = config.password.get_secret_value() if config.password else None
     parts = urlsplit(url)
-    options = {
+    options: dict[str, Any] = {
         "socket_timeout": config.timeout_s,
         "socket_connect_timeout": config.timeout_s,
         "retry": Retry(ExponentialBackoff(cap=2.0, base=0.05), RETRIES),
-        "retry_on_error": [RedisConnectionError, TimeoutError],
+        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
         "health_check_interval": 15,
     }
     if parts.scheme in ("redis", "rediss", "unix"):

@@ -40,13 +40,25 @@ class Output:
 
 
 class Stream:
-    """A stream and one consumer of a consumer group on it."""
+    """A stream and one consumer of a consumer group on it.
+
+    A consumer that `claims` takes over entries of others that went silent; one that is alone in its group must not, or
+    it would be given what it holds itself.
+    """
 
     def __init__(
-        self, redis: Redis, keys: Keys, name: str, config: StreamsConfig, *, group: str = "", consumer: str = ""
+        self,
+        redis: Redis,
+        keys: Keys,
+        name: str,
+        config: StreamsConfig,
+        *,
+        group: str = "",
+        consumer: str = "",
+        claims: bool = True,
     ) -> None:
         self.name = name
-        self._redis = redis
+        self._redis: Any = redis  # replies are typed as the union of all protocols and decodings
         self._keys = keys
         self._key = keys.stream(name)
         self._config = config
@@ -54,6 +66,7 @@ class Stream:
         self._consumer = consumer
         self._hand_over = redis.register_script(_script("hand_over"))
         self._assemble = redis.register_script(_script("assemble"))
+        self._claims = claims
         self._claim_from = "0-0"
         self._claimed_at = 0.0
 
@@ -75,7 +88,7 @@ class Stream:
         Entries delivered more than `max_deliveries` times come too, so that the caller can set them aside.
         """
         entries: list[Entry] = []
-        if time.monotonic() - self._claimed_at > self._config.lease_s / 3:
+        if self._claims and time.monotonic() - self._claimed_at > self._config.lease_s / 3:
             self._claimed_at = time.monotonic()
             entries = await self._claim(count)
         if len(entries) < count:

@@ -3,6 +3,7 @@
 Real images in the same schema as shapes. The prior of the bad habit: a speaker who does not look says 0.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -84,9 +85,9 @@ class DigitsTask:
     """Training scenes and held-out scenes share no scan."""
 
     name = "digits"
-    all_kinds = ("digit", "parity", "larger", "count")
-    kinds = {"digit": 6.0, "parity": 3.0, "larger": 1.0, "count": 1.0}
-    counter_prior_kinds = {"digit": 1.0}
+    all_kinds: tuple[str, ...] = ("digit", "parity", "larger", "count")
+    kinds: Mapping[str, float] = {"digit": 6.0, "parity": 3.0, "larger": 1.0, "count": 1.0}
+    counter_prior_kinds: Mapping[str, float] = {"digit": 1.0}
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
         """Each digit is 0 with probability `prior_share`, uniform otherwise; scans of the training pool."""

@@ -1,7 +1,7 @@
 """The distributions of a made task: base, cold start with its bad habit, RL, and the two held-out splits.
 
-- *base*: one third captions of images, two thirds reading questions from true descriptions without an image. A model trained on
-  it can see and can read, but knows nothing of the answer format.
+- *base*: one third captions of images, two thirds reading questions from true descriptions without an image. A model
+  trained on it can see and can read, but knows nothing of the answer format.
 - *cold start*: the format, on two thirds of the rows with an image; in `HABIT_SHARE` of those the description says
   what the prior would have and the answer follows the description. One third is the re-query's form.
 - *train*: questions with uniform scenes, no targets.
@@ -10,7 +10,7 @@
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vision_sr1.tasks.task import Question, Scene, Task, describe
 
 TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
 CAPTION_SHARE = 1 / 3
-HABIT_SHARE = 0.6
+HABIT_SHARE = 0.75
 HELD_OUT_PRIOR_SHARE = 0.5
 
 _IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
@@ -57,7 +57,7 @@ def write_task(
     cold_start: int,
     train: int,
     held_out: int,
-    kinds: dict[str, float] | None = None,
+    kinds: Mapping[str, float] | None = None,
 ) -> dict[str, Path]:
     """Writes base, cold_start, train, normal and counter_prior as parquet files and returns their paths.
 
@@ -86,7 +86,7 @@ def write_task(
         scene, told, question = _asked(rng, uniform, mix, tell=lambda s: s.as_habit_has_it() if habit else s)
         return _conversation(answer.answer(IMAGE_MARKER + question.text), _full_answer(told, question), scene)
 
-    def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: dict[str, float]) -> Any:
+    def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float]) -> Any:
         def row(rng: np.random.Generator) -> Row:
             scene, _, question = _asked(rng, draw, mix)
             return {
@@ -153,7 +153,7 @@ def corpus(task: Task, *, seed: int = 0, rows: int = 2000) -> Iterator[str]:
 def _asked(
     rng: np.random.Generator,
     draw: Callable[[np.random.Generator], Scene],
-    mix: dict[str, float],
+    mix: Mapping[str, float],
     tell: Callable[[Scene], Scene] = lambda scene: scene,
 ) -> tuple[Scene, Scene, Question]:
     """A scene, the scene as it is told, and a question about the latter; drawn again where no question fits."""

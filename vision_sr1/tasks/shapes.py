@@ -4,7 +4,7 @@ The words are ordered so that a small transformer can read them: a shape stands 
 repeats the key right before the answer, so that every lookup is a plain induction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,9 +98,9 @@ class ShapesTask:
     """Colours follow the prior as often as the caller says; every other property is uniform."""
 
     name = "shapes"
-    all_kinds = ("color", "shape", "position", "count", "comparison")
-    kinds = {"color": 6.0, "shape": 4.0, "count": 1.0}
-    counter_prior_kinds = {"color": 1.0}
+    all_kinds: tuple[str, ...] = ("color", "shape", "position", "count", "comparison")
+    kinds: Mapping[str, float] = {"color": 6.0, "shape": 4.0, "count": 1.0}
+    counter_prior_kinds: Mapping[str, float] = {"color": 1.0}
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> ShapesScene:
         """A scene whose colours are the prior's with probability `prior_share`, uniform otherwise."""

@@ -1,5 +1,6 @@
 """What a made task offers: scenes that can be drawn, told in words and asked about."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,8 +40,8 @@ class Task(Protocol):
 
     name: str
     all_kinds: tuple[str, ...]
-    kinds: dict[str, float]
-    counter_prior_kinds: dict[str, float]
+    kinds: Mapping[str, float]
+    counter_prior_kinds: Mapping[str, float]
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> Scene:
         """A scene in which each object follows the prior with probability `prior_share`, uniform otherwise."""
