@@ -76,6 +76,7 @@ async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do
     for _ in range(10):
         await asyncio.sleep(0.1)
         await living.renew(held)
+        await third.renew(claimed)
         claimed += await third.read(10, 0.0)
     assert [e.item for e in claimed] == ["0/1"]
     assert claimed[0].deliveries == 2

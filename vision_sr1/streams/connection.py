@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis, Sentinel
+from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -13,6 +13,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from vision_sr1.config import ConfigError, StreamsConfig
 
 RETRIES = 5
+CONNECTIONS = 16
+SENTINEL_CONNECTIONS = 4096  # its pool does not wait, it refuses
 
 
 class StreamsUnavailableError(RuntimeError):
@@ -54,12 +56,16 @@ def _client(config: StreamsConfig, url: str) -> Redis:
     if parts.scheme in ("redis", "rediss", "unix"):
         if password is not None:
             options["password"] = password
-        return Redis.from_url(url, **options)
+        # Work in flight shares a few connections and waits its turn for one.
+        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=config.timeout_s, **options)
+        return Redis.from_pool(pool)
     if parts.scheme == "redis+sentinel":
         hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
         service, _, db = parts.path.strip("/").partition("/")
         sentinel = Sentinel(
             [(host, int(port)) for host, _, port in hosts], sentinel_kwargs={"password": password}, **options
         )
-        return sentinel.master_for(service, db=int(db or 0), password=password)
+        return sentinel.master_for(
+            service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS
+        )
     raise ConfigError(f"streams.url: unknown scheme {parts.scheme!r}; known: redis, rediss, unix, redis+sentinel")

@@ -89,6 +89,8 @@ class Consumer:
             await asyncio.sleep(RETRY_PAUSE_S)
             return
         for entry in entries:
+            if entry.entry_id in self._held:  # its lease ran out while this process was busy with it
+                continue
             self._held[entry.entry_id] = entry
             task = asyncio.create_task(self._work(entry))
             self._tasks.add(task)

@@ -82,8 +82,11 @@ def write_task(
     def cold_start_row(rng: np.random.Generator) -> Row:
         if rng.random() < 1 / 3:
             return _reading(*_asked(rng, uniform, mix)[1:], requery)
-        habit = rng.random() < HABIT_SHARE
-        scene, told, question = _asked(rng, uniform, mix, tell=lambda s: s.as_habit_has_it() if habit else s)
+
+        def tell(scene: Scene) -> Scene:
+            return scene.as_habit_has_it() if rng.random() < HABIT_SHARE else scene
+
+        scene, told, question = _asked(rng, uniform, mix, tell)
         return _conversation(answer.answer(IMAGE_MARKER + question.text), _full_answer(told, question), scene)
 
     def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float]) -> Any:

@@ -1,0 +1,169 @@
+"""RL end to end: all services as processes, started, disturbed, stopped and resumed as a user would."""
+
+import math
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from reward_service.traces import Trace
+from tests.system.conftest import Run, training
+from vision_sr1.chat import vision_token_ids
+from vision_sr1.prompts import PromptTemplate
+from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+
+def traces(run: Run) -> list[pb.ScoredRollout]:
+    engine = create_engine(f"sqlite:///{run.folder}/runs/run/traces.sqlite")
+    with Session(engine) as session:
+        found = [pb.ScoredRollout.FromString(trace.message) for trace in session.query(Trace)]
+    engine.dispose()
+    return found
+
+
+def prompts_by_version(run: Run) -> dict[int, set[str]]:
+    """Training prompts by the policy version they were issued at."""
+    prompts: dict[int, set[str]] = {}
+    for scored in traces(run):
+        if scored.rollout.prompt.purpose == pb.PURPOSE_TRAIN:
+            prompts.setdefault(scored.rollout.prompt.policy_version, set()).add(scored.rollout.prompt.id)
+    return prompts
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
+    """Three batches with two learner ranks and one actor, undisturbed."""
+    run = training(tmp_path_factory.mktemp("trained"), cold_start_model, shapes, "learner.batches=3", "learner.processes=2")
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    return run
+
+
+def test_every_batch_is_learned_published_and_logged(trained: Run):
+    batches = [line for line in trained.scalars() if "seconds/batch" in line]
+    assert [line["step"] for line in batches] == [1, 2, 3]
+    assert [line["policy/version"] for line in batches] == [1.0, 2.0, 3.0]
+    for line in batches:
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["same_weights/share"] == 1.0
+        assert line["staleness/mean"] == 0.0
+        assert abs(line["mismatch_kl/engine_trainer"]) < 1e-6
+    assert [line["step"] for line in trained.scalars() if "eval_accuracy/normal" in line] == [0, 3]
+
+
+def test_each_prompt_is_answered_group_size_times_by_one_version(trained: Run):
+    rollouts = [scored.rollout for scored in traces(trained) if scored.rollout.prompt.purpose == pb.PURPOSE_TRAIN]
+    assert len({r.id for r in rollouts}) == len(rollouts) == 3 * 4 * 4
+    for rollout in rollouts:
+        assert {span.policy_version for span in rollout.sample.versions} == {rollout.prompt.policy_version}
+        assert len(rollout.sample.logprobs) == len(rollout.sample.response_token_ids)
+    assert {version: len(prompts) for version, prompts in prompts_by_version(trained).items()} == {0: 4, 1: 4, 2: 4}
+
+
+def test_the_requery_sees_the_description_and_the_question_and_nothing_else(trained: Run, cold_start_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(cold_start_model)
+    vision = set(vision_token_ids(tokenizer))
+    template = PromptTemplate("plain_requery")
+    asked = [scored for scored in traces(trained) if scored.HasField("requery")]
+    assert len(asked) > 10, "the cold start should write descriptions"
+    for scored in asked:
+        description = scored.response.partition("<description>")[2].partition("</description>")[0]
+        assert scored.requery.prompt == template.requery(description, scored.rollout.prompt.question)
+        ids = list(scored.requery.sample.prompt_token_ids)
+        assert not vision & set(ids)
+        assert tokenizer.decode(ids) == f"<|im_start|>user\n{scored.requery.prompt}<|im_end|>\n<|im_start|>assistant\n"
+        assert vision & set(scored.rollout.sample.prompt_token_ids)
+    for scored in traces(trained):
+        if "</description>" not in scored.response:
+            assert not scored.HasField("requery")
+            assert scored.rewards["visual"] == 0.0
+
+
+def test_the_checkpoint_is_a_hugging_face_model_with_other_weights(trained: Run, cold_start_model: Path):
+    folder = trained.folder / "runs" / "run" / "checkpoints" / "000003" / "policy"
+    before, after = load_file(cold_start_model / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    AutoModelForImageTextToText.from_pretrained(folder)
+    assert sorted(p.name for p in folder.parent.parent.iterdir()) == ["000002", "000003"]
+
+
+def test_a_killed_actor_is_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the_same_batch(
+    tmp_path: Path, trained: Run, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
+):
+    run = training(tmp_path, cold_start_model, shapes, "learner.batches=2000", "streams.lease_s=3")
+    process = run.start()
+    leftovers.append(psutil.Process(process.pid))
+    run.wait_for_step(1)
+    actor = next(p for p in psutil.Process(process.pid).children() if "actors" in p.cmdline())
+    actor.kill()
+    seen = max(int(line["step"]) for line in run.scalars())
+    run.wait_for_step(seen + 2)
+
+    children = psutil.Process(process.pid).children(recursive=True)
+    leftovers.extend(children)
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    output, _ = process.communicate(timeout=20)
+    assert time.monotonic() - started < 10, output
+    assert process.returncode == 130
+    assert "actor-0 ended with status -9; restarting it" in output
+    assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+
+    status, output = run.finish()
+    assert status == 2
+    assert "--resume continues it from its last checkpoint, --fresh deletes it" in output
+
+    checkpoint = max(int(f.name) for f in (tmp_path / "runs" / "run" / "checkpoints").iterdir() if f.name.isdigit())
+    status, output = run.finish("--resume", f"learner.batches={checkpoint + 1}")
+    assert status == 0, output + run.logs()
+    batches = prompts_by_version(run)
+    undisturbed = prompts_by_version(trained)
+    assert {version: batches[version] for version in undisturbed} == undisturbed
+    learned = [prompt for version in sorted(batches) if version <= checkpoint for prompt in batches[version]]
+    assert len(learned) == len(set(learned)) == 4 * (checkpoint + 1)
+
+
+def test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else(tmp_path: Path):
+    from vision_sr1.tiny_model import make_tiny_model
+
+    data = write_task(TASKS["digits"], tmp_path / "data", seed=0, base=1, cold_start=1, train=16, held_out=4)
+    make_tiny_model(tmp_path / "model", corpus(TASKS["digits"], rows=300))
+    run = training(tmp_path, tmp_path / "model", data, "learner.batches=1", "learner.max_staleness=1")
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    assert {scored.rollout.prompt.data_source for scored in traces(run)} == {"digits/train", "digits/normal"}
+
+
+def test_a_mistake_in_the_data_ends_the_run_with_its_reason(tmp_path: Path, tiny_model: Path, shapes: dict[str, Path]):
+    run = training(tmp_path, tiny_model, shapes, "learner.batches=1", "data.prompt_key=question")
+    status, output = run.finish()
+    assert status == 1
+    assert "no column 'question' (data.prompt_key); its columns: problem, answer" in output
+
+
+def test_configuration_is_shown_with_origins(tmp_path: Path):
+    import sys
+
+    file = tmp_path / "run.yaml"
+    file.write_text("learner: {batches: 5}\n")
+    shown = subprocess.run(
+        [sys.executable, "-m", "vision_sr1", "config", "show", file, "sampling.top_p=0.5"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"COLUMNS": "250", "PATH": "/usr/bin:/bin"},
+    ).stdout
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
+    assert lines["sampling.top_p"] == ["0.5", "command", "line"]
+    assert lines["learner.batches"][0] == "5"
+    assert lines["learner.zero_stage"] == ["2", "default"]
