@@ -68,7 +68,8 @@ async def serve(config: Config, actor_id: str) -> None:
     prompts = Stream(redis, keys, "prompts", config.streams, group="actors", consumer=actor_id)
     await prompts.open()
     fleet = Fleet(redis, keys)
-    heartbeat = asyncio.create_task(_heartbeat(config, fleet, service, engine, stop))
+    service.announce = lambda: fleet.announce(info, config.actors.heartbeat_s)
+    heartbeat = asyncio.create_task(_heartbeat(config, service, engine, stop))
     try:
         worker = PromptWorker(config, engine, service, prompts, blobs)
         service.prompts_in_flight = lambda: worker.consumer.in_flight
@@ -81,14 +82,12 @@ async def serve(config: Config, actor_id: str) -> None:
         await redis.aclose()
 
 
-async def _heartbeat(
-    config: Config, fleet: Fleet, service: ActorService, engine: PolicyEngine, stop: asyncio.Event
-) -> None:
+async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine, stop: asyncio.Event) -> None:
     """Keeps the announcement fresh; an engine that died stops the actor, so that it is restarted."""
     while True:
         try:
             await engine.check_health()
-            await fleet.announce(service.info, config.actors.heartbeat_s)
+            await service.announce()
         except Exception as error:
             log.error("actor is not healthy", error=repr(error))
             if "EngineDead" in type(error).__name__:

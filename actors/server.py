@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -22,6 +22,9 @@ log = structlog.get_logger()
 SERVICE = "vision_sr1.v1.Actor"
 
 
+async def _nothing() -> None: ...
+
+
 class ActorService(actor_pb2_grpc.ActorServicer):
     """Serves one PolicyEngine.
 
@@ -34,6 +37,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     ) -> None:
         self.info = info
         self.serving = asyncio.Event()
+        self.announce: Callable[[], Awaitable[None]] = _nothing
         self.prompts_in_flight: Callable[[], int] = lambda: 0
         self._engine = engine
         self._blobs = blobs
@@ -158,6 +162,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         await self._end_update("finished")
         self.info.policy_version = request.policy_version
         metrics.POLICY_VERSION.set(request.policy_version)
+        await self.announce()  # before the learner looks whether somebody still lacks this version
         self.serving.set()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         log.info("weights updated", policy_version=request.policy_version)

@@ -58,7 +58,7 @@ class LearnerStreams:
             for name in ("prompts", "rollouts", "scored", "evaluated")
         }
         self._keys = keys
-        self._unacknowledged: list[Entry] = []
+        self._collected: dict[str, Entry] = {}  # by prompt id, until a checkpoint holds them
         self._redelivered: list[Entry] = []
 
     def open(self, *, resume: bool) -> None:
@@ -125,10 +125,10 @@ class LearnerStreams:
 
         return self._run(fetch())
 
-    def acknowledge(self) -> None:
-        """Lets go of all groups collected so far: a checkpoint holds them."""
-        self._run(self._streams["scored"].acknowledge(self._unacknowledged))
-        self._unacknowledged = []
+    def acknowledge(self, prompt_ids: Iterable[str]) -> None:
+        """Lets go of the groups of these prompts: a checkpoint holds them."""
+        held = [entry for prompt_id in prompt_ids if (entry := self._collected.pop(prompt_id, None))]
+        self._run(self._streams["scored"].acknowledge(held))
 
     def observe(self) -> None:
         """Sets the metrics of all streams."""
@@ -159,7 +159,7 @@ class LearnerStreams:
         else:
             entries = self._run(stream.read(count, POLL_S)) if count else []
         if name == "scored":
-            self._unacknowledged += entries
+            self._collected.update({entry.item: entry for entry in entries})
         else:
             self._run(stream.acknowledge(entries))
         groups = []

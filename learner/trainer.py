@@ -63,6 +63,7 @@ class Trainer:
             log.info("resumed", checkpoint=str(latest), policy_version=state["policy_version"])
         self.version: int = state["policy_version"]
         self._batch: int = state["batch"]
+        self._learned: list[str] = []  # prompts learned from since the last checkpoint
         reference = None
         if any(component.kl_coef > 0 for component in settings.components):
             reference = build_frozen_engine(config, load_policy(config, config.model.path, forbidden), device)
@@ -99,7 +100,7 @@ class Trainer:
                     self._checkpoint()
         except StoppedError:
             log.info("stopping", batch=self._batch)
-            if self._batch:
+            if self._learned:
                 self._checkpoint()
             return False
         finally:
@@ -119,7 +120,9 @@ class Trainer:
         groups = self._collect("scored", settings.prompts_per_batch)
         rollout_seconds = time.monotonic() - started
         scalars = self._update.learn(groups, self._streams.images)
-        self._feeder.learned([group.id for group in groups])
+        learned = [group.id for group in groups]
+        self._feeder.learned(learned)
+        self._learned += learned
         self._batch += 1
         self.version += 1
         published = time.monotonic()
@@ -184,7 +187,8 @@ class Trainer:
         state = {"batch": self._batch, "feeder": self._feeder.state_dict()}
         self._checkpoints.save(self._engine, self._builder.processor, self.version, state)
         if is_main():
-            self._streams.acknowledge()
+            self._streams.acknowledge(self._learned)
+        self._learned = []
 
     def _request_stop(self, *_: object) -> None:
         self._stopping = True

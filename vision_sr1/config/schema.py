@@ -108,7 +108,7 @@ class ActorsConfig(Section):
     enable_prefix_caching: bool = Field(True, description="Reuse key-value blocks of equal prefixes.")
     cpu_threads: Positive = Field(1, description="OpenMP threads of a CPU actor's engine.")
     heartbeat_s: Seconds = Field(2.0, description="Between announcements; gone after five are missed.")
-    drain_s: Seconds = Field(3.0, description="On SIGTERM: time to finish prompts before handing them back.")
+    drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish prompts before handing them back.")
 
 
 class RewardConfig(Section):

@@ -22,7 +22,7 @@ from vision_sr1.streams.embedded import start_embedded_redis
 
 RESTARTS = 5
 WATCH_S = 0.25
-LEARNER_STOP_S, SERVICES_STOP_S = 5.0, 3.0
+LEARNER_STOP_S, SERVICES_STOP_S = 4.0, 4.0
 
 
 class StageFailedError(RuntimeError):

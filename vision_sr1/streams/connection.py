@@ -65,7 +65,5 @@ def _client(config: StreamsConfig, url: str) -> Redis:
         sentinel = Sentinel(
             [(host, int(port)) for host, _, port in hosts], sentinel_kwargs={"password": password}, **options
         )
-        return sentinel.master_for(
-            service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS
-        )
+        return sentinel.master_for(service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS)
     raise ConfigError(f"streams.url: unknown scheme {parts.scheme!r}; known: redis, rediss, unix, redis+sentinel")

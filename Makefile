@@ -1,0 +1,33 @@
+# Everything that needs set-up runs through .venv, which `make install` fills and the other targets ask for.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test lint types protos clean
+
+install: $(STAMP)
+
+$(STAMP): requirements/cpu.lock pyproject.toml scripts/install
+	PYTHON=$(PYTHON) scripts/install $(VENV)
+	@touch $@
+
+demo: $(STAMP)  ## The whole method on this machine; FLAGS="--resume" or "--fresh" after an earlier one.
+	$(BIN)/vision-sr1 demo $(FLAGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(FLAGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+protos: $(STAMP)  ## Rebuild vision_sr1/v1 from proto/.
+	PYTHON=$(BIN)/python scripts/build_protos
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,218 @@
+"""After each published version the actor is transformers on the learner's weights."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from transformers import AutoModelForImageTextToText
+
+from learner.engine import build_engine, init_process_group
+from learner.policy import load_policy
+from learner.publisher import Publisher
+from learner.sequences import SequenceBuilder
+from tests.conftest import TINY
+from vision_sr1.chat import render_user_turn, vision_token_ids
+from vision_sr1.config import Config, load_config, save_config
+from vision_sr1.dataset import Questions
+from vision_sr1.fleet import Fleet
+from vision_sr1.streams import Blobs, Keys, connect
+from vision_sr1.streams.embedded import start_embedded_redis
+from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+TOKENS = 24
+
+
+@dataclass
+class Actor:
+    """A running actor server and what a client needs to talk to it."""
+
+    config: Config
+    info: pb.ActorInfo
+    stub: actor_pb2_grpc.ActorStub
+    channel: grpc.Channel
+    model: Path
+
+    def image(self, data: bytes) -> pb.ImageRef:
+        async def put() -> pb.ImageRef:
+            redis = await connect(self.config.streams)
+            ref = await Blobs(redis, Keys(self.config.run.name), 600).put(data)
+            await redis.aclose()
+            return ref
+
+        return asyncio.run(put())
+
+    def generate(self, text: str, images: list[pb.ImageRef], **changes: object) -> pb.Sample:
+        request = actor_pb2.GenerateRequest(
+            **{
+                "schema_version": 1,
+                "request_id": f"{text}{time.time()}",
+                "text": text,
+                "images": images,
+                "num_samples": 1,
+                "sampling": pb.SamplingParams(temperature=0.0, top_p=1.0, max_tokens=TOKENS),
+                **changes,
+            }
+        )
+        (reply,) = list(self.stub.Generate(request, timeout=120))
+        return reply.sample
+
+    def health(self) -> int:
+        return health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status
+
+
+@pytest.fixture(scope="module", params=["tiny_model", "untied_model"])
+def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
+    model = request.getfixturevalue(request.param)
+    folder = tmp_path_factory.mktemp("actor")
+    server = start_embedded_redis(folder / "redis")
+    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
+    overrides = [f"model.path={model}", f"run.dir={folder}", "data.prompt_template=plain_answer", *TINY]
+    config = load_config(None, overrides, environment=environment).config
+    assert config.actors.enable_prefix_caching
+    save_config(config, folder / "config.yaml")
+    log = (folder / "actor.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actors", folder / "config.yaml"],
+        env={**os.environ, **environment},
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+    async def announced() -> pb.ActorInfo:
+        redis = await connect(config.streams)
+        fleet = Fleet(redis, Keys(config.run.name))
+        for _ in range(240):
+            if found := await fleet.alive():
+                await redis.aclose()
+                return found[0]
+            assert process.poll() is None, (folder / "actor.log").read_text()[-3000:]
+            await asyncio.sleep(0.5)
+        pytest.fail("the actor did not come up")
+
+    try:
+        info = asyncio.run(announced())
+        with grpc.insecure_channel(info.address) as channel:
+            yield Actor(config, info, actor_pb2_grpc.ActorStub(channel), channel, model)
+    finally:
+        process.terminate()
+        process.wait(20)
+        server.process.kill()
+
+
+def greedy(
+    model: torch.nn.Module, prompt: list[int], images: object, forbidden: list[int]
+) -> tuple[list[int], list[float]]:
+    """Greedy tokens and their log-probabilities by transformers, recomputing the whole sequence for each token."""
+    ids, tokens, logprobs = list(prompt), [], []
+    image_token = model.config.image_token_id
+    while len(tokens) < TOKENS:
+        features = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
+        input_ids = torch.tensor([ids])
+        with torch.no_grad():
+            logits = model(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                mm_token_type_ids=(input_ids == image_token).int(),
+                **features,
+            ).logits[0, -1]
+        logits[forbidden] = float("-inf")
+        token = int(logits.argmax())
+        tokens.append(token)
+        logprobs.append(float(logits.log_softmax(-1)[token]))
+        ids.append(token)
+        if token == model.config.text_config.eos_token_id:
+            break
+    return tokens, logprobs
+
+
+def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: dict[str, Path], tmp_path: Path):
+    config = actor.config
+    assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
+        actor.generate("what color is the square", [])
+
+    device = init_process_group()
+    builder = SequenceBuilder(config.model)
+    forbidden = vision_token_ids(builder.tokenizer)
+    policy = load_policy(config, str(actor.model), forbidden)
+    engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0, trainable=list(policy.parameters()))
+    publisher = Publisher(config, engine)
+    rows = Questions(str(shapes["train"]), config.data)
+    turns = [(rows[i].question, rows[i].images) for i in range(4)] + [
+        ("top left square red . what color is the square", [])
+    ]
+    references = [(text, [actor.image(data) for data in images], images) for text, images in turns]
+
+    answers = []
+    for version in range(3):
+        torch.manual_seed(version)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter += 0.05 * version * parameter.std() * torch.randn_like(parameter)
+        assert publisher.publish(version, publisher.reachable([actor.info]))
+        assert actor.health() == health_pb2.HealthCheckResponse.SERVING
+        policy.save_pretrained(tmp_path / str(version))
+        reference = AutoModelForImageTextToText.from_pretrained(tmp_path / str(version), dtype=torch.float32)
+        for text, refs, images in references:
+            for _ in range(2):  # the second time from the prefix cache
+                sample = actor.generate(text, refs)
+                tokens, logprobs = greedy(reference, list(sample.prompt_token_ids), builder.images(images), forbidden)
+                assert list(sample.response_token_ids) == tokens
+                assert list(sample.logprobs) == pytest.approx(logprobs, abs=2e-4)
+                assert [span.policy_version for span in sample.versions] == [version]
+            rendered = render_user_turn(builder.tokenizer, text, len(images))
+            assert builder.tokenizer.decode(sample.prompt_token_ids).replace("<|image_pad|>", "") == rendered.replace(
+                "<|image_pad|>", ""
+            )
+            answers.append(tuple(tokens))
+    assert len(set(answers)) > len(references), "the versions should answer differently"
+
+    with pytest.raises(grpc.RpcError, match="holds policy version 2, not 7"):
+        actor.generate("what color is the square", [], required_policy_version=7)
+    with pytest.raises(grpc.RpcError, match="cannot be read"):
+        actor.generate("<image>what", [actor.image(b"\x89PNG no picture")])
+    with pytest.raises(grpc.RpcError, match="not in the blob store"):
+        actor.generate("<image>what", [pb.ImageRef(sha256="00")])
+    with pytest.raises(grpc.RpcError, match="schema version 9"):
+        actor.generate("what", [], schema_version=9)
+    with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+        actor.generate("square " * 300, [])
+
+
+def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
+    """The trainer disappears between the start of an update and its weights."""
+    before = actor.generate("what color is the square", [])
+    actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
+    with pytest.raises(grpc.RpcError, match="no received update to finish"):
+        actor.stub.FinishWeightUpdate(actor_pb2.FinishWeightUpdateRequest(policy_version=9), timeout=20)
+    actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
+    with pytest.raises(grpc.RpcError, match="ABORTED"):
+        parameter = actor_pb2.ParameterInfo(name="x", dtype="no_such_dtype", shape=[1])
+        actor.stub.UpdateWeights(actor_pb2.UpdateWeightsRequest(parameters=[parameter]), timeout=20)
+    after = actor.generate("what color is the square", [])
+    assert after.response_token_ids == before.response_token_ids
+    assert after.versions == before.versions
+
+
+def test_vision_tokens_are_never_sampled(actor: Actor):
+    tokenizer = SequenceBuilder(actor.config.model).tokenizer
+    sampling = pb.SamplingParams(temperature=50.0, top_p=1.0, max_tokens=64)
+    request = actor_pb2.GenerateRequest(
+        schema_version=1, request_id="hot", text="what", num_samples=16, sampling=sampling
+    )
+    replies = list(actor.stub.Generate(request, timeout=120))
+    assert sorted(reply.sample_index for reply in replies) == list(range(16))
+    sampled = {token for reply in replies for token in reply.sample.response_token_ids}
+    assert len(sampled) > 200
+    assert not sampled & set(vision_token_ids(tokenizer))
