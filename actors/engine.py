@@ -32,7 +32,9 @@ class PolicyEngine:
 
     def __init__(self, config: Config, device: str) -> None:
         self._config = config
-        self._engine = AsyncLLM.from_engine_args(_engine_args(config, device))
+        self._engine = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
+        )
         self._tokenizer = self._engine.get_tokenizer()
         self._forbidden = dict.fromkeys(vision_token_ids(self._tokenizer), FORBIDDEN_BIAS)
         self.policy_version = NO_VERSION
@@ -177,34 +179,34 @@ def resolve_device(requested: str) -> str:
     return requested
 
 
-def _engine_args(config: Config, device: str) -> AsyncEngineArgs:
+def engine_arguments(config: Config, device: str) -> dict[str, Any]:
+    """vLLM's engine arguments, for `AsyncEngineArgs` or `LLM`; sets what vLLM reads from the environment."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     if device == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.actors.kv_cache_gib))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
-    return AsyncEngineArgs(
-        model=config.model.path,
-        dtype=config.model.dtype,
-        max_model_len=config.model.max_model_len,
-        max_num_seqs=config.actors.max_num_seqs,
-        tensor_parallel_size=config.actors.tensor_parallel_size,
-        gpu_memory_utilization=config.actors.gpu_memory_utilization,
-        enforce_eager=config.actors.enforce_eager or device == "cpu",
-        enable_prefix_caching=config.actors.enable_prefix_caching,
-        mm_processor_kwargs={
+    return {
+        "model": config.model.path,
+        "dtype": config.model.dtype,
+        "max_model_len": config.model.max_model_len,
+        "max_num_seqs": config.actors.max_num_seqs,
+        "tensor_parallel_size": config.actors.tensor_parallel_size,
+        "gpu_memory_utilization": config.actors.gpu_memory_utilization,
+        "enforce_eager": config.actors.enforce_eager or device == "cpu",
+        "enable_prefix_caching": config.actors.enable_prefix_caching,
+        "mm_processor_kwargs": {
             "size": {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}
         },
-        limit_mm_per_prompt={"image": 16, "video": 0},
-        scheduling_policy="priority",
-        logprobs_mode="processed_logprobs",
-        weight_transfer_config=WeightTransferConfig(backend=transfer_backend(config, device)),
-        seed=config.run.seed,
-        generation_config="vllm",
-        enable_log_requests=False,
-        disable_log_stats=True,
-    )
+        "limit_mm_per_prompt": {"image": 16, "video": 0},
+        "scheduling_policy": "priority",
+        "logprobs_mode": "processed_logprobs",
+        "weight_transfer_config": WeightTransferConfig(backend=transfer_backend(config, device)),
+        "seed": config.run.seed,
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+    }
 
 
 def transfer_backend(config: Config, device: str) -> str:

@@ -142,7 +142,7 @@ def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: 
     with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
         actor.generate("what color is the square", [])
 
-    device = init_process_group()
+    init_process_group()
     builder = SequenceBuilder(config.model)
     forbidden = vision_token_ids(builder.tokenizer)
     policy = load_policy(config, str(actor.model), forbidden)
@@ -197,8 +197,8 @@ def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
     with pytest.raises(grpc.RpcError, match="no received update to finish"):
         actor.stub.FinishWeightUpdate(actor_pb2.FinishWeightUpdateRequest(policy_version=9), timeout=20)
     actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
+    parameter = actor_pb2.ParameterInfo(name="x", dtype="no_such_dtype", shape=[1])
     with pytest.raises(grpc.RpcError, match="ABORTED"):
-        parameter = actor_pb2.ParameterInfo(name="x", dtype="no_such_dtype", shape=[1])
         actor.stub.UpdateWeights(actor_pb2.UpdateWeightsRequest(parameters=[parameter]), timeout=20)
     after = actor.generate("what color is the square", [])
     assert after.response_token_ids == before.response_token_ids

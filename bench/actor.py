@@ -1,0 +1,174 @@
+"""Tokens per second of an actor server, prompt stream to rollout stream, against vLLM's offline `LLM`.
+
+`python -m bench.actor [MODEL]`: 32 image prompts x 8 samples of 48 tokens with log-probabilities, the same work both
+ways, one after the other on the same cores. MODEL is a folder; default: a tiny model made on the spot. The first round
+of each warms up and does not count.
+"""
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+PROMPTS, SAMPLES, TOKENS, ROUNDS = 32, 8, 48, 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if len(sys.argv) == 4 and sys.argv[1] == "--offline":
+            print(json.dumps(offline(Path(sys.argv[2]), Path(sys.argv[3]))))
+            return
+        from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+        from vision_sr1.tiny_model import make_tiny_model
+
+        model = Path(sys.argv[1]) if len(sys.argv) > 1 else folder / "model"
+        if len(sys.argv) == 1:
+            make_tiny_model(model, corpus(TASKS["shapes"]))
+        write_task(TASKS["shapes"], folder, seed=0, base=1, cold_start=1, train=PROMPTS * (ROUNDS + 1), held_out=1)
+        served = asyncio.run(through_actor(model, folder))
+        child = subprocess.run(
+            [sys.executable, "-m", "bench.actor", "--offline", model, folder],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        baseline = json.loads(child.stdout.splitlines()[-1])
+    print(f"{'round':>8} {'actor server':>14} {'offline LLM':>14}  tokens/s")
+    for index, (a, b) in enumerate(zip(served, baseline, strict=True)):
+        print(f"{index or 'warm-up':>8} {a:14.0f} {b:14.0f}")
+    value, reference = median(served[1:]), median(baseline[1:])
+    result = {
+        "name": "actor_tokens_per_second",
+        "value": round(value),
+        "unit": "tokens/s",
+        "baseline": round(reference),
+        "ratio": round(value / reference, 3),
+    }
+    print(json.dumps(result))
+
+
+async def through_actor(model: Path, folder: Path) -> list[float]:
+    """Tokens per second of each round through a running actor server."""
+    from learner.engine import build_engine, init_process_group
+    from learner.policy import load_policy
+    from learner.publisher import Publisher
+    from vision_sr1.config import load_config, save_config
+    from vision_sr1.dataset import Questions
+    from vision_sr1.fleet import Fleet
+    from vision_sr1.streams import Blobs, Keys, Output, Stream, connect
+    from vision_sr1.streams.embedded import start_embedded_redis
+    from vision_sr1.v1 import pipeline_pb2 as pb
+
+    server = start_embedded_redis(folder / "redis")
+    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
+    overrides = [f"model.path={model}", "data.prompt_template=plain_answer", f"run.dir={folder}", *tiny()]
+    config = load_config(None, overrides, environment=environment).config
+    save_config(config, folder / "config.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "actors", folder / "config.yaml"],
+        env={**os.environ, **environment},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        redis = await connect(config.streams)
+        keys = Keys(config.run.name)
+        fleet = Fleet(redis, keys)
+        while not (actors := await fleet.alive()):
+            if process.poll() is not None:
+                raise SystemExit("the actor did not start")
+            await asyncio.sleep(0.5)
+        init_process_group()
+        policy = load_policy(config, str(model), [])
+        engine = build_engine(config, policy, learning_rate=1e-6, weight_decay=0.0, trainable=list(policy.parameters()))
+        await asyncio.to_thread(Publisher(config, engine).publish, 0, actors)
+        prompts = Stream(redis, keys, "prompts", config.streams)
+        rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
+        await rollouts.open()
+        blobs = Blobs(redis, keys, 600)
+        rows = Questions(str(folder / "train.parquet"), config.data)
+        rates = []
+        for round_ in range(ROUNDS + 1):
+            outputs = []
+            for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+                row = rows[index]
+                prompt = pb.Prompt(
+                    schema_version=1,
+                    id=f"0/{index}",
+                    question=row.question,
+                    images=[await blobs.put(image) for image in row.images],
+                    group_size=SAMPLES,
+                    sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=TOKENS),
+                )
+                outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
+            started, tokens, seen = time.perf_counter(), 0, 0
+            await prompts.append(outputs)
+            while seen < PROMPTS * SAMPLES:
+                entries = await rollouts.read(PROMPTS * SAMPLES, 1.0)
+                seen += len(entries)
+                tokens += sum(len(pb.Rollout.FromString(e.message).sample.response_token_ids) for e in entries)
+                await rollouts.acknowledge(entries)
+            rates.append(tokens / (time.perf_counter() - started))
+        await redis.aclose()
+        return rates
+    finally:
+        process.terminate()
+        process.wait(20)
+        server.process.kill()
+
+
+def offline(model: Path, folder: Path) -> list[float]:
+    """Tokens per second of each round in vLLM's offline engine, with the actor's engine settings."""
+    from PIL import Image
+    from vllm import LLM, SamplingParams
+
+    from actors.engine import FORBIDDEN_BIAS, engine_arguments
+    from vision_sr1.chat import render_user_turn, vision_token_ids
+    from vision_sr1.config import load_config
+    from vision_sr1.dataset import Questions
+    from vision_sr1.prompts import PromptTemplate
+
+    config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config
+    engine = LLM(**engine_arguments(config, "cpu"))
+    tokenizer = engine.get_tokenizer()
+    rows = Questions(str(folder / "train.parquet"), config.data)
+    template = PromptTemplate("plain_answer")
+    sampling = SamplingParams(
+        n=SAMPLES,
+        temperature=1.0,
+        top_p=1.0,
+        max_tokens=TOKENS,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        logit_bias=dict.fromkeys(vision_token_ids(tokenizer), FORBIDDEN_BIAS),
+    )
+    rates = []
+    for round_ in range(ROUNDS + 1):
+        started = time.perf_counter()
+        prompts = []
+        for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+            row = rows[index]
+            images = [Image.open(io.BytesIO(image)).convert("RGB") for image in row.images]
+            text = render_user_turn(tokenizer, template.answer(row.question), len(images))
+            prompts.append({"prompt": text, "multi_modal_data": {"image": images}})
+        outputs = engine.generate(prompts, sampling, use_tqdm=False)
+        tokens = sum(len(answer.token_ids) for output in outputs for answer in output.outputs)
+        rates.append(tokens / (time.perf_counter() - started))
+    return rates
+
+
+def tiny() -> list[str]:
+    """Overrides for the tiny model."""
+    return ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
+
+
+if __name__ == "__main__":
+    main()
