@@ -1,5 +1,6 @@
 """The command line: `vision-sr1`."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -25,6 +26,12 @@ errors = Console(stderr=True)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
 Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
+
+
+@app.callback()
+def quiet_libraries() -> None:
+    """Vision-SR1 as a service."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # our own display says how far a stage is
 
 
 @app.command()

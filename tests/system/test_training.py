@@ -43,7 +43,12 @@ def prompts_by_version(run: Run) -> dict[int, set[str]]:
 def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
     """Three batches with two learner ranks and one actor, undisturbed."""
     run = training(
-        tmp_path_factory.mktemp("trained"), cold_start_model, shapes, "learner.batches=3", "learner.processes=2"
+        tmp_path_factory.mktemp("trained"),
+        cold_start_model,
+        shapes,
+        "learner.batches=3",
+        "learner.processes=2",
+        "learner.zero_stage=3",
     )
     status, output = run.finish()
     assert status == 0, output + run.logs()

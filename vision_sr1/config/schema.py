@@ -232,7 +232,7 @@ class MetricsConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address of the /metrics endpoints.")
     actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        0, description="Of the actor; 0: off; the n-th of a launcher adds n."
+        9110, description="Of the actor; 0: off. The launcher gives its n-th actor this plus n."
     )
     learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(9102, description="Of learner rank 0; 0: off.")
     tensorboard: bool = Field(True, description="Write event files to the run's folder.")

@@ -16,13 +16,17 @@ POLL_S = 0.05
 
 @dataclass
 class ServiceProcess:
-    """One service: its command, where its output goes, and how often it may be restarted."""
+    """One service: its command, where its output goes, and how often it may be restarted.
+
+    `wrapper_report` is how a wrapper such as torchrun begins its own account of a failure, after the service's.
+    """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path
     restarts_left: int = 0
+    wrapper_report: str | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def start(self) -> None:
@@ -56,10 +60,14 @@ class ServiceProcess:
             self.process.wait()
 
     def last_lines(self, count: int = 15) -> str:
-        """The end of its log."""
+        """The end of what the service itself wrote to its log."""
         if not self.log.is_file():
             return ""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if self.wrapper_report is not None:
+            reports = [index for index, line in enumerate(lines) if self.wrapper_report in line]
+            lines = lines[: reports[-1]] if reports else lines
+        return "\n".join(lines[-count:])
 
 
 def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:

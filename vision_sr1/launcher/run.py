@@ -191,7 +191,8 @@ def _service(
 def _actor(config: Config, path: Path, environment: dict[str, str], index: int) -> ServiceProcess:
     arguments = ["-m", "actors", str(path), "--id", f"actor-{index}"]
     if config.metrics.actor_port:
-        arguments.append(f"metrics.actor_port={config.metrics.actor_port + index}")
+        port = _free_port(config.metrics.host, config.metrics.actor_port + index)
+        arguments.append(f"metrics.actor_port={port}")
     return _service(config, f"actor-{index}", arguments, environment, RESTARTS)
 
 
@@ -207,7 +208,9 @@ def _learner(config: Config, path: Path, environment: dict[str, str], *options: 
         str(path),
         *options,
     ]
-    return _service(config, "learner", torchrun, environment, 0)
+    learner = _service(config, "learner", torchrun, environment, 0)
+    learner.wrapper_report = "failed (exitcode"
+    return learner
 
 
 def _with_free_ports(config: Config) -> Config:
