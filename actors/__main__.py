@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import uuid
-from pathlib import Path
 
 import grpc
 import structlog
@@ -19,11 +18,10 @@ from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine, resolve_device, transfer_backend
 from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
-from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.config import Config
 from vision_sr1.fleet import Fleet
-from vision_sr1.logs import configure_logging
-from vision_sr1.prompts import TemplateError
-from vision_sr1.streams import Blobs, Keys, Stream, StreamsUnavailableError, connect
+from vision_sr1.service import run_service
+from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.wire import SCHEMA_VERSION
@@ -103,20 +101,14 @@ def _announced_host(host: str) -> str:
 def main() -> int:
     """Runs one actor; the exit status is 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(prog="actors", description=__doc__)
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
-    arguments = parser.parse_args()
-    try:
-        config = load_config(arguments.config, arguments.overrides).config
-        configure_logging(config, "actor")
+
+    def run(config: Config, arguments: argparse.Namespace) -> None:
         if config.metrics.actor_port:
             start_http_server(config.metrics.actor_port, config.metrics.host)
         asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}"))
-    except (ConfigError, StreamsUnavailableError, TemplateError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+
+    return run_service(parser, run)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -19,10 +18,9 @@ from reward_service.graders import GRADERS
 from reward_service.requery import Requerier
 from reward_service.scoring import Scorer, ScoringWorker
 from reward_service.traces import TraceStore
-from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.logs import configure_logging
-from vision_sr1.prompts import TemplateError
-from vision_sr1.streams import Blobs, Keys, Stream, StreamsUnavailableError, connect
+from vision_sr1.config import Config
+from vision_sr1.service import run_service
+from vision_sr1.streams import Blobs, Keys, Stream, connect
 
 log = structlog.get_logger()
 
@@ -74,17 +72,7 @@ async def serve(config: Config) -> None:
 def main() -> int:
     """Runs one replica; the exit status is 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(prog="reward_service", description=__doc__)
-    parser.add_argument("config", type=Path, help="the run's YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    arguments = parser.parse_args()
-    try:
-        config = load_config(arguments.config, arguments.overrides).config
-        configure_logging(config, "reward_service")
-        asyncio.run(serve(config))
-    except (ConfigError, StreamsUnavailableError, TemplateError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    return 0
+    return run_service(parser, lambda config, _: asyncio.run(serve(config)))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class ScoringWorker:
             permanent=(WireError,),
             without=lambda entry: [without_group(entry.item.rpartition("/")[0])],
             capacity=config.reward.rollouts_in_flight,
-            drain_s=config.actors.drain_s,
+            drain_s=config.reward.drain_s,
         )
 
     async def _score(self, entry: Entry) -> None:

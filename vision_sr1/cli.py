@@ -81,36 +81,42 @@ def config_show(config: Annotated[Path | None, typer.Argument()] = None, overrid
     console.print(table)
 
 
-@data_app.command("shapes")
-def data_shapes(
-    folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
-    seed: Seed = 0,
-    train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
-    base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
-    cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
-    held_out: Annotated[int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")] = 256,
-    kinds: Annotated[
-        str | None, typer.Option(help="Kinds of questions and their shares, such as color=6,shape=4,position=1.")
-    ] = None,
-) -> None:
-    """Coloured shapes in a grid, with a language prior (color, shape, position, count, comparison)."""
-    _write("shapes", folder, seed, train, base, cold_start, held_out, kinds)
+def _add_data_command(task: str, what: str, example: str) -> None:
+    """`vision-sr1 data TASK`."""
+
+    @data_app.command(task, help=what)
+    def write(
+        folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
+        seed: Seed = 0,
+        train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
+        base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
+        cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
+        held_out: Annotated[
+            int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")
+        ] = 256,
+        kinds: Annotated[str | None, typer.Option(help=f"Kinds of questions and their shares: {example}.")] = None,
+    ) -> None:
+        from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
+
+        try:
+            mix = parse_kinds(TASKS[task], kinds) if kinds else None
+        except ValueError as error:
+            _fail(str(error))
+        paths = write_task(
+            TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
+        )
+        for path in paths.values():
+            console.print(f"wrote {path}")
 
 
-@data_app.command("digits")
-def data_digits(
-    folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
-    seed: Seed = 0,
-    train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
-    base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
-    cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
-    held_out: Annotated[int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")] = 256,
-    kinds: Annotated[
-        str | None, typer.Option(help="Kinds of questions and their shares, such as digit=6,parity=3,larger=1.")
-    ] = None,
-) -> None:
-    """Scans of handwritten digits in a grid (digit, parity, larger, count)."""
-    _write("digits", folder, seed, train, base, cold_start, held_out, kinds)
+_add_data_command(
+    "shapes",
+    "Coloured shapes in a grid, with a language prior (color, shape, position, count, comparison).",
+    "color=6,shape=4,position=1",
+)
+_add_data_command(
+    "digits", "Scans of handwritten digits in a grid (digit, parity, larger, count).", "digit=6,parity=3,larger=1"
+)
 
 
 @model_app.command("tiny")
@@ -134,22 +140,6 @@ def model_tiny(
 def version() -> None:
     """Prints the version."""
     console.print(__version__)
-
-
-def _write(
-    task: str, folder: Path, seed: int, train: int, base: int, cold_start: int, held_out: int, kinds: str | None
-) -> None:
-    from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
-
-    try:
-        mix = parse_kinds(TASKS[task], kinds) if kinds else None
-    except ValueError as error:
-        _fail(str(error))
-    paths = write_task(
-        TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
-    )
-    for path in paths.values():
-        console.print(f"wrote {path}")
 
 
 def _load(path: Path | None, overrides: list[str]) -> LoadedConfig:

@@ -124,6 +124,7 @@ class RewardConfig(Section):
     requery_timeout_s: Seconds = Field(120.0, description="A re-query not answered by then is tried again.")
     requery_attempts: Positive = Field(3, description="Tries before a visual reward is given up as 0.")
     rollouts_in_flight: Positive = Field(512, description="Rollouts scored at once by one replica.")
+    drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish rollouts before handing them back.")
     trace_url: str | None = Field(
         None, description="SQLAlchemy URL of the trace store; default: traces.sqlite in the run's folder."
     )

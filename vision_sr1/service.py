@@ -1,0 +1,36 @@
+"""How every service starts: its configuration file and overrides, its logs, and mistakes said in one line."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.dataset import DataError
+from vision_sr1.logs import configure_logging
+from vision_sr1.prompts import TemplateError
+from vision_sr1.streams import StreamsUnavailableError
+
+MISTAKES = (ConfigError, DataError, TemplateError, StreamsUnavailableError)
+
+
+def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], None]) -> int:
+    """Reads the command line and the configuration and serves.
+
+    Args:
+        parser: with the service's own options; `prog` names it in logs.
+
+    Returns:
+        The exit status: 2 for a mistake of the user's, whose message goes to standard error.
+    """
+    parser.add_argument("config", type=Path, help="the run's YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    arguments = parser.parse_args()
+    try:
+        config = load_config(arguments.config, arguments.overrides).config
+        configure_logging(config, parser.prog)
+        serve(config, arguments)
+    except MISTAKES as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
