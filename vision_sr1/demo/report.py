@@ -40,7 +40,8 @@ def write_report(root: Path, base: Config, rl: Config, console: Console) -> Summ
     console.print(_table(summary, splits))
     _plot(root / "learning_curves.png", rl_log, evaluations, splits)
     _show_example(root, rl, int(evaluations[-1]["policy/version"]), console)
-    console.print(f"summary: {root / 'summary.json'}  curves: {root / 'learning_curves.png'}", highlight=False)
+    for name in ("summary.json", "learning_curves.png", "before_after.png"):
+        console.print(f"wrote {root / name}", highlight=False)
     return summary
 
 
@@ -114,11 +115,11 @@ def _show_example(root: Path, rl: Config, last_version: int, console: Console) -
     index, old, new = min(improved, key=lambda item: (item[1]["accuracy"], item[1]["fidelity"]))
     row = Questions(rl.data.evaluation[split], rl.data)[index]
     image = Image.open(io.BytesIO(row.images[0])).convert("RGB")
-    panels = [
-        Panel(_blocks(image), title="held-out image", subtitle=old["question"].replace("<image>", "")),
-        Panel(_answer(old), title="after cold start", width=44),
-        Panel(_answer(new), title="after RL", width=44),
-    ]
+    question = old["question"].replace("<image>", "")
+    panels = [Panel(_answer(old), title="after cold start", width=44), Panel(_answer(new), title="after RL", width=44)]
+    if console.is_terminal:  # in colour; elsewhere the picture is in the file
+        panels.insert(0, Panel(_blocks(image), title="held-out image", subtitle=question))
+    console.print(f"a held-out image, asked: {question}")
     console.print(Columns(panels))
     _draw_example(root / "before_after.png", image, old, new)
 
