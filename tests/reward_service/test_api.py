@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from reward_service.api import create_app
-from reward_service.traces import TraceStore
+from reward_service.traces import TraceFilter, TraceStore
 from vision_sr1.config import Config
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -38,6 +38,15 @@ def scored(
     return result
 
 
+async def written(store: TraceStore, count: int) -> None:
+    """Returns when the store holds so many traces."""
+    for _ in range(200):
+        if len(store.traces(TraceFilter(), None, 200)[0]) >= count:
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail(f"{count} traces were not written")
+
+
 async def up() -> None: ...
 
 
@@ -51,7 +60,7 @@ async def store(tmp_path: Path) -> AsyncIterator[TraceStore]:
     for index in range(10):
         store.record(scored(index, version=index, accuracy=float(index % 2)))
     writing = asyncio.create_task(store.write_forever())
-    await asyncio.sleep(0.3)
+    await written(store, 10)
     yield store
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
@@ -141,7 +150,7 @@ async def test_images_are_kept_with_the_traces(redis_config: Config, tmp_path: P
     with_image.rollout.prompt.images.append(ref)
     store.record(with_image)
     writing = asyncio.create_task(store.write_forever())
-    await asyncio.sleep(0.3)
+    await written(store, 1)
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)
     transport = httpx.ASGITransport(create_app(store, up))
