@@ -25,7 +25,7 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
     """
     parser.add_argument("config", type=Path, help="the run's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # overrides may stand before options and after
     try:
         config = load_config(arguments.config, arguments.overrides).config
         configure_logging(config, parser.prog)

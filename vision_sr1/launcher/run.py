@@ -21,6 +21,7 @@ from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import start_embedded_redis
 
 RESTARTS = 5
+USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
 WATCH_S = 0.25
 LEARNER_STOP_S, SERVICES_STOP_S = 4.0, 4.0
 
@@ -132,9 +133,9 @@ def _watch(
             status = service.exit_status()
             if service is learner or status is None:
                 continue
-            if service.restarts_left == 0:
+            if service.restarts_left == 0 or status == USER_MISTAKE:
                 raise StageFailedError(
-                    f"{service.name} ended with status {status} and was restarted {RESTARTS} times; "
+                    f"{service.name} ended with status {status} after {RESTARTS - service.restarts_left} restarts; "
                     f"{service.log}:\n{service.last_lines()}"
                 )
             service.restarts_left -= 1
