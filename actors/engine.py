@@ -52,7 +52,8 @@ class PolicyEngine:
         """Answers one user turn `num_samples` times and yields each answer with its index as it is finished.
 
         Raises:
-            BadRequestError: a broken image, markers that do not match the images, or too long a prompt.
+            BadRequestError: a broken image, markers that do not match the images, too long a prompt, or sampling
+                parameters out of range.
         """
         engine_input = await self._render(text, images)
         room = self._config.model.max_model_len - len(engine_input["prompt_token_ids"])
@@ -62,21 +63,11 @@ class PolicyEngine:
                 f"model.max_model_len is {self._config.model.max_model_len}"
             )
 
+        parameters = [self._parameters(sampling, index, room) for index in range(num_samples)]
+
         async def one(index: int) -> tuple[int, pb.Sample]:
-            parameters = SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=min(sampling.max_tokens, room),
-                seed=sampling.seed + index if sampling.HasField("seed") else None,
-                logprobs=0,
-                flat_logprobs=True,
-                detokenize=False,
-                logit_bias=self._forbidden,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            )
-            async for output in self._engine.generate(
-                engine_input, parameters, f"{request_id}/{index}", priority=priority
-            ):
+            request = self._engine.generate(engine_input, parameters[index], f"{request_id}/{index}", priority=priority)
+            async for output in request:
                 final = output
             return index, self._sample(final)
 
@@ -150,6 +141,23 @@ class PolicyEngine:
         except ValueError as error:
             raise BadRequestError(str(error)) from error
         return engine_input
+
+    def _parameters(self, sampling: pb.SamplingParams, index: int, room: int) -> SamplingParams:
+        """vLLM's parameters for one sample; vision tokens are never drawn."""
+        try:
+            return SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=min(sampling.max_tokens, room),
+                seed=sampling.seed + index if sampling.HasField("seed") else None,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                logit_bias=self._forbidden,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        except ValueError as error:
+            raise BadRequestError(f"sampling parameters: {error}") from error
 
     def _sample(self, output: Any) -> pb.Sample:
         (completion,) = output.outputs

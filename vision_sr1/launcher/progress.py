@@ -110,7 +110,7 @@ class ProgressView:
         return "?" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
     def _line(self, depths: dict[str, int] | None = None, status: str = "") -> str:
-        parts = [f"{self._phase}: step {self._step()}/{self._total}"]
+        parts = [f"{self._phase}: step {self._step()}/{self._total}" if self._total else self._phase]
         parts += [f"{label} {value}" for label, value in self._values()]
         parts += [f"{stream} {depth}" for stream, depth in (depths or {}).items()]
         if status:
