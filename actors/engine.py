@@ -12,6 +12,7 @@ from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -138,7 +139,7 @@ class PolicyEngine:
             prompt["multi_modal_data"] = {"image": [_decode(data) for data in images]}
         try:
             (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise BadRequestError(str(error)) from error
         return engine_input
 
@@ -156,7 +157,7 @@ class PolicyEngine:
                 logit_bias=self._forbidden,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             raise BadRequestError(f"sampling parameters: {error}") from error
 
     def _sample(self, output: Any) -> pb.Sample:

@@ -175,7 +175,7 @@ def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: 
             assert builder.tokenizer.decode(sample.prompt_token_ids).replace("<|image_pad|>", "") == rendered.replace(
                 "<|image_pad|>", ""
             )
-            answers.append(tuple(tokens))
+            answers.append((tuple(tokens), round(sum(logprobs), 3)))
     assert len(set(answers)) > len(references), "the versions should answer differently"
 
     with pytest.raises(grpc.RpcError, match="holds policy version 2, not 7"):
