@@ -23,6 +23,7 @@ from learner.update import PolicyUpdate
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.dataset import Questions
+from vision_sr1.groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -199,7 +200,7 @@ def _batch_scalars(groups: list[pb.ScoredGroup], version: int) -> dict[str, floa
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return {"empty_groups/count": float(len(groups))}
-    versions = [r.rollout.sample.versions[-1].policy_version for r in rollouts]
+    versions = [sample_version(r.rollout.sample) for r in rollouts]
     asked = [(r.requery.policy_version, v) for r, v in zip(rollouts, versions, strict=True) if r.HasField("requery")]
     return {
         **{f"reward/{name}": fmean(r.rewards[name] for r in rollouts) for name in sorted(rollouts[0].rewards)},

@@ -9,6 +9,7 @@ import structlog
 
 from reward_service import metrics
 from vision_sr1.config import RewardConfig
+from vision_sr1.groups import sample_version
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -54,7 +55,7 @@ class Requerier:
             num_samples=1,
             sampling=sampling,
             priority=PRIORITY,
-            required_policy_version=rollout_version(rollout),
+            required_policy_version=sample_version(rollout.sample),
         )
         reply, last = None, "version changed at every attempt"
         for attempt in range(1, self._config.requery_attempts + 1):
@@ -96,13 +97,3 @@ class Requerier:
         async for reply in call:
             return reply
         raise RequeryFailedError(f"{address} answered a re-query with nothing")
-
-
-def sample_version(sample: pb.Sample) -> int:
-    """The policy version of a sample: that of its last token."""
-    return sample.versions[-1].policy_version
-
-
-def rollout_version(rollout: pb.Rollout) -> int:
-    """The policy version of a rollout."""
-    return sample_version(rollout.sample)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from reward_service import metrics
+from vision_sr1.groups import sample_version
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -215,7 +216,7 @@ def _trace(scored: pb.ScoredRollout) -> Trace:
         group_id=prompt.id,
         purpose="evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
         data_source=prompt.data_source,
-        policy_version=rollout.sample.versions[-1].policy_version,
+        policy_version=sample_version(rollout.sample),
         text="\n".join((prompt.question, prompt.answer, scored.response, scored.requery.response)),
         message=scored.SerializeToString(),
         **{name: scored.rewards.get(name, 0.0) for name in REWARD_NAMES},

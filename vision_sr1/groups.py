@@ -5,6 +5,11 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION
 
 
+def sample_version(sample: pb.Sample) -> int:
+    """The policy version of a sample: that of its last token."""
+    return sample.versions[-1].policy_version
+
+
 def training_id(epoch: int, index: int) -> str:
     """The id of a training prompt: data set index within an epoch."""
     return f"{epoch}/{index}"
