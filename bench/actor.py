@@ -38,6 +38,7 @@ def main() -> None:
             stdout=subprocess.PIPE,
             text=True,
             check=True,
+            timeout=600,
         )
         baseline = json.loads(child.stdout.splitlines()[-1])
     print(f"{'round':>8} {'actor server':>14} {'offline LLM':>14}  tokens/s")
@@ -162,6 +163,7 @@ def offline(model: Path, folder: Path) -> list[float]:
         outputs = engine.generate(prompts, sampling, use_tqdm=False)
         tokens = sum(len(answer.token_ids) for output in outputs for answer in output.outputs)
         rates.append(tokens / (time.perf_counter() - started))
+    engine.llm_engine.engine_core.shutdown()  # otherwise the interpreter waits for the engine's process at its end
     return rates
 
 
