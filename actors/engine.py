@@ -81,8 +81,12 @@ class PolicyEngine:
                 task.cancel()
 
     async def wait_for_version(self, policy_version: int) -> None:
-        """Returns once weights of this version or a later one are held: they are on their way."""
-        async with self._version_changed:
+        """Returns once weights of this version or a later one are held: they are on their way.
+
+        Raises:
+            TimeoutError: they did not come while a publication may last.
+        """
+        async with asyncio.timeout(self._config.learner.weights.sync_timeout_s), self._version_changed:
             await self._version_changed.wait_for(lambda: self.policy_version >= policy_version)
 
     async def pause(self) -> None:
@@ -105,16 +109,20 @@ class PolicyEngine:
         """Receives parameters over the transfer group."""
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
 
-    async def finish_update(self, policy_version: int | None) -> None:
-        """Puts the received weights in force as `policy_version`; None ends an update that was given up."""
-        await self._engine.finish_weight_update(None if policy_version is None else str(policy_version))
-        if policy_version is not None:
-            await self._engine.reset_prefix_cache()
-            await self._engine.reset_mm_cache()
-            await self._engine.reset_encoder_cache()
-            async with self._version_changed:
-                self.policy_version = policy_version
-                self._version_changed.notify_all()
+    async def finish_update(self, policy_version: int) -> None:
+        """Puts the received weights in force as `policy_version`."""
+        await self._engine.finish_weight_update(str(policy_version))
+        await self._engine.reset_prefix_cache()
+        await self._engine.reset_mm_cache()
+        await self._engine.reset_encoder_cache()
+        async with self._version_changed:
+            self.policy_version = policy_version
+            self._version_changed.notify_all()
+
+    async def discard_update(self) -> None:
+        """Ends an update without its weights: the workers forget what they have received."""
+        await self.receive_update({"names": [], "dtype_names": [], "shapes": []})
+        await self._engine.finish_weight_update()
 
     async def checksum(self) -> str:
         """One digest over all parameters of all workers; equal for equal weights."""

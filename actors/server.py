@@ -42,6 +42,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._engine = engine
         self._blobs = blobs
         self._health = health_service
+        self._phase = asyncio.Lock()  # one phase of an update at a time, and none while one is given up
         self._update_started: float | None = None
         self._received = False
         self._update_timeout_s = 60.0
@@ -52,10 +53,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Samples answers to one user turn; see the proto file for status codes."""
-        try:
-            check_version(request)
-        except WireError as error:
-            await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        await self._check_version(request, context)
         held = self._engine.policy_version
         if held == NO_VERSION:
             await self._abort(
@@ -96,7 +94,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.InitWeightTransferResponse:
         """Joins the transfer group of an epoch."""
-        check_version(request)
+        await self._check_version(request, context)
         self._update_timeout_s = request.timeout_s
         init_info: dict[str, Any] = {
             "master_address": request.master_address,
@@ -120,46 +118,55 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.StartWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.StartWeightUpdateResponse:
         """Freezes generation. Unless the update is finished in time, the actor goes on with the weights it had."""
-        if self._update_started is not None:
-            await self._give_up()
-        self._update_started = time.monotonic()
-        self._received = False
-        await self._engine.pause()
-        await self._engine.start_update()
-        self._watchdog = asyncio.create_task(self._give_up_later())
+        async with self._phase:
+            if self._update_started is not None:
+                log.error("weight update was never finished; another one begins")
+                await self._give_up()
+            self._update_started = time.monotonic()
+            self._received = False
+            self._watchdog = asyncio.create_task(self._give_up_later())
+            await self._engine.pause()
+            await self._engine.start_update()
         return pb.StartWeightUpdateResponse()
 
     async def UpdateWeights(
         self, request: pb.UpdateWeightsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateWeightsResponse:
         """Receives the parameters named over the transfer group."""
-        try:
-            await self._engine.receive_update(
-                {
-                    "names": [p.name for p in request.parameters],
-                    "dtype_names": [p.dtype for p in request.parameters],
-                    "shapes": [list(p.shape) for p in request.parameters],
-                }
-            )
-        except Exception as error:
-            log.error("weight update broke off", error=repr(error))
-            if self.info.weight_transfer != "gloo":  # other backends write into the model as they receive
-                await self._stop_serving()
-            await self._end_update("broken_off")
-            await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
-        self._received = True
+        async with self._phase:
+            if self._update_started is None:
+                await self._abort(
+                    context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has no update under way"
+                )
+            try:
+                await self._engine.receive_update(
+                    {
+                        "names": [p.name for p in request.parameters],
+                        "dtype_names": [p.dtype for p in request.parameters],
+                        "shapes": [list(p.shape) for p in request.parameters],
+                    }
+                )
+            except Exception as error:
+                await self._break_off(error, context, model_touched=self._loads_while_receiving)
+            self._received = True
         return pb.UpdateWeightsResponse()
 
     async def FinishWeightUpdate(
         self, request: pb.FinishWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FinishWeightUpdateResponse:
         """Puts the received weights in force and resumes generation."""
-        if self._update_started is None or not self._received:
-            await self._abort(
-                context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has no received update to finish"
-            )
-        await self._engine.finish_update(request.policy_version)
-        await self._end_update("finished")
+        async with self._phase:
+            if self._update_started is None or not self._received:
+                await self._abort(
+                    context,
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"actor {self.info.id} has no received update to finish",
+                )
+            try:
+                await self._engine.finish_update(request.policy_version)
+            except Exception as error:
+                await self._break_off(error, context, model_touched=True)
+            await self._end_update("finished")
         self.info.policy_version = request.policy_version
         metrics.POLICY_VERSION.set(request.policy_version)
         await self.announce()  # before the learner looks whether somebody still lacks this version
@@ -184,13 +191,35 @@ class ActorService(actor_pb2_grpc.ActorServicer):
 
     async def _give_up_later(self) -> None:
         await asyncio.sleep(self._update_timeout_s)
-        log.error("weight update not finished in time; going on with the old weights", timeout_s=self._update_timeout_s)
-        await self._give_up()
+        async with self._phase:
+            log.error("weight update not finished in time", timeout_s=self._update_timeout_s)
+            await self._give_up()
+
+    @property
+    def _loads_while_receiving(self) -> bool:
+        """Whether an update that was not finished may have changed the model; `gloo` receives it whole first."""
+        return self.info.weight_transfer != "gloo"
 
     async def _give_up(self) -> None:
-        if not self._received:
-            await self._engine.finish_update(None)
+        """Ends an unfinished update with the weights held before it, or stops serving where they are gone."""
+        model_touched = self._loads_while_receiving
+        try:
+            await self._engine.discard_update()
+        except Exception as error:
+            log.error("weight update cannot be discarded", error=repr(error))
+            model_touched = True
+        if model_touched:
+            await self._stop_serving()
         await self._end_update("given_up")
+
+    async def _break_off(
+        self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], *, model_touched: bool
+    ) -> None:
+        log.error("weight update broke off", error=repr(error), serving=not model_touched)
+        if model_touched:
+            await self._stop_serving()
+        await self._end_update("broken_off")
+        await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
 
     async def _end_update(self, outcome: str) -> None:
         assert self._update_started is not None
@@ -200,6 +229,12 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         metrics.UPDATES.labels(outcome).inc()
         metrics.UPDATE_SECONDS.observe(time.monotonic() - self._update_started)
         self._update_started = None
+
+    async def _check_version(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        try:
+            check_version(request)
+        except WireError as error:
+            await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
 
     async def _abort(self, context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, message: str) -> None:
         metrics.REQUESTS.labels(code.name).inc()

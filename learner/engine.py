@@ -8,13 +8,14 @@ import torch
 import torch.distributed as dist
 
 from vision_sr1.config import Config
+from vision_sr1.ports import free_port
 
 
 def init_process_group() -> torch.device:
     """Joins the ranks that torchrun started (one rank where it was not used) and returns this rank's device."""
     for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(variable, value)
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -28,7 +29,8 @@ def init_process_group() -> torch.device:
         # Compiled for a minute at first use, and of use only to ranks that share memory.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         device = torch.device("cpu")
-    deepspeed.init_distributed(dist_backend="nccl" if on_gpu else "gloo", verbose=False)
+    # Ranks agree on commands and failures with tensors on the CPU, whatever carries the gradients.
+    deepspeed.init_distributed(dist_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", verbose=False)
     return device
 
 
@@ -88,11 +90,3 @@ def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
 def is_main() -> bool:
     """Whether this is rank 0."""
     return dist.get_rank() == 0
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])

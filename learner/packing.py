@@ -73,7 +73,7 @@ def micro_batches(sequences: list[Sequence], budget: int) -> list[list[int]]:
     A collective: every rank gets the same number, empty ones where it has fewer, so that later collectives match.
     """
     mine = split_by_budget([len(s) for s in sequences], budget)
-    most = torch.tensor(len(mine), device="cuda" if torch.cuda.is_available() else "cpu")
+    most = torch.tensor(len(mine))
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return mine + [[]] * (int(most) - len(mine))
 

@@ -16,6 +16,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from learner.engine import is_main
 from learner.shards import full_parameters
 from vision_sr1.config import Config
+from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answers
@@ -157,13 +158,10 @@ class Publisher:
             )
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        with socket.socket() as probe:
-            probe.bind((address, 0))
-            port = int(probe.getsockname()[1])
         return NCCLTrainerInitInfo(
             rank=0,
             master_address=address,
-            master_port=port,
+            master_port=free_port(address),
             world_size=world_size,
             packed_buffer_size_bytes=bucket_bytes,
         )

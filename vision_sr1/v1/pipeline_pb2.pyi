@@ -172,7 +172,7 @@ class ScoredGroup(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., rollouts: _Optional[_Iterable[_Union[ScoredRollout, _Mapping]]] = ...) -> None: ...
 
 class ActorInfo(_message.Message):
-    __slots__ = ("schema_version", "id", "address", "device", "weight_transfer", "world_size", "capacity", "policy_version", "heartbeat_at")
+    __slots__ = ("schema_version", "id", "address", "device", "weight_transfer", "world_size", "capacity", "policy_version")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -181,7 +181,6 @@ class ActorInfo(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
-    HEARTBEAT_AT_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     id: str
     address: str
@@ -190,5 +189,4 @@ class ActorInfo(_message.Message):
     world_size: int
     capacity: int
     policy_version: int
-    heartbeat_at: float
-    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., address: _Optional[str] = ..., device: _Optional[str] = ..., weight_transfer: _Optional[str] = ..., world_size: _Optional[int] = ..., capacity: _Optional[int] = ..., policy_version: _Optional[int] = ..., heartbeat_at: _Optional[float] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., address: _Optional[str] = ..., device: _Optional[str] = ..., weight_transfer: _Optional[str] = ..., world_size: _Optional[int] = ..., capacity: _Optional[int] = ..., policy_version: _Optional[int] = ...) -> None: ...

@@ -90,15 +90,15 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Receives all parameters named, bucket by bucket.
+        """Receives all parameters named, bucket by bucket; where none is, forgets those received before.
 
         Raises:
             RuntimeError: no group was joined, or the sender stopped for longer than the timeout.
         """
-        if self._group is None:
-            raise RuntimeError("init_transfer_engine() must come before receive_weights()")
         staged = []
         for bucket in buckets(update_info.parameters(), self._bucket_bytes):
+            if self._group is None:
+                raise RuntimeError("init_transfer_engine() must come before receive_weights()")
             buffer = empty_buffer(bucket)
             broadcast(self._group, buffer)
             staged += list(views(buffer, bucket))
