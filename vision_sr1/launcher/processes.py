@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 _PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
+KILLED_S = 1.0
 
 
 @dataclass
@@ -53,11 +56,19 @@ class ServiceProcess:
             self.process.terminate()
 
     def kill_group(self) -> None:
-        """Ends it and every process it started."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        """Ends it and every process it started, those in sessions of their own (torchrun's ranks) included."""
+        if self.process is None:
+            return
+        descendants: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants = psutil.Process(self.process.pid).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for descendant in descendants:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                descendant.kill()
+        self.process.wait()
+        psutil.wait_procs(descendants, timeout=KILLED_S)
 
     def last_lines(self, count: int = 15) -> str:
         """The end of what the service itself wrote to its log."""

@@ -23,7 +23,7 @@ from vision_sr1.streams.embedded import start_embedded_redis
 RESTARTS = 5
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
 WATCH_S = 0.25
-LEARNER_STOP_S, SERVICES_STOP_S = 3.0, 3.0  # with what surrounds them under the 10 s that a user is promised
+LEARNER_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
 
 
 class StageFailedError(RuntimeError):
