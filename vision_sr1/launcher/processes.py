@@ -14,7 +14,6 @@ import psutil
 
 _PR_SET_PDEATHSIG = 1
 POLL_S = 0.05
-KILLED_S = 1.0
 
 
 @dataclass
@@ -68,7 +67,6 @@ class ServiceProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 descendant.kill()
         self.process.wait()
-        psutil.wait_procs(descendants, timeout=KILLED_S)
 
     def last_lines(self, count: int = 15) -> str:
         """The end of what the service itself wrote to its log."""
