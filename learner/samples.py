@@ -39,17 +39,19 @@ def training_samples(
     """All sequences of the groups, each rollout followed by its re-query where it has one."""
     samples = []
     for group in groups:
-        rewards = {c.name: [component_reward(c, r) for r in group.rollouts] for c in components}
-        advantages = {
-            name: group_advantages(torch.tensor([values], dtype=torch.float64), epsilon)[0].tolist()
-            for name, values in rewards.items()
-        }
+        advantages = {c.name: _advantages(c, group, epsilon) for c in components}
         for index, scored in enumerate(group.rollouts):
             own = {name: float(values[index]) for name, values in advantages.items()}
             samples.append(_answer(scored, components, own))
             if scored.HasField("requery"):
                 samples.append(_requery(scored, components, own))
     return samples
+
+
+def _advantages(component: ComponentConfig, group: pb.ScoredGroup, epsilon: float) -> list[float]:
+    rewards = torch.tensor([[component_reward(component, r) for r in group.rollouts]], dtype=torch.float64)
+    advantages: list[float] = group_advantages(rewards, component.advantage, epsilon)[0].tolist()
+    return advantages
 
 
 def component_reward(component: ComponentConfig, scored: pb.ScoredRollout) -> float:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from learner.objective import ComponentTokens, component_loss, kl_k3
+from learner.objective import ComponentTokens, component_loss, kl_estimate
 from learner.packing import Pack, balance, micro_batches, pack
 from learner.policy import rope_positions, token_logprobs
 from learner.samples import TrainingSample, training_samples
@@ -94,7 +94,7 @@ class PolicyUpdate:
                 for name, value in counts.items():
                     sums[f"{name}/{component.name}"] += value
             if is_first:
-                sums["mismatch/kl"] += kl_k3(logprobs.detach(), old).sum()
+                sums["mismatch/kl"] += kl_estimate("k3", logprobs.detach(), old).sum()
                 sums["mismatch/tokens"] += len(old)
             self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
         self._engine.step()

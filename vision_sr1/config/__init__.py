@@ -3,9 +3,11 @@
 from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, save_config
 from vision_sr1.config.schema import (
     ActorsConfig,
+    AdvantageNormalizer,
     ComponentConfig,
     Config,
     DataConfig,
+    KlEstimator,
     LearnerConfig,
     MetricsConfig,
     ModelConfig,
@@ -19,10 +21,12 @@ from vision_sr1.config.schema import (
 
 __all__ = [
     "ActorsConfig",
+    "AdvantageNormalizer",
     "ComponentConfig",
     "Config",
     "ConfigError",
     "DataConfig",
+    "KlEstimator",
     "LearnerConfig",
     "LoadedConfig",
     "MetricsConfig",

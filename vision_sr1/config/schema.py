@@ -14,6 +14,8 @@ PRESETS = Path(__file__).parent.parent / "presets"
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
+AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out"]
+KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 
 
 def _preset_components(name: str) -> list[Any]:
@@ -138,9 +140,20 @@ class ComponentConfig(Section):
     reward: dict[str, float] = Field(description="Named rewards and their factors, summed.")
     tokens: list[TokenSet] = Field(min_length=1, description="Sets of tokens that the component trains.")
     weight: float = Field(1.0, ge=0, description="Factor of the component in the loss (lambda).")
+    advantage: AdvantageNormalizer = Field(
+        "group",
+        description="A reward minus its group's mean, over the group's deviation (group: GRPO) or not (group_mean: "
+        "Dr. GRPO); or minus the mean of the group's other rewards (leave_one_out: RLOO).",
+    )
     clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios below 1 - this are clipped.")
     clip_ratio_high: float = Field(0.3, gt=0, description="Ratios above 1 + this are clipped.")
+    clip_ratio_dual: float | None = Field(
+        3.0, gt=1, description="A token of negative advantage counts at most this often; null: without this limit."
+    )
     kl_coef: float = Field(0.01, ge=0, description="Factor of KL(policy || reference) in the loss (beta).")
+    kl_estimator: KlEstimator = Field(
+        "low_var_kl", description="Schulman's k1, k2 or k3; low_var_kl: k3 clamped as in the paper's code."
+    )
 
 
 class SftConfig(Section):
