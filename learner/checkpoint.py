@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import structlog
 import torch.distributed as dist
 
 from learner.engine import is_main
-from learner.shards import full_parameters
+from learner.export import export_policy
 
 log = structlog.get_logger()
 
@@ -29,11 +30,14 @@ class Checkpoints:
         found = self._all()
         return found[-1] if found else None
 
-    def save(self, engine: Any, processor: Any, version: int, state: dict[str, Any]) -> Path:
+    def save(
+        self, engine: Any, processor: Any, version: int, state: dict[str, Any], also: Callable[[Path], None]
+    ) -> Path:
         """Writes a checkpoint on every rank; it counts once its folder has its final name.
 
         Args:
             state: what the trainer keeps besides weights and optimizer; must be JSON.
+            also: writes more into the folder it is given; called on every rank.
         """
         final = self._folder / f"{version:06d}"
         aside = self._folder / f".writing-{version:06d}"
@@ -41,7 +45,8 @@ class Checkpoints:
             shutil.rmtree(aside)
         dist.barrier()
         engine.save_checkpoint(str(aside), tag="engine", save_latest=False)
-        export_policy(engine, processor, aside / "policy")
+        export_policy(engine.module, processor, aside / "policy")
+        also(aside)
         if is_main():
             manifest = aside / _MANIFEST
             manifest.write_text(json.dumps({"policy_version": version, **state}, indent=1), encoding="utf-8")
@@ -67,26 +72,6 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(f for f in self._folder.iterdir() if f.name.isdigit() and (f / _MANIFEST).is_file())
-
-
-def export_policy(engine: Any, processor: Any, folder: Path) -> None:
-    """Writes weights, configuration, tokenizer and processor so that `from_pretrained` loads them.
-
-    Called on every rank; rank 0 writes.
-    """
-    model = engine.module
-    main = is_main()
-    state = {}
-    for name, tensor in full_parameters(engine):  # a collective under ZeRO-3: every rank iterates
-        if main:
-            state[name] = tensor.detach().cpu().clone()
-    if not main:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, state_dict=state)
-    processor.save_pretrained(folder)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)
 
 
 def _fsync(path: Path) -> None:

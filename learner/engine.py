@@ -1,7 +1,6 @@
 """DeepSpeed around the policy: process group, ZeRO, optimizer."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,20 +33,14 @@ def init_process_group() -> torch.device:
     return device
 
 
-def build_engine(
-    config: Config,
-    model: torch.nn.Module,
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    trainable: Iterable[torch.nn.Parameter],
-) -> Any:
-    """The DeepSpeed engine that trains `model` with AdamW.
+def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Any:
+    """The DeepSpeed engine that trains with AdamW the parameters of `model` that want gradients.
 
     Backward passes only accumulate; `step()` is the optimizer step, after any number of them.
     """
     import deepspeed
 
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999))
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=_deepspeed_config(config, config.learner.zero_stage)
@@ -55,16 +48,22 @@ def build_engine(
     return engine
 
 
-def build_frozen_engine(config: Config, model: torch.nn.Module, device: torch.device) -> Any:
-    """A model that only predicts: sharded under ZeRO-3, a plain replica otherwise."""
+def build_frozen_engine(
+    config: Config, model: torch.nn.Module, device: torch.device, *, offload: bool
+) -> torch.nn.Module:
+    """A model that only predicts: sharded where the policy is or where it is to stay in CPU memory, else a replica."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    if config.learner.zero_stage < 3:
+    if config.learner.zero_stage < 3 and not offload:
         return model.to(device).eval()
     import deepspeed
 
-    engine, *_ = deepspeed.initialize(model=model, config=_deepspeed_config(config, 3))
-    return engine.eval()
+    settings = _deepspeed_config(config, 3)
+    if offload:
+        settings["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    engine, *_ = deepspeed.initialize(model=model, config=settings)
+    frozen: torch.nn.Module = engine.eval()
+    return frozen
 
 
 def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:

@@ -66,9 +66,7 @@ def _answer(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> dict[
         "response": scored.response,
         "description": description,
         "requery_answer": scored.requery.answer,
-        "accuracy": scored.rewards["accuracy"],
-        "visual": scored.rewards["visual"],
-        "format": scored.rewards["format"],
+        **dict(sorted(scored.rewards.items())),
         "fidelity": None if row.scene is None else description_fidelity(description, row.scene),
     }
 
@@ -77,13 +75,17 @@ def _metrics(answers: list[dict[str, object]]) -> dict[str, float]:
     """Means over the answers.
 
     `shortcut` is the paper's language shortcut rate: the share of all samples whose answer is right although the
-    description alone does not lead to it, by the policy's own judgement.
+    description alone does not lead to it, by the policy's own judgement; `judge_shortcut` by the judge's.
     """
+    names = ("accuracy", "visual", "format", "answer_leak", "judge")
     metrics = {
-        name: fmean(float(str(answer[name])) for answer in answers) if answers else 0.0
-        for name in ("accuracy", "visual", "format")
+        name: fmean(float(str(a[name])) for a in answers) if answers else 0.0
+        for name in names
+        if all(name in a for a in answers)
     }
-    metrics["shortcut"] = fmean(bool(a["accuracy"]) and not a["visual"] for a in answers) if answers else 0.0
+    for name, judge in (("shortcut", "visual"), ("judge_shortcut", "judge")):
+        if judge in metrics:
+            metrics[name] = fmean(bool(a["accuracy"]) and not a[judge] for a in answers) if answers else 0.0
     faithful = [float(str(a["fidelity"])) for a in answers if a["fidelity"] is not None]
     if faithful:
         metrics["fidelity"] = fmean(faithful)

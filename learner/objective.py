@@ -1,20 +1,40 @@
 """The objective: any number of components, each a reward with its own tokens, advantage, clipping and KL.
 
-Pure functions on the selected tokens of one pack. Notation of the paper's equations 4 to 9: the loss of component k is
+Pure functions. Notation of the paper's equations 4 to 9: the loss of component k on the tokens t of its mask m_k is
 
-    L_k = sum_t m_k (beta_k KL(pi || ref) - min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)) / N_k
+    L_k = sum_t m_k (beta_k KL(pi || ref) - w_t min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)) / N_k
 
-with N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and L = sum_k lambda_k L_k.
-Dual clipping (arXiv 1912.09729) bounds the gain of a token with A_k < 0 from below by c A_k.
+with rho = pi / pi_old, N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and
+L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the gain of a token with A_k < 0 from below by c A_k.
+The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641).
 """
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vision_sr1.config import AdvantageNormalizer, ComponentConfig, KlEstimator
+
+Rewards = dict[str, Float[Tensor, " group"]]  # of one prompt's answers, by name
+
+
+@dataclass(frozen=True)
+class PackTokens:
+    """The selected tokens of one pack, as every policy but the trained one sees them.
+
+    Attributes:
+        sequences: which sequence of the pack each token belongs to, from 0.
+        old_logprobs: under the policy that ratios are clipped against.
+        ref_logprobs: under the reference policy; None where no component has a KL term.
+        weights: w_t.
+    """
+
+    sequences: Int[Tensor, " selected"]
+    old_logprobs: Float[Tensor, " selected"]
+    ref_logprobs: Float[Tensor, " selected"] | None
+    weights: Float[Tensor, " selected"]
 
 
 @dataclass(frozen=True)
@@ -32,26 +52,62 @@ class ComponentTokens:
     normalizer: float
 
 
+def component_advantages(
+    component: ComponentConfig, groups: list[Rewards], epsilon: float
+) -> list[Float[Tensor, " group"]]:
+    """A component's advantages in every group of a batch.
+
+    `gdpo` (arXiv 2601.05242) normalizes each named reward in its group, sums them by their factors, and divides the
+    sums, whose mean is 0, by their deviation over the batch; all others normalize the sum of the rewards in its group.
+
+    Raises:
+        KeyError: a group lacks a reward that the component names.
+    """
+    if component.advantage != "gdpo":
+        return [group_advantages(_weighted_sum(component, group), component.advantage, epsilon) for group in groups]
+    sums = [
+        _weighted_sum(component, {name: group_advantages(group[name], "group", epsilon) for name in component.reward})
+        for group in groups
+    ]
+    every = torch.cat([*sums, torch.zeros(0)])
+    scale = every.std() + epsilon if len(every) > 1 else 1.0
+    return [values / scale for values in sums]
+
+
 def group_advantages(
-    rewards: Float[Tensor, "prompts group"], normalizer: AdvantageNormalizer, epsilon: float
-) -> Float[Tensor, "prompts group"]:
-    """Advantages relative to each prompt's group; exactly 0 where a group's rewards are all equal.
+    rewards: Float[Tensor, " group"], normalizer: AdvantageNormalizer, epsilon: float
+) -> Float[Tensor, " group"]:
+    """Advantages relative to one prompt's group; exactly 0 where its rewards are all equal.
 
     Args:
-        rewards: of each prompt's answers; a group of one has no advantage.
+        rewards: of the prompt's answers; a group of one has no advantage.
         normalizer: `group`: (r - mean) / (std + epsilon), with the unbiased deviation as in the authors' code (GRPO);
             `group_mean`: r - mean (Dr. GRPO, arXiv 2503.20783); `leave_one_out`: r - mean of the others (RLOO,
             arXiv 2402.14740).
         epsilon: keeps the quotient finite.
     """
-    size = rewards.shape[1]
-    equal = (rewards == rewards[:, :1]).all(dim=1, keepdim=True)
-    centered = (rewards - rewards.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
-    if normalizer == "group_mean" or size == 1:
+    size = len(rewards)
+    if not has_signal(rewards):
+        return torch.zeros_like(rewards)
+    centered = rewards - rewards.mean()
+    if normalizer == "group_mean":
         return centered
     if normalizer == "leave_one_out":
         return centered * size / (size - 1)
-    return centered / (rewards.std(dim=1, keepdim=True) + epsilon)
+    return centered / (rewards.std() + epsilon)
+
+
+def has_signal(rewards: Float[Tensor, " group"]) -> bool:
+    """Whether a group's rewards differ, so that there is something to learn from it."""
+    return bool((rewards != rewards[:1]).any())
+
+
+def importance_weights(
+    proximal_logprobs: Float[Tensor, " tokens"], behaviour_logprobs: Float[Tensor, " tokens"], limit: float
+) -> tuple[Float[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
+    """Truncated importance sampling: pi_proximal / pi_behaviour of each token, at most `limit`; and which were cut."""
+    weights = (proximal_logprobs - behaviour_logprobs).exp()
+    return weights.clamp(max=limit), weights > limit
 
 
 def kl_estimate(
@@ -74,18 +130,18 @@ def kl_estimate(
 
 
 def component_loss(
-    component: ComponentConfig,
-    tokens: ComponentTokens,
-    logprobs: Float[Tensor, " selected"],
-    old_logprobs: Float[Tensor, " selected"],
-    ref_logprobs: Float[Tensor, " selected"] | None,
+    component: ComponentConfig, tokens: ComponentTokens, logprobs: Float[Tensor, " selected"], pack: PackTokens
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """One component's share of the loss, lambda included, and sums over its tokens for metrics.
 
     Returns:
         The loss, connected to `logprobs` even where the mask is empty, and detached sums `clipped`, `kl` and `tokens`.
     """
-    ratio = (logprobs - old_logprobs).exp()
+    zero = logprobs.new_zeros(())
+    log_ratio = torch.where(tokens.mask, logprobs - pack.old_logprobs, zero)
+    if component.ratio == "sequence":
+        log_ratio = _sequence_means(log_ratio, tokens.mask, pack.sequences)
+    ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1.0 - component.clip_ratio_low, 1.0 + component.clip_ratio_high)
     unclipped = ratio * tokens.advantages
     gain = torch.minimum(unclipped, clipped_ratio * tokens.advantages)
@@ -93,15 +149,31 @@ def component_loss(
         gain = torch.where(
             tokens.advantages < 0, torch.maximum(gain, component.clip_ratio_dual * tokens.advantages), gain
         )
-    zero = logprobs.new_zeros(())
-    loss = -torch.where(tokens.mask, gain, zero).sum()
+    loss = -torch.where(tokens.mask, pack.weights * gain, zero).sum()
     sums = {
         "clipped": (tokens.mask & (gain != unclipped)).sum().float(),
         "tokens": tokens.mask.sum().float(),
         "kl": zero,
     }
-    if ref_logprobs is not None and component.kl_coef > 0:
-        kl = torch.where(tokens.mask, kl_estimate(component.kl_estimator, logprobs, ref_logprobs), zero).sum()
+    if pack.ref_logprobs is not None and component.kl_coef > 0:
+        kl = torch.where(tokens.mask, kl_estimate(component.kl_estimator, logprobs, pack.ref_logprobs), zero).sum()
         loss = loss + component.kl_coef * kl
         sums["kl"] = kl.detach()
     return component.weight * loss / tokens.normalizer, sums
+
+
+def _sequence_means(
+    log_ratio: Float[Tensor, " selected"], mask: Bool[Tensor, " selected"], sequences: Int[Tensor, " selected"]
+) -> Float[Tensor, " selected"]:
+    """GSPO (arXiv 2507.18071): every token of a sequence gets the mean log-ratio of the sequence's masked tokens.
+
+    Log-ratios outside the mask must be 0.
+    """
+    count = int(sequences.max()) + 1 if len(sequences) else 0
+    total = log_ratio.new_zeros(count).index_add(0, sequences, log_ratio)
+    size = log_ratio.new_zeros(count).index_add(0, sequences, mask.to(log_ratio.dtype))
+    return (total / size.clamp(min=1.0))[sequences]
+
+
+def _weighted_sum(component: ComponentConfig, rewards: Rewards) -> Float[Tensor, " group"]:
+    return sum(factor * rewards[name] for name, factor in component.reward.items())  # type: ignore[return-value]

@@ -22,7 +22,7 @@ class Pack:
     """One micro-batch.
 
     Attributes:
-        indices: for each selected token, the index of its sequence in the list that was packed.
+        indices: for each selected token, the index of its sequence in the pack.
         input_ids: all sequences, one after the other.
         position_ids: text position first, then the three of multimodal rotary embedding.
         is_image: true at image placeholders.
@@ -67,21 +67,20 @@ def split_by_budget(lengths: list[int], budget: int) -> list[list[int]]:
     return [members for _, members in bins]
 
 
-def micro_batches(sequences: list[Sequence], budget: int) -> list[list[int]]:
-    """Cuts this rank's sequences into micro-batches, as indices into `sequences`.
+def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Cuts this rank's sequences, given by length, into micro-batches, as indices into `lengths`.
 
     A collective: every rank gets the same number, empty ones where it has fewer, so that later collectives match.
     """
-    mine = split_by_budget([len(s) for s in sequences], budget)
+    mine = split_by_budget(lengths, budget)
     most = torch.tensor(len(mine))
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     return mine + [[]] * (int(most) - len(mine))
 
 
-def pack(sequences: list[Sequence], indices: list[int], filler: Sequence, rope: RopePositions) -> Pack:
-    """Lays `sequences[i]` for i in `indices` end to end; the filler goes last where none of them has an image."""
-    members = [sequences[i] for i in indices]
-    laid = members if any(s.images is not None for s in members) else [*members, filler]
+def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions) -> Pack:
+    """Lays sequences end to end; the filler goes last where none of them has an image."""
+    laid = sequences if any(s.images is not None for s in sequences) else [*sequences, filler]
     starts = np.cumsum([0, *[len(s) for s in laid]])
     selected = [s.selected + start for s, start in zip(laid, starts, strict=False)]
     token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in laid]))
@@ -89,7 +88,7 @@ def pack(sequences: list[Sequence], indices: list[int], filler: Sequence, rope: 
     at = torch.from_numpy(np.concatenate(selected).astype(np.int64))
     images = [s.images for s in laid if s.images is not None]
     return Pack(
-        indices=torch.from_numpy(np.repeat(np.asarray(indices, dtype=np.int64), [len(s.selected) for s in members])),
+        indices=torch.repeat_interleave(torch.tensor([len(s.selected) for s in sequences], dtype=torch.int64)),
         input_ids=token_ids.unsqueeze(0),
         position_ids=torch.cat(positions, dim=1).unsqueeze(1),
         is_image=torch.from_numpy(np.concatenate([s.is_image for s in laid])).int().unsqueeze(0),

@@ -15,7 +15,9 @@ from learner.sequences import Sequence
 from vision_sr1.config import Config
 
 
-def load_policy(config: Config, path: str, forbidden_token_ids: list[int]) -> torch.nn.Module:
+def load_policy(
+    config: Config, path: str, *, forbidden_token_ids: list[int], temperature: float = 1.0
+) -> torch.nn.Module:
     """Loads a checkpoint and binds `forward` to token log-probabilities (see `token_logprobs`).
 
     The new methods are bound on the instance: subclassing the model would silently re-initialize its weights.
@@ -24,6 +26,7 @@ def load_policy(config: Config, path: str, forbidden_token_ids: list[int]) -> to
         path: folder or hub name.
         forbidden_token_ids: tokens that the actors never sample; they get no probability here either, so that both
             sides speak of the same distribution.
+        temperature: that of the actors' sampling; logits are divided by it.
     """
     model = AutoModelForImageTextToText.from_pretrained(
         path,
@@ -37,8 +40,14 @@ def load_policy(config: Config, path: str, forbidden_token_ids: list[int]) -> to
     head.forward = types.MethodType(_head_logprobs, head)
     head.chunk_tokens = config.learner.logits_chunk_tokens
     head.forbidden_token_ids = forbidden_token_ids
+    head.temperature = temperature
     model.forward = types.MethodType(_packed_logprobs, model)
     return model
+
+
+def freeze_vision(model: Any) -> None:
+    """Vision tower and projector keep their weights."""
+    model.model.visual.requires_grad_(False)
 
 
 def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "3 length"]:
@@ -55,7 +64,7 @@ def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "3 length"]:
 def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor, " selected"]:
     """Log-probabilities of the pack's selected tokens, float32, in the pack's order.
 
-    `model` is the policy or the DeepSpeed engine around it. Temperature is 1.
+    `model` is the policy or the DeepSpeed engine around it.
     """
     dtype = next(model.parameters()).dtype
     logprobs: Tensor = model(
@@ -85,7 +94,7 @@ def _head_logprobs(
     """
 
     def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float()
+        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() / self.temperature
         logits[:, self.forbidden_token_ids] = float("-inf")
         return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)
 

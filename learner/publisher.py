@@ -52,7 +52,7 @@ class EngineSource(WeightSource):
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         with torch.no_grad():
-            for name, tensor in full_parameters(self._engine):
+            for name, tensor in full_parameters(self._engine.module):
                 yield name, tensor.detach().to(self._dtype)
 
 

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from learner.objective import group_advantages
-from vision_sr1.config import ComponentConfig
+from learner.objective import Rewards, component_advantages
+from vision_sr1.config import LearnerConfig
 from vision_sr1.v1 import pipeline_pb2 as pb
+
+CUT_OFF = "length"  # finish reason of a sequence that reached its token limit
 
 
 @dataclass(frozen=True)
@@ -18,14 +20,16 @@ class TrainingSample:
     Attributes:
         sample: prompt and response token ids.
         images: of the prompt; empty for a re-query.
-        old_logprobs: of the response tokens, under the policy that sampled them.
+        behaviour_logprobs: of the response tokens, under the policy that sampled them.
+        staleness: of the response tokens: versions between the policy that sampled them and the one that learns.
         masks: by component name, the response tokens that it trains.
         advantages: by component name.
     """
 
     sample: pb.Sample
     images: tuple[str, ...]
-    old_logprobs: Float[np.ndarray, " response"]
+    behaviour_logprobs: Float[np.ndarray, " response"]
+    staleness: Int[np.ndarray, " response"]
     masks: dict[str, Bool[np.ndarray, " response"]]
     advantages: dict[str, float]
 
@@ -34,33 +38,51 @@ class TrainingSample:
 
 
 def training_samples(
-    groups: list[pb.ScoredGroup], components: list[ComponentConfig], epsilon: float
-) -> list[TrainingSample]:
-    """All sequences of the groups, each rollout followed by its re-query where it has one."""
-    samples = []
-    for group in groups:
-        advantages = {c.name: _advantages(c, group, epsilon) for c in components}
+    groups: list[pb.ScoredGroup], settings: LearnerConfig, policy_version: int
+) -> list[list[TrainingSample]]:
+    """Each group's sequences, every rollout followed by its re-query where it has one.
+
+    Args:
+        groups: a whole batch: advantages may depend on all of it.
+        settings: the objective's components and which tokens are left out of them.
+        policy_version: of the policy that is to learn, before the batch.
+    """
+    rewards = [group_rewards(group) for group in groups]
+    advantages = {
+        component.name: component_advantages(component, rewards, settings.advantage_epsilon)
+        for component in settings.components
+    }
+    samples: list[list[TrainingSample]] = []
+    for number, group in enumerate(groups):
+        samples.append([])
         for index, scored in enumerate(group.rollouts):
-            own = {name: float(values[index]) for name, values in advantages.items()}
-            samples.append(_answer(scored, components, own))
+            own = {name: float(values[number][index]) for name, values in advantages.items()}
+            images = tuple(ref.sha256 for ref in scored.rollout.prompt.images)
+            samples[-1].append(
+                _sample(scored.rollout.sample, images, token_sets(scored), own, settings, policy_version)
+            )
             if scored.HasField("requery"):
-                samples.append(_requery(scored, components, own))
+                every = np.ones(len(scored.requery.sample.response_token_ids), dtype=bool)
+                samples[-1].append(
+                    _sample(scored.requery.sample, (), {"requery": every}, own, settings, policy_version)
+                )
     return samples
 
 
-def _advantages(component: ComponentConfig, group: pb.ScoredGroup, epsilon: float) -> list[float]:
-    rewards = torch.tensor([[component_reward(component, r) for r in group.rollouts]], dtype=torch.float64)
-    advantages: list[float] = group_advantages(rewards, component.advantage, epsilon)[0].tolist()
-    return advantages
+def group_rewards(group: pb.ScoredGroup) -> Rewards:
+    """The group's rewards by name."""
+    names = group.rollouts[0].rewards if group.rollouts else ()
+    return {name: torch.tensor([r.rewards[name] for r in group.rollouts], dtype=torch.float64) for name in names}
 
 
-def component_reward(component: ComponentConfig, scored: pb.ScoredRollout) -> float:
-    """The component's reward: named rewards times their factors.
-
-    Raises:
-        KeyError: a reward of this name was not given.
-    """
-    return sum(factor * scored.rewards[name] for name, factor in component.reward.items())
+def group_has_signal(group: pb.ScoredGroup, settings: LearnerConfig) -> bool:
+    """Whether any component can learn something from the group: some answer has an advantage."""
+    rewards = group_rewards(group)
+    return any(
+        bool(component_advantages(component, [rewards], settings.advantage_epsilon)[0].any())
+        for component in settings.components
+        if component.weight and group.rollouts
+    )
 
 
 def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " response"]]:
@@ -75,31 +97,37 @@ def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " respons
     return {"response": np.ones(length, dtype=bool), "description": description, "reasoning": ~description}
 
 
-def _answer(
-    scored: pb.ScoredRollout, components: list[ComponentConfig], advantages: dict[str, float]
-) -> TrainingSample:
-    sets = token_sets(scored)
-    none = np.zeros(len(scored.rollout.sample.response_token_ids), dtype=bool)
-    masks = {
-        c.name: np.logical_or.reduce([sets[tokens] for tokens in c.tokens if tokens in sets] or [none])
-        for c in components
-    }
-    images = tuple(ref.sha256 for ref in scored.rollout.prompt.images)
-    return _sample(scored.rollout.sample, images, masks, advantages)
-
-
-def _requery(
-    scored: pb.ScoredRollout, components: list[ComponentConfig], advantages: dict[str, float]
-) -> TrainingSample:
-    length = len(scored.requery.sample.response_token_ids)
-    masks = {c.name: np.full(length, "requery" in c.tokens) for c in components}
-    return _sample(scored.requery.sample, (), masks, advantages)
+def token_staleness(sample: pb.Sample, policy_version: int) -> Int[np.ndarray, " response"]:
+    """How many versions before `policy_version` each response token was sampled."""
+    staleness = np.zeros(len(sample.response_token_ids), dtype=np.int64)
+    for span in sample.versions:
+        staleness[span.start : span.end] = policy_version - span.policy_version
+    return staleness
 
 
 def _sample(
     sample: pb.Sample,
     images: tuple[str, ...],
-    masks: dict[str, Bool[np.ndarray, " response"]],
+    sets: dict[str, Bool[np.ndarray, " response"]],
     advantages: dict[str, float],
+    settings: LearnerConfig,
+    policy_version: int,
 ) -> TrainingSample:
-    return TrainingSample(sample, images, np.asarray(sample.logprobs, dtype=np.float32), masks, advantages)
+    staleness = token_staleness(sample, policy_version)
+    trained = np.ones(len(staleness), dtype=bool)
+    if settings.off_policy.stale_token_weight == 0:
+        trained &= staleness <= settings.max_staleness
+    if settings.groups.mask_truncated and sample.finish_reason == CUT_OFF:
+        trained[:] = False
+    none = np.zeros(len(staleness), dtype=bool)
+    return TrainingSample(
+        sample=sample,
+        images=images,
+        behaviour_logprobs=np.asarray(sample.logprobs, dtype=np.float32),
+        staleness=staleness,
+        masks={
+            c.name: trained & np.logical_or.reduce([none, *(sets[tokens] for tokens in c.tokens if tokens in sets)])
+            for c in settings.components
+        },
+        advantages=advantages,
+    )

@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
-from learner.checkpoint import export_policy
 from learner.engine import build_engine, init_process_group, is_main
+from learner.export import export_policy
 from learner.packing import micro_batches, pack
-from learner.policy import load_policy, rope_positions, token_logprobs
+from learner.policy import freeze_vision, load_policy, rope_positions, token_logprobs
 from learner.scalars import ScalarLog
 from learner.sequences import Sequence, SequenceBuilder, SequenceError
 from vision_sr1.config import Config, ConfigError
@@ -40,16 +40,10 @@ def run_sft(config: Config) -> None:
     model = load_policy(config, config.model.path, forbidden_token_ids=[])
     model.to(device)
     if settings.freeze_vision:
-        model.model.visual.requires_grad_(False)
+        freeze_vision(model)
     data = _Sequences(Conversations(config.data.sft, config.data), builder)
     steps = settings.steps or math.ceil(settings.epochs * len(data) / settings.sequences_per_step)
-    engine = build_engine(
-        config,
-        model,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        trainable=[p for p in model.parameters() if p.requires_grad],
-    )
+    engine = build_engine(config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
     scalars = ScalarLog(config, phase="sft", total_steps=steps, enabled=is_main())
     rope, filler = partial(rope_positions, model), builder.filler()
     for step, batch in enumerate(_batches(data, steps, settings.sequences_per_step, config.run.seed)):
@@ -58,8 +52,8 @@ def run_sft(config: Config) -> None:
         tokens = torch.tensor(float(sum(len(s.selected) for s in batch)), device=device)
         dist.all_reduce(tokens)
         loss = torch.zeros((), device=device)
-        for members in micro_batches(batch, config.learner.micro_batch_tokens):
-            logprobs = token_logprobs(engine, pack(batch, members, filler, rope), device)
+        for members in micro_batches([len(s) for s in batch], config.learner.micro_batch_tokens):
+            logprobs = token_logprobs(engine, pack([batch[i] for i in members], filler, rope), device)
             part = -logprobs.sum() / tokens
             engine.backward(part * dist.get_world_size(), scale_wrt_gas=False)
             loss += part.detach()
@@ -67,7 +61,7 @@ def run_sft(config: Config) -> None:
         dist.all_reduce(loss)
         scalars.log(step + 1, {"sft/loss": float(loss), "sft/tokens": float(tokens)})
     aside = output.with_name(f".writing-{output.name}")
-    export_policy(engine, builder.processor, aside)
+    export_policy(engine.module, builder.processor, aside)
     if is_main():
         aside.rename(output)
     scalars.close()

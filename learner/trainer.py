@@ -1,34 +1,42 @@
 """The RL loop, in the words of the design: draw, answer, score, learn, publish."""
 
+import hashlib
 import signal
 import time
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import structlog
 import torch
 import torch.distributed as dist
-from prometheus_client import start_http_server
+from prometheus_client import Counter, start_http_server
 
 from learner.checkpoint import Checkpoints
-from learner.engine import build_engine, build_frozen_engine, init_process_group, is_main
+from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
-from learner.policy import load_policy
+from learner.policy import freeze_vision, load_policy
 from learner.publisher import Publisher, PublishError
+from learner.reference import Reference
+from learner.samples import group_has_signal
 from learner.scalars import ScalarLog
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, StoppedError
 from learner.update import PolicyUpdate
 from vision_sr1.chat import vision_token_ids
-from vision_sr1.config import Config, ConfigError
+from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
+DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Groups left out because nothing in them differs.")
+
 ACTOR_WAIT_S = 300.0
+_REFERENCE = "reference"  # folder in a checkpoint; there once the reference is not the initial policy
 
 
 class Trainer:
@@ -50,13 +58,12 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self._builder = SequenceBuilder(config.model)
         forbidden = vision_token_ids(self._builder.tokenizer)
-        policy = load_policy(config, config.model.path, forbidden).to(device)
+        load = partial(load_policy, config, forbidden_token_ids=forbidden, temperature=config.sampling.temperature)
+        policy = load(config.model.path).to(device)
+        if settings.freeze_vision:
+            freeze_vision(policy)
         self._engine = build_engine(
-            config,
-            policy,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            trainable=list(policy.parameters()),
+            config, policy, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         state: dict[str, Any] = {"policy_version": 0, "batch": 0, "feeder": {}}
         if latest is not None:
@@ -65,10 +72,12 @@ class Trainer:
         self.version: int = state["policy_version"]
         self._batch: int = state["batch"]
         self._learned: list[str] = []  # prompts learned from since the last checkpoint
-        reference = None
+        self._reference: Reference | None = None
         if any(component.kl_coef > 0 for component in settings.components):
-            reference = build_frozen_engine(config, load_policy(config, config.model.path, forbidden), device)
-        self._update = PolicyUpdate(config, self._engine, reference, self._builder, device)
+            refreshed = latest / _REFERENCE if latest is not None else None
+            path = str(refreshed) if refreshed is not None and refreshed.is_dir() else config.model.path
+            self._reference = Reference(config, load(path), device, is_initial=path == config.model.path)
+        self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         self._feeder = Feeder(
             Questions(config.data.train, config.data), config.run.seed, FeederState(**state["feeder"])
         )
@@ -114,25 +123,22 @@ class Trainer:
         """Draw prompts, wait until they are answered and scored, learn from them, publish the new weights."""
         settings = self._config.learner
         started = time.monotonic()
-        if is_main():
-            room = (1 + settings.max_staleness) * settings.prompts_per_batch - self._feeder.in_flight
-            remaining = (settings.batches - self._batch) * settings.prompts_per_batch - self._feeder.in_flight
-            self._streams.feed(self._feeder.draw(max(0, min(room, remaining))), pb.PURPOSE_TRAIN, self.version)
-        groups = self._collect("scored", settings.prompts_per_batch)
+        groups = self._collect_batch()
         rollout_seconds = time.monotonic() - started
-        scalars = self._update.learn(groups, self._streams.images)
-        learned = [group.id for group in groups]
-        self._feeder.learned(learned)
-        self._learned += learned
+        scalars = self._update.learn(groups, self.version, self._streams.images)
+        self._let_go(groups)
         self._batch += 1
         self.version += 1
+        refresh_every = settings.reference.refresh_every
+        if self._reference is not None and refresh_every and self._batch % refresh_every == 0:
+            self._reference.refresh(self._engine.module)
         published = time.monotonic()
         self._publish()
         if is_main():
             self._streams.observe()
             now = time.monotonic()
             rollouts = sum(len(group.rollouts) for group in groups)
-            scalars |= _batch_scalars(groups, self.version) | {
+            scalars |= _batch_scalars(groups, settings) | {
                 "seconds/rollouts": rollout_seconds,
                 "seconds/publish": now - published,
                 "seconds/batch": now - started,
@@ -140,6 +146,40 @@ class Trainer:
                 "policy/version": float(self.version),
             }
             self._scalars.log(self._batch, scalars)
+
+    def _collect_batch(self) -> list[pb.ScoredGroup]:
+        """A batch of groups in an order of its own, whatever order they came in; see `GroupsConfig`."""
+        settings = self._config.learner
+        batch: list[pb.ScoredGroup] = []
+        for attempt in range(1 + settings.groups.replacement_rounds):
+            self._feed()
+            groups = self._collect("scored", settings.prompts_per_batch - len(batch))
+            if not settings.groups.drop_without_signal:
+                return _in_own_order(groups)
+            batch += [group for group in groups if group_has_signal(group, settings)]
+            dropped = [group for group in groups if not group_has_signal(group, settings)]
+            self._let_go(dropped)
+            DROPPED.inc(len(dropped))
+            if len(batch) == settings.prompts_per_batch:
+                break
+            log.info("groups without signal", dropped=len(dropped), kept=len(batch), attempt=attempt + 1)
+        return _in_own_order(batch)
+
+    def _feed(self) -> None:
+        """Issues as many prompts as the staleness bound and the rest of the run leave room for."""
+        if not is_main():
+            return
+        settings = self._config.learner
+        room = (1 + settings.max_staleness) * settings.prompts_per_batch
+        remaining = (settings.batches - self._batch) * settings.prompts_per_batch
+        count = max(0, min(room, remaining) - self._feeder.in_flight)
+        self._streams.feed(self._feeder.draw(count), pb.PURPOSE_TRAIN, self.version)
+
+    def _let_go(self, groups: list[pb.ScoredGroup]) -> None:
+        """These groups are done with; the next checkpoint says so."""
+        ids = [group.id for group in groups]
+        self._feeder.learned(ids)
+        self._learned += ids
 
     def _collect(self, stream: str, count: int) -> list[pb.ScoredGroup]:
         return self._streams.collect(stream, count, republish=self._publish, stale=self._is_fleet_stale)
@@ -186,27 +226,37 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         state = {"batch": self._batch, "feeder": self._feeder.state_dict()}
-        self._checkpoints.save(self._engine, self._builder.processor, self.version, state)
+        self._checkpoints.save(self._engine, self._builder.processor, self.version, state, also=self._save_reference)
         if is_main():
             self._streams.acknowledge(self._learned)
         self._learned = []
+
+    def _save_reference(self, folder: Path) -> None:
+        if self._reference is not None:
+            self._reference.save(self._builder.processor, folder / _REFERENCE)
 
     def _request_stop(self, *_: object) -> None:
         self._stopping = True
 
 
-def _batch_scalars(groups: list[pb.ScoredGroup], version: int) -> dict[str, float]:
-    """Rewards by name, response lengths, staleness, and the share of re-queries answered by the same weights."""
+def _in_own_order(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:
+    """Sorted by a hash of their ids: neither by arrival, which chance decides, nor as the data set is sorted."""
+    return sorted(groups, key=lambda group: hashlib.sha256(group.id.encode()).digest())
+
+
+def _batch_scalars(groups: list[pb.ScoredGroup], settings: LearnerConfig) -> dict[str, float]:
+    """Rewards by name, response lengths, and the share of re-queries answered by the same weights."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     if not rollouts:
         return {"empty_groups/count": float(len(groups))}
+    signal = fmean(group_has_signal(group, settings) for group in groups)
     versions = [sample_version(r.rollout.sample) for r in rollouts]
     asked = [(r.requery.policy_version, v) for r, v in zip(rollouts, versions, strict=True) if r.HasField("requery")]
     return {
         **{f"reward/{name}": fmean(r.rewards[name] for r in rollouts) for name in sorted(rollouts[0].rewards)},
         "reward/shortcut": fmean(r.rewards["accuracy"] > 0 and r.rewards["visual"] == 0 for r in rollouts),
         "response_tokens/mean": fmean(len(r.rollout.sample.response_token_ids) for r in rollouts),
-        "staleness/mean": fmean(version - 1 - v for v in versions),
+        "groups_with_signal/share": signal,
         "same_weights/share": fmean(a == b for a, b in asked) if asked else 1.0,
         "empty_groups/count": float(sum(not group.rollouts for group in groups)),
     }

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 
 from reward_service.api import create_app
 from reward_service.graders import GRADERS
+from reward_service.judge import Judge
 from reward_service.requery import Requerier
 from reward_service.scoring import Scorer, ScoringWorker
 from reward_service.traces import TraceStore
@@ -33,7 +34,9 @@ async def serve(config: Config) -> None:
     config.run.path.mkdir(parents=True, exist_ok=True)
     store = TraceStore(config.trace_url, blobs, config.reward.trace_buffer)
     requerier = Requerier(config.reward)
-    scorer = Scorer(AutoTokenizer.from_pretrained(config.model.path), GRADERS[config.reward.grader], requerier)
+    judge = Judge(config.reward.judge) if config.reward.judge.url else None
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    scorer = Scorer(config.reward, tokenizer, GRADERS[config.reward.grader], requerier, judge)
     consumer = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     rollouts = Stream(redis, keys, "rollouts", config.streams, group="reward", consumer=consumer)
     await rollouts.open()
@@ -65,6 +68,8 @@ async def serve(config: Config) -> None:
     log.info("reward service listens", host=config.reward.host, port=config.reward.port, traces=config.trace_url)
     await server.serve()
     await requerier.close()
+    if judge is not None:
+        await judge.close()
     store.close()
     await redis.aclose()
 

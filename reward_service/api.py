@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Lifespan
 
-from reward_service.traces import REWARD_NAMES, CursorError, Trace, TraceFilter, TraceStore
+from reward_service.traces import CursorError, Trace, TraceFilter, TraceStore
 from vision_sr1 import __version__
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -27,6 +27,14 @@ class RequeryView(BaseModel):
     policy_version: int
     same_weights: bool = Field(description="Answered by the policy version that wrote the rollout.")
     tokens: int
+
+
+class JudgementView(BaseModel):
+    """What another model answered to the re-query's prompt."""
+
+    model: str
+    response: str
+    answer: str
 
 
 class SpanView(BaseModel):
@@ -54,6 +62,7 @@ class TraceView(BaseModel):
     think: SpanView | None
     answer: SpanView | None
     requery: RequeryView | None = Field(description="Null where the response had no description to ask about.")
+    judgement: JudgementView | None = Field(description="Null without a judge.")
     tokens: int
     finish_reason: str
     actor_id: str
@@ -179,11 +188,12 @@ def _view(trace: Trace) -> TraceView:
         reference_answer=rollout.prompt.answer,
         images=[ref.sha256 for ref in rollout.prompt.images],
         response=scored.response,
-        rewards={name: scored.rewards[name] for name in REWARD_NAMES if name in scored.rewards},
+        rewards=dict(sorted(scored.rewards.items())),
         description=_span(scored, "description"),
         think=_span(scored, "think"),
         answer=_span(scored, "answer"),
         requery=_requery(scored, trace.policy_version) if scored.HasField("requery") else None,
+        judgement=_judgement(scored.judgement) if scored.HasField("judgement") else None,
         tokens=len(rollout.sample.response_token_ids),
         finish_reason=rollout.sample.finish_reason,
         actor_id=rollout.actor_id,
@@ -208,3 +218,7 @@ def _requery(scored: pb.ScoredRollout, policy_version: int) -> RequeryView:
         same_weights=requery.policy_version == policy_version,
         tokens=len(requery.sample.response_token_ids),
     )
+
+
+def _judgement(judgement: pb.Judgement) -> JudgementView:
+    return JudgementView(model=judgement.model, response=judgement.response, answer=judgement.answer)

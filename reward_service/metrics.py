@@ -4,13 +4,18 @@ from prometheus_client import Counter, Histogram
 
 GROUPS = Counter("vision_sr1_reward_groups", "Groups completed and emitted.")
 REWARDS = Histogram(
-    "vision_sr1_reward_value", "Rewards given, by name.", ["name"], buckets=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    "vision_sr1_reward_value",
+    "Rewards given, by name.",
+    ["name"],
+    buckets=(-1.0, -0.5, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
 )
 REQUERIES = Counter("vision_sr1_reward_requeries", "Re-queries, by outcome.", ["outcome"])
 OTHER_VERSION = Counter(
     "vision_sr1_reward_requeries_other_version", "Re-queries answered by another policy version than the rollout's."
 )
 REQUERY_SECONDS = Histogram("vision_sr1_reward_requery_seconds", "A re-query, all attempts.")
+JUDGEMENTS = Counter("vision_sr1_reward_judgements", "Answers of the external judge, by outcome.", ["outcome"])
+JUDGE_SECONDS = Histogram("vision_sr1_reward_judge_seconds", "One answer of the external judge, all attempts.")
 SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "From taking a rollout to handing it over.")
 AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "From a rollout's end to its score.")
 TRACES = Counter("vision_sr1_reward_traces", "Traces, by outcome.", ["outcome"])

@@ -9,9 +9,10 @@ import structlog
 
 from reward_service import metrics
 from reward_service.graders import Grader
+from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import answer_reward, response_rewards
-from vision_sr1.config import Config
+from vision_sr1.config import Config, RewardConfig
 from vision_sr1.groups import group_stream, without_group
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
@@ -24,43 +25,62 @@ OnScored = Callable[[pb.ScoredRollout], None]
 
 
 class Scorer:
-    """Scores one rollout: pure but for the re-query."""
+    """Scores one rollout: pure but for the re-query and the judge."""
 
-    def __init__(self, tokenizer: Any, grader: Grader, requerier: Requerier) -> None:
+    def __init__(
+        self, config: RewardConfig, tokenizer: Any, grader: Grader, requerier: Requerier, judge: Judge | None
+    ) -> None:
+        self._config = config
         self._tokens = TokenBytes(tokenizer)
         self._grader = grader
         self._requerier = requerier
+        self._judge = judge
 
     async def score(self, rollout: pb.Rollout) -> pb.ScoredRollout:
-        """The rollout with its rewards, the spans of its parts and its re-query."""
+        """The rollout with its rewards, the spans of its parts, its re-query and its judgement."""
         pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
         parsed = parse_response(b"".join(pieces))
-        reference = rollout.prompt.answer
-        rewards = await asyncio.to_thread(response_rewards, parsed, reference, self._grader)
-        scored = pb.ScoredRollout(
-            rollout=rollout,
-            response=b"".join(pieces).decode("utf-8", errors="replace"),
-            rewards={"format": rewards.format, "accuracy": rewards.accuracy, "visual": 0.0},
-        )
+        scored = pb.ScoredRollout(rollout=rollout, response=b"".join(pieces).decode("utf-8", errors="replace"))
         _set_spans(scored, pieces, parsed)
+        scored.rewards.update(dict.fromkeys(self._config.names, 0.0))
+        scored.rewards.update(await asyncio.to_thread(response_rewards, parsed, rollout, self._grader, self._config))
         if parsed.description:
-            try:
-                requery = await self._requerier.ask(rollout, parsed.description)
-            except RequeryFailedError as error:
-                log.error("visual reward given up", rollout=rollout.id, error=str(error))
-            else:
-                await self._score_requery(scored, requery, reference)
+            await asyncio.gather(self._ask(scored, parsed.description), self._judged(scored, parsed.description))
         for name, value in scored.rewards.items():
             metrics.REWARDS.labels(name).observe(value)
         return scored
 
-    async def _score_requery(self, scored: pb.ScoredRollout, requery: pb.Requery, reference: str) -> None:
+    async def _ask(self, scored: pb.ScoredRollout, description: str) -> None:
+        """The policy's own answer from the description."""
+        try:
+            requery = await self._requerier.ask(scored.rollout, description)
+        except RequeryFailedError as error:
+            log.error("visual reward given up", rollout=scored.rollout.id, error=str(error))
+            return
         response = b"".join(self._tokens.pieces(list(requery.sample.response_token_ids)))
-        answer = parse_response(response).answer
+        parsed = parse_response(response)
         requery.response = response.decode("utf-8", errors="replace")
-        requery.answer = answer or ""
+        requery.answer = parsed.answer or ""
         scored.requery.CopyFrom(requery)
-        scored.rewards["visual"] = await asyncio.to_thread(answer_reward, answer, reference, self._grader)
+        scored.rewards["visual"] = await self._grade(parsed.answer, scored)
+        scored.rewards["requery_format"] = float(parsed.format == "think_answer")
+
+    async def _judged(self, scored: pb.ScoredRollout, description: str) -> None:
+        """The judge's answer from the description."""
+        if self._judge is None:
+            return
+        turn = self._requerier.prompt(description, scored.rollout.prompt.question)
+        try:
+            response = await self._judge.answer(turn)
+        except JudgeFailedError as error:
+            log.error("judge's reward given up", rollout=scored.rollout.id, error=str(error))
+            return
+        answer = parse_response(response.encode()).answer
+        scored.judgement.CopyFrom(pb.Judgement(model=self._judge.model, response=response, answer=answer or ""))
+        scored.rewards["judge"] = await self._grade(answer, scored)
+
+    async def _grade(self, answer: str | None, scored: pb.ScoredRollout) -> float:
+        return await asyncio.to_thread(answer_reward, answer, scored.rollout.prompt.answer, self._grader)
 
 
 class ScoringWorker:

@@ -20,7 +20,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 log = structlog.get_logger()
 
 WRITE_BATCH = 256
-REWARD_NAMES = ("format", "accuracy", "visual")
+REWARD_NAMES = ("format", "accuracy", "visual")  # those with a column to filter by
 
 
 class Base(DeclarativeBase):

@@ -6,23 +6,23 @@ characters a token boundary cuts through.
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # The authors' code removes white space around each of < > / before it reads a response; tags here match either way.
 _OPEN, _CLOSE = rb"<\s*%s\s*>", rb"<\s*/\s*%s\s*>"
 _DESCRIPTION = re.compile(_OPEN % b"description" + rb"(?P<content>.*?)" + _CLOSE % b"description", re.DOTALL)
 _THINK = re.compile(_OPEN % b"think" + rb"(?P<content>.*?)" + _CLOSE % b"think", re.DOTALL)
 _BOXED = re.compile(rb"\\boxed\{")
-_WELL_FORMED = re.compile(
-    rb"\s*"
-    + _DESCRIPTION.pattern.replace(b"?P<content>", b"")
-    + rb"\s*"
-    + _THINK.pattern.replace(b"?P<content>", b"")
-    + rb"\s*(?P<answer>\\boxed\{.*\})\s*",
-    re.DOTALL,
-)
+_DESCRIBED, _THOUGHT = (block.pattern.replace(b"?P<content>", b"") for block in (_DESCRIPTION, _THINK))
+_ANSWERED = rb"\s*(?P<answer>\\boxed\{.*\})\s*"
 
 Span = tuple[int, int]
+ResponseFormat = Literal["description_think_answer", "think_answer"]
+
+_FORMATS: dict[ResponseFormat, re.Pattern[bytes]] = {
+    "description_think_answer": re.compile(rb"\s*" + _DESCRIBED + rb"\s*" + _THOUGHT + _ANSWERED, re.DOTALL),
+    "think_answer": re.compile(rb"\s*" + _THOUGHT + _ANSWERED, re.DOTALL),
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class ParsedResponse:
     Attributes:
         description: text between the description tags, None without a complete block.
         answer: content of the last `\\boxed{}` with balanced braces, None without one.
-        well_formed: whether the response is description, think and one box, in this order and nothing else.
+        format: which blocks the response is, in this order with one box at the end and nothing else; None: neither.
     """
 
     description: str | None
     answer: str | None
-    well_formed: bool
+    format: ResponseFormat | None
     description_span: Span | None
     think_span: Span | None
     answer_span: Span | None
@@ -48,15 +48,22 @@ def parse_response(response: bytes) -> ParsedResponse:
     description = _DESCRIPTION.search(response)
     think = _THINK.search(response, description.end() if description else 0)
     boxed = _last_box(response)
-    whole = _WELL_FORMED.fullmatch(response)
     return ParsedResponse(
         description=_text(description["content"]) if description else None,
         answer=_text(response[boxed[0] + len(b"\\boxed{") : boxed[1] - 1]) if boxed else None,
-        well_formed=whole is not None and _is_one_box(whole["answer"]),
+        format=_format(response),
         description_span=description.span() if description else None,
         think_span=think.span() if think else None,
         answer_span=boxed,
     )
+
+
+def _format(response: bytes) -> ResponseFormat | None:
+    for name, pattern in _FORMATS.items():
+        whole = pattern.fullmatch(response)
+        if whole is not None and _is_one_box(whole["answer"]):
+            return name
+    return None
 
 
 def _last_box(response: bytes) -> Span | None:

@@ -2,6 +2,7 @@
 
 import math
 import random
+import statistics
 from typing import get_args
 
 import numpy as np
@@ -10,7 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis.strategies import floats, lists, randoms, sampled_from
 
-from learner.objective import ComponentTokens, component_loss, group_advantages, kl_estimate
+from learner.objective import (
+    ComponentTokens,
+    PackTokens,
+    component_advantages,
+    component_loss,
+    group_advantages,
+    importance_weights,
+    kl_estimate,
+)
 from vision_sr1.config import AdvantageNormalizer, ComponentConfig, KlEstimator
 
 
@@ -18,7 +27,17 @@ def component(**changes: object) -> ComponentConfig:
     return ComponentConfig(**{"name": "c", "reward": {"accuracy": 1.0}, "tokens": ["response"], **changes})
 
 
-NORMALIZERS = get_args(AdvantageNormalizer)
+NORMALIZERS = [name for name in get_args(AdvantageNormalizer) if name != "gdpo"]
+
+
+def pack_tokens(old, ref=None, *, weights=None, sequences=None) -> PackTokens:
+    old = torch.as_tensor(old)
+    return PackTokens(
+        sequences=torch.zeros(len(old), dtype=torch.int64) if sequences is None else torch.as_tensor(sequences),
+        old_logprobs=old,
+        ref_logprobs=None if ref is None else torch.as_tensor(ref),
+        weights=torch.ones_like(old) if weights is None else torch.as_tensor(weights),
+    )
 
 
 def advantages_by_hand(rewards: list[float], normalizer: str) -> list[float]:
@@ -32,16 +51,16 @@ def advantages_by_hand(rewards: list[float], normalizer: str) -> list[float]:
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 def test_advantages_are_those_of_the_formula_per_group(normalizer: AdvantageNormalizer):
-    rewards = [[1.0, 0.0, 0.0, 1.0], [0.9, 0.1, 0.1, 0.1]]
-    expected = [advantages_by_hand(group, normalizer) for group in rewards]
-    computed = group_advantages(torch.tensor(rewards, dtype=torch.float64), normalizer, 1e-6)
-    torch.testing.assert_close(computed, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    for rewards in ([1.0, 0.0, 0.0, 1.0], [0.9, 0.1, 0.1, 0.1]):
+        expected = torch.tensor(advantages_by_hand(rewards, normalizer), dtype=torch.float64)
+        computed = group_advantages(torch.tensor(rewards, dtype=torch.float64), normalizer, 1e-6)
+        torch.testing.assert_close(computed, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("normalizer", NORMALIZERS)
 @pytest.mark.parametrize("group", [[0.0] * 8, [1.0] * 8, [0.1 + 0.9] * 7, [0.3]])
 def test_a_group_of_equal_rewards_has_no_advantage(group: list[float], normalizer: AdvantageNormalizer):
-    assert group_advantages(torch.tensor([group]), normalizer, 1e-6).tolist() == [[0.0] * len(group)]
+    assert group_advantages(torch.tensor(group), normalizer, 1e-6).tolist() == [0.0] * len(group)
 
 
 @given(
@@ -56,13 +75,88 @@ def test_advantages_sum_to_zero_follow_their_answers_and_ignore_a_constant(
     rewards = [round(r, 3) for r in rewards]  # differences far below the deviation's epsilon mean nothing
 
     def of(values: list[float]) -> torch.Tensor:
-        return group_advantages(torch.tensor([values], dtype=torch.float64), normalizer, 1e-6)[0]
+        return group_advantages(torch.tensor(values, dtype=torch.float64), normalizer, 1e-6)
 
     advantages = of(rewards)
     assert float(advantages.sum()) == pytest.approx(0.0, abs=1e-8)
     order = random.sample(range(len(rewards)), len(rewards))
     torch.testing.assert_close(of([rewards[i] for i in order]), advantages[order])
     torch.testing.assert_close(of([r + round(shift, 3) for r in rewards]), advantages, rtol=1e-6, atol=1e-8)
+
+
+def test_gdpo_keeps_apart_what_a_sum_of_rewards_mixes_up():
+    """Each reward normalized in its group, summed by factors, over the deviation of all sums in the batch."""
+    c = component(reward={"accuracy": 1.0, "visual": 0.5}, advantage="gdpo")
+    groups = [
+        {"accuracy": [1.0, 0.0, 0.0, 1.0], "visual": [0.0, 0.0, 1.0, 1.0]},
+        {"accuracy": [1.0, 1.0, 1.0], "visual": [0.0, 1.0, 1.0]},
+        {"accuracy": [0.0, 0.0], "visual": [1.0, 1.0]},
+    ]
+
+    def by_hand(group: dict[str, list[float]], name: str) -> list[float]:
+        equal = len(set(group[name])) == 1
+        return [0.0] * len(group[name]) if equal else advantages_by_hand(group[name], "group")
+
+    sums = [
+        [a + 0.5 * v for a, v in zip(by_hand(group, "accuracy"), by_hand(group, "visual"), strict=True)]
+        for group in groups
+    ]
+    scale = statistics.stdev([value for group in sums for value in group]) + 1e-6
+    computed = component_advantages(
+        c, [{n: torch.tensor(v, dtype=torch.float64) for n, v in group.items()} for group in groups], 1e-6
+    )
+    for ours, theirs in zip(computed, sums, strict=True):
+        assert ours.tolist() == pytest.approx([value / scale for value in theirs], rel=1e-12)
+
+
+@pytest.mark.parametrize("advantage", get_args(AdvantageNormalizer))
+def test_degenerate_groups_give_no_nan(advantage: AdvantageNormalizer):
+    c = component(reward={"accuracy": 1.0, "visual": 1.0}, advantage=advantage)
+    for values in ([1.0], [1.0, 1.0], [0.0] * 8):
+        group = {"accuracy": torch.tensor(values), "visual": torch.tensor(values)}
+        assert component_advantages(c, [group], 1e-6)[0].tolist() == [0.0] * len(values)
+    assert component_advantages(c, [], 1e-6) == []
+
+
+def test_the_summed_reward_is_blind_where_segments_see():
+    """{right, insufficient description} and {wrong, sufficient}: equal sums have no gradient, segments have one."""
+    group = {"accuracy": torch.tensor([1.0, 0.0]), "visual": torch.tensor([0.0, 1.0])}
+    description = torch.tensor([True, True, False, False, True, True, False, False])
+
+    def gradient(components: list[tuple[ComponentConfig, torch.Tensor]]) -> torch.Tensor:
+        logprobs = torch.full((8,), -1.0, requires_grad=True)
+        for c, mask in components:
+            advantages = component_advantages(c, [group], 1e-6)[0].repeat_interleave(4)
+            tokens = ComponentTokens(mask, advantages, normalizer=float(mask.sum()))
+            component_loss(c, tokens, logprobs, pack_tokens(logprobs.detach()))[0].backward()
+        return logprobs.grad
+
+    summed = component(reward={"accuracy": 1.0, "visual": 1.0}, kl_coef=0.0)
+    assert gradient([(summed, torch.ones(8, dtype=torch.bool))]).tolist() == [0.0] * 8
+    answer = component(reward={"accuracy": 1.0}, kl_coef=0.0)
+    visual = component(reward={"visual": 1.0}, kl_coef=0.0)
+    segmented = gradient([(answer, ~description), (visual, description)])
+    assert (segmented[description].sign().tolist(), segmented[~description].sign().tolist()) == (
+        [1.0, 1.0, -1.0, -1.0],
+        [-1.0, -1.0, 1.0, 1.0],
+    )
+
+
+def test_at_ratio_one_channels_over_the_same_tokens_are_grpo_with_the_summed_advantage():
+    rng = np.random.default_rng(1)
+    group = {name: torch.tensor(rng.integers(0, 2, 8).astype(float)) for name in ("accuracy", "visual")}
+    mask = torch.ones(80, dtype=torch.bool)
+    logprobs = torch.tensor(rng.normal(-2, 1, 80), requires_grad=True)
+
+    def loss(advantages: torch.Tensor) -> torch.Tensor:
+        tokens = ComponentTokens(mask, advantages.repeat_interleave(10), normalizer=80.0)
+        return component_loss(component(kl_coef=0.0), tokens, logprobs, pack_tokens(logprobs.detach()))[0]
+
+    channels = [component_advantages(component(reward={name: 1.0}), [group], 1e-6)[0] for name in group]
+    (together,) = torch.autograd.grad(loss(channels[0]) + loss(channels[1]), logprobs)
+    (summed,) = torch.autograd.grad(loss(channels[0] + channels[1]), logprobs)
+    assert together.abs().max() > 0
+    torch.testing.assert_close(together, summed, rtol=1e-12, atol=1e-15)
 
 
 KL_BY_HAND = {
@@ -73,27 +167,37 @@ KL_BY_HAND = {
 }
 
 
-def by_hand(c: ComponentConfig, mask, advantages, logprobs, old, ref, normalizer) -> float:
+def by_hand(c: ComponentConfig, mask, advantages, logprobs, old, ref, weights, sequences, normalizer) -> float:
     """Token by token, in plain Python."""
+
+    def ratio_of(index: int) -> float:
+        same = [i for i in range(len(mask)) if mask[i] and sequences[i] == sequences[index]]
+        members = same if c.ratio == "sequence" else [index]
+        return math.exp(sum(logprobs[i] - old[i] for i in members) / len(members))
+
     total = 0.0
-    for m, a, lp, o, r in zip(mask, advantages, logprobs, old, ref, strict=True):
+    for i, (m, a, lp, r, w) in enumerate(zip(mask, advantages, logprobs, ref, weights, strict=True)):
         if m:
-            ratio = math.exp(lp - o)
+            ratio = ratio_of(i)
             clipped = min(max(ratio, 1 - c.clip_ratio_low), 1 + c.clip_ratio_high)
             gain = min(ratio * a, clipped * a)
             if c.clip_ratio_dual is not None and a < 0:
                 gain = max(gain, c.clip_ratio_dual * a)
-            total -= gain
+            total -= w * gain
             total += c.kl_coef * KL_BY_HAND[c.kl_estimator](lp, r)
     return c.weight * total / normalizer
 
 
 @pytest.mark.parametrize("kl_estimator", get_args(KlEstimator))
 @pytest.mark.parametrize("dual", [None, 1.5])
-def test_loss_is_the_formulas_and_its_gradient_is_the_numerical_one(kl_estimator: KlEstimator, dual: float | None):
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_loss_is_the_formulas_and_its_gradient_is_the_numerical_one(
+    kl_estimator: KlEstimator, dual: float | None, ratio: str
+):
     rng = np.random.default_rng(0)
     c = component(
         weight=0.5,
+        ratio=ratio,
         clip_ratio_low=0.2,
         clip_ratio_high=0.28,
         clip_ratio_dual=dual,
@@ -101,17 +205,19 @@ def test_loss_is_the_formulas_and_its_gradient_is_the_numerical_one(kl_estimator
         kl_estimator=kl_estimator,
     )
     mask = rng.random(60) < 0.7
+    sequences = np.repeat(np.arange(20), 3)
     advantages = rng.normal(size=60)
     logprobs, old, ref = (rng.normal(-2, 0.6, size=60) for _ in range(3))
+    weights = rng.uniform(0, 2, size=60)
     bounded = (advantages < 0) & (np.exp(logprobs - old) > 1.5) & mask
     assert bounded.any(), "some tokens should be beyond the dual clip"
     tokens = ComponentTokens(torch.tensor(mask), torch.tensor(advantages), normalizer=11.0)
 
     def loss(values: torch.Tensor) -> torch.Tensor:
-        return component_loss(c, tokens, values, torch.tensor(old), torch.tensor(ref))[0]
+        return component_loss(c, tokens, values, pack_tokens(old, ref, weights=weights, sequences=sequences))[0]
 
     values = torch.tensor(logprobs, requires_grad=True)
-    expected = by_hand(c, mask, advantages, logprobs, old, ref, 11.0)
+    expected = by_hand(c, mask, advantages, logprobs, old, ref, weights, sequences, 11.0)
     assert float(loss(values)) == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(loss, values)
 
@@ -121,7 +227,7 @@ def test_at_the_old_policy_the_gradient_is_the_policy_gradient():
     advantages = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     logprobs = torch.tensor([-1.0, -2.0, -3.0], dtype=torch.float64, requires_grad=True)
     tokens = ComponentTokens(torch.tensor([True, True, False]), advantages, normalizer=2.0)
-    loss, _ = component_loss(c, tokens, logprobs, logprobs.detach(), None)
+    loss, _ = component_loss(c, tokens, logprobs, pack_tokens(logprobs.detach()))
     loss.backward()
     assert torch.allclose(logprobs.grad, torch.tensor([-0.5, 1.0, 0.0], dtype=torch.float64))
 
@@ -129,7 +235,7 @@ def test_at_the_old_policy_the_gradient_is_the_policy_gradient():
 def test_no_tokens_give_a_loss_of_zero_that_is_still_connected():
     logprobs = torch.zeros(0, requires_grad=True)
     tokens = ComponentTokens(torch.zeros(0, dtype=torch.bool), torch.zeros(0), normalizer=1.0)
-    loss, sums = component_loss(component(), tokens, logprobs, torch.zeros(0), torch.zeros(0))
+    loss, sums = component_loss(component(), tokens, logprobs, pack_tokens(torch.zeros(0), torch.zeros(0)))
     loss.backward()
     assert float(loss) == 0.0
     assert float(sums["tokens"]) == 0.0
@@ -140,7 +246,7 @@ def test_clip_counts_tokens_whose_gain_is_held_back():
     ratios = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])
     tokens = ComponentTokens(torch.ones(5, dtype=torch.bool), advantages, normalizer=5.0)
-    _, sums = component_loss(c, tokens, ratios.log(), torch.zeros(5), None)
+    _, sums = component_loss(c, tokens, ratios.log(), pack_tokens(torch.zeros(5)))
     assert float(sums["clipped"]) == 2.0
 
 
@@ -149,11 +255,18 @@ def test_dual_clip_bounds_what_a_negative_advantage_can_do():
     logprobs = torch.tensor([0.0, 0.0], requires_grad=True)
     old = torch.tensor([-5.0, -0.5])
     tokens = ComponentTokens(torch.ones(2, dtype=torch.bool), torch.tensor([-2.0, -2.0]), normalizer=1.0)
-    loss, sums = component_loss(c, tokens, logprobs, old, None)
+    loss, sums = component_loss(c, tokens, logprobs, pack_tokens(old))
     loss.backward()
     assert float(loss) == pytest.approx(6.0 + 2.0 * math.exp(0.5))
     assert logprobs.grad.tolist() == [0.0, pytest.approx(2.0 * math.exp(0.5))]
     assert float(sums["clipped"]) == 1.0
+
+
+def test_importance_weights_are_truncated_ratios():
+    proximal, behaviour = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -3.0, 0.0])
+    weights, cut = importance_weights(proximal, behaviour, limit=2.0)
+    assert weights.tolist() == pytest.approx([1.0, 2.0, math.exp(-1.0)])
+    assert cut.tolist() == [False, True, False]
 
 
 def test_low_var_kl_stays_finite_where_k3_does_not():

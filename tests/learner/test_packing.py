@@ -59,18 +59,18 @@ def test_packed_logprobs_equal_single_ones(model: str, sequences: list[Sequence]
     expected = one_by_one(path, sequences)
     assert {s.images is None for s in sequences} == {True, False}
     for members in split_by_budget([len(s) for s in sequences], 150):
-        packed = pack(sequences, members, filler, partial(rope_positions, policy))
+        packed = pack([sequences[i] for i in members], filler, partial(rope_positions, policy))
         with torch.no_grad():
             logprobs = token_logprobs(policy, packed, CPU)
-        for index in members:
-            assert torch.allclose(logprobs[packed.indices == index], expected[index], atol=1e-5)
+        for place, index in enumerate(members):
+            assert torch.allclose(logprobs[packed.indices == place], expected[index], atol=1e-5)
 
 
 def test_forbidden_tokens_have_no_probability(tiny_model: Path, sequences: list[Sequence]):
     config = config_for(tiny_model)
     filler = SequenceBuilder(config.model).filler()
     free = load_policy(config, str(tiny_model), forbidden_token_ids=[])
-    packed = pack(sequences, [0, 1], filler, partial(rope_positions, free))
+    packed = pack(sequences[:2], filler, partial(rope_positions, free))
     forbidden = [int(packed.targets[0]), 3, 5]
     limited = load_policy(config, str(tiny_model), forbidden_token_ids=forbidden)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_a_micro_batch_without_tokens_still_reaches_every_parameter(tiny_model: 
     """Otherwise ZeRO's collectives would not match between ranks."""
     config = config_for(tiny_model)
     policy = load_policy(config, str(tiny_model), forbidden_token_ids=[])
-    packed = pack([], [], SequenceBuilder(config.model).filler(), partial(rope_positions, policy))
+    packed = pack([], SequenceBuilder(config.model).filler(), partial(rope_positions, policy))
     (token_logprobs(policy, packed, CPU).sum() * 0.0).backward()
     assert [name for name, p in policy.named_parameters() if p.grad is None] == []
 

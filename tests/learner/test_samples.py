@@ -2,16 +2,40 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from learner.samples import token_sets, training_samples
-from vision_sr1.config import load_config
+from learner.samples import TrainingSample, group_has_signal, token_sets, training_samples
+from vision_sr1.config import LearnerConfig, load_config
+from vision_sr1.parsing import parse_response, token_span
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-COMPONENTS = load_config(None, environment={}).config.learner.components
+SUM = "{name: sum, reward: {accuracy: 1, visual: 1}, tokens: [response]}"
 
 
-def scored(accuracy: float, visual: float, *, description: tuple[int, int] | None = (0, 4)) -> pb.ScoredRollout:
-    sample = pb.Sample(prompt_token_ids=[1, 2, 3], response_token_ids=range(10, 20), logprobs=[-1.0] * 10)
+def settings(*overrides: str) -> LearnerConfig:
+    return load_config(None, list(overrides), environment={}).config.learner
+
+
+def samples_of(*groups: pb.ScoredGroup, overrides: tuple[str, ...] = (), version: int = 5) -> list[TrainingSample]:
+    return [sample for group in training_samples(list(groups), settings(*overrides), version) for sample in group]
+
+
+def scored(
+    accuracy: float,
+    visual: float,
+    *,
+    description: tuple[int, int] | None = (0, 4),
+    versions: tuple[tuple[int, int, int], ...] = ((5, 0, 10),),
+    finish: str = "stop",
+) -> pb.ScoredRollout:
+    sample = pb.Sample(
+        prompt_token_ids=[1, 2, 3],
+        response_token_ids=range(10, 20),
+        logprobs=[-1.0] * 10,
+        versions=[pb.VersionSpan(policy_version=v, start=start, end=end) for v, start, end in versions],
+        finish_reason=finish,
+    )
     result = pb.ScoredRollout(
         rollout=pb.Rollout(sample=sample, prompt=pb.Prompt(images=[pb.ImageRef(sha256="aa")])),
         rewards={"format": 1.0, "accuracy": accuracy, "visual": visual},
@@ -29,7 +53,7 @@ def group(*rollouts: pb.ScoredRollout) -> pb.ScoredGroup:
 
 
 def test_each_component_trains_its_own_tokens():
-    answer, requery = training_samples([group(scored(1, 0), scored(0, 1))], COMPONENTS, 1e-6)[:2]
+    answer, requery = samples_of(group(scored(1, 0), scored(0, 1)))[:2]
     assert answer.masks["description"].tolist() == [True] * 4 + [False] * 6
     assert answer.masks["answer"].tolist() == [False] * 4 + [True] * 6
     assert not answer.masks["requery"].any()
@@ -38,18 +62,18 @@ def test_each_component_trains_its_own_tokens():
     assert not requery.masks["description"].any()
     assert requery.images == ()
     assert answer.images == ("aa",)
-    assert requery.old_logprobs.tolist() == [-0.5, -0.25]
+    assert requery.behaviour_logprobs.tolist() == [-0.5, -0.25]
 
 
 def test_each_reward_is_normalized_on_its_own():
-    first, _, second, _ = training_samples([group(scored(1, 0), scored(0, 1))], COMPONENTS, 1e-6)
+    first, _, second, _ = samples_of(group(scored(1, 0), scored(0, 1)))
     assert first.advantages["answer"] == pytest.approx(-second.advantages["answer"])
     assert first.advantages["answer"] > 0 > first.advantages["description"]
     assert first.advantages["requery"] == first.advantages["description"]
 
 
 def test_without_a_description_all_tokens_are_reasoning_and_there_is_no_requery():
-    samples = training_samples([group(scored(1, 0, description=None), scored(0, 0))], COMPONENTS, 1e-6)
+    samples = samples_of(group(scored(1, 0, description=None), scored(0, 0)))
     assert len(samples) == 3
     assert samples[0].masks["answer"].all()
 
@@ -57,3 +81,58 @@ def test_without_a_description_all_tokens_are_reasoning_and_there_is_no_requery(
 def test_description_and_reasoning_share_no_token_and_leave_none_out():
     sets = token_sets(scored(1, 1, description=(2, 7)))
     assert np.array_equal(sets["description"] ^ sets["reasoning"], sets["response"])
+
+
+@given(
+    st.lists(st.sampled_from(["<description>", "</description>", "<think>", "</think>", "\\boxed{", "}", " a", "<"])),
+    st.lists(st.integers(1, 5), min_size=1, max_size=8),
+)
+def test_masks_partition_any_response(words: list[str], cuts: list[int]):
+    """With missing, repeated, nested or unclosed tags, and tokens that cut through them anywhere."""
+    text = "".join(words).encode()
+    pieces, position = [], 0
+    while position < len(text):
+        size = cuts[len(pieces) % len(cuts)]
+        pieces.append(text[position : position + size])
+        position += size
+    result = pb.ScoredRollout(rollout=pb.Rollout(sample=pb.Sample(response_token_ids=range(len(pieces)))))
+    parsed = parse_response(text)
+    if parsed.description_span:
+        start, end = token_span(pieces, parsed.description_span)
+        result.description.CopyFrom(pb.TokenSpan(start=start, end=end))
+    sets = token_sets(result)
+    assert np.array_equal(sets["description"] ^ sets["reasoning"], sets["response"])
+    assert sets["response"].all()
+    if parsed.description_span:
+        block = b"".join(piece for piece, inside in zip(pieces, sets["description"], strict=True) if inside)
+        assert text[slice(*parsed.description_span)] in block
+
+
+def test_staleness_is_counted_token_by_token_and_tokens_beyond_the_bound_are_left_out():
+    stale = group(scored(1, 0, versions=((3, 0, 2), (4, 2, 6), (5, 6, 10))), scored(0, 1))
+    first = samples_of(stale, overrides=("learner.max_staleness=1",))[0]
+    assert first.staleness.tolist() == [2, 2, 1, 1, 1, 1, 0, 0, 0, 0]
+    assert first.masks["description"].tolist() == [False, False, True, True] + [False] * 6
+    kept = samples_of(stale, overrides=("learner.max_staleness=1", "learner.off_policy.stale_token_weight=0.5"))[0]
+    assert kept.masks["description"].tolist() == [True] * 4 + [False] * 6
+
+
+def test_a_cut_off_sequence_is_masked_where_asked():
+    cut = group(scored(1, 0, finish="length"), scored(0, 1))
+    assert samples_of(cut)[0].masks["answer"].any()
+    masked = samples_of(cut, overrides=("learner.groups.mask_truncated=true",))
+    assert not any(mask.any() for mask in masked[0].masks.values())
+    assert masked[2].masks["answer"].any()
+    assert masked[0].advantages["answer"] > 0, "its reward still counts for the others' baseline"
+
+
+def test_a_group_has_a_signal_where_any_component_has_one():
+    assert not group_has_signal(group(scored(1, 1), scored(1, 1)), settings())
+    assert not group_has_signal(group(), settings())
+    assert group_has_signal(group(scored(1, 1), scored(1, 0)), settings())
+    assert not group_has_signal(group(scored(1, 1), scored(1, 0)), settings("learner.preset=see_think"))
+    blind = group(scored(1, 0), scored(0, 1))
+    assert not group_has_signal(
+        blind, settings("learner.preset=vision_sr1_channels", "learner.components=[" + SUM + "]")
+    )
+    assert group_has_signal(blind, settings("learner.preset=vision_sr1_channels"))

@@ -4,6 +4,8 @@ import pytest
 
 from vision_sr1.config import ConfigError, load_config, save_config
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 def test_unknown_key_is_refused_with_the_nearest_name():
     with pytest.raises(
@@ -49,7 +51,10 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
     ("override", "message"),
     [
         ("learner.prompts_per_step=100", "must divide prompts_per_batch"),
-        ("learner.preset=visoin_sr1", "unknown preset 'visoin_sr1'; known: vision_sr1"),
+        ("learner.preset=visoin_sr1", "unknown preset 'visoin_sr1'; known: external_judge, gdpo, .*vision_sr1"),
+        ("learner.preset=null", "give learner.preset or learner.components"),
+        ("learner.preset=external_judge", r"uses the reward 'judge': set reward\.judge\.url"),
+        ("reward.judge.url=http://127.0.0.1:1", r"needs judge\.model"),
         ("sampling.temperature=-1", "sampling.temperature"),
         ("nonsense", "section.key=value"),
     ],
@@ -59,10 +64,76 @@ def test_bad_value_is_named(override: str, message: str):
         load_config(None, [override], environment={})
 
 
-def test_default_preset_is_the_papers_objective_in_three_components():
-    components = load_config(None, environment={}).config.learner.components
-    assert [(c.name, c.reward, c.tokens) for c in components] == [
-        ("answer", {"accuracy": 0.9, "format": 0.1}, ["reasoning"]),
-        ("description", {"visual": 1.0}, ["description"]),
-        ("requery", {"visual": 1.0}, ["requery"]),
-    ]
+RESPONSE = ["response"]
+ANSWER = {"accuracy": 0.9, "format": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("preset", "components"),
+    [
+        ("vision_sr1", [(ANSWER, ["reasoning"]), ({"visual": 1.0}, ["description"]), ({"visual": 1.0}, ["requery"])]),
+        ("vision_sr1_sum", [({**ANSWER, "visual": 1.0}, RESPONSE)]),
+        (
+            "vision_sr1_eq7",
+            [({"accuracy": 1.0, "format": 0.1}, RESPONSE), ({"visual": 1.0, "requery_format": 0.1}, ["requery"])],
+        ),
+        ("vision_sr1_channels", [({"accuracy": 1.0}, RESPONSE), ({"visual": 1.0}, RESPONSE)]),
+        ("see_think", [(ANSWER, RESPONSE)]),
+        ("vision_r1", [(ANSWER, RESPONSE)]),
+        ("external_judge", [({**ANSWER, "judge": 1.0}, RESPONSE)]),
+        ("gdpo", [({**ANSWER, "visual": 1.0}, RESPONSE)]),
+    ],
+)
+def test_presets_are_the_readings_of_the_paper(preset: str, components: list):
+    judge = ["reward.judge.url=http://127.0.0.1:1", "reward.judge.model=j"]
+    config = load_config(None, [f"learner.preset={preset}", *judge], environment={}).config
+    assert [(c.reward, c.tokens) for c in config.learner.components] == components
+    for c in config.learner.components:
+        assert (c.clip_ratio_low, c.clip_ratio_high, c.clip_ratio_dual, c.kl_estimator) == (0.2, 0.3, 3.0, "low_var_kl")
+        assert c.weight == (0.5 if preset == "vision_sr1_eq7" else 1.0)
+        assert c.advantage == ("gdpo" if preset == "gdpo" else "group")
+        assert c.kl_coef == (0.0 if (preset, c.name) == ("vision_sr1_channels", "visual") else 0.01)
+    described = preset != "vision_r1"
+    assert config.data.prompt_template == ("answer" if described else "think_answer")
+    assert config.reward.response_format == ("description_think_answer" if described else "think_answer")
+
+
+def test_a_file_beats_its_preset(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learner: {preset: vision_r1}\ndata: {prompt_template: plain_answer}\n")
+    loaded = load_config(file, environment={})
+    assert loaded.config.data.prompt_template == "plain_answer"
+    origins = {key: origin for key, _, origin in loaded.rows()}
+    assert origins["data.prompt_template"] == str(file)
+    assert origins["reward.response_format"] == "preset vision_r1"
+
+
+def test_a_file_extends_another_and_beats_it(tmp_path: Path):
+    (tmp_path / "more").mkdir()
+    base, middle, top = tmp_path / "base.yaml", tmp_path / "more" / "middle.yaml", tmp_path / "more" / "top.yaml"
+    base.write_text("learner: {batches: 5, prompts_per_batch: 8, prompts_per_step: 4}\nrun: {name: base}\n")
+    middle.write_text("extends: ../base.yaml\nlearner: {batches: 6}\n")
+    top.write_text("extends: middle.yaml\nrun: {name: top}\n")
+    loaded = load_config(top, environment={})
+    learner = loaded.config.learner
+    assert (loaded.config.run.name, learner.batches, learner.prompts_per_batch) == ("top", 6, 8)
+    origins = {key: origin for key, _, origin in loaded.rows()}
+    assert Path(origins["learner.batches"]) == middle
+    base.write_text("extends: more/top.yaml\n")
+    with pytest.raises(ConfigError, match="extends .*top.yaml, which extends it in turn"):
+        load_config(top, environment={})
+    base.unlink()
+    with pytest.raises(ConfigError, match="no configuration file .*base.yaml"):
+        load_config(top, environment={})
+
+
+@pytest.mark.parametrize("name", sorted(str(f.relative_to(EXAMPLES)) for f in EXAMPLES.rglob("*.yaml")))
+def test_every_example_loads(name: str):
+    load_config(EXAMPLES / name, environment={})
+
+
+def test_an_unknown_reward_is_refused_with_those_there_are(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learner: {components: [{name: a, reward: {acuracy: 1}, tokens: [response]}]}")
+    with pytest.raises(ConfigError, match="component 'a': unknown reward 'acuracy'; known: format, accuracy, visual"):
+        load_config(file, environment={})

@@ -9,7 +9,7 @@ GOOD = rb"<description> a red square </description> <think> so red </think> \box
 
 def test_parts_of_a_well_formed_response():
     parsed = parse_response(GOOD)
-    assert parsed.well_formed
+    assert parsed.format == "description_think_answer"
     assert parsed.description == "a red square"
     assert parsed.answer == "red"
     assert GOOD[slice(*parsed.description_span)] == b"<description> a red square </description>"
@@ -32,7 +32,13 @@ def test_parts_of_a_well_formed_response():
     ],
 )
 def test_anything_else_is_not_well_formed(response: bytes):
-    assert not parse_response(response).well_formed
+    assert parse_response(response).format != "description_think_answer"
+
+
+def test_a_requerys_response_has_a_format_of_its_own():
+    assert parse_response(rb"<think> so red </think> \boxed{red}").format == "think_answer"
+    assert parse_response(rb"so <think> so red </think> \boxed{red}").format is None
+    assert parse_response(rb"<think> so red </think> red").format is None
 
 
 @pytest.mark.parametrize("response", [rb"<description> a red square <think> b </think> \boxed{red}", rb"\boxed{red}"])
@@ -45,14 +51,14 @@ def test_a_description_that_is_not_closed_is_none(response: bytes):
 
 def test_white_space_inside_tags_is_ignored_as_in_the_authors_code():
     parsed = parse_response(rb"< description >a< / description ><think >b</ think>\boxed{c}")
-    assert parsed.well_formed
+    assert parsed.format == "description_think_answer"
     assert parsed.description == "a"
 
 
 def test_nested_braces_belong_to_the_answer():
     parsed = parse_response(rb"<description>a</description><think>b</think>\boxed{\frac{1}{2}}")
     assert parsed.answer == r"\frac{1}{2}"
-    assert parsed.well_formed
+    assert parsed.format == "description_think_answer"
 
 
 @given(st.binary(max_size=60))

@@ -1,4 +1,7 @@
-"""Loading the configuration: defaults, then the YAML file, then the environment, then `section.key=value`."""
+"""Loading the configuration: defaults, preset, YAML file, environment, `section.key=value`; each beats those before it.
+
+A file may build on another: `extends: other.yaml`, relative to its own folder, loads that one beneath it.
+"""
 
 import difflib
 import os
@@ -10,9 +13,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from vision_sr1.config.schema import Config
+from vision_sr1.config.schema import Config, LearnerConfig
 
+PRESETS = Path(__file__).parent.parent / "presets"
 ENVIRONMENT = {
+    "VISION_SR1_JUDGE_API_KEY": "reward.judge.api_key",
     "VISION_SR1_REDIS_URL": "streams.url",
     "VISION_SR1_REDIS_PASSWORD": "streams.password",
 }
@@ -37,8 +42,6 @@ class LoadedConfig:
         for known, origin in self.origins.items():
             if key == known or key.startswith((known + ".", known + "[")):
                 return origin
-        if key.startswith("learner.components"):
-            return f"preset {self.config.learner.preset}"
         return "default"
 
 
@@ -55,8 +58,8 @@ def load_config(
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
     if path is not None:
-        tree = _read_yaml(path)
-        origins.update({key: str(path) for key, _ in _leaves(tree)})
+        for file, part in _files(path):
+            _put_beneath(tree, part, str(file), origins)
     for variable, key in ENVIRONMENT.items():
         value = (os.environ if environment is None else environment).get(variable)
         if value is not None:
@@ -69,6 +72,10 @@ def load_config(
         _set(tree, key, yaml.safe_load(text))
         origins[key] = "command line"
     _refuse_unknown_keys(tree, Config, "")
+    learner = tree.setdefault("learner", {})
+    preset = learner.get("preset", LearnerConfig.model_fields["preset"].default) if isinstance(learner, dict) else None
+    if preset is not None:
+        _put_beneath(tree, _read_preset(preset), f"preset {preset}", origins)
     try:
         return LoadedConfig(Config.model_validate(tree), origins)
     except ValidationError as error:
@@ -81,8 +88,42 @@ def load_config(
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the effective tree, secrets left out (services read those from the environment)."""
-    tree = config.model_dump(mode="json", exclude={"streams": {"password"}})
+    tree = config.model_dump(mode="json", exclude={"streams": {"password"}, "reward": {"judge": {"api_key"}}})
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+
+
+def _files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and those it extends, one after the other; their `extends` taken out."""
+    files: list[tuple[Path, dict[str, Any]]] = []
+    following: Path | None = path
+    while following is not None:
+        if following.resolve() in [file.resolve() for file, _ in files]:
+            raise ConfigError(f"{files[-1][0]} extends {following}, which extends it in turn")
+        tree = _read_yaml(following)
+        files.append((following, tree))
+        base = tree.pop("extends", None)
+        following = following.parent / str(base) if base is not None else None
+    return files
+
+
+def _read_preset(name: Any) -> dict[str, Any]:
+    path = PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ConfigError(f"learner.preset: unknown preset {name!r}; known: {known}")
+    return _read_yaml(path)
+
+
+def _put_beneath(
+    tree: dict[str, Any], below: dict[str, Any], origin: str, origins: dict[str, str], prefix: str = ""
+) -> None:
+    """Adds to the tree what it does not have yet; lists are taken whole."""
+    for key, value in below.items():
+        if key not in tree:
+            tree[key] = value
+            origins.update({f"{prefix}{leaf}": origin for leaf, _ in _leaves({key: value})})
+        elif isinstance(tree[key], dict) and isinstance(value, dict):
+            _put_beneath(tree[key], value, origin, origins, f"{prefix}{key}.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

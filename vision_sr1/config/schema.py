@@ -4,27 +4,17 @@ Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unk
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-PRESETS = Path(__file__).parent.parent / "presets"
+from vision_sr1.parsing import ResponseFormat
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
-AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out"]
+AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
-
-
-def _preset_components(name: str) -> list[Any]:
-    path = PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise ValueError(f"unknown preset {name!r}; known: {known}")
-    components: list[Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["components"]
-    return components
 
 
 class Section(BaseModel):
@@ -113,12 +103,32 @@ class ActorsConfig(Section):
     drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish prompts before handing them back.")
 
 
+class JudgeConfig(Section):
+    """Another model that answers from the description: the reward `judge`, beside the policy's own `visual`."""
+
+    url: str | None = Field(None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge.")
+    model: str = Field("", description="Name of the model there.")
+    api_key: SecretStr | None = Field(None, description="Set it with VISION_SR1_JUDGE_API_KEY, not in a file.")
+    max_tokens: Positive = Field(2048, description="Tokens of one judgement at most.")
+    timeout_s: Seconds = Field(60.0, description="For one try.")
+    attempts: Positive = Field(3, description="Tries before the reward is given up as 0.")
+
+
 class RewardConfig(Section):
     """The reward service."""
 
     host: str = Field("127.0.0.1", description="Address of the REST API.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8088, description="Port of the REST API.")
     grader: Literal["mathruler"] = Field("mathruler", description="Rule that compares answers.")
+    response_format: ResponseFormat = Field(
+        "description_think_answer", description="Blocks that the reward `format` asks of a response, in this order."
+    )
+    overlong_buffer_tokens: int = Field(
+        0,
+        ge=0,
+        description="The reward `overlong` falls from 0 to -1 over the last so many tokens before sampling.max_tokens "
+        "(DAPO); 0: -1 where the response was cut off.",
+    )
     requery_template: str = Field(
         "requery", description="Jinja file or built-in template: description and question to re-query prompt."
     )
@@ -131,6 +141,19 @@ class RewardConfig(Section):
         None, description="SQLAlchemy URL of the trace store; default: traces.sqlite in the run's folder."
     )
     trace_buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
+    judge: JudgeConfig = JudgeConfig()
+
+    @property
+    def names(self) -> list[str]:
+        """Rewards that every rollout gets."""
+        given = ["format", "accuracy", "visual", "requery_format", "answer_leak", "overlong"]
+        return [*given, "judge"] if self.judge.url else given
+
+    @model_validator(mode="after")
+    def _judge_is_named(self) -> Self:
+        if self.judge.url and not self.judge.model:
+            raise ValueError("judge.url needs judge.model: the model's name at that endpoint")
+        return self
 
 
 class ComponentConfig(Section):
@@ -143,7 +166,11 @@ class ComponentConfig(Section):
     advantage: AdvantageNormalizer = Field(
         "group",
         description="A reward minus its group's mean, over the group's deviation (group: GRPO) or not (group_mean: "
-        "Dr. GRPO); or minus the mean of the group's other rewards (leave_one_out: RLOO).",
+        "Dr. GRPO); minus the mean of the group's other rewards (leave_one_out: RLOO); or each named reward on its own "
+        "as in GRPO, summed by factors and divided by the deviation over the batch (gdpo).",
+    )
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="Ratio of each token, or the geometric mean over the sequence's tokens (sequence: GSPO)."
     )
     clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios below 1 - this are clipped.")
     clip_ratio_high: float = Field(0.3, gt=0, description="Ratios above 1 + this are clipped.")
@@ -169,6 +196,51 @@ class SftConfig(Section):
     output: Path | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
 
 
+class OffPolicyConfig(Section):
+    """Correction for tokens that another policy sampled than the one that learns from them."""
+
+    recompute_proximal: bool = Field(
+        False,
+        description="Take ratios to the trainer's own log-probabilities before the batch, one more forward pass, and "
+        "weight tokens by the truncated ratio of those to the actors'; otherwise take ratios to the actors'.",
+    )
+    max_importance_weight: float = Field(
+        2.0, ge=1, description="Where importance weights are truncated; of effect with recompute_proximal."
+    )
+    stale_token_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Factor of a token's weight for each version by which it is staler than max_staleness; "
+        "0 drops such tokens, 1 lets them count in full.",
+    )
+
+
+class ReferenceConfig(Section):
+    """The frozen policy of the KL term; there is none where every component's kl_coef is 0."""
+
+    offload: bool = Field(False, description="Keep its weights in CPU memory, sharded, and fetch them layer by layer.")
+    refresh_every: int = Field(
+        0, ge=0, description="Batches after which the current policy becomes the reference; 0: never."
+    )
+
+
+class GroupsConfig(Section):
+    """Which of the scored groups are learned from."""
+
+    drop_without_signal: bool = Field(
+        False,
+        description="Leave out groups whose rewards are all equal in every component, and draw others in their place "
+        "(dynamic sampling of DAPO).",
+    )
+    replacement_rounds: Positive = Field(
+        5, description="Times that left-out groups of a batch are replaced; then it is learned from as it is."
+    )
+    mask_truncated: bool = Field(
+        False, description="Train no token of a sequence that was cut off at its token limit (DAPO)."
+    )
+
+
 class WeightsConfig(Section):
     """Publishing weights to the actors."""
 
@@ -191,11 +263,14 @@ class LearnerConfig(Section):
     learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate, constant.")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    zero_stage: Literal[1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    freeze_vision: bool = Field(False, description="Leave vision tower and projector as they are in RL.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass; longer sequences go alone.")
     logits_chunk_tokens: Positive = Field(1024, description="Positions whose logits exist at once.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
-    preset: str | None = Field("vision_sr1", description="Named objective; null: give `components`.")
+    preset: str | None = Field(
+        "vision_sr1", description="Named objective, with what it needs of prompts and rewards; null: give `components`."
+    )
     components: list[ComponentConfig] = Field([], description="The objective's components; default: the preset's.")
     advantage_epsilon: float = Field(1e-6, gt=0, description="Added to a group's standard deviation.")
     evaluate_every: int = Field(5, ge=0, description="Batches between evaluations; 0: only first and last.")
@@ -203,18 +278,20 @@ class LearnerConfig(Section):
     keep_checkpoints: Positive = Field(2, description="Latest checkpoints kept.")
     groups_timeout_s: Seconds = Field(600.0, description="With no scored group for this long the run stops.")
     resume: bool = Field(False, description="Continue from the run's last checkpoint.")
+    off_policy: OffPolicyConfig = OffPolicyConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    groups: GroupsConfig = GroupsConfig()
     sft: SftConfig = SftConfig()
     weights: WeightsConfig = WeightsConfig()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _components_of_preset(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("components"):
-            preset = values.get("preset", "vision_sr1")
-            if preset is None:
-                raise ValueError("give learner.preset or learner.components")
-            values = {**values, "components": _preset_components(preset)}
-        return values
+    @model_validator(mode="after")
+    def _has_components(self) -> Self:
+        names = [component.name for component in self.components]
+        if not names:
+            raise ValueError("give learner.preset or learner.components")
+        if len(set(names)) < len(names):
+            raise ValueError(f"components need names of their own, not {', '.join(names)}")
+        return self
 
     @model_validator(mode="after")
     def _steps_divide_batch(self) -> Self:
@@ -262,9 +339,20 @@ class Config(Section):
     sampling: SamplingConfig = SamplingConfig()
     actors: ActorsConfig = ActorsConfig()
     reward: RewardConfig = RewardConfig()
-    learner: LearnerConfig = LearnerConfig()
+    learner: LearnerConfig
     streams: StreamsConfig = StreamsConfig()
     metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _components_use_rewards_that_are_given(self) -> Self:
+        for component in self.learner.components:
+            for name in component.reward:
+                if name == "judge" and not self.reward.judge.url:
+                    raise ValueError(f"component {component.name!r} uses the reward 'judge': set reward.judge.url")
+                if name not in self.reward.names:
+                    known = ", ".join(self.reward.names)
+                    raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")
+        return self
 
     @property
     def trace_url(self) -> str:

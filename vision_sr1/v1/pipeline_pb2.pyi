@@ -134,8 +134,18 @@ class Requery(_message.Message):
     policy_version: int
     def __init__(self, prompt: _Optional[str] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ..., actor_id: _Optional[str] = ..., policy_version: _Optional[int] = ...) -> None: ...
 
+class Judgement(_message.Message):
+    __slots__ = ("model", "response", "answer")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    response: str
+    answer: str
+    def __init__(self, model: _Optional[str] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ...) -> None: ...
+
 class ScoredRollout(_message.Message):
-    __slots__ = ("rollout", "response", "rewards", "description", "think", "answer", "requery")
+    __slots__ = ("rollout", "response", "rewards", "description", "think", "answer", "requery", "judgement")
     class RewardsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +160,7 @@ class ScoredRollout(_message.Message):
     THINK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     REQUERY_FIELD_NUMBER: _ClassVar[int]
+    JUDGEMENT_FIELD_NUMBER: _ClassVar[int]
     rollout: Rollout
     response: str
     rewards: _containers.ScalarMap[str, float]
@@ -157,7 +168,8 @@ class ScoredRollout(_message.Message):
     think: TokenSpan
     answer: TokenSpan
     requery: Requery
-    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., response: _Optional[str] = ..., rewards: _Optional[_Mapping[str, float]] = ..., description: _Optional[_Union[TokenSpan, _Mapping]] = ..., think: _Optional[_Union[TokenSpan, _Mapping]] = ..., answer: _Optional[_Union[TokenSpan, _Mapping]] = ..., requery: _Optional[_Union[Requery, _Mapping]] = ...) -> None: ...
+    judgement: Judgement
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., response: _Optional[str] = ..., rewards: _Optional[_Mapping[str, float]] = ..., description: _Optional[_Union[TokenSpan, _Mapping]] = ..., think: _Optional[_Union[TokenSpan, _Mapping]] = ..., answer: _Optional[_Union[TokenSpan, _Mapping]] = ..., requery: _Optional[_Union[Requery, _Mapping]] = ..., judgement: _Optional[_Union[Judgement, _Mapping]] = ...) -> None: ...
 
 class ScoredGroup(_message.Message):
     __slots__ = ("schema_version", "id", "purpose", "rollouts")

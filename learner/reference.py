@@ -1,0 +1,45 @@
+"""The reference policy of the KL term: a frozen copy of the policy as it once was."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learner.engine import build_frozen_engine
+from learner.export import export_policy
+from learner.packing import Pack
+from learner.policy import token_logprobs
+from learner.shards import copy_parameters
+from vision_sr1.config import Config
+
+
+class Reference:
+    """A model that only predicts, on every rank.
+
+    Args:
+        model: its first weights.
+        is_initial: whether those are the run's initial ones.
+    """
+
+    def __init__(self, config: Config, model: torch.nn.Module, device: torch.device, *, is_initial: bool) -> None:
+        self._is_initial = is_initial
+        self._device = device
+        self._engine = build_frozen_engine(config, model, device, offload=config.learner.reference.offload)
+        self._model = model
+
+    def logprobs(self, pack: Pack) -> Float[Tensor, " selected"]:
+        """Log-probabilities of the pack's selected tokens."""
+        with torch.no_grad():
+            return token_logprobs(self._engine, pack, self._device)
+
+    def refresh(self, policy: torch.nn.Module) -> None:
+        """Takes over the policy's weights. A collective."""
+        copy_parameters(policy, self._model)
+        self._is_initial = False
+
+    def save(self, processor: Any, folder: Path) -> None:
+        """Writes the weights in Hugging Face format, unless they are the run's initial ones. A collective."""
+        if not self._is_initial:
+            export_policy(self._model, processor, folder)

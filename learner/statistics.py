@@ -1,0 +1,99 @@
+"""What a batch's optimizer steps did, as scalars: sums over tokens that all ranks add up at the end."""
+
+from collections import defaultdict
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from learner.objective import kl_estimate
+from vision_sr1.config import LearnerConfig
+
+_RATIO_RANGE, _RATIO_BINS = 2.0, 4001  # of log-ratios: quantiles are exact to a thousandth
+_QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
+
+
+class BatchStatistics:
+    """Collects on every rank; `scalars` adds the ranks up."""
+
+    def __init__(self, settings: LearnerConfig, device: torch.device) -> None:
+        self._settings = settings
+        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        self._log_ratios = torch.zeros(_RATIO_BINS, device=device)
+
+    def component(self, name: str, loss: Float[Tensor, ""], sums: dict[str, Float[Tensor, ""]]) -> None:
+        """One component's loss in one micro-batch, and its sums over tokens."""
+        self._sums[f"loss/{name}"] += loss.detach()
+        for key, value in sums.items():
+            self._sums[f"{key}/{name}"] += value
+
+    def mismatch(
+        self,
+        trainer: Float[Tensor, " tokens"],
+        behaviour: Float[Tensor, " tokens"],
+        staleness: Int[Tensor, " tokens"],
+    ) -> None:
+        """Log-probabilities by the policy before the batch, and by the engine that sampled.
+
+        Only tokens of the same policy version tell how trainer and engine differ; on others both effects add up.
+        """
+        kl = kl_estimate("k3", trainer, behaviour)
+        fresh = staleness == 0
+        for key, tokens in (("fresh", fresh), ("stale", ~fresh)):
+            self._sums[f"mismatch/{key}"] += kl[tokens].sum()
+            self._sums[f"mismatch_tokens/{key}"] += tokens.sum()
+
+    def ratios(self, log_ratios: Float[Tensor, " tokens"]) -> None:
+        """Of the policy to the one that ratios are clipped against, on tokens that are trained."""
+        inside = log_ratios.detach().clamp(-_RATIO_RANGE, _RATIO_RANGE)
+        self._log_ratios += torch.histc(inside, bins=_RATIO_BINS, min=-_RATIO_RANGE, max=_RATIO_RANGE)
+
+    def tokens(self, staleness: Int[Tensor, " tokens"], truncated: Tensor) -> None:
+        """All response tokens of a micro-batch: how stale, and whether their importance weight was truncated."""
+        bound = self._settings.max_staleness
+        for age in range(bound + 1):
+            self._sums[f"staleness/{age}"] += (staleness == age).sum()
+        self._sums["staleness/beyond"] += (staleness > bound).sum()
+        self._sums["staleness_sum"] += staleness.sum()
+        self._sums["truncated"] += truncated.sum()
+        self._sums["tokens"] += len(staleness)
+
+    def scalars(self, steps: int) -> dict[str, float]:
+        """Means over the tokens of all ranks, by `family/member`. A collective."""
+        names = sorted(self._sums)
+        every = torch.cat([torch.stack([self._sums[name].float() for name in names]), self._log_ratios])
+        dist.all_reduce(every)
+        total = dict(zip(names, every[: len(names)].tolist(), strict=True))
+        tokens = max(1.0, total["tokens"])
+        result = {
+            "mismatch_kl/engine_trainer": total["mismatch/fresh"] / max(1.0, total["mismatch_tokens/fresh"]),
+            "off_policy/stale_kl": total["mismatch/stale"] / max(1.0, total["mismatch_tokens/stale"]),
+            "off_policy/truncated": total["truncated"] / tokens,
+            "staleness/mean": total["staleness_sum"] / tokens,
+            **{
+                f"token_staleness/{name.removeprefix('staleness/')}": value / tokens
+                for name, value in total.items()
+                if name.startswith("staleness/")
+            },
+            **_quantiles(every[len(names) :]),
+        }
+        for component in self._settings.components:
+            trained = max(1.0, total[f"tokens/{component.name}"])
+            result[f"tokens/{component.name}"] = total[f"tokens/{component.name}"]
+            result[f"kl/{component.name}"] = total[f"kl/{component.name}"] / trained
+            result[f"clip_fraction/{component.name}"] = total[f"clipped/{component.name}"] / trained
+            result[f"loss/{component.name}"] = total[f"loss/{component.name}"] / steps
+        return result
+
+
+def _quantiles(histogram: Float[Tensor, " bins"]) -> dict[str, float]:
+    cumulative = histogram.cumsum(0)
+    if not cumulative[-1]:
+        return {}
+    centres = torch.linspace(-_RATIO_RANGE, _RATIO_RANGE, _RATIO_BINS + 1)
+    centres = (centres[1:] + centres[:-1]) / 2
+    return {
+        f"ratio/{name}": float(centres[int((cumulative < share * cumulative[-1]).sum())].exp())
+        for name, share in _QUANTILES.items()
+    }
