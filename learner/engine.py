@@ -62,7 +62,8 @@ def build_frozen_engine(
     if offload:
         settings["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     engine, *_ = deepspeed.initialize(model=model, config=settings)
-    frozen: torch.nn.Module = engine.eval()
+    engine.eval()  # returns nothing, unlike a module's
+    frozen: torch.nn.Module = engine
     return frozen
 
 

@@ -1,0 +1,63 @@
+"""`torchrun -m tests.learner.one_step FOLDER STAGES [section.key=value]...`: one optimizer step, for its gradient.
+
+FOLDER holds groups as `write_groups` writes them. For each of the ZeRO STAGES, given like `0,2`, rank 0 writes the
+gradient of every parameter to FOLDER as safetensors. It is read from AdamW's first moment, which after one step is a
+tenth of the gradient, whatever the stage.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_optimizer_state
+from safetensors.torch import save_file
+
+from learner.engine import build_engine, init_process_group, is_main
+from learner.policy import load_policy
+from learner.reference import Reference
+from learner.sequences import SequenceBuilder
+from learner.update import PolicyUpdate
+from tests.learner.groups import read_groups, read_images
+from vision_sr1.config import Config, load_config
+
+
+def main() -> None:
+    folder, stages, *overrides = sys.argv[1:]
+    device = init_process_group()
+    for stage in stages.split(","):
+        config = load_config(None, [*overrides, f"learner.zero_stage={stage}"], environment={}).config
+        gradient = gradient_of_one_step(config, Path(folder), device)
+        if is_main():
+            save_file(gradient, gradient_file(Path(folder), dist.get_world_size(), int(stage)))
+
+
+def gradient_file(folder: Path, ranks: int, stage: int) -> Path:
+    """Where the gradient goes."""
+    return folder / f"{ranks}-ranks-stage-{stage}.safetensors"
+
+
+def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
+    """By parameter; beside them the `loss` and this rank's number of `micro_batches`."""
+    policy, reference = (load_policy(config, config.model.path, forbidden_token_ids=[]) for _ in range(2))
+    engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
+    backward, passes = engine.backward, []
+    engine.backward = lambda *a, **k: (passes.append(1), backward(*a, **k))
+    frozen = Reference(config, reference, device, is_initial=True)
+    update = PolicyUpdate(config, engine, frozen, SequenceBuilder(config.model), device)
+    scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder))
+    gradient = {
+        "micro_batches": torch.tensor(len(passes)),
+        "loss": torch.tensor(sum(scalars[f"loss/{c.name}"] for c in config.learner.components)),
+    }
+    for name, parameter in policy.named_parameters():
+        if config.learner.zero_stage == 0:
+            moment = engine.optimizer.state[parameter]["exp_avg"]
+        else:
+            moment = safe_get_full_optimizer_state(parameter, "exp_avg")
+        gradient[name] = (moment.detach().float() / 0.1).clone().contiguous()
+    return gradient
+
+
+if __name__ == "__main__":
+    main()

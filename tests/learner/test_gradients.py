@@ -1,0 +1,57 @@
+"""The gradient of an optimizer step does not depend on how its batch is cut, distributed or sharded."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.conftest import TINY
+from tests.learner.groups import make_groups, write_groups
+from tests.learner.one_step import gradient_file
+from vision_sr1.config import load_config
+from vision_sr1.ports import free_port
+
+STEP = [*TINY, "learner.prompts_per_batch=8", "learner.prompts_per_step=8", "learner.max_grad_norm=1e9"]
+Gradient = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def batch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: dict[str, Path]) -> Path:
+    folder = tmp_path_factory.mktemp("groups")
+    config = load_config(None, [f"model.path={tiny_model}", *STEP], environment={}).config
+    write_groups(folder, *make_groups(config, shapes["cold_start"], prompts=8, group_size=4))
+    return folder
+
+
+def gradients(batch: Path, model: Path, ranks: int, stages: list[int], budget: int) -> dict[int, Gradient]:
+    """By ZeRO stage, with micro-batches of at most `budget` tokens."""
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"),
+            *("--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", "tests.learner.one_step"),
+            *(batch, ",".join(map(str, stages)), f"model.path={model}", f"learner.micro_batch_tokens={budget}", *STEP),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    return {stage: load_file(gradient_file(batch, ranks, stage)) for stage in stages}
+
+
+def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Path):
+    (whole,) = gradients(batch, tiny_model, 1, [0], budget=100_000).values()
+    assert int(whole.pop("micro_batches")) == 1
+    assert float(whole["model.language_model.norm.weight"].norm()) > 0
+    assert float(whole["model.visual.patch_embed.proj.weight"].norm()) > 0
+    for ranks, micro_batches in ((1, 8), (2, 4)):
+        for stage, gradient in gradients(batch, tiny_model, ranks, [0, 1, 2, 3], budget=210).items():
+            assert int(gradient["micro_batches"]) == micro_batches
+            for name, expected in whole.items():
+                difference = float((gradient[name] - expected).norm())
+                assert difference <= 1e-4 * float(expected.norm()), (ranks, stage, name)
