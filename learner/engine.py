@@ -40,6 +40,7 @@ def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float
     """
     import deepspeed
 
+    model.train()  # transformers recomputes activations only in this mode, and loads in the other
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999))
     engine, *_ = deepspeed.initialize(

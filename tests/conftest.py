@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis, start_embedded_redis
@@ -37,6 +38,15 @@ def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("untied")
     make_tiny_model(folder, corpus(TASKS["shapes"], rows=300), tie_word_embeddings=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def single_rank() -> Iterator[torch.device]:
+    """This process as the only rank of a learner."""
+    from learner.engine import init_process_group
+
+    yield init_process_group()
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

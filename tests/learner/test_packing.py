@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from learner.packing import balance, pack, split_by_budget
@@ -31,7 +32,7 @@ def sequences(tiny_model: Path, shapes: dict[str, Path]) -> list[Sequence]:
     return [builder.from_messages(rows[i].messages, rows[i].images) for i in range(12)]
 
 
-def one_by_one(path: Path, sequences: list[Sequence]) -> list[torch.Tensor]:
+def one_by_one(path: Path, sequences: list[Sequence], temperature: float = 1.0) -> list[torch.Tensor]:
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     results = []
     for s in sequences:
@@ -46,7 +47,7 @@ def one_by_one(path: Path, sequences: list[Sequence]) -> list[torch.Tensor]:
                 **images,
             ).logits[0]
         targets = torch.from_numpy(s.token_ids[s.selected])
-        results.append(logits.log_softmax(-1)[s.selected - 1].gather(1, targets[:, None])[:, 0])
+        results.append((logits / temperature).log_softmax(-1)[s.selected - 1].gather(1, targets[:, None])[:, 0])
     return results
 
 
@@ -64,6 +65,47 @@ def test_packed_logprobs_equal_single_ones(model: str, sequences: list[Sequence]
             logprobs = token_logprobs(policy, packed, CPU)
         for place, index in enumerate(members):
             assert torch.allclose(logprobs[packed.indices == place], expected[index], atol=1e-5)
+
+
+def test_logprobs_are_those_of_the_sampling_temperature(tiny_model: Path, sequences: list[Sequence]):
+    config = config_for(tiny_model)
+    policy = load_policy(config, str(tiny_model), forbidden_token_ids=[], temperature=0.5)
+    packed = pack(sequences[:3], SequenceBuilder(config.model).filler(), partial(rope_positions, policy))
+    with torch.no_grad():
+        logprobs = token_logprobs(policy, packed, CPU)
+    assert torch.allclose(logprobs, torch.cat(one_by_one(tiny_model, sequences[:3], temperature=0.5)), atol=1e-5)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returns while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def test_logits_of_one_chunk_exist_at_a_time_forward_and_backward(tiny_model: Path, sequences: list[Sequence]):
+    config = load_config(None, [f"model.path={tiny_model}", "learner.logits_chunk_tokens=16", *TINY]).config
+    policy = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    head = policy.get_output_embeddings()
+    vocabulary, width, tokens = 4096, head.weight.shape[1], 400
+    head.weight = torch.nn.Parameter(torch.randn(vocabulary, width) * 0.1)
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    targets = torch.randint(0, vocabulary, (tokens,))
+    with LargestTensor() as largest:
+        logprobs = head(hidden, targets)
+        (in_chunks,) = torch.autograd.grad(logprobs.sum(), hidden)
+    assert largest.elements <= max(16 * vocabulary, vocabulary * width)
+    whole = (hidden @ head.weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert torch.allclose(logprobs, whole, atol=1e-5)
+    assert torch.allclose(in_chunks, torch.autograd.grad(whole.sum(), hidden)[0], atol=1e-5)
 
 
 def test_forbidden_tokens_have_no_probability(tiny_model: Path, sequences: list[Sequence]):

@@ -1,0 +1,243 @@
+"""Optimizer steps on made groups, by one rank."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from deepspeed.utils import safe_get_full_fp32_param
+
+from learner.engine import build_engine
+from learner.policy import freeze_vision, load_policy, token_logprobs
+from learner.reference import Reference
+from learner.samples import training_samples
+from learner.sequences import SequenceBuilder
+from learner.shards import full_parameters
+from learner.statistics import BatchStatistics
+from learner.update import PolicyUpdate
+from tests.conftest import TINY
+from tests.learner.groups import make_groups
+from vision_sr1.config import Config, load_config
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+Weights = dict[str, torch.Tensor]
+
+
+class Learner:
+    """A policy, its reference and groups to learn from."""
+
+    def __init__(self, model: Path, conversations: Path, device: torch.device, *overrides: str) -> None:
+        sizes = ["learner.prompts_per_batch=4", "learner.prompts_per_step=2", "learner.zero_stage=1"]
+        options = [f"model.path={model}", *TINY, *sizes, "learner.learning_rate=1e-3", *overrides]
+        self.config: Config = load_config(None, options, environment={}).config
+        self.device = device
+        self.policy, frozen = (load_policy(self.config, str(model), forbidden_token_ids=[]) for _ in range(2))
+        if self.config.learner.freeze_vision:
+            freeze_vision(self.policy)
+        learning_rate = self.config.learner.learning_rate
+        self.engine = build_engine(self.config, self.policy, learning_rate=learning_rate, weight_decay=0.0)
+        self.reference = Reference(self.config, frozen, device, is_initial=True)
+        self.builder = SequenceBuilder(self.config.model)
+        self.update = PolicyUpdate(self.config, self.engine, self.reference, self.builder, device)
+        self.groups, self._images = make_groups(self.config, conversations, prompts=4, group_size=4)
+
+    def learn(self, groups: list[pb.ScoredGroup] | None = None) -> dict[str, float]:
+        return self.update.learn(self.groups if groups is None else groups, 0, lambda _: self._images)
+
+    def weights(self) -> Weights:
+        return {name: value.detach().clone() for name, value in full_parameters(self.policy)}
+
+    def sample_on_policy(self) -> None:
+        """Replaces the groups' behaviour log-probabilities by what the policy now says."""
+        for group in self.groups:
+            for scored in group.rollouts:
+                for sample, images in ((scored.rollout.sample, True), (scored.requery.sample, False)):
+                    if sample.response_token_ids:
+                        sample.ClearField("logprobs")
+                        sample.logprobs.extend(self.logprobs(sample, scored.rollout.prompt.images if images else ()))
+
+    def logprobs(self, sample: pb.Sample, images: Any) -> list[float]:
+        from learner.packing import pack
+        from learner.policy import rope_positions
+
+        prepared = self.builder.images([self._images[ref.sha256] for ref in images])
+        sequence = self.builder.from_tokens(list(sample.prompt_token_ids), list(sample.response_token_ids), prepared)
+        packed = pack([sequence], self.builder.filler(), lambda s: rope_positions(self.policy, s))
+        with torch.no_grad():
+            return token_logprobs(self.policy, packed, self.device).tolist()
+
+
+@pytest.fixture
+def learner(tiny_model: Path, shapes: dict[str, Path], single_rank: torch.device):
+    def make(*overrides: str) -> Learner:
+        return Learner(tiny_model, shapes["cold_start"], single_rank, *overrides)
+
+    return make
+
+
+def changed(before: Weights, after: Weights) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_batch_changes_the_weights_and_reports_finite_scalars(learner):
+    trained = learner()
+    trained.sample_on_policy()
+    before = trained.weights()
+    scalars = trained.learn()
+    assert changed(before, trained.weights()) == before.keys()
+    assert all(math.isfinite(value) for value in scalars.values()), scalars
+    assert scalars["token_staleness/0"] == 1.0
+    assert scalars["ratio/p01"] < scalars["ratio/p50"] < scalars["ratio/p99"]
+    assert {"kl/answer", "clip_fraction/description", "loss/requery"} <= scalars.keys()
+
+
+def test_a_batch_without_rollouts_teaches_nothing(learner):
+    idle = learner()
+    before = idle.weights()
+    assert idle.learn([pb.ScoredGroup(id="0/0"), pb.ScoredGroup(id="0/1")]) == {}
+    assert changed(before, idle.weights()) == set()
+
+
+def test_degenerate_groups_give_no_nan(learner):
+    """One rollout alone, equal rewards everywhere, everything cut off, nothing left of a component's tokens."""
+    poor = learner("learner.groups.mask_truncated=true")
+    lonely, equal, cut, silent = poor.groups
+    del lonely.rollouts[1:]
+    for scored in equal.rollouts:
+        for name in scored.rewards:
+            scored.rewards[name] = 1.0
+    for scored in cut.rollouts:
+        scored.rollout.sample.finish_reason = "length"
+    for scored in silent.rollouts:
+        scored.ClearField("description")
+        scored.ClearField("requery")
+        scored.rollout.sample.ClearField("response_token_ids")
+        scored.rollout.sample.ClearField("logprobs")
+        scored.rollout.sample.ClearField("versions")
+    scalars = poor.learn()
+    assert all(math.isfinite(value) for value in scalars.values()), scalars
+    assert all(value.isfinite().all() for value in poor.weights().values())
+
+
+def test_the_proximal_policy_makes_no_difference_where_the_actors_agree_with_the_trainer(learner):
+    results = []
+    for recompute in ("false", "true"):
+        agreeing = learner(f"learner.off_policy.recompute_proximal={recompute}")
+        agreeing.sample_on_policy()
+        scalars = agreeing.learn()
+        assert abs(scalars["mismatch_kl/engine_trainer"]) < 1e-9
+        assert scalars["off_policy/truncated"] == 0.0
+        results.append(agreeing.weights())
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_importance_weights_correct_for_actors_that_disagree(learner):
+    disagreeing = learner("learner.off_policy.recompute_proximal=true", "learner.prompts_per_step=4")
+    disagreeing.sample_on_policy()
+    for group in disagreeing.groups:
+        for scored in group.rollouts:
+            likely = [value - 1.0 for value in scored.rollout.sample.logprobs]  # sampled as if e times less likely
+            scored.rollout.sample.ClearField("logprobs")
+            scored.rollout.sample.logprobs.extend(likely)
+    scalars = disagreeing.learn()
+    answers = sum(len(s.rollout.sample.response_token_ids) for g in disagreeing.groups for s in g.rollouts)
+    requeries = sum(len(s.requery.sample.response_token_ids) for g in disagreeing.groups for s in g.rollouts)
+    assert scalars["off_policy/truncated"] == pytest.approx(answers / (answers + requeries))
+    assert scalars["mismatch_kl/engine_trainer"] > 0.1
+    assert scalars["ratio/p99"] == pytest.approx(1.0, abs=1e-3), "ratios are to the trainer's own, before the batch"
+
+
+def test_stale_tokens_count_less_with_each_version_beyond_the_bound(learner):
+    """At a weight of one half, tokens two versions beyond the bound give a quarter of the gradient."""
+    norms = []
+    for version in (0, -2):
+        stale = learner(
+            "learner.off_policy.stale_token_weight=0.5",
+            "learner.prompts_per_step=4",
+            "learner.preset=see_think",
+            "learner.components=[{name: answer, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}]",
+        )
+        for group in stale.groups:
+            for scored in group.rollouts:
+                for span in scored.rollout.sample.versions:
+                    span.policy_version = version
+        scalars = stale.learn()
+        norms.append(scalars["grad_norm/mean"])
+    assert scalars["token_staleness/beyond"] > 0
+    assert norms[1] == pytest.approx(norms[0] / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize("place", ["learner.zero_stage=1", "learner.zero_stage=3", "learner.reference.offload=true"])
+def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, learner, tmp_path: Path):
+    trained = learner(place)
+    trained.sample_on_policy()
+    assert trained.learn()["kl/answer"] >= 0.0
+    moved = trained.learn()["kl/answer"]
+    assert moved > 1e-4
+    trained.reference.save(trained.builder.processor, tmp_path / "initial")
+    assert not (tmp_path / "initial").exists(), "the initial policy is on disk already"
+    trained.reference.refresh(trained.policy)
+    assert trained.learn()["kl/answer"] < moved / 2
+    trained.reference.save(trained.builder.processor, tmp_path / "reference")
+    saved = load_policy(trained.config, str(tmp_path / "reference"), forbidden_token_ids=[])
+    kept = {name: value.clone() for name, value in full_parameters(trained.reference._model)}
+    assert changed(kept, dict(saved.named_parameters())) == set()
+
+
+def test_a_frozen_vision_tower_keeps_its_weights(learner):
+    frozen = learner("learner.freeze_vision=true")
+    before = frozen.weights()
+    frozen.learn()
+    assert changed(before, frozen.weights()) == {name for name in before if ".visual." not in name}
+
+
+def test_bf16_weights_have_a_float32_master_that_remembers_small_steps(learner):
+    halved = learner("model.dtype=bfloat16", "learner.learning_rate=1e-6")
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    parameter = dict(halved.policy.named_parameters())[name]
+    before, master = parameter.detach().clone(), safe_get_full_fp32_param(parameter).clone()
+    halved.learn()
+    assert parameter.dtype == torch.bfloat16
+    moved = (safe_get_full_fp32_param(parameter) - master).abs()
+    assert master.dtype == torch.float32
+    assert 0 < float(moved.max()) < 1e-5
+    assert (parameter != before).float().mean() < 0.05, "steps this small mostly vanish in bfloat16"
+
+
+def test_checkpointed_activations_are_recomputed_and_give_the_same_step(learner):
+    steps = []
+    for enabled in ("false", "true"):
+        trained = learner(f"learner.gradient_checkpointing={enabled}", "learner.prompts_per_step=4")
+        calls: list[int] = []
+        trained.policy.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_, c=calls: c.append(1))
+        trained.learn()
+        steps.append((len(calls), trained.weights()))
+    (once, plain), (twice, recomputed) = steps
+    assert twice == 2 * once
+    for name, value in plain.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_quantiles_are_those_of_all_ratios(single_rank: torch.device, learner):
+    statistics = BatchStatistics(learner().config.learner, single_rank)
+    log_ratios = torch.linspace(-0.5, 0.5, 10_001)
+    for part in log_ratios[torch.randperm(10_001)].split(1000):
+        statistics.ratios(part)
+    statistics.tokens(torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.bool))
+    for name in ("answer", "description", "requery"):
+        zero = torch.zeros(())
+        statistics.component(name, zero, {"clipped": zero, "tokens": zero, "kl": zero})
+    statistics.mismatch(torch.zeros(0), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    scalars = statistics.scalars(steps=1)
+    for name, share in (("p01", 0.01), ("p50", 0.5), ("p99", 0.99)):
+        assert scalars[f"ratio/{name}"] == pytest.approx(float(log_ratios.quantile(share).exp()), rel=2e-3)
+
+
+def test_every_sample_of_every_group_is_learned_from(learner):
+    made = learner()
+    samples = training_samples(made.groups, made.config.learner, 0)
+    assert [len(group) for group in samples] == [
+        len(group.rollouts) + sum(scored.HasField("requery") for scored in group.rollouts) for group in made.groups
+    ]
