@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from learner.publisher import PublishError
-from learner.sft import run_sft
+from learner.sft import SftTrainer
 from learner.streams import GroupsTimeoutError
 from learner.trainer import Trainer
 from vision_sr1.config import Config
@@ -18,7 +18,7 @@ def main() -> int:
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         if arguments.sft:
-            run_sft(config)
+            SftTrainer(config).run()
         else:
             Trainer(config).run()
 

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: cross-entropy on the assistant's tokens. Makes the tiny base model and the cold start."""
 
 import math
+import signal
 from collections.abc import Iterator
 from functools import partial
 
@@ -8,8 +9,10 @@ import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
+from prometheus_client import Counter
 from torch.utils.data import DataLoader, Dataset
 
+from learner.checkpoint import Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.export import export_policy
 from learner.packing import micro_batches, pack
@@ -17,61 +20,138 @@ from learner.policy import freeze_vision, load_policy, rope_positions, token_log
 from learner.scalars import ScalarLog
 from learner.sequences import Sequence, SequenceBuilder, SequenceError
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.dataset import Conversations
+from vision_sr1.dataset import Conversations, DataError
 
 log = structlog.get_logger()
 
+REFUSED = Counter("vision_sr1_learner_conversations_refused", "Conversations that could not be used, each time drawn.")
 
-def run_sft(config: Config) -> None:
-    """Trains `model.path` on `data.sft` and writes the result in Hugging Face format to `learner.sft.output`.
+
+class SftTrainer:
+    """One rank of the supervised stage: trains `model.path` and writes the result to `learner.sft.output`.
 
     Raises:
-        ConfigError: no data, or an output folder that exists with something in it.
+        ConfigError: no data, an output folder that exists, or a checkpoint and no word to resume.
     """
-    settings = config.learner.sft
-    if config.data.sft is None:
-        raise ConfigError("data.sft is not set: give the conversations to learn from")
-    output = settings.output or config.run.path / "sft"
-    if output.exists():
-        raise ConfigError(f"{output} already exists; remove it or choose another learner.sft.output")
-    device = init_process_group()
-    torch.manual_seed(config.run.seed)
-    builder = SequenceBuilder(config.model)
-    model = load_policy(config, config.model.path, forbidden_token_ids=[])
-    model.to(device)
-    if settings.freeze_vision:
-        freeze_vision(model)
-    data = _Sequences(Conversations(config.data.sft, config.data), builder)
-    steps = settings.steps or math.ceil(settings.epochs * len(data) / settings.sequences_per_step)
-    engine = build_engine(config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
-    scalars = ScalarLog(config, phase="sft", total_steps=steps, enabled=is_main())
-    rope, filler = partial(rope_positions, model), builder.filler()
-    for step, batch in enumerate(_batches(data, steps, settings.sequences_per_step, config.run.seed)):
-        for group in engine.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(step, steps, settings.warmup_ratio)
-        tokens = torch.tensor(float(sum(len(s.selected) for s in batch)), device=device)
-        dist.all_reduce(tokens)
-        loss = torch.zeros((), device=device)
-        for members in micro_batches([len(s) for s in batch], config.learner.micro_batch_tokens):
-            logprobs = token_logprobs(engine, pack([batch[i] for i in members], filler, rope), device)
-            part = -logprobs.sum() / tokens
-            engine.backward(part * dist.get_world_size(), scale_wrt_gas=False)
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._settings = settings = config.learner.sft
+        if config.data.sft is None:
+            raise ConfigError("data.sft is not set: give the conversations to learn from")
+        self._output = settings.output or config.run.path / "sft"
+        if self._output.exists():
+            raise ConfigError(f"{self._output} already exists; remove it or choose another learner.sft.output")
+        self._checkpoints = Checkpoints(config, stage="sft")
+        latest = self._checkpoints.to_resume()
+        self._device = init_process_group()
+        torch.manual_seed(config.run.seed)
+        self._builder = SequenceBuilder(config.model)
+        model = load_policy(config, config.model.path, forbidden_token_ids=[]).to(self._device)
+        if settings.freeze_vision:
+            freeze_vision(model)
+        self._engine = build_engine(
+            config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self._rope, self._filler = partial(rope_positions, model), self._builder.filler()
+        self._data = _Sequences(Conversations(config.data.sft, config.data), self._builder)
+        held_out = config.data.sft_evaluation
+        self._held_out = None if held_out is None else _Sequences(Conversations(held_out, config.data), self._builder)
+        self._steps = settings.steps or math.ceil(settings.epochs * len(self._data) / settings.sequences_per_step)
+        self._step = 0
+        if latest is not None:
+            self._step = self._checkpoints.load(self._engine, latest)["step"]
+            log.info("resumed", checkpoint=str(latest), step=self._step)
+        self._scalars = ScalarLog(config, phase="sft", total_steps=self._steps, enabled=is_main())
+        self._stopping = False
+
+    def run(self) -> bool:
+        """Trains to the last step; False where it was stopped before, with a checkpoint to resume from."""
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, self._request_stop)
+        settings = self._settings
+        with self._scalars:
+            for batch in self._batches():
+                if self._learn(batch):
+                    self._checkpoint()
+                    return False
+                last = self._step == self._steps
+                if last or (settings.evaluate_every and self._step % settings.evaluate_every == 0):
+                    self._evaluate()
+                if not last and settings.checkpoint_every and self._step % settings.checkpoint_every == 0:
+                    self._checkpoint()
+        aside = self._output.with_name(f".writing-{self._output.name}")
+        export_policy(self._engine.module, self._builder.processor, aside)
+        if is_main():
+            aside.rename(self._output)
+            log.info("sft finished", steps=self._steps, output=str(self._output))
+        dist.destroy_process_group()
+        return True
+
+    def _learn(self, batch: list[Sequence | None]) -> bool:
+        """One optimizer step on this rank's share of a batch; whether any rank was asked to stop."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * _schedule(self._step, self._steps, self._settings.warmup_ratio)
+        usable = [sequence for sequence in batch if sequence is not None]
+        counts = [sum(len(s.selected) for s in usable), len(batch) - len(usable), self._stopping]
+        agreed = torch.tensor(counts, dtype=torch.float64)
+        dist.all_reduce(agreed)
+        tokens, refused, stopping = agreed.tolist()
+        REFUSED.inc(refused)
+        loss = torch.zeros((), device=self._device)
+        for members in micro_batches([len(s) for s in usable], self._config.learner.micro_batch_tokens):
+            part = self._loss([usable[i] for i in members]) / max(1.0, tokens)
+            self._engine.backward(part * dist.get_world_size(), scale_wrt_gas=False)
             loss += part.detach()
-        engine.step()
+        self._engine.step()
         dist.all_reduce(loss)
-        scalars.log(step + 1, {"sft/loss": float(loss), "sft/tokens": float(tokens)})
-    aside = output.with_name(f".writing-{output.name}")
-    export_policy(engine.module, builder.processor, aside)
-    if is_main():
-        aside.rename(output)
-    scalars.close()
-    if is_main():
-        log.info("sft finished", steps=steps, output=str(output))
-    dist.destroy_process_group()
+        self._step += 1
+        self._scalars.log(self._step, {"sft/loss": float(loss), "sft/tokens": tokens, "sft/refused": refused})
+        return bool(stopping)
+
+    def _evaluate(self) -> None:
+        """Mean cross-entropy and perplexity over the held-out conversations' tokens."""
+        if self._held_out is None:
+            return
+        rank, ranks, size = dist.get_rank(), dist.get_world_size(), self._settings.sequences_per_step
+        total = torch.zeros(2, device=self._device)
+        for first in range(0, len(self._held_out), size):
+            rows = [self._held_out[i] for i in range(first + rank, min(first + size, len(self._held_out)), ranks)]
+            batch = [sequence for sequence in rows if sequence is not None]
+            for members in micro_batches([len(s) for s in batch], self._config.learner.micro_batch_tokens):
+                with torch.no_grad():
+                    total[0] += self._loss([batch[i] for i in members])
+                total[1] += sum(len(batch[i].selected) for i in members)
+        dist.all_reduce(total)
+        loss = float(total[0] / total[1].clamp(min=1.0))
+        self._scalars.log(self._step, {"sft_evaluation/loss": loss, "sft_evaluation/perplexity": math.exp(loss)})
+        log.info("evaluated", step=self._step, loss=loss)
+
+    def _loss(self, sequences: list[Sequence]) -> torch.Tensor:
+        return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
+
+    def _checkpoint(self) -> None:
+        self._checkpoints.save(self._engine, self._builder.processor, self._step, {"step": self._step})
+
+    def _batches(self) -> Iterator[list[Sequence | None]]:
+        """This rank's shares of the batches still to come, in an order that the seed decides, epoch after epoch."""
+        rank, ranks, size, rows = dist.get_rank(), dist.get_world_size(), self._settings.sequences_per_step, self._data
+        epochs = -(-self._steps * size // len(rows))
+        order = np.concatenate(
+            [np.random.default_rng((self._config.run.seed, epoch)).permutation(len(rows)) for epoch in range(epochs)]
+        )
+        shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
+        loader: DataLoader[list[Sequence | None]] = DataLoader(
+            rows, batch_sampler=shares, collate_fn=list, num_workers=1, prefetch_factor=4
+        )
+        return iter(loader)
+
+    def _request_stop(self, *_: object) -> None:
+        self._stopping = True
 
 
-class _Sequences(Dataset[Sequence]):
-    """Conversations as sequences, made in a worker process beside the training step."""
+class _Sequences(Dataset[Sequence | None]):
+    """Conversations as sequences, made in a worker beside the training step; None for one that cannot be used."""
 
     def __init__(self, conversations: Conversations, builder: SequenceBuilder) -> None:
         self._conversations = conversations
@@ -80,28 +160,13 @@ class _Sequences(Dataset[Sequence]):
     def __len__(self) -> int:
         return len(self._conversations)
 
-    def __getitem__(self, index: int) -> Sequence:
-        row = self._conversations[index]
+    def __getitem__(self, index: int) -> Sequence | None:
         try:
+            row = self._conversations[index]
             return self._builder.from_messages(row.messages, row.images)
-        except SequenceError as error:
-            raise SequenceError(f"row {index}: {error}") from None
-
-
-def _batches(data: _Sequences, steps: int, size: int, seed: int) -> Iterator[list[Sequence]]:
-    """This rank's share of `steps` batches, in an order that the seed decides, epoch after epoch."""
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    order = np.concatenate(
-        [np.random.default_rng((seed, epoch)).permutation(len(data)) for epoch in range(-(-steps * size // len(data)))]
-    )
-    loader: DataLoader[list[Sequence]] = DataLoader(
-        data,
-        batch_sampler=[order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(steps)],
-        collate_fn=list,
-        num_workers=1,
-        prefetch_factor=4,
-    )
-    return iter(loader)
+        except (SequenceError, DataError) as error:
+            log.error("conversation refused", row=index, error=str(error))
+            return None
 
 
 def _schedule(step: int, steps: int, warmup_ratio: float) -> float:

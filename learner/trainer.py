@@ -48,12 +48,8 @@ class Trainer:
             raise ConfigError("data.train is not set: give the prompts to learn from")
         self._config = config
         self._stopping = False
-        self._checkpoints = Checkpoints(config.run.path / "checkpoints", settings.keep_checkpoints)
-        latest = self._checkpoints.latest()
-        if latest is not None and not settings.resume:
-            raise ConfigError(
-                f"run {config.run.name!r} already has checkpoint {latest}: resume it, or choose another run.name"
-            )
+        self._checkpoints = Checkpoints(config, stage="rl")
+        latest = self._checkpoints.to_resume()
         device = init_process_group()
         torch.manual_seed(config.run.seed)
         self._builder = SequenceBuilder(config.model)
@@ -225,7 +221,7 @@ class Trainer:
             log.info("evaluated", policy_version=self.version, **summary)
 
     def _checkpoint(self) -> None:
-        state = {"batch": self._batch, "feeder": self._feeder.state_dict()}
+        state = {"policy_version": self.version, "batch": self._batch, "feeder": self._feeder.state_dict()}
         self._checkpoints.save(self._engine, self._builder.processor, self.version, state, also=self._save_reference)
         if is_main():
             self._streams.acknowledge(self._learned)

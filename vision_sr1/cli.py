@@ -26,6 +26,8 @@ errors = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")]
 Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
 
 
@@ -38,27 +40,21 @@ def quiet_libraries() -> None:
 
 
 @app.command()
-def train(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")] = False,
-) -> None:
+def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Trains by RL: starts Redis (if none is configured), actors, reward service and learner, and watches them."""
     from vision_sr1.launcher.run import run_training
 
-    extra = ["learner.resume=true"] if resume else []
-    effective = _load(config, [*(overrides or []), *extra]).config
+    effective = _load(config, [*(overrides or []), *_resuming(resume)]).config
     _guarded(lambda: run_training(effective, console, effective.run.name, fresh=fresh))
 
 
 @app.command()
-def sft(config: ConfigPath, overrides: Overrides = None) -> None:
+def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Fine-tunes `model.path` on the conversations of `data.sft`."""
     from vision_sr1.launcher.run import run_sft
 
-    effective = _load(config, overrides or []).config
-    _guarded(lambda: run_sft(effective, console, "sft"))
+    effective = _load(config, [*(overrides or []), *_resuming(resume)]).config
+    _guarded(lambda: run_sft(effective, console, "sft", fresh=fresh))
 
 
 @app.command()
@@ -143,6 +139,10 @@ def model_tiny(
 def version() -> None:
     """Prints the version."""
     console.print(__version__)
+
+
+def _resuming(resume: bool) -> list[str]:
+    return ["learner.resume=true"] if resume else []
 
 
 def _load(path: Path | None, overrides: list[str]) -> LoadedConfig:

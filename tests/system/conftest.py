@@ -80,7 +80,7 @@ class Run:
         """Returns when the learner has finished this batch."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if any(line["step"] >= step and "policy/version" in line for line in self.scalars()):
+            if any(line["step"] >= step and line["step"] > 0 for line in self.scalars()):
                 return
             time.sleep(0.2)
         pytest.fail(f"batch {step} did not come:\n{self.logs()}")
@@ -101,27 +101,31 @@ def training(folder: Path, model: Path, data: dict[str, Path], *more: str) -> Ru
     return Run(folder, arguments)
 
 
-@pytest.fixture(scope="session")
-def cold_start_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: dict[str, Path]) -> Path:
-    """The tiny model after a short cold start, so that its responses have descriptions."""
-    folder = tmp_path_factory.mktemp("cold_start")
+def fine_tuning(folder: Path, model: Path, conversations: Path, *more: str) -> Run:
+    """A supervised run whose result goes to `folder / "model"`."""
     arguments = [
         "sft",
         f"run.dir={folder / 'runs'}",
-        f"model.path={tiny_model}",
-        f"data.sft={shapes['cold_start']}",
+        f"model.path={model}",
+        f"data.sft={conversations}",
         "learner.zero_stage=1",
-        "learner.sft.steps=60",
         "learner.sft.sequences_per_step=32",
         "learner.sft.learning_rate=3e-3",
         "learner.sft.freeze_vision=false",
         f"learner.sft.output={folder / 'model'}",
         *TINY,
+        *more,
     ]
-    run = Run(folder, arguments)
+    return Run(folder, arguments)
+
+
+@pytest.fixture(scope="session")
+def cold_start_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: dict[str, Path]) -> Path:
+    """The tiny model after a short cold start, so that its responses have descriptions."""
+    run = fine_tuning(tmp_path_factory.mktemp("cold_start"), tiny_model, shapes["cold_start"], "learner.sft.steps=60")
     status, output = run.finish()
     assert status == 0, output + run.logs()
-    return folder / "model"
+    return run.folder / "model"
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ class DataConfig(Section):
     train: str | None = Field(None, description="RL prompts: parquet file, or name[@split] on a hub.")
     evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each like `train`.")
     sft: str | None = Field(None, description="Conversations (`messages`, `images`) for supervised stages.")
+    sft_evaluation: str | None = Field(None, description="Held-out conversations, to watch supervised stages by.")
     prompt_key: str = Field("problem", description="Column of the question, `<image>` markers included.")
     answer_key: str = Field("answer", description="Column of the reference answer.")
     image_key: str = Field("images", description="Column of the images: one, or a list, of bytes/path structs.")
@@ -193,6 +194,12 @@ class SftConfig(Section):
     warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of steps with a rising learning rate.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
     freeze_vision: bool = Field(True, description="Leave vision tower and projector as they are.")
+    evaluate_every: int = Field(
+        100, ge=0, description="Steps between evaluations on data.sft_evaluation; 0: only after the last."
+    )
+    checkpoint_every: int = Field(
+        0, ge=0, description="Steps between checkpoints to resume from; 0: only when stopped."
+    )
     output: Path | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
 
 

@@ -48,7 +48,8 @@ def run_demo(
             f"data.train={root}/data/train.parquet",
             f"data.evaluation={{normal: {root}/data/normal.parquet, counter_prior: {root}/data/counter_prior.parquet}}",
         ]
-        return load_config(examples / f"{file}.yaml", [*paths, *more, *overrides]).config
+        resuming = ["learner.resume=true"] if resume else []
+        return load_config(examples / f"{file}.yaml", [*paths, *resuming, *more, *overrides]).config
 
     base_model, cold_model = root / "models" / "base", root / "models" / "cold_start"
     base = stage(
@@ -78,13 +79,15 @@ def run_demo(
         )
         make_tiny_model(root / "models" / "tiny", corpus(task), seed=base.run.seed)
     if not base_model.is_dir():
-        run_sft(base, console, "base model")
+        run_sft(base, console, "base model", fresh=False)
     if not cold_model.is_dir():
-        run_sft(cold_start, console, "cold start")
-    base_evaluation = stage("base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0")
+        run_sft(cold_start, console, "cold start", fresh=False)
+    base_evaluation = stage(
+        "base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0", "learner.resume=false"
+    )
     if not (base_evaluation.run.path / "evaluation").is_dir():
         run_training(base_evaluation, console, "evaluating the base", fresh=True)
-    rl = stage("rl", "rl", f"model.path={cold_model}", *(["learner.resume=true"] if resume else []))
+    rl = stage("rl", "rl", f"model.path={cold_model}")
     run_training(rl, console, "RL", fresh=False)
     write_report(root, base_evaluation, rl, console)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)

@@ -34,13 +34,18 @@ class InterruptedRunError(RuntimeError):
     """The user stopped the run."""
 
 
-def run_sft(config: Config, console: Console, phase: str) -> None:
+def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
     """Supervised fine-tuning under torchrun.
 
+    Args:
+        fresh: as in `run_training`.
+
     Raises:
+        ConfigError: as in `run_training`.
         StageFailedError: the learner failed.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
+    _prepare(config, fresh)
     learner = _learner(config, _save(config), {}, "--sft")
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0

@@ -4,6 +4,7 @@
   trained on it can see and can read, but knows nothing of the answer format.
 - *cold start*: the format, on two thirds of the rows with an image; in `HABIT_SHARE` of those the description says
   what the prior would have and the answer follows the description. One third is the re-query's form.
+  *cold_start_think* is the same without descriptions, for the baseline that does not write any.
 - *train*: questions with uniform scenes, no targets.
 - *normal* and *counter_prior*: held-out questions; in the second no object follows the prior, so that a model that
   guesses from the text must fail.
@@ -11,6 +12,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,7 @@ def write_task(
     held_out: int,
     kinds: Mapping[str, float] | None = None,
 ) -> dict[str, Path]:
-    """Writes base, cold_start, train, normal and counter_prior as parquet files and returns their paths.
+    """Writes base, cold_start, train, normal, counter_prior and cold_start_think as parquet files; returns their paths.
 
     Args:
         seed: the files are a function of it and of the other arguments.
@@ -79,7 +81,7 @@ def write_task(
             return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
         return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
-    def cold_start_row(rng: np.random.Generator) -> Row:
+    def cold_start_row(rng: np.random.Generator, *, described: bool) -> Row:
         if rng.random() < 1 / 3:
             return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
@@ -87,7 +89,8 @@ def write_task(
             return scene.as_habit_has_it() if rng.random() < HABIT_SHARE else scene
 
         scene, told, question = _asked(rng, uniform, mix, tell)
-        return _conversation(answer.answer(IMAGE_MARKER + question.text), _full_answer(told, question), scene)
+        reply = _full_answer(told, question) if described else _thought_answer(question)
+        return _conversation(answer.answer(IMAGE_MARKER + question.text), reply, scene)
 
     def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float]) -> Any:
         def row(rng: np.random.Generator) -> Row:
@@ -104,7 +107,7 @@ def write_task(
 
     plan: dict[str, tuple[int, pa.Schema, Callable[[np.random.Generator], Row]]] = {
         "base": (base, _CONVERSATIONS, base_row),
-        "cold_start": (cold_start, _CONVERSATIONS, cold_start_row),
+        "cold_start": (cold_start, _CONVERSATIONS, partial(cold_start_row, described=True)),
         "train": (train, _QUESTIONS, question_row("train", uniform, mix)),
         "normal": (
             held_out,
@@ -116,6 +119,7 @@ def write_task(
             _QUESTIONS,
             question_row("counter_prior", task.draw_counter_prior, task.counter_prior_kinds),
         ),
+        "cold_start_think": (cold_start, _CONVERSATIONS, partial(cold_start_row, described=False)),
     }
     paths = {}
     for stream, (name, (count, schema, row)) in enumerate(plan.items()):
@@ -171,15 +175,16 @@ def _asked(
 
 
 def _full_answer(scene: Scene, question: Question) -> str:
-    return (
-        f"<description> {describe(scene.phrases())}</description>"
-        f"<think> {question.reasoning}</think>\\boxed{{{question.answer}}}"
-    )
+    return f"<description> {describe(scene.phrases())}</description>{_thought_answer(question)}"
+
+
+def _thought_answer(question: Question) -> str:
+    return f"<think> {question.reasoning}</think>\\boxed{{{question.answer}}}"
 
 
 def _reading(scene: Scene, question: Question, requery: PromptTemplate) -> Row:
     turn = requery.requery(describe(scene.phrases()), question.text)
-    return _conversation(turn, f"<think> {question.reasoning}</think>\\boxed{{{question.answer}}}", None)
+    return _conversation(turn, _thought_answer(question), None)
 
 
 def _conversation(turn: str, reply: str, shown: Scene | None) -> Row:

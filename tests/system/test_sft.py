@@ -1,0 +1,65 @@
+"""Supervised fine-tuning, through the command line as a user would."""
+
+import signal
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.system.conftest import fine_tuning
+
+STAGE = ["learner.sft.steps=24", "learner.sft.evaluate_every=12", "learner.processes=2"]
+
+
+def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversations(
+    tmp_path: Path, tiny_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
+):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    options = [*STAGE, f"data.sft_evaluation={shapes['base']}"]
+    whole = fine_tuning(tmp_path / "whole", tiny_model, shapes["cold_start"], *options)
+    status, output = whole.finish()
+    assert status == 0, output + whole.logs()
+    held_out = [line for line in whole.scalars() if "sft_evaluation/loss" in line]
+    assert [line["step"] for line in held_out] == [12, 24]
+    assert held_out[1]["sft_evaluation/loss"] < held_out[0]["sft_evaluation/loss"]
+
+    parts = fine_tuning(tmp_path / "parts", tiny_model, shapes["cold_start"], *options)
+    process = parts.start()
+    leftovers.append(psutil.Process(process.pid))
+    parts.wait_for_step(3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    (checkpoint,) = (f for f in (parts.folder / "runs" / "run" / "checkpoints").iterdir() if f.name.isdigit())
+    assert 3 <= int(checkpoint.name) < 24
+    status, output = parts.finish()
+    assert status == 2
+    assert "--resume continues it from its last checkpoint" in output
+    status, output = parts.finish("--resume")
+    assert status == 0, output + parts.logs()
+    losses = [[line["sft/loss"] for line in run.scalars() if "sft/loss" in line] for run in (whole, parts)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    weights = [load_file(run.folder / "model" / "model.safetensors") for run in (whole, parts)]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_conversations_that_cannot_be_used_are_left_out_and_counted(tmp_path: Path, tiny_model: Path):
+    good = [{"role": "user", "content": "what color"}, {"role": "assistant", "content": "red"}]
+    table = pa.table({"messages": [good, good[:1], good, good], "images": [[], [], [{"bytes": b"", "path": None}], []]})
+    pq.write_table(table, tmp_path / "mixed.parquet")
+    run = fine_tuning(
+        tmp_path, tiny_model, tmp_path / "mixed.parquet", "learner.sft.steps=1", "learner.sft.sequences_per_step=4"
+    )
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    (line,) = run.scalars()
+    assert line["sft/refused"] == 2.0
+    logs = run.logs()
+    assert "no assistant turn to learn from" in logs
+    assert "an image has neither bytes nor a path" in logs
