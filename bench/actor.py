@@ -58,6 +58,7 @@ def main() -> None:
 async def through_actor(model: Path, folder: Path) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from learner.engine import build_engine, init_process_group
+    from learner.feeder import sampling_seed
     from learner.policy import load_policy
     from learner.publisher import Publisher
     from vision_sr1.config import load_config, save_config
@@ -87,8 +88,8 @@ async def through_actor(model: Path, folder: Path) -> list[float]:
                 raise SystemExit("the actor did not start")
             await asyncio.sleep(0.5)
         init_process_group()
-        policy = load_policy(config, str(model), [])
-        engine = build_engine(config, policy, learning_rate=1e-6, weight_decay=0.0, trainable=list(policy.parameters()))
+        policy = load_policy(config, str(model), forbidden_token_ids=[])
+        engine = build_engine(config, policy, learning_rate=1e-6, weight_decay=0.0)
         await asyncio.to_thread(Publisher(config, engine).publish, 0, actors)
         prompts = Stream(redis, keys, "prompts", config.streams)
         rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
@@ -106,7 +107,12 @@ async def through_actor(model: Path, folder: Path) -> list[float]:
                     question=row.question,
                     images=[await blobs.put(image) for image in row.images],
                     group_size=SAMPLES,
-                    sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=TOKENS),
+                    sampling=pb.SamplingParams(
+                        temperature=1.0,
+                        top_p=1.0,
+                        max_tokens=TOKENS,
+                        seed=sampling_seed(0, f"0/{index}") if config.sampling.seeded else None,
+                    ),
                 )
                 outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
             started, tokens, seen = time.perf_counter(), 0, 0

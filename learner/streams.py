@@ -15,6 +15,7 @@ import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 
 from learner.engine import is_main
+from learner.feeder import sampling_seed
 from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
 from vision_sr1.fleet import Fleet
@@ -193,7 +194,7 @@ class LearnerStreams:
                     temperature=0.0 if evaluation else sampling.temperature,
                     top_p=1.0 if evaluation else sampling.top_p,
                     max_tokens=sampling.max_tokens,
-                    seed=sampling.seed,
+                    seed=sampling_seed(self._config.run.seed, prompt_id) if sampling.seeded else None,
                 ),
                 policy_version=policy_version,
                 issued_at=time.time(),

@@ -48,6 +48,8 @@ class Requerier:
         sampling = pb.SamplingParams()
         sampling.CopyFrom(rollout.prompt.sampling)
         sampling.max_tokens = self._config.requery_max_tokens
+        if sampling.HasField("seed"):
+            sampling.seed += rollout.sample_index  # equal descriptions of a group are not asked with equal luck
         request = actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
             request_id=f"{rollout.id}/requery",

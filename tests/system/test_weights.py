@@ -15,7 +15,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from transformers import AutoModelForImageTextToText
 
-from learner.engine import build_engine, init_process_group
+from learner.engine import build_engine
 from learner.policy import load_policy
 from learner.publisher import Publisher
 from learner.sequences import SequenceBuilder
@@ -147,13 +147,11 @@ class Learner:
 
 
 @pytest.fixture(scope="module")
-def learner(actor: Actor) -> Learner:
-    init_process_group()
+def learner(actor: Actor, single_rank: torch.device) -> Learner:
     builder = SequenceBuilder(actor.config.model)
     forbidden = vision_token_ids(builder.tokenizer)
-    policy = load_policy(actor.config, str(actor.model), forbidden)
-    parameters = list(policy.parameters())
-    engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0, trainable=parameters)
+    policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
+    engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
     return Learner(policy, Publisher(actor.config, engine), builder, forbidden)
 
 

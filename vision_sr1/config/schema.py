@@ -28,7 +28,7 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
     dir: Path = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
-    seed: int = Field(0, ge=0, description="Seed of the data order and of weight initialization.")
+    seed: int = Field(0, ge=0, description="Seed of the data order, of sampling and of weight initialization.")
 
     @property
     def path(self) -> Path:
@@ -78,8 +78,10 @@ class SamplingConfig(Section):
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="Nucleus sampling mass.")
     max_tokens: Positive = Field(2048, description="Response tokens at most.")
-    seed: int | None = Field(
-        None, ge=0, description="Fixes each sample's random stream; costs actor throughput on CPUs."
+    seeded: bool = Field(
+        True,
+        description="Give each sample a random stream of its own, which follows from run.seed and its prompt's id; "
+        "without, sampling is a little faster and no run repeats another.",
     )
 
 
