@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,8 +17,9 @@ from sqlalchemy.orm import Session
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from reward_service.traces import Trace
-from tests.system.conftest import Run, training
+from tests.system.conftest import Run, fine_tuning, training
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -42,14 +45,12 @@ def prompts_by_version(run: Run) -> dict[int, set[str]]:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
     """Three batches with two learner ranks and one actor, undisturbed."""
-    run = training(
-        tmp_path_factory.mktemp("trained"),
-        cold_start_model,
-        shapes,
-        "learner.batches=3",
-        "learner.processes=2",
-        "learner.zero_stage=3",
-    )
+    return finished(tmp_path_factory.mktemp("trained"), cold_start_model, shapes)
+
+
+def finished(folder: Path, model: Path, data: dict[str, Path]) -> Run:
+    options = ["learner.batches=3", "learner.processes=2", "learner.zero_stage=3"]
+    run = training(folder, model, data, *options)
     status, output = run.finish()
     assert status == 0, output + run.logs()
     return run
@@ -65,6 +66,20 @@ def test_every_batch_is_learned_published_and_logged(trained: Run):
         assert line["staleness/mean"] == 0.0
         assert abs(line["mismatch_kl/engine_trainer"]) < 1e-6
     assert [line["step"] for line in trained.scalars() if "eval_accuracy/normal" in line] == [0, 3]
+
+
+def test_the_same_seed_gives_the_same_run(
+    trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path]
+):
+    again = finished(tmp_path, cold_start_model, shapes)
+    sampled = [
+        {s.rollout.id: list(s.rollout.sample.response_token_ids) for s in traces(run)} for run in (trained, again)
+    ]
+    assert sampled[0] == sampled[1]
+    for first, second in zip(trained.scalars(), again.scalars(), strict=True):
+        for name, value in first.items():
+            if name.startswith(("loss/", "grad_norm/", "reward/", "kl/")):
+                assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
 
 
 def test_each_prompt_is_answered_group_size_times_by_one_version(trained: Run):
@@ -139,6 +154,65 @@ def test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_t
     assert {version: batches[version] for version in undisturbed} == undisturbed
     learned = [prompt for version in sorted(batches) if version <= checkpoint for prompt in batches[version]]
     assert len(learned) == len(set(learned)) == 4 * (checkpoint + 1)
+
+
+def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed(
+    tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path]
+):
+    run = training(
+        tmp_path,
+        cold_start_model,
+        shapes,
+        "learner.preset=vision_sr1_eq7",
+        "learner.groups.drop_without_signal=true",
+        "learner.off_policy.recompute_proximal=true",
+        "learner.reference.refresh_every=1",
+        "sampling.group_size=2",
+        "learner.prompts_per_batch=2",
+        "learner.prompts_per_step=2",
+    )
+    for batches, options in ((2, ()), (3, ("--resume",))):
+        status, output = run.finish(f"learner.batches={batches}", *options)
+        assert status == 0, output + run.logs()
+    lines = [line for line in run.scalars() if "seconds/batch" in line]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(line["groups_with_signal/share"] == 1.0 for line in lines)
+    assert all(abs(line["mismatch_kl/engine_trainer"]) < 1e-6 for line in lines)
+    answered = {s.rollout.prompt.id for s in traces(run) if s.rollout.prompt.purpose == pb.PURPOSE_TRAIN}
+    assert len(answered) > 3 * 2, "with two answers each, some of the groups should have had no signal"
+    assert all(line["kl/answer"] == pytest.approx(0.0, abs=1e-6) for line in lines), "the reference is the policy"
+    saved = tmp_path / "runs" / "run" / "checkpoints" / "000003"
+    reference, policy = (load_file(saved / name / "model.safetensors") for name in ("reference", "policy"))
+    assert all(torch.equal(reference[name], policy[name]) for name in policy)
+
+
+def test_a_description_that_states_the_answer_is_visible(
+    tmp_path: Path, tiny_model: Path, shapes: dict[str, Path], cold_start_model: Path
+):
+    """A policy that was taught to write `the answer is X` into its descriptions."""
+    table = pq.read_table(shapes["cold_start"])
+    told = []
+    for messages in table["messages"].to_pylist():
+        description, boxed = messages[1]["content"].partition("</description>")[::2]
+        if boxed:
+            answer = parse_response(boxed.encode()).answer
+            messages[1]["content"] = f"{description} ; the answer is {answer}</description>{boxed}"
+        told.append(messages)
+    place = table.column_names.index("messages")
+    leaky = table.set_column(place, "messages", pa.array(told, table.schema.field("messages").type))
+    pq.write_table(leaky, tmp_path / "leaky.parquet")
+    taught = fine_tuning(tmp_path, tiny_model, tmp_path / "leaky.parquet", "learner.sft.steps=60", "run.name=taught")
+    status, output = taught.finish()
+    assert status == 0, output + taught.logs()
+    rates = {}
+    for name, model in (("leaky", tmp_path / "model"), ("honest", cold_start_model)):
+        (tmp_path / name).mkdir()
+        run = training(tmp_path / name, model, shapes, "learner.batches=0")
+        status, output = run.finish()
+        assert status == 0, output + run.logs()
+        rates[name] = run.scalars()[-1]["eval_answer_leak/normal"]
+    assert rates["leaky"] > 0.5
+    assert rates["honest"] == 0.0
 
 
 def test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else(tmp_path: Path):
