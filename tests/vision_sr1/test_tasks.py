@@ -5,7 +5,7 @@ import pytest
 
 from vision_sr1.tasks.digits import DigitsTask, _pool
 from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
-from vision_sr1.tasks.shapes import PRIOR_COLOR
+from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
 from vision_sr1.tasks.task import description_fidelity
 
 SIZES = {"base": 60, "cold_start": 90, "train": 40, "held_out": 40}
@@ -100,3 +100,28 @@ def test_digits_answers_follow_from_the_digits(tmp_path: Path):
 def test_fidelity_punishes_what_is_missing_and_what_is_not_there(description: str, fidelity: float):
     scene = "top left square red ; top right circle blue"
     assert description_fidelity(description, scene) == pytest.approx(fidelity)
+
+
+def test_a_rule_answers_every_question_from_the_true_description(tmp_path: Path):
+    task = TASKS["shapes"]
+    files = write_task(
+        task, tmp_path, seed=0, base=1, cold_start=1, train=300, held_out=1, kinds=dict.fromkeys(task.all_kinds, 1.0)
+    )
+    for row in rows(files["train"]):
+        assert answer_by_rule(row["scene"], row["problem"].removeprefix("<image>")) == row["answer"]
+
+
+@pytest.mark.parametrize(
+    ("description", "question", "answer"),
+    [
+        ("top left square red ; top right circle blue", "what color is the square", "red"),
+        ("top left square red ; top right square blue", "what color is the square", None),
+        ("top left square red ; the answer is blue", "what color is the circle", None),
+        ("top left red", "how many shapes", None),
+        ("top left square red ; top left circle blue", "what shape is at the top left", None),
+        ("top left square red", "do the top left and the top right have the same color", None),
+        ("", "what color is the square", None),
+    ],
+)
+def test_the_rule_reads_what_is_there_and_nothing_else(description: str, question: str, answer: str | None):
+    assert answer_by_rule(description, question) == answer

@@ -1,0 +1,1 @@
+"""The paper's central claims at the scale of this repository; see docs/claims.md."""

@@ -1,0 +1,95 @@
+"""What the descriptions of a finished run are worth, judged three ways.
+
+By the policy itself, as in training; by one fixed reader, the base model, which was taught to read and never trained by
+RL; and by a rule that takes every word at its worth.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from mathruler.grader import grade_answer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from vision_sr1.chat import render_user_turn
+from vision_sr1.parsing import parse_response
+from vision_sr1.prompts import PromptTemplate
+from vision_sr1.tasks.shapes import answer_by_rule
+
+JUDGES = ("self", "reader", "rule")
+Answer = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One split of one run, as shares of all its samples.
+
+    Attributes:
+        sufficient: by judge, descriptions that lead the judge to the right answer.
+        shortcut: by judge, right answers with an insufficient description (language shortcut rate).
+    """
+
+    accuracy: float
+    format: float
+    fidelity: float
+    answer_leak: float
+    sufficient: dict[str, float]
+    shortcut: dict[str, float]
+
+
+class Reader:
+    """The base model of a seed."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        self._model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+        self._template = PromptTemplate("plain_requery")
+
+    def answers(self, descriptions: list[str], questions: list[str]) -> list[str | None]:
+        """What it answers, greedily; None for nothing to read and where it boxes no answer."""
+        turns = [self._template.requery(d, q) for d, q in zip(descriptions, questions, strict=True)]
+        prompts = [render_user_turn(self._tokenizer, turn, 0) for turn in turns]
+        batch = self._tokenizer(prompts, return_tensors="pt", padding=True)
+        with torch.no_grad():
+            output = self._model.generate(**batch, max_new_tokens=24, do_sample=False)
+        replies = self._tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [
+            parse_response(reply.encode()).answer if description else None
+            for reply, description in zip(replies, descriptions, strict=True)
+        ]
+
+
+def judge(file: Path, reader: Reader) -> Verdict:
+    """Reads the answers that an evaluation has written."""
+    answers: list[Answer] = [json.loads(line) for line in file.read_text().splitlines()]
+    descriptions = [str(a["description"]) for a in answers]
+    questions = [str(a["question"]).replace("<image>", "") for a in answers]
+    said = {
+        "reader": reader.answers(descriptions, questions),
+        "rule": [answer_by_rule(d, q) for d, q in zip(descriptions, questions, strict=True)],
+    }
+    right = {
+        name: [
+            said_ is not None and bool(grade_answer(said_, str(a["reference"])))
+            for said_, a in zip(by, answers, strict=True)
+        ]
+        for name, by in said.items()
+    }
+    right["self"] = [bool(a["visual"]) for a in answers]
+
+    def mean(name: str) -> float:
+        return fmean(float(str(a[name])) for a in answers)
+
+    return Verdict(
+        accuracy=mean("accuracy"),
+        format=mean("format"),
+        fidelity=mean("fidelity"),
+        answer_leak=mean("answer_leak"),
+        sufficient={name: fmean(right[name]) for name in JUDGES},
+        shortcut={
+            name: fmean(bool(a["accuracy"]) and not ok for a, ok in zip(answers, right[name], strict=True))
+            for name in JUDGES
+        },
+    )
