@@ -14,25 +14,32 @@ from learner.packing import Pack
 from learner.sequences import Sequence
 from vision_sr1.config import Config
 
+ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
+
 
 def load_policy(
     config: Config, path: str, *, forbidden_token_ids: list[int], temperature: float = 1.0
 ) -> torch.nn.Module:
-    """Loads a checkpoint and binds `forward` to token log-probabilities (see `token_logprobs`).
+    """Loads a checkpoint, a folder or a hub name, as `as_policy` makes a policy of it."""
+    model = AutoModelForImageTextToText.from_pretrained(
+        path, dtype=getattr(torch, config.model.dtype), attn_implementation=ATTENTION
+    )
+    return as_policy(config, model, forbidden_token_ids=forbidden_token_ids, temperature=temperature)
+
+
+def as_policy(
+    config: Config, model: Any, *, forbidden_token_ids: list[int], temperature: float = 1.0
+) -> torch.nn.Module:
+    """Binds the model's `forward` to token log-probabilities (see `token_logprobs`).
 
     The new methods are bound on the instance: subclassing the model would silently re-initialize its weights.
 
     Args:
-        path: folder or hub name.
+        model: made or loaded with `attn_implementation=ATTENTION`.
         forbidden_token_ids: tokens that the actors never sample; they get no probability here either, so that both
             sides speak of the same distribution.
         temperature: that of the actors' sampling; logits are divided by it.
     """
-    model = AutoModelForImageTextToText.from_pretrained(
-        path,
-        dtype=getattr(torch, config.model.dtype),
-        attn_implementation={"text_config": PACKED, "vision_config": "sdpa"},
-    )
     model.config.use_cache = False
     if config.learner.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -42,7 +49,8 @@ def load_policy(
     head.forbidden_token_ids = forbidden_token_ids
     head.temperature = temperature
     model.forward = types.MethodType(_packed_logprobs, model)
-    return model
+    policy: torch.nn.Module = model
+    return policy
 
 
 def freeze_vision(model: Any) -> None:

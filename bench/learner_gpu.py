@@ -1,0 +1,228 @@
+"""One RL step of Qwen2.5-VL-3B in bf16 under ZeRO-2 on this machine's GPUs: tokens/s, MFU, peak memory.
+
+`python -m bench.learner_gpu`, or under torchrun for several GPUs. Weights are random, images are noise of 1,036 x 1,036
+pixels (1,369 tokens each), responses have 512 tokens: speed and memory depend on sizes alone. The first step warms up.
+"""
+
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+from vision_sr1.config import Config, load_config
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+TEXT_3B = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128_000,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+}
+VISION_3B = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 2048,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+DENSE_BF16_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one step learns from."""
+
+    prompts: int = 8
+    group_size: int = 8
+    image_side: int = 1036  # pixels
+    response_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Medians over the steps, on all ranks together."""
+
+    tokens_per_second: float
+    model_tflops: float
+    peak_gib: float
+
+
+def main() -> int:
+    if not torch.cuda.is_available():
+        print("no CUDA device here: nothing was measured")
+        print(json.dumps({"name": "learner_tokens_per_second", "value": None, "unit": "tokens/s"}))
+        return 0
+    overrides = [
+        "model.dtype=bfloat16",
+        "learner.zero_stage=2",
+        "learner.gradient_checkpointing=true",
+        "learner.micro_batch_tokens=16384",
+        "learner.preset=vision_sr1",
+    ]
+    sizes = Sizes()
+    measured = measure(TEXT_3B, VISION_3B, sizes, overrides)
+    import torch.distributed as dist
+
+    if dist.get_rank() != 0:
+        return 0
+    name, ranks = torch.cuda.get_device_name(), dist.get_world_size()
+    peak = next((flops for chip, flops in DENSE_BF16_TFLOPS.items() if chip in name), None)
+    mfu = None if peak is None else measured.model_tflops / (peak * ranks)
+    print(f"{ranks} x {name}: {sizes}")
+    print(
+        f"{measured.tokens_per_second:.0f} tokens/s, {measured.model_tflops:.0f} TFLOP/s of the model's own, "
+        f"MFU {'unknown: no peak known for this chip' if mfu is None else f'{mfu:.1%}'}, "
+        f"peak memory {measured.peak_gib:.1f} GiB a GPU"
+    )
+    result = {
+        "name": "learner_tokens_per_second",
+        "value": round(measured.tokens_per_second),
+        "unit": "tokens/s",
+        "mfu": None if mfu is None else round(mfu, 3),
+        "peak_gib": round(measured.peak_gib, 1),
+        "device": f"{ranks} x {name}",
+    }
+    print(json.dumps(result))
+    return 0
+
+
+def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
+    """Steps of a randomly initialized model of these sizes, with its reference policy."""
+    from learner.engine import build_engine, init_process_group
+    from learner.policy import ATTENTION, as_policy
+    from learner.reference import Reference
+    from learner.sequences import SequenceBuilder
+    from learner.update import PolicyUpdate
+    from vision_sr1.tasks.distributions import TASKS, corpus
+    from vision_sr1.tiny_model import make_tiny_model
+
+    device = init_process_group()
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny_model(Path(folder), corpus(TASKS["shapes"], rows=200))
+        steps = [f"learner.prompts_per_batch={sizes.prompts}", f"learner.prompts_per_step={sizes.prompts}"]
+        config = load_config(None, [f"model.path={folder}", *steps, *overrides], environment={}).config
+        builder = SequenceBuilder(config.model)
+        architecture = scaled(AutoConfig.from_pretrained(folder), text, vision)
+
+    def policy() -> torch.nn.Module:
+        with device:
+            model = AutoModelForImageTextToText.from_config(
+                architecture, dtype=getattr(torch, config.model.dtype), attn_implementation=ATTENTION
+            )
+        return as_policy(config, model, forbidden_token_ids=[])
+
+    trained = policy()
+    engine = build_engine(config, trained, learning_rate=1e-6, weight_decay=1e-2)
+    reference = Reference(config, policy(), device, is_initial=True)
+    update = PolicyUpdate(config, engine, reference, builder, device)
+    rates, flops = [], []
+    for step in range(1 + STEPS):
+        groups, images = _groups(config, builder, sizes, seed=step)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        update.learn(groups, 0, lambda _, held=images: held)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+        lengths = list(_lengths(groups))
+        rates.append(sum(lengths) / seconds)
+        patches = 4 * sum(
+            1
+            for g in groups
+            for r in g.rollouts
+            for t in r.rollout.sample.prompt_token_ids
+            if t == architecture.image_token_id
+        )
+        flops.append(_model_flops(trained, architecture, lengths, patches) / seconds / 1e12)
+    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    return Measured(median(rates[1:]), median(flops[1:]), peak)
+
+
+def scaled(tiny: Qwen2_5_VLConfig, text: dict[str, Any], vision: dict[str, Any]) -> Qwen2_5_VLConfig:
+    """The configuration with other sizes, and the special tokens and patches it has."""
+    derived = {"layer_types", "max_window_layers"}  # follow from the number of layers
+    inner = {key: value for key, value in tiny.text_config.to_dict().items() if key not in derived}
+    kept = ("image_token_id", "video_token_id", "vision_start_token_id", "tie_word_embeddings")
+    return Qwen2_5_VLConfig(
+        text_config=inner | text,
+        vision_config=tiny.vision_config.to_dict() | vision,
+        **{key: getattr(tiny, key) for key in kept},
+    )
+
+
+def _groups(config: Config, builder: Any, sizes: Sizes, seed: int) -> tuple[list[pb.ScoredGroup], dict[str, bytes]]:
+    """Groups of random responses to images of noise."""
+    rng = np.random.default_rng(seed)
+    images, groups = {}, []
+    for number in range(sizes.prompts):
+        buffer = io.BytesIO()
+        noise = rng.integers(0, 255, (sizes.image_side, sizes.image_side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(buffer, format="PNG")
+        name = f"{seed}/{number}"
+        images[name] = buffer.getvalue()
+        turn = [{"role": "user", "content": "<image>describe"}, {"role": "assistant", "content": "red"}]
+        sequence = builder.from_messages(turn, [images[name]])
+        prompt_ids = sequence.token_ids[: sequence.selected[0]].tolist()
+        group = pb.ScoredGroup(id=f"0/{number}")
+        for _ in range(sizes.group_size):
+            scored = group.rollouts.add()
+            scored.rollout.prompt.images.add(sha256=name)
+            scored.rollout.sample.CopyFrom(_sample(rng, prompt_ids, sizes.response_tokens))
+            scored.requery.sample.CopyFrom(_sample(rng, prompt_ids[-4:] * 40, sizes.response_tokens // 2))
+            scored.description.CopyFrom(pb.TokenSpan(start=0, end=sizes.response_tokens // 2))
+            for reward in config.reward.names:
+                scored.rewards[reward] = float(rng.integers(0, 2))
+        groups.append(group)
+    return groups, images
+
+
+def _sample(rng: np.random.Generator, prompt_ids: list[int], length: int) -> pb.Sample:
+    return pb.Sample(
+        prompt_token_ids=prompt_ids,
+        response_token_ids=rng.integers(10, 90, length).tolist(),
+        logprobs=[-12.0] * length,
+        versions=[pb.VersionSpan(policy_version=0, end=length)],
+    )
+
+
+def _lengths(groups: list[pb.ScoredGroup]) -> Iterator[int]:
+    for group in groups:
+        for scored in group.rollouts:
+            for sample in (scored.rollout.sample, scored.requery.sample):
+                yield len(sample.prompt_token_ids) + len(sample.response_token_ids)
+
+
+def _model_flops(model: torch.nn.Module, architecture: Any, lengths: list[int], patches: int) -> float:
+    """Forward and backward of policy and forward of the reference: 6 + 2 per weight and token, 12 + 4 for attention.
+
+    Recomputed activations do not count. Vision attention is within windows and left out.
+    """
+    text = architecture.text_config
+    weights = {name: p.numel() for name, p in model.named_parameters()}
+    vision = sum(n for name, n in weights.items() if ".visual." in name)
+    language = sum(n for name, n in weights.items() if ".visual." not in name and "embed_tokens" not in name)
+    attention = sum(length**2 for length in lengths) * text.num_hidden_layers * text.hidden_size / 2
+    return 8.0 * (language * sum(lengths) + vision * patches) + 16.0 * attention
+
+
+if __name__ == "__main__":
+    sys.exit(main())
