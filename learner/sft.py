@@ -125,7 +125,8 @@ class SftTrainer:
         dist.all_reduce(total)
         loss = float(total[0] / total[1].clamp(min=1.0))
         self._scalars.log(self._step, {"sft_evaluation/loss": loss, "sft_evaluation/perplexity": math.exp(loss)})
-        log.info("evaluated", step=self._step, loss=loss)
+        if is_main():
+            log.info("evaluated", step=self._step, loss=loss)
 
     def _loss(self, sequences: list[Sequence]) -> torch.Tensor:
         return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
@@ -142,7 +143,12 @@ class SftTrainer:
         )
         shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
         loader: DataLoader[list[Sequence | None]] = DataLoader(
-            rows, batch_sampler=shares, collate_fn=list, num_workers=1, prefetch_factor=4
+            rows,
+            batch_sampler=shares,
+            collate_fn=list,
+            num_workers=1,
+            prefetch_factor=4,
+            worker_init_fn=_leave_signals_to_the_trainer,
         )
         return iter(loader)
 
@@ -167,6 +173,12 @@ class _Sequences(Dataset[Sequence | None]):
         except (SequenceError, DataError) as error:
             log.error("conversation refused", row=index, error=str(error))
             return None
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """torchrun tells all of a rank's processes to stop; the data worker is needed until the step is done."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _schedule(step: int, steps: int, warmup_ratio: float) -> float:

@@ -54,7 +54,7 @@ class ServiceProcess:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
 
-    def kill_group(self) -> None:
+    def kill_tree(self) -> None:
         """Ends it and every process it started, those in sessions of their own (torchrun's ranks) included."""
         if self.process is None:
             return
@@ -88,7 +88,7 @@ def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:
         while time.monotonic() < deadline and any(s.process and s.exit_status() is None for s in services):
             time.sleep(POLL_S)
         for service in services:
-            service.kill_group()
+            service.kill_tree()
 
 
 def _end_with_parent() -> None:

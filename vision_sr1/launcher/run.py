@@ -144,7 +144,7 @@ def _watch(
                     f"{service.log}:\n{service.last_lines()}"
                 )
             service.restarts_left -= 1
-            service.kill_group()
+            service.kill_tree()
             console.print(f"{service.name} ended with status {status}; restarting it (log: {service.log})")
             service.start()
         draw()
