@@ -108,7 +108,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     """Steps of a randomly initialized model of these sizes, with its reference policy."""
     from learner.engine import build_engine, init_process_group
     from learner.policy import ATTENTION, as_policy
-    from learner.reference import Reference
+    from learner.reference import FrozenCopy
     from learner.sequences import SequenceBuilder
     from learner.update import PolicyUpdate
     from vision_sr1.tasks.distributions import TASKS, corpus
@@ -131,7 +131,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
 
     trained = policy()
     engine = build_engine(config, trained, learning_rate=1e-6, weight_decay=1e-2)
-    reference = Reference(config, policy(), device, is_initial=True)
+    reference = FrozenCopy(config, policy(), device, is_initial=True)
     update = PolicyUpdate(config, engine, reference, builder, device)
     rates, flops = [], []
     for step in range(1 + STEPS):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.engine import is_main
-from learner.shards import full_parameters
+from learner.lora import merged_parameters
 
 
 def export_policy(model: Any, processor: Any, folder: Path) -> None:
@@ -14,7 +14,7 @@ def export_policy(model: Any, processor: Any, folder: Path) -> None:
     """
     main = is_main()
     state = {}
-    for name, tensor in full_parameters(model):  # a collective under ZeRO-3: every rank iterates
+    for name, tensor in merged_parameters(model):  # a collective under ZeRO-3: every rank iterates
         if main:
             state[name] = tensor.detach().cpu().clone()
     if not main:

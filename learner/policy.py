@@ -10,9 +10,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
 from learner.attention import PACKED
+from learner.lora import add_adapters
 from learner.packing import Pack
 from learner.sequences import Sequence
-from vision_sr1.config import Config
+from vision_sr1.config import Config, LoraConfig
 
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
 
@@ -53,9 +54,12 @@ def as_policy(
     return policy
 
 
-def freeze_vision(model: Any) -> None:
-    """Vision tower and projector keep their weights."""
-    model.model.visual.requires_grad_(False)
+def choose_trainable(policy: Any, lora: LoraConfig, *, freeze_vision: bool) -> None:
+    """Adapters learn where there are any; else all weights, or all but those of vision tower and projector."""
+    if lora.rank:
+        add_adapters(policy, lora)
+    elif freeze_vision:
+        policy.model.visual.requires_grad_(False)
 
 
 def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "3 length"]:

@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransf
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from learner.engine import is_main
-from learner.shards import full_parameters
+from learner.lora import merged_parameters, merged_shapes
 from vision_sr1.config import Config
 from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -46,13 +46,12 @@ class EngineSource(WeightSource):
     def metadata(self) -> list[ParamMeta]:
         """Names and full shapes; gathers nothing."""
         return [
-            ParamMeta(name, self._dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-            for name, parameter in self._engine.module.named_parameters()
+            ParamMeta(name, self._dtype, tuple(shape)) for name, shape in merged_shapes(self._engine.module).items()
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         with torch.no_grad():
-            for name, tensor in full_parameters(self._engine.module):
+            for name, tensor in merged_parameters(self._engine.module):
                 yield name, tensor.detach().to(self._dtype)
 
 

@@ -16,7 +16,7 @@ from learner.checkpoint import Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.export import export_policy
 from learner.packing import micro_batches, pack
-from learner.policy import freeze_vision, load_policy, rope_positions, token_logprobs
+from learner.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.scalars import ScalarLog
 from learner.sequences import Sequence, SequenceBuilder, SequenceError
 from vision_sr1.config import Config, ConfigError
@@ -48,8 +48,7 @@ class SftTrainer:
         torch.manual_seed(config.run.seed)
         self._builder = SequenceBuilder(config.model)
         model = load_policy(config, config.model.path, forbidden_token_ids=[]).to(self._device)
-        if settings.freeze_vision:
-            freeze_vision(model)
+        choose_trainable(model, config.learner.lora, freeze_vision=settings.freeze_vision)
         self._engine = build_engine(
             config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )

@@ -3,6 +3,7 @@
 import hashlib
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -17,9 +18,9 @@ from learner.checkpoint import Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
-from learner.policy import freeze_vision, load_policy
+from learner.policy import choose_trainable, load_policy
 from learner.publisher import Publisher, PublishError
-from learner.reference import Reference
+from learner.reference import BaseWeights, FrozenCopy, Reference
 from learner.samples import group_has_signal
 from learner.scalars import ScalarLog
 from learner.sequences import SequenceBuilder
@@ -56,8 +57,7 @@ class Trainer:
         forbidden = vision_token_ids(self._builder.tokenizer)
         load = partial(load_policy, config, forbidden_token_ids=forbidden, temperature=config.sampling.temperature)
         policy = load(config.model.path).to(device)
-        if settings.freeze_vision:
-            freeze_vision(policy)
+        choose_trainable(policy, settings.lora, freeze_vision=settings.freeze_vision)
         self._engine = build_engine(
             config, policy, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
@@ -70,9 +70,7 @@ class Trainer:
         self._learned: list[str] = []  # prompts learned from since the last checkpoint
         self._reference: Reference | None = None
         if any(component.kl_coef > 0 for component in settings.components):
-            refreshed = latest / _REFERENCE if latest is not None else None
-            path = str(refreshed) if refreshed is not None and refreshed.is_dir() else config.model.path
-            self._reference = Reference(config, load(path), device, is_initial=path == config.model.path)
+            self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         self._feeder = Feeder(
             Questions(config.data.train, config.data), config.run.seed, FeederState(**state["feeder"])
@@ -85,6 +83,14 @@ class Trainer:
             if config.metrics.learner_port:
                 start_http_server(config.metrics.learner_port, config.metrics.host)
         self._scalars = ScalarLog(config, phase="rl", total_steps=settings.batches, enabled=is_main())
+
+    def _make_reference(self, load: Callable[[str], Any], checkpoint: Path | None, device: torch.device) -> Reference:
+        settings = self._config.learner
+        if settings.lora.rank and not settings.reference.refresh_every:
+            return BaseWeights(self._engine, device)
+        refreshed = checkpoint / _REFERENCE if checkpoint is not None else None
+        path = str(refreshed) if refreshed is not None and refreshed.is_dir() else self._config.model.path
+        return FrozenCopy(self._config, load(path), device, is_initial=path == self._config.model.path)
 
     def run(self) -> bool:
         """Trains to the last batch; False where it was stopped before, with a checkpoint to resume from."""

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from learner.engine import build_engine, init_process_group, is_main
 from learner.policy import load_policy
-from learner.reference import Reference
+from learner.reference import FrozenCopy
 from learner.sequences import SequenceBuilder
 from learner.update import PolicyUpdate
 from tests.learner.groups import read_groups, read_images
@@ -43,7 +43,7 @@ def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> 
     engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
     backward, passes = engine.backward, []
     engine.backward = lambda *a, **k: (passes.append(1), backward(*a, **k))
-    frozen = Reference(config, reference, device, is_initial=True)
+    frozen = FrozenCopy(config, reference, device, is_initial=True)
     update = PolicyUpdate(config, engine, frozen, SequenceBuilder(config.model), device)
     scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder))
     gradient = {

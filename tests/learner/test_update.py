@@ -9,8 +9,9 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 from learner.engine import build_engine
-from learner.policy import freeze_vision, load_policy, token_logprobs
-from learner.reference import Reference
+from learner.packing import Pack, pack
+from learner.policy import choose_trainable, load_policy, rope_positions, token_logprobs
+from learner.reference import FrozenCopy
 from learner.samples import training_samples
 from learner.sequences import SequenceBuilder
 from learner.shards import full_parameters
@@ -33,11 +34,11 @@ class Learner:
         self.config: Config = load_config(None, options, environment={}).config
         self.device = device
         self.policy, frozen = (load_policy(self.config, str(model), forbidden_token_ids=[]) for _ in range(2))
-        if self.config.learner.freeze_vision:
-            freeze_vision(self.policy)
+        learner = self.config.learner
+        choose_trainable(self.policy, learner.lora, freeze_vision=learner.freeze_vision)
         learning_rate = self.config.learner.learning_rate
         self.engine = build_engine(self.config, self.policy, learning_rate=learning_rate, weight_decay=0.0)
-        self.reference = Reference(self.config, frozen, device, is_initial=True)
+        self.reference = FrozenCopy(self.config, frozen, device, is_initial=True)
         self.builder = SequenceBuilder(self.config.model)
         self.update = PolicyUpdate(self.config, self.engine, self.reference, self.builder, device)
         self.groups, self._images = make_groups(self.config, conversations, prompts=4, group_size=4)
@@ -57,15 +58,14 @@ class Learner:
                         sample.ClearField("logprobs")
                         sample.logprobs.extend(self.logprobs(sample, scored.rollout.prompt.images if images else ()))
 
-    def logprobs(self, sample: pb.Sample, images: Any) -> list[float]:
-        from learner.packing import pack
-        from learner.policy import rope_positions
-
+    def packed(self, sample: pb.Sample, images: Any) -> Pack:
         prepared = self.builder.images([self._images[ref.sha256] for ref in images])
         sequence = self.builder.from_tokens(list(sample.prompt_token_ids), list(sample.response_token_ids), prepared)
-        packed = pack([sequence], self.builder.filler(), lambda s: rope_positions(self.policy, s))
+        return pack([sequence], self.builder.filler(), lambda s: rope_positions(self.policy, s))
+
+    def logprobs(self, sample: pb.Sample, images: Any) -> list[float]:
         with torch.no_grad():
-            return token_logprobs(self.policy, packed, self.device).tolist()
+            return token_logprobs(self.policy, self.packed(sample, images), self.device).tolist()
 
 
 @pytest.fixture

@@ -225,6 +225,17 @@ class OffPolicyConfig(Section):
     )
 
 
+class LoraConfig(Section):
+    """Low-rank adapters in place of full fine-tuning; actors and checkpoints get merged weights."""
+
+    rank: int = Field(0, ge=0, description="Rank of the adapters; 0: full fine-tuning.")
+    alpha: float = Field(32.0, gt=0, description="The adapters' product counts alpha / rank.")
+    target_modules: str = Field(
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        description="Regular expression of the linear modules that get one.",
+    )
+
+
 class ReferenceConfig(Section):
     """The frozen policy of the KL term; there is none where every component's kl_coef is 0."""
 
@@ -288,6 +299,7 @@ class LearnerConfig(Section):
     groups_timeout_s: Seconds = Field(600.0, description="With no scored group for this long the run stops.")
     resume: bool = Field(False, description="Continue from the run's last checkpoint.")
     off_policy: OffPolicyConfig = OffPolicyConfig()
+    lora: LoraConfig = LoraConfig()
     reference: ReferenceConfig = ReferenceConfig()
     groups: GroupsConfig = GroupsConfig()
     sft: SftConfig = SftConfig()
