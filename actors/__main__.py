@@ -24,6 +24,7 @@ from vision_sr1.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.weights.fleet_client import UNLIMITED
 from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ async def serve(config: Config, actor_id: str) -> None:
     engine = PolicyEngine(config, device)
     metrics.POLICY_VERSION.set(NO_VERSION)
 
-    server = grpc.aio.server()
+    server = grpc.aio.server(options=UNLIMITED)
     health_service = health.aio.HealthServicer()
     port = server.add_insecure_port(f"{config.actors.host}:{config.actors.port}")
     info = ActorInfo(
@@ -49,7 +50,7 @@ async def serve(config: Config, actor_id: str) -> None:
         id=actor_id,
         address=f"{_announced_host(config.actors.host)}:{port}",
         device=device,
-        weight_transfer=transfer_backend(config, device),
+        weight_transfer="adapter" if config.learner.lora.goes_to_actors else transfer_backend(config, device),
         world_size=config.actors.tensor_parallel_size,
         capacity=config.actors.prompts_in_flight,
         policy_version=NO_VERSION,

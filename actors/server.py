@@ -139,13 +139,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
                     context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has no update under way"
                 )
             try:
-                await self._engine.receive_update(
-                    {
-                        "names": [p.name for p in request.parameters],
-                        "dtype_names": [p.dtype for p in request.parameters],
-                        "shapes": [list(p.shape) for p in request.parameters],
-                    }
-                )
+                await self._receive(request)
             except Exception as error:
                 await self._break_off(error, context, model_touched=self._loads_while_receiving)
             self._received = True
@@ -175,6 +169,18 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         log.info("weights updated", policy_version=request.policy_version)
         return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum())
 
+    async def _receive(self, request: pb.UpdateWeightsRequest) -> None:
+        if request.HasField("adapter"):
+            self._engine.receive_adapter(request.adapter.config, request.adapter.weights)
+            return
+        await self._engine.receive_update(
+            {
+                "names": [p.name for p in request.parameters],
+                "dtype_names": [p.dtype for p in request.parameters],
+                "shapes": [list(p.shape) for p in request.parameters],
+            }
+        )
+
     def count_tokens(self, kind: str, tokens: int) -> None:
         """Adds to the tokens generated."""
         self._generated_tokens += tokens
@@ -197,8 +203,8 @@ class ActorService(actor_pb2_grpc.ActorServicer):
 
     @property
     def _loads_while_receiving(self) -> bool:
-        """Whether an update that was not finished may have changed the model; `gloo` receives it whole first."""
-        return self.info.weight_transfer != "gloo"
+        """Whether an update that was not finished may have changed the model; others receive it whole first."""
+        return self.info.weight_transfer == "nccl"
 
     async def _give_up(self) -> None:
         """Ends an unfinished update with the weights held before it, or stops serving where they are gone."""

@@ -4,6 +4,7 @@ Everything outside the learner sees merged weights: actors and checkpoints get W
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 
 import peft
@@ -68,6 +69,37 @@ def merged_parameters(policy: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
             continue
         down, up = (adapters[f"{module}.lora_{side}.{_ADAPTER}.weight"] for side in ("A", "B"))
         yield name.replace(_BASE, ""), (base.detach().float() + scaling[module] * (up @ down)).to(base.dtype)
+
+
+def adapter_parameters(policy: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, full tensor) of the adapters, under the names of PEFT's files. A collective under ZeRO-3."""
+    for name, tensor in full_parameters(policy, _is_adapters):
+        yield adapter_name(name), tensor
+
+
+def adapter_shapes(policy: torch.nn.Module) -> dict[str, torch.Size]:
+    """Names and full shapes of what `adapter_parameters` gives; gathers nothing."""
+    return {adapter_name(n): full_shape(p) for n, p in policy.named_parameters() if _is_adapters(n)}
+
+
+def adapter_config(policy: torch.nn.Module, settings: LoraConfig) -> str:
+    """What PEFT's adapter_config.json says, with the modules that have an adapter."""
+    modules = {name.rpartition(".")[2] for name, module in policy.named_modules() if isinstance(module, LoraLayer)}
+    return json.dumps(
+        {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": settings.rank,
+            "lora_alpha": settings.alpha,
+            "target_modules": sorted(modules),
+            "bias": "none",
+        }
+    )
+
+
+def adapter_name(name: str) -> str:
+    """A parameter's name in PEFT's files."""
+    return f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}"
 
 
 def _is_adapters(name: str) -> bool:

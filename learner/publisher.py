@@ -14,7 +14,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransf
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from learner.engine import is_main
-from learner.lora import merged_parameters, merged_shapes
+from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
 from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -37,21 +37,25 @@ class PublishError(RuntimeError):
 
 
 class EngineSource(WeightSource):
-    """The weights of a DeepSpeed engine under their Hugging Face names, in the dtype in which actors hold them."""
+    """What actors need of a DeepSpeed engine's weights, in the dtype in which they hold them.
 
-    def __init__(self, engine: Any, dtype: torch.dtype) -> None:
-        self._engine = engine
+    All weights under their Hugging Face names, or only the adapters.
+    """
+
+    def __init__(self, engine: Any, dtype: torch.dtype, *, only_adapters: bool = False) -> None:
+        self._policy = engine.module
         self._dtype = dtype
+        self._shapes, self._parameters = (
+            (adapter_shapes, adapter_parameters) if only_adapters else (merged_shapes, merged_parameters)
+        )
 
     def metadata(self) -> list[ParamMeta]:
         """Names and full shapes; gathers nothing."""
-        return [
-            ParamMeta(name, self._dtype, tuple(shape)) for name, shape in merged_shapes(self._engine.module).items()
-        ]
+        return [ParamMeta(name, self._dtype, tuple(shape)) for name, shape in self._shapes(self._policy).items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         with torch.no_grad():
-            for name, tensor in merged_parameters(self._engine.module):
+            for name, tensor in self._parameters(self._policy):
                 yield name, tensor.detach().to(self._dtype)
 
 
@@ -61,7 +65,9 @@ class Publisher:
     def __init__(self, config: Config, engine: Any) -> None:
         plugin.register()
         self._settings = config.learner.weights
-        self._source = EngineSource(engine, getattr(torch, config.model.dtype))
+        lora = config.learner.lora
+        self._source = EngineSource(engine, getattr(torch, config.model.dtype), only_adapters=lora.goes_to_actors)
+        self._adapter_config = adapter_config(engine.module, lora)
         self._bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
         self._epoch = int(time.time())  # larger than any epoch of an earlier learner
         self._members: list[str] = []
@@ -141,6 +147,10 @@ class Publisher:
 
     def _init_info(self, actors: list[ActorInfo]) -> Any:
         backend = actors[0].weight_transfer
+        if backend == "adapter":
+            from vision_sr1.weights.adapter_trainer import AdapterTrainerInitInfo
+
+            return AdapterTrainerInitInfo(rank=0, config=self._adapter_config)
         world_size = 1 + sum(actor.world_size for actor in actors)
         address = _address_towards(actors[0].address)
         bucket_bytes = int(self._settings.bucket_mib * 2**20)

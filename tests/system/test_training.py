@@ -215,18 +215,21 @@ def test_a_description_that_states_the_answer_is_visible(
     assert rates["honest"] == 0.0
 
 
-def test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else(tmp_path: Path):
+@pytest.mark.parametrize("publish", ["merged", "adapter"])
+def test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else(tmp_path: Path, publish: str):
+    """With low-rank adapters here, which actors get merged or as they are."""
     from vision_sr1.tiny_model import make_tiny_model
 
     data = write_task(TASKS["digits"], tmp_path / "data", seed=0, base=1, cold_start=1, train=16, held_out=4)
     make_tiny_model(tmp_path / "model", corpus(TASKS["digits"], rows=300))
-    options = ["learner.batches=2", "learner.max_staleness=1", "learner.lora.rank=4"]
+    options = ["learner.batches=2", "learner.max_staleness=1"]
+    options += ["learner.lora.rank=4", f"learner.lora.publish={publish}", "learner.learning_rate=1e-2"]
     run = training(tmp_path, tmp_path / "model", data, *options)
     status, output = run.finish()
     assert status == 0, output + run.logs()
     lines = [line for line in run.scalars() if "seconds/batch" in line]
     assert len(lines) == 2
-    assert all(abs(line["mismatch_kl/engine_trainer"]) < 1e-6 for line in lines), "actors hold the merged weights"
+    assert all(abs(line["mismatch_kl/engine_trainer"]) < 1e-6 for line in lines), "actors hold other weights"
     assert {scored.rollout.prompt.data_source for scored in traces(run)} == {"digits/train", "digits/normal"}
 
 

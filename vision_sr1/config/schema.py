@@ -226,7 +226,7 @@ class OffPolicyConfig(Section):
 
 
 class LoraConfig(Section):
-    """Low-rank adapters in place of full fine-tuning; actors and checkpoints get merged weights."""
+    """Low-rank adapters in place of full fine-tuning; checkpoints have merged weights."""
 
     rank: int = Field(0, ge=0, description="Rank of the adapters; 0: full fine-tuning.")
     alpha: float = Field(32.0, gt=0, description="The adapters' product counts alpha / rank.")
@@ -234,6 +234,16 @@ class LoraConfig(Section):
         r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
         description="Regular expression of the linear modules that get one.",
     )
+    publish: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="Actors get all weights merged, or only the adapters beside the weights of model.path: less to "
+        "send, slower generation.",
+    )
+
+    @property
+    def goes_to_actors(self) -> bool:
+        """Whether actors apply adapters themselves."""
+        return self.rank > 0 and self.publish == "adapter"
 
 
 class ReferenceConfig(Section):

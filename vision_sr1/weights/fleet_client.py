@@ -11,6 +11,8 @@ from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.wire import SCHEMA_VERSION
 
+UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))  # an adapter is one message
+
 
 class ActorUpdateError(RuntimeError):
     """An actor failed, or did not answer in time, in a phase of an update."""
@@ -32,7 +34,7 @@ class FleetClient:
         self._actors = actors
         self._epoch = epoch
         self._timeout_s = timeout_s
-        self._channels = [grpc.insecure_channel(actor.address) for actor in actors]
+        self._channels = [grpc.insecure_channel(actor.address, UNLIMITED) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
         self._pool = ThreadPoolExecutor(len(actors))
 
@@ -62,7 +64,10 @@ class FleetClient:
         self._on_all("StartWeightUpdate", lambda _: pb.StartWeightUpdateRequest())
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Has every actor receive; returns when all have loaded the parameters."""
+        """Has every actor receive; returns when all have loaded the parameters, or hold the adapter."""
+        if adapter := update_info.get("adapter"):
+            self._on_all("UpdateWeights", lambda _: pb.UpdateWeightsRequest(adapter=pb.Adapter(**adapter)))
+            return
         parameters = [
             pb.ParameterInfo(name=name, dtype=dtype, shape=shape)
             for name, dtype, shape in zip(

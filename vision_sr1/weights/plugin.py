@@ -1,4 +1,4 @@
-"""Registers our weight-transfer backend with vLLM; loaded in every vLLM process through an entry point."""
+"""Registers our weight-transfer backends with vLLM; loaded in every vLLM process through an entry point."""
 
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
@@ -9,7 +9,7 @@ _registered = False
 
 
 def register() -> None:
-    """Makes the backend `gloo` known on both sides; calling it again does nothing."""
+    """Makes the backends `gloo` (both sides) and `adapter` (the trainer's) known; calling it again does nothing."""
     global _registered
     if _registered:
         return
@@ -17,4 +17,7 @@ def register() -> None:
     WeightTransferEngineFactory.register_engine("gloo", "vision_sr1.weights.gloo_engine", "GlooWeightTransferEngine")
     WeightTransferTrainerFactory.register_engine(
         "gloo", "vision_sr1.weights.gloo_trainer", "GlooTrainerWeightTransferEngine"
+    )
+    WeightTransferTrainerFactory.register_engine(
+        "adapter", "vision_sr1.weights.adapter_trainer", "AdapterTrainerWeightTransferEngine"
     )
