@@ -65,14 +65,14 @@ class PolicyEngine:
                 parameters out of range.
         """
         engine_input = await self._render(text, images)
-        room = self._config.model.max_model_len - len(engine_input["prompt_token_ids"])
-        if room < 1:
-            raise BadRequestError(
-                f"the prompt has {len(engine_input['prompt_token_ids'])} tokens, "
-                f"model.max_model_len is {self._config.model.max_model_len}"
-            )
+        tokens, model_len = len(engine_input["prompt_token_ids"]), self._config.model.max_model_len
+        longest = self._config.sampling.max_prompt_tokens
+        if tokens >= model_len:
+            raise BadRequestError(f"the prompt has {tokens} tokens, model.max_model_len is {model_len}")
+        if tokens > longest:
+            raise BadRequestError(f"the prompt has {tokens} tokens, sampling.max_prompt_tokens is {longest}")
 
-        parameters = [self._parameters(sampling, index, room) for index in range(num_samples)]
+        parameters = [self._parameters(sampling, index, model_len - tokens) for index in range(num_samples)]
 
         async def one(index: int) -> tuple[int, pb.Sample]:
             request = self._engine.generate(

@@ -20,7 +20,7 @@ class BatchStatistics:
     def __init__(self, settings: LearnerConfig, device: torch.device) -> None:
         self._settings = settings
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
-        self._log_ratios = torch.zeros(_RATIO_BINS, device=device)
+        self._log_ratios = torch.zeros(_RATIO_BINS, dtype=torch.float64, device=device)
 
     def component(self, name: str, loss: Float[Tensor, ""], sums: dict[str, Float[Tensor, ""]]) -> None:
         """One component's loss in one micro-batch, and its sums over tokens."""
@@ -62,7 +62,7 @@ class BatchStatistics:
     def scalars(self, steps: int) -> dict[str, float]:
         """Means over the tokens of all ranks, by `family/member`. A collective."""
         names = sorted(self._sums)
-        every = torch.cat([torch.stack([self._sums[name].float() for name in names]), self._log_ratios])
+        every = torch.cat([torch.stack([self._sums[name].double() for name in names]), self._log_ratios])
         dist.all_reduce(every)
         total = dict(zip(names, every[: len(names)].tolist(), strict=True))
         tokens = max(1.0, total["tokens"])

@@ -77,6 +77,7 @@ class SamplingConfig(Section):
     group_size: Annotated[int, Field(ge=2)] = Field(8, description="Answers per prompt (G of GRPO).")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="Nucleus sampling mass.")
+    max_prompt_tokens: Positive = Field(12_800, description="Longer prompts, images included, are refused.")
     max_tokens: Positive = Field(2048, description="Response tokens at most.")
     seeded: bool = Field(
         True,
