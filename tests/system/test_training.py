@@ -163,7 +163,7 @@ def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed
         tmp_path,
         cold_start_model,
         shapes,
-        "learner.preset=vision_sr1_eq7",
+        "learner.preset=see_think",
         "learner.groups.drop_without_signal=true",
         "learner.off_policy.recompute_proximal=true",
         "learner.reference.refresh_every=1",
