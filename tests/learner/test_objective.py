@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis.strategies import floats, lists, randoms, sampled_from
+from hypothesis.strategies import floats, lists, randoms, sampled_from, tuples
 
 from learner.objective import (
     ComponentTokens,
@@ -20,7 +20,7 @@ from learner.objective import (
     importance_weights,
     kl_estimate,
 )
-from vision_sr1.config import AdvantageNormalizer, ComponentConfig, KlEstimator
+from vision_sr1.config import AdvantageNormalizer, ComponentConfig, KlEstimator, load_config
 
 
 def component(**changes: object) -> ComponentConfig:
@@ -82,6 +82,21 @@ def test_advantages_sum_to_zero_follow_their_answers_and_ignore_a_constant(
     order = random.sample(range(len(rewards)), len(rewards))
     torch.testing.assert_close(of([rewards[i] for i in order]), advantages[order])
     torch.testing.assert_close(of([r + round(shift, 3) for r in rewards]), advantages, rtol=1e-6, atol=1e-8)
+
+
+@given(
+    lists(lists(tuples(floats(-2, 2), floats(-2, 2)), min_size=2, max_size=6), min_size=1, max_size=4), floats(-5, 5)
+)
+def test_gdpo_advantages_sum_to_zero_and_ignore_a_constant(groups: list[list[tuple[float, float]]], shift: float):
+    c = component(reward={"accuracy": 1.0, "visual": 0.5}, advantage="gdpo")
+
+    def of(shift: float) -> list[torch.Tensor]:
+        rewards = [torch.tensor(group, dtype=torch.float64).round(decimals=3) for group in groups]
+        return component_advantages(c, [{"accuracy": r[:, 0] + shift, "visual": r[:, 1]} for r in rewards], 1e-6)
+
+    for values, moved in zip(of(0.0), of(round(shift, 3)), strict=True):
+        assert float(values.sum()) == pytest.approx(0.0, abs=1e-8)
+        torch.testing.assert_close(moved, values, rtol=1e-6, atol=1e-7)
 
 
 def test_gdpo_keeps_apart_what_a_sum_of_rewards_mixes_up():
@@ -220,6 +235,35 @@ def test_loss_is_the_formulas_and_its_gradient_is_the_numerical_one(
     expected = by_hand(c, mask, advantages, logprobs, old, ref, weights, sequences, 11.0)
     assert float(loss(values)) == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(loss, values)
+
+
+def test_the_whole_objectives_gradient_is_the_numerical_one_on_a_tiny_network():
+    """Three components over the tokens of two sequences, through a network in float64."""
+    torch.manual_seed(0)
+    vocabulary, width, tokens = 7, 5, 24
+    network = torch.nn.Sequential(
+        torch.nn.Embedding(vocabulary, width), torch.nn.Tanh(), torch.nn.Linear(width, vocabulary)
+    ).double()
+    inputs, targets = torch.randint(0, vocabulary, (2, tokens))
+    sequences = torch.arange(tokens) // 12
+    old, ref = (torch.randn(tokens, dtype=torch.float64) * 0.3 - 2.0 for _ in range(2))
+    others = pack_tokens(old, ref, weights=torch.rand(tokens, dtype=torch.float64) * 2, sequences=sequences)
+    components = load_config(None, environment={}).config.learner.components
+    components[1] = components[1].model_copy(update={"ratio": "sequence", "kl_estimator": "k2"})
+    masks = [torch.rand(tokens) < 0.6 for _ in components]
+    advantages = [torch.randn(2, dtype=torch.float64)[sequences] for _ in components]
+    names, values = zip(*network.named_parameters(), strict=True)
+
+    def loss(*parameters: torch.Tensor) -> torch.Tensor:
+        logits = torch.func.functional_call(network, dict(zip(names, parameters, strict=True)), inputs)
+        logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        parts = [
+            component_loss(c, ComponentTokens(mask, a, normalizer=float(mask.sum())), logprobs, others)[0]
+            for c, mask, a in zip(components, masks, advantages, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    assert torch.autograd.gradcheck(loss, tuple(value.detach().requires_grad_() for value in values))
 
 
 def test_at_the_old_policy_the_gradient_is_the_policy_gradient():
