@@ -4,10 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -16,10 +13,10 @@ from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
-from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from actors.adapter import Adapter, room_for
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -44,10 +41,7 @@ class PolicyEngine:
         self._forbidden = dict.fromkeys(vision_token_ids(self._tokenizer), FORBIDDEN_BIAS)
         self.policy_version = NO_VERSION
         self._version_changed = asyncio.Condition()
-        self._takes_adapters = config.learner.lora.goes_to_actors
-        self._adapters = tempfile.TemporaryDirectory(prefix="adapters-")
-        self._staged_adapter: Path | None = None
-        self._adapter: LoRARequest | None = None
+        self._adapter = Adapter() if config.learner.lora.goes_to_actors else None
 
     async def sample(
         self,
@@ -80,7 +74,7 @@ class PolicyEngine:
                 parameters[index],
                 f"{request_id}/{index}",
                 priority=priority,
-                lora_request=self._adapter,
+                lora_request=self._adapter.request if self._adapter else None,
             )
             async for output in request:
                 final = output
@@ -117,9 +111,10 @@ class PolicyEngine:
 
     async def start_update(self) -> None:
         """Prepares the workers for new weights."""
-        self._staged_adapter = None
-        if not self._takes_adapters:
+        if self._adapter is None:
             await self._engine.start_weight_update()
+        else:
+            self._adapter.discard()
 
     async def receive_update(self, update_info: dict[str, Any]) -> None:
         """Receives parameters over the transfer group."""
@@ -131,22 +126,17 @@ class PolicyEngine:
         Raises:
             ValueError: actors of this run take full weights.
         """
-        if not self._takes_adapters:
-            raise ValueError(
-                "this actor takes full weights: learner.lora.publish is not 'adapter' in its configuration"
-            )
-        folder = Path(tempfile.mkdtemp(dir=self._adapters.name))
-        (folder / "adapter_config.json").write_text(config, encoding="utf-8")
-        (folder / "adapter_model.safetensors").write_bytes(weights)
-        self._staged_adapter = folder
+        if self._adapter is None:
+            raise ValueError("this actor takes full weights: its learner.lora.publish is not 'adapter'")
+        self._adapter.stage(config, weights)
 
     async def finish_update(self, policy_version: int) -> None:
         """Puts the received weights in force as `policy_version`."""
-        if self._takes_adapters:
-            await self._load_adapter()
-            await self._engine.update_weight_version(str(policy_version))
-        else:
+        if self._adapter is None:
             await self._engine.finish_weight_update(str(policy_version))
+        else:
+            await self._adapter.put_in_force(self._engine)
+            await self._engine.update_weight_version(str(policy_version))
         await self._engine.reset_prefix_cache()
         await self._engine.reset_mm_cache()
         await self._engine.reset_encoder_cache()
@@ -156,8 +146,8 @@ class PolicyEngine:
 
     async def discard_update(self) -> None:
         """Ends an update without its weights: the workers forget what they have received."""
-        self._staged_adapter = None
-        if self._takes_adapters:
+        if self._adapter is not None:
+            self._adapter.discard()
             return
         await self.receive_update({"names": [], "dtype_names": [], "shapes": []})
         await self._engine.finish_weight_update()
@@ -167,8 +157,7 @@ class PolicyEngine:
         digests = await self._engine.compute_weight_checksums()
         lines = [f"{name}={value}" for worker in digests for name, value in sorted(worker.items())]
         if self._adapter is not None:
-            weights = (Path(self._adapter.lora_path) / "adapter_model.safetensors").read_bytes()
-            lines.append(hashlib.sha256(weights).hexdigest())
+            lines.append(f"adapter={self._adapter.digest()}")
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     async def check_health(self) -> None:
@@ -178,18 +167,8 @@ class PolicyEngine:
     def shutdown(self) -> None:
         """Stops the engine's processes."""
         self._engine.shutdown()
-        self._adapters.cleanup()
-
-    async def _load_adapter(self) -> None:
-        """Replaces the adapter that every sample uses, those under way included."""
-        assert self._staged_adapter is not None, "an update is finished only after it was received"
-        former, path = self._adapter, str(self._staged_adapter)
-        await self._engine.add_lora(
-            LoRARequest(lora_name="policy", lora_int_id=1, lora_path=path, load_inplace=former is not None)
-        )
-        self._adapter, self._staged_adapter = LoRARequest(lora_name="policy", lora_int_id=1, lora_path=path), None
-        if former is not None:
-            shutil.rmtree(former.lora_path)
+        if self._adapter is not None:
+            self._adapter.close()
 
     async def _render(self, text: str, images: list[bytes]) -> Any:
         try:
@@ -259,9 +238,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
     adapters = {}
     if config.learner.lora.goes_to_actors:
-        ranks = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
-        rank = next((r for r in ranks if r >= config.learner.lora.rank), ranks[-1])
-        adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": rank}
+        adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
         "model": config.model.path,

@@ -229,7 +229,7 @@ class OffPolicyConfig(Section):
 class LoraConfig(Section):
     """Low-rank adapters in place of full fine-tuning; checkpoints have merged weights."""
 
-    rank: int = Field(0, ge=0, description="Rank of the adapters; 0: full fine-tuning.")
+    rank: int = Field(0, ge=0, le=512, description="Rank of the adapters; 0: full fine-tuning.")
     alpha: float = Field(32.0, gt=0, description="The adapters' product counts alpha / rank.")
     target_modules: str = Field(
         r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
