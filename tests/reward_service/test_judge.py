@@ -23,7 +23,7 @@ def endpoint(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     log = (tmp_path_factory.mktemp("judge") / "server.log").open("w+b")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", tiny_model),
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny_model),
             *("--served-model-name", "reader", "--port", str(port), "--dtype", "float32"),
             *("--max-model-len", "256", "--enforce-eager"),
         ],
