@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,3 +287,25 @@ def test_vision_tokens_are_never_sampled(actor: Actor):
     sampled = {token for reply in replies for token in reply.sample.response_token_ids}
     assert len(sampled) > 50
     assert not sampled & set(vision_token_ids(tokenizer))
+
+
+def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor):
+    """In the crowd most prompts are computed in parts, which CPU generators must survive."""
+    prompts = [" ".join([word, *["top left square red ;"] * 30]) for word in ("red", "blue", "green") for _ in range(8)]
+
+    def sampled(index: int, num_samples: int) -> dict[int, list[int]]:
+        request = actor_pb2.GenerateRequest(
+            schema_version=1,
+            request_id=f"seeded/{index}/{num_samples}",
+            text=prompts[index],
+            num_samples=num_samples,
+            sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=16, seed=1000 * index),
+        )
+        replies = actor.stub.Generate(request, timeout=240)
+        return {reply.sample_index: list(reply.sample.response_token_ids) for reply in replies}
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        crowd = list(pool.map(lambda index: sampled(index, 16), range(len(prompts))))
+    assert len({tuple(tokens) for samples in crowd for tokens in samples.values()}) > 300
+    for index in (0, 11, 23):
+        assert sampled(index, 2) == {sample: crowd[index][sample] for sample in (0, 1)}
