@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from statistics import median
 
+from learner.feeder import sampling_seed
+
 PROMPTS, SAMPLES, TOKENS, ROUNDS = 32, 8, 48, 5
 
 
@@ -58,7 +60,6 @@ def main() -> None:
 async def through_actor(model: Path, folder: Path) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from learner.engine import build_engine, init_process_group
-    from learner.feeder import sampling_seed
     from learner.policy import load_policy
     from learner.publisher import Publisher
     from vision_sr1.config import load_config, save_config
@@ -111,7 +112,7 @@ async def through_actor(model: Path, folder: Path) -> list[float]:
                         temperature=1.0,
                         top_p=1.0,
                         max_tokens=TOKENS,
-                        seed=sampling_seed(0, f"0/{index}") if config.sampling.seeded else None,
+                        seed=prompt_seed(index),
                     ),
                 )
                 outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
@@ -147,21 +148,25 @@ def offline(model: Path, folder: Path) -> list[float]:
     tokenizer = engine.get_tokenizer()
     rows = Questions(str(folder / "train.parquet"), config.data)
     template = PromptTemplate("plain_answer")
-    sampling = SamplingParams(
-        n=SAMPLES,
-        temperature=1.0,
-        top_p=1.0,
-        max_tokens=TOKENS,
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,
-        logit_bias=dict.fromkeys(vision_token_ids(tokenizer), FORBIDDEN_BIAS),
-    )
+    forbidden = dict.fromkeys(vision_token_ids(tokenizer), FORBIDDEN_BIAS)
     rates = []
     for round_ in range(ROUNDS + 1):
         started = time.perf_counter()
-        prompts = []
+        prompts, sampling = [], []
         for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+            sampling.append(
+                SamplingParams(
+                    n=SAMPLES,
+                    temperature=1.0,
+                    top_p=1.0,
+                    max_tokens=TOKENS,
+                    logprobs=0,
+                    flat_logprobs=True,
+                    detokenize=False,
+                    logit_bias=forbidden,
+                    seed=prompt_seed(index),
+                )
+            )
             row = rows[index]
             images = [Image.open(io.BytesIO(image)).convert("RGB") for image in row.images]
             text = render_user_turn(tokenizer, template.answer(row.question), len(images))
@@ -171,6 +176,11 @@ def offline(model: Path, folder: Path) -> list[float]:
         rates.append(tokens / (time.perf_counter() - started))
     engine.llm_engine.engine_core.shutdown()  # otherwise the interpreter waits for the engine's process at its end
     return rates
+
+
+def prompt_seed(index: int) -> int:
+    """As in training: each sample has a random stream of its own."""
+    return sampling_seed(0, f"0/{index}")
 
 
 def tiny() -> list[str]:
