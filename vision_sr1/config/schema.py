@@ -82,7 +82,7 @@ class SamplingConfig(Section):
     seeded: bool = Field(
         True,
         description="Give each sample a random stream of its own, which follows from run.seed and its prompt's id; "
-        "without, sampling is faster (on CPUs by a quarter) and no run repeats another.",
+        "without, sampling is a little faster and no run repeats another.",
     )
 
 
