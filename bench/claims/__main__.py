@@ -1,15 +1,12 @@
 """`python -m bench.claims [--root FOLDER]`: trains every objective from the same cold starts and writes docs/claims.md.
 
-Stopped, it goes on where it was when started again. Two runs go side by side, each on a core of its own.
+Stopped, it goes on where it was when started again.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from queue import SimpleQueue
 from statistics import fmean
 
 from bench.claims.judges import Reader, judge
@@ -17,9 +14,8 @@ from bench.claims.report import Verdicts, write_report
 from bench.claims.runs import VARIANTS, Study
 
 SEEDS = (0, 1, 2)
-BATCHES = 40
+BATCHES = 32
 SPLITS = ("normal", "counter_prior")
-JOBS = 2
 REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
 
 
@@ -32,7 +28,9 @@ def main() -> None:
     for seed in SEEDS:
         study.make_cold_start(seed)
         _say(started, f"seed {seed}: cold start")
-    _train(study, ((seed, variant) for seed in SEEDS for variant in VARIANTS), started)
+        for variant in VARIANTS:
+            study.train(seed, variant)
+            _say(started, f"seed {seed}: {variant}")
 
     verdicts: Verdicts = {variant: {split: [] for split in SPLITS} for variant in ("cold start", *VARIANTS)}
     for seed in SEEDS:
@@ -61,24 +59,6 @@ def main() -> None:
         "ratio": round(shortcut["vision_sr1"] / shortcut["see_think"], 3) if shortcut["see_think"] else None,
     }
     print(json.dumps(result))
-
-
-def _train(study: Study, runs: Iterable[tuple[int, str]], started: float) -> None:
-    slots: SimpleQueue[int] = SimpleQueue()
-    for slot in range(JOBS):
-        slots.put(slot)
-
-    def one(seed: int, variant: str) -> str:
-        slot = slots.get()
-        try:
-            study.train(seed, variant, slot)
-        finally:
-            slots.put(slot)
-        return f"seed {seed}: {variant}"
-
-    with ThreadPoolExecutor(JOBS) as pool:
-        for done in as_completed([pool.submit(one, seed, variant) for seed, variant in runs]):
-            _say(started, done.result())
 
 
 def _say(started: float, what: str) -> None:

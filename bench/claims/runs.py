@@ -85,8 +85,8 @@ class Study:
                     f"learner.sft.output={self.model(seed, name)}",
                 )
 
-    def train(self, seed: int, variant: str, slot: int) -> None:
-        """One RL run, resumed where it was stopped before. Runs side by side need slots of their own, for ports."""
+    def train(self, seed: int, variant: str) -> None:
+        """One RL run, resumed where it was stopped before."""
         if self.is_finished(seed, variant):
             return
         folder, data = self.run(seed, variant), self.data(seed)
@@ -104,13 +104,9 @@ class Study:
             f"data.train={data}/train.parquet",
             f"data.evaluation={{normal: {data}/normal.parquet, counter_prior: {data}/counter_prior.parquet}}",
             f"learner.batches={self.batches}",
-            "learner.processes=1",
             "learner.evaluate_every=0",
             "learner.checkpoint_every=16",
             "learner.keep_checkpoints=1",
-            f"reward.port={8200 + slot}",
-            f"metrics.learner_port={9300 + slot}",
-            f"metrics.actor_port={9400 + slot}",
             *VARIANTS[variant],
             *self.overrides,
         )
