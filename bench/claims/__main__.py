@@ -11,7 +11,7 @@ from statistics import fmean
 
 from bench.claims.judges import Reader, judge
 from bench.claims.report import Verdicts, write_report
-from bench.claims.runs import VARIANTS, Study
+from bench.claims.runs import HELD_OUT_ROWS, VARIANTS, Study
 
 SEEDS = (0, 1, 2)
 BATCHES = 32
@@ -43,8 +43,8 @@ def main() -> None:
                 verdicts[variant][split].append(judge(file, reader))
     curves = {variant: [study.scalars(seed, variant) for seed in SEEDS] for variant in VARIANTS}
     facts = (
-        f"{len(SEEDS)} seeds, {BATCHES} batches of 32 prompts with 8 answers each, greedy evaluation on 512 held-out "
-        "images a split; mean ± deviation over the seeds."
+        f"{len(SEEDS)} seeds, {BATCHES} batches of 32 prompts with 8 answers each, greedy evaluation on {HELD_OUT_ROWS} "
+        "held-out images a split; mean ± deviation over the seeds."
     )
     write_report(REPORT, verdicts, curves, facts)
     _say(started, f"wrote {REPORT}")

@@ -14,7 +14,7 @@ from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.tiny_model import make_tiny_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
-TRAIN_ROWS, HELD_OUT_ROWS = 4096, 512
+TRAIN_ROWS, HELD_OUT_ROWS = 4096, 256
 STAGE_TIMEOUT_S = 1800.0
 
 VARIANTS: dict[str, list[str]] = {
