@@ -43,8 +43,8 @@ def main() -> None:
                 verdicts[variant][split].append(judge(file, reader))
     curves = {variant: [study.scalars(seed, variant) for seed in SEEDS] for variant in VARIANTS}
     facts = (
-        f"{len(SEEDS)} seeds, {BATCHES} batches of 32 prompts with 8 answers each, greedy evaluation on {HELD_OUT_ROWS} "
-        "held-out images a split; mean ± deviation over the seeds."
+        f"{len(SEEDS)} seeds, {BATCHES} batches of 32 prompts with 8 answers each, greedy evaluation on "
+        f"{HELD_OUT_ROWS} held-out images a split; mean ± deviation over the seeds."
     )
     write_report(REPORT, verdicts, curves, facts)
     _say(started, f"wrote {REPORT}")
