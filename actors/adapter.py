@@ -4,17 +4,18 @@ import hashlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import get_args
 
+from vllm.config.lora import MaxLoRARanks
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM makes room for
 _WEIGHTS = "adapter_model.safetensors"
 
 
 def room_for(rank: int) -> int:
     """The least rank that vLLM makes room for and that holds this one."""
-    return next((room for room in RANKS if room >= rank), RANKS[-1])
+    return next(room for room in sorted(get_args(MaxLoRARanks)) if room >= rank)
 
 
 class Adapter:
@@ -34,6 +35,8 @@ class Adapter:
 
     def discard(self) -> None:
         """Forgets one that was staged."""
+        if self._staged is not None:
+            shutil.rmtree(self._staged)
         self._staged = None
 
     async def put_in_force(self, engine: AsyncLLM) -> None:

@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from learner.objective import Rewards, component_advantages
 from vision_sr1.config import LearnerConfig
+from vision_sr1.groups import was_cut_off
 from vision_sr1.v1 import pipeline_pb2 as pb
-
-CUT_OFF = "length"  # finish reason of a sequence that reached its token limit
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ def _sample(
     trained = np.ones(len(staleness), dtype=bool)
     if settings.off_policy.stale_token_weight == 0:
         trained &= staleness <= settings.max_staleness
-    if settings.groups.mask_truncated and sample.finish_reason == CUT_OFF:
+    if settings.groups.mask_truncated and was_cut_off(sample):
         trained[:] = False
     none = np.zeros(len(staleness), dtype=bool)
     return TrainingSample(

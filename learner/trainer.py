@@ -156,10 +156,10 @@ class Trainer:
         for attempt in range(1 + settings.groups.replacement_rounds):
             self._feed()
             groups = self._collect("scored", settings.prompts_per_batch - len(batch))
-            if not settings.groups.drop_without_signal:
-                return _in_own_order(groups)
-            batch += [group for group in groups if group_has_signal(group, settings)]
-            dropped = [group for group in groups if not group_has_signal(group, settings)]
+            dropped: list[pb.ScoredGroup] = []
+            for group in groups:
+                keep = not settings.groups.drop_without_signal or group_has_signal(group, settings)
+                (batch if keep else dropped).append(group)
             self._let_go(dropped)
             DROPPED.inc(len(dropped))
             if len(batch) == settings.prompts_per_batch:

@@ -1,8 +1,8 @@
 """Learning from one batch: optimizer steps of the objective on the sequences of its groups."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -95,14 +95,15 @@ class PolicyUpdate:
         return _Step(batches, normalizers)
 
     def _compute_proximal(self, steps: list[_Step], fetch_images: FetchImages, statistics: BatchStatistics) -> None:
-        for batch, packed in self._packs((batch for step in steps for batch in step.micro_batches), fetch_images):
-            with torch.no_grad():
-                batch.proximal_logprobs = token_logprobs(self._engine, packed, self._device)
-            statistics.mismatch(batch.proximal_logprobs, batch.behaviour_logprobs, batch.staleness)
+        for step in steps:
+            for batch, packed in self._packs(step, fetch_images):
+                with torch.no_grad():
+                    batch.proximal_logprobs = token_logprobs(self._engine, packed, self._device)
+                statistics.mismatch(batch.proximal_logprobs, batch.behaviour_logprobs, batch.staleness)
 
     def _take(self, step: _Step, fetch_images: FetchImages, statistics: BatchStatistics, *, is_first: bool) -> None:
         """One optimizer step."""
-        for batch, packed in self._packs(step.micro_batches, fetch_images):
+        for batch, packed in self._packs(step, fetch_images):
             ref_logprobs = None if self._reference is None else self._reference.logprobs(packed)
             logprobs = token_logprobs(self._engine, packed, self._device)
             if is_first and batch.proximal_logprobs is None:  # the weights are still those before the batch
@@ -138,18 +139,17 @@ class PolicyUpdate:
         statistics.tokens(batch.staleness, truncated)
         return PackTokens(packed.indices.to(self._device), old_logprobs, ref_logprobs, weights)
 
-    def _packs(self, batches: Iterable[MicroBatch], fetch_images: FetchImages) -> Iterator[tuple[MicroBatch, Pack]]:
+    def _packs(self, step: _Step, fetch_images: FetchImages) -> Iterator[tuple[MicroBatch, Pack]]:
         """Each micro-batch with its pack, which is made while the one before it is computed: images take their time."""
+        batches = step.micro_batches
+        encoded = fetch_images({sha for batch in batches for sample in batch.samples for sha in sample.images})
         with ThreadPoolExecutor(1) as aside:
-            before: tuple[MicroBatch, Future[Pack]] | None = None
-            for batch in batches:
-                encoded = fetch_images({sha for sample in batch.samples for sha in sample.images})
-                made = aside.submit(self._pack, batch.samples, encoded)
-                if before is not None:
-                    yield before[0], before[1].result()
-                before = batch, made
-            if before is not None:
-                yield before[0], before[1].result()
+            made = aside.submit(self._pack, batches[0].samples, encoded)
+            for batch, following in zip(batches, [*batches[1:], None], strict=True):
+                packed = made.result()
+                if following is not None:
+                    made = aside.submit(self._pack, following.samples, encoded)
+                yield batch, packed
 
     def _pack(self, samples: list[TrainingSample], encoded: dict[str, bytes]) -> Pack:
         prepared: dict[tuple[str, ...], Images | None] = {}

@@ -8,6 +8,7 @@ import re
 
 from reward_service.graders import Grader
 from vision_sr1.config import RewardConfig
+from vision_sr1.groups import was_cut_off
 from vision_sr1.parsing import ParsedResponse
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -54,7 +55,7 @@ def overlong(rollout: pb.Rollout, buffer_tokens: int) -> float:
 
     0 up to `buffer_tokens` before the response's limit, falling from there; -1 where it was cut off.
     """
-    if rollout.sample.finish_reason == "length":
+    if was_cut_off(rollout.sample):
         return -1.0
     length, limit = len(rollout.sample.response_token_ids), rollout.prompt.sampling.max_tokens
     return min(0.0, (limit - buffer_tokens - length) / buffer_tokens) if buffer_tokens else 0.0

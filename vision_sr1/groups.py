@@ -10,6 +10,11 @@ def sample_version(sample: pb.Sample) -> int:
     return sample.versions[-1].policy_version
 
 
+def was_cut_off(sample: pb.Sample) -> bool:
+    """Whether a sample ended at its token limit."""
+    return sample.finish_reason == "length"
+
+
 def training_id(epoch: int, index: int) -> str:
     """The id of a training prompt: data set index within an epoch."""
     return f"{epoch}/{index}"

@@ -11,7 +11,8 @@ from statistics import fmean
 
 from bench.claims.judges import Reader, judge
 from bench.claims.report import Verdicts, write_report
-from bench.claims.runs import HELD_OUT_ROWS, VARIANTS, Study
+from bench.claims.runs import VARIANTS, Study
+from vision_sr1.demo.run import HELD_OUT_ROWS
 
 SEEDS = (0, 1, 2)
 BATCHES = 32

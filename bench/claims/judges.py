@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from mathruler.grader import grade_answer
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from reward_service.graders import mathruler
+from reward_service.rewards import answer_reward
 from vision_sr1.chat import render_user_turn
 from vision_sr1.parsing import parse_response
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.shapes import answer_by_rule
 
 JUDGES = ("self", "reader", "rule")
@@ -65,15 +66,14 @@ def judge(file: Path, reader: Reader) -> Verdict:
     """Reads the answers that an evaluation has written."""
     answers: list[Answer] = [json.loads(line) for line in file.read_text().splitlines()]
     descriptions = [str(a["description"]) for a in answers]
-    questions = [str(a["question"]).replace("<image>", "") for a in answers]
+    questions = [str(a["question"]).replace(IMAGE_MARKER, "") for a in answers]
     said = {
         "reader": reader.answers(descriptions, questions),
         "rule": [answer_by_rule(d, q) for d, q in zip(descriptions, questions, strict=True)],
     }
     right = {
         name: [
-            said_ is not None and bool(grade_answer(said_, str(a["reference"])))
-            for said_, a in zip(by, answers, strict=True)
+            bool(answer_reward(answer, str(a["reference"]), mathruler)) for answer, a in zip(by, answers, strict=True)
         ]
         for name, by in said.items()
     }

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 
+from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS
-from vision_sr1.tasks.distributions import TASKS, corpus, write_task
-from vision_sr1.tiny_model import make_tiny_model
+from vision_sr1.demo.run import make_data_and_model
+from vision_sr1.tasks.distributions import TASKS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
-TRAIN_ROWS, HELD_OUT_ROWS = 4096, 256
 STAGE_TIMEOUT_S = 1800.0
 
 VARIANTS: dict[str, list[str]] = {
@@ -35,12 +35,10 @@ class Study:
 
     Attributes:
         batches: of 32 prompts with 8 answers, the same for every objective.
-        overrides: `section.key=value`, applied to every RL run.
     """
 
     root: Path
     batches: int
-    overrides: tuple[str, ...] = ()
 
     def data(self, seed: int) -> Path:
         """Folder of a seed's data."""
@@ -69,9 +67,8 @@ class Study:
         """Data, tiny model, base and cold start of a seed, as far as they are not there yet."""
         folder = self.root / f"seed{seed}"
         if not (self.model(seed, "tiny") / "config.json").is_file():
-            sizes = {"base": 350 * 64, "cold_start": 120 * 64, "train": TRAIN_ROWS, "held_out": HELD_OUT_ROWS}
-            write_task(TASKS["shapes"], self.data(seed), seed=seed, **sizes)
-            make_tiny_model(self.model(seed, "tiny"), corpus(TASKS["shapes"]), seed=seed)
+            stages = [load_config(EXAMPLES / f"{n}.yaml", [f"run.seed={seed}"]).config for n in ("base", "cold_start")]
+            make_data_and_model(TASKS["shapes"], *stages, self.data(seed), self.model(seed, "tiny"))
         for name, start in (("base", "tiny"), ("cold_start", "base")):
             if not self.model(seed, name).is_dir():
                 _vision_sr1(
@@ -108,7 +105,6 @@ class Study:
             "learner.checkpoint_every=16",
             "learner.keep_checkpoints=1",
             *VARIANTS[variant],
-            *self.overrides,
         )
 
 

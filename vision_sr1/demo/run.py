@@ -11,6 +11,7 @@ from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.demo.report import write_report
 from vision_sr1.launcher.run import run_sft, run_training
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+from vision_sr1.tasks.task import Task
 from vision_sr1.tiny_model import make_tiny_model
 
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
@@ -68,16 +69,7 @@ def run_demo(
     )
     if not (root / "models" / "tiny" / "config.json").is_file():
         console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
-        write_task(
-            task,
-            root / "data",
-            seed=base.run.seed,
-            base=_rows(base),
-            cold_start=_rows(cold_start),
-            train=TRAIN_ROWS,
-            held_out=HELD_OUT_ROWS,
-        )
-        make_tiny_model(root / "models" / "tiny", corpus(task), seed=base.run.seed)
+        make_data_and_model(task, base, cold_start, root / "data", root / "models" / "tiny")
     if not base_model.is_dir():
         run_sft(base, console, "base model", fresh=False)
     if not cold_model.is_dir():
@@ -91,6 +83,20 @@ def run_demo(
     run_training(rl, console, "RL", fresh=False)
     write_report(root, base_evaluation, rl, console)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
+
+
+def make_data_and_model(task: Task, base: Config, cold_start: Config, data: Path, model: Path) -> None:
+    """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words."""
+    write_task(
+        task,
+        data,
+        seed=base.run.seed,
+        base=_rows(base),
+        cold_start=_rows(cold_start),
+        train=TRAIN_ROWS,
+        held_out=HELD_OUT_ROWS,
+    )
+    make_tiny_model(model, corpus(task), seed=base.run.seed)
 
 
 def _rows(config: Config) -> int:
