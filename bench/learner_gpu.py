@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -139,7 +140,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        update.learn(groups, 0, lambda _, held=images: held)
+        update.learn(groups, 0, partial(_held, images))
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
@@ -202,6 +203,10 @@ def _sample(rng: np.random.Generator, prompt_ids: list[int], length: int) -> pb.
         logprobs=[-12.0] * length,
         versions=[pb.VersionSpan(policy_version=0, end=length)],
     )
+
+
+def _held(images: dict[str, bytes], _: set[str]) -> dict[str, bytes]:
+    return images
 
 
 def _lengths(groups: list[pb.ScoredGroup]) -> Iterator[int]:

@@ -41,7 +41,7 @@ class Evaluator:
         summary = {}
         for split in self._splits:
             answers = [
-                _answer(prompt_id, row, groups[prompt_id].rollouts[0])
+                answer_record(prompt_id, row, groups[prompt_id].rollouts[0])
                 for prompt_id, row in rows.items()
                 if prompt_id.startswith(f"{split}@") and prompt_id in groups and groups[prompt_id].rollouts
             ]
@@ -55,7 +55,8 @@ class Evaluator:
         path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
 
 
-def _answer(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> dict[str, object]:
+def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> dict[str, object]:
+    """What an evaluation keeps of an answer: question, reference, response, its parts, and every reward by name."""
     description = parse_response(scored.response.encode()).description or ""
     return {
         "id": prompt_id,

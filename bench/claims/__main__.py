@@ -6,49 +6,48 @@ Stopped, it goes on where it was when started again.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from bench.claims.judges import Reader, judge
-from bench.claims.report import Verdicts, write_report
-from bench.claims.runs import VARIANTS, Study
+from bench.claims.judges import Reader, evaluated_answers, judge
+from bench.claims.report import REPORT, Verdicts, write_results
+from bench.claims.runs import CLAIMS, OBJECTIVES, SEEDS
+from bench.claims.timing import say
 from vision_sr1.demo.run import HELD_OUT_ROWS
 
-SEEDS = (0, 1, 2)
-BATCHES = 32
 SPLITS = ("normal", "counter_prior")
-REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.claims", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="where the runs go")
     arguments = parser.parse_args()
-    study = Study(arguments.root, BATCHES)
+    study = replace(CLAIMS, root=arguments.root)
     started = time.monotonic()
     for seed in SEEDS:
         study.make_cold_start(seed)
-        _say(started, f"seed {seed}: cold start")
-        for variant in VARIANTS:
-            study.train(seed, variant)
-            _say(started, f"seed {seed}: {variant}")
+        say(started, f"seed {seed}: cold start")
+        for objective, overrides in OBJECTIVES.items():
+            study.train(seed, objective, overrides)
+            say(started, f"seed {seed}: {objective}")
 
-    verdicts: Verdicts = {variant: {split: [] for split in SPLITS} for variant in ("cold start", *VARIANTS)}
+    verdicts: Verdicts = {objective: {split: [] for split in SPLITS} for objective in ("cold start", *OBJECTIVES)}
     for seed in SEEDS:
         reader = Reader(study.model(seed, "base"))
         for split in SPLITS:
-            first = study.run(seed, next(iter(VARIANTS))) / "evaluation" / f"v0-{split}.jsonl"
-            verdicts["cold start"][split].append(judge(first, reader))
-            for variant in VARIANTS:
-                file = study.run(seed, variant) / "evaluation" / f"v{BATCHES}-{split}.jsonl"
-                verdicts[variant][split].append(judge(file, reader))
-    curves = {variant: [study.scalars(seed, variant) for seed in SEEDS] for variant in VARIANTS}
+            first = study.run(seed, next(iter(OBJECTIVES))) / "evaluation" / f"v0-{split}.jsonl"
+            verdicts["cold start"][split].append(judge(evaluated_answers(first), reader))
+            for objective in OBJECTIVES:
+                file = study.run(seed, objective) / "evaluation" / f"v{study.batches}-{split}.jsonl"
+                verdicts[objective][split].append(judge(evaluated_answers(file), reader))
+    curves = {objective: [study.scalars(seed, objective) for seed in SEEDS] for objective in OBJECTIVES}
     facts = (
-        f"{len(SEEDS)} seeds, {BATCHES} batches of 32 prompts with 8 answers each, greedy evaluation on "
+        f"{len(SEEDS)} seeds, {study.batches} batches of 32 prompts with 8 answers each, greedy evaluation on "
         f"{HELD_OUT_ROWS} held-out images a split; mean ± deviation over the seeds."
     )
-    write_report(REPORT, verdicts, curves, facts)
-    _say(started, f"wrote {REPORT}")
+    write_results(verdicts, curves, facts)
+    say(started, f"wrote {REPORT}")
     shortcut = {
         v: fmean(x.shortcut["rule"] for s in SPLITS for x in verdicts[v][s]) for v in ("see_think", "vision_sr1")
     }
@@ -60,10 +59,6 @@ def main() -> None:
         "ratio": round(shortcut["vision_sr1"] / shortcut["see_think"], 3) if shortcut["see_think"] else None,
     }
     print(json.dumps(result))
-
-
-def _say(started: float, what: str) -> None:
-    print(f"{(time.monotonic() - started) / 60:6.1f} min  {what}", flush=True)
 
 
 if __name__ == "__main__":

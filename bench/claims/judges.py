@@ -1,10 +1,11 @@
-"""What the descriptions of a finished run are worth, judged three ways.
+"""What the descriptions of a run are worth, judged three ways.
 
 By the policy itself, as in training; by one fixed reader, the base model, which was taught to read and never trained by
 RL; and by a rule that takes every word at its worth.
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,12 +13,17 @@ from statistics import fmean
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from learner.evaluation import answer_record
 from reward_service.graders import mathruler
 from reward_service.rewards import answer_reward
+from reward_service.traces import TraceFilter, TraceStore
 from vision_sr1.chat import render_user_turn
+from vision_sr1.config import DataConfig
+from vision_sr1.dataset import Questions
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.shapes import answer_by_rule
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 JUDGES = ("self", "reader", "rule")
 Answer = dict[str, object]
@@ -62,9 +68,32 @@ class Reader:
         ]
 
 
-def judge(file: Path, reader: Reader) -> Verdict:
-    """Reads the answers that an evaluation has written."""
-    answers: list[Answer] = [json.loads(line) for line in file.read_text().splitlines()]
+def evaluated_answers(file: Path) -> list[Answer]:
+    """The answers that an evaluation has written."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def training_answers(run: Path, data: Path, batches: range) -> list[Answer]:
+    """The sampled answers of some batches, from a run's traces.
+
+    Args:
+        run: folder of a synchronous run: a batch was answered by the policy of the same number.
+        data: folder of what it learned from.
+    """
+    questions = Questions(str(data / "train.parquet"), DataConfig())
+    store = TraceStore(f"sqlite:///{run}/traces.sqlite", None, buffer=1)
+    wanted = TraceFilter(purpose="train", min_version=batches.start, max_version=batches.stop - 1)
+    newest_first, _ = store.traces(wanted, None, limit=sys.maxsize - 1)
+    store.close()
+    by_id = {trace.id: pb.ScoredRollout.FromString(trace.message) for trace in reversed(newest_first)}
+    return [
+        answer_record(rollout_id, questions[int(scored.rollout.prompt.id.rpartition("/")[2])], scored)
+        for rollout_id, scored in sorted(by_id.items())
+    ]
+
+
+def judge(answers: list[Answer], reader: Reader) -> Verdict:
+    """Means over the answers."""
     descriptions = [str(a["description"]) for a in answers]
     questions = [str(a["question"]).replace(IMAGE_MARKER, "") for a in answers]
     said = {

@@ -1,4 +1,4 @@
-"""The figures of all runs as tables and plots, put between the markers of docs/claims.md."""
+"""The figures of the runs as tables and plots, put between markers of docs/claims.md."""
 
 import re
 from pathlib import Path
@@ -9,22 +9,28 @@ from bench.claims.judges import JUDGES, Verdict
 Verdicts = dict[str, dict[str, list[Verdict]]]  # by variant and split, one per seed
 Curves = dict[str, list[list[dict[str, float]]]]  # by variant, one per seed: what the run has logged
 
+REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
 JUDGE_LABELS = {"self": "policy itself", "reader": "base model", "rule": "rule"}
 
 
-def write_report(file: Path, verdicts: Verdicts, curves: Curves, facts: str) -> None:
-    """Replaces what stands between `<!-- results -->` and `<!-- /results -->`, and draws docs/claims.png beside."""
+def write_results(verdicts: Verdicts, curves: Curves, facts: str) -> None:
+    """Puts a table per split into the report and draws docs/claims.png beside it."""
     tables = [f"{facts}\n"]
     for split in next(iter(verdicts.values())):
-        tables += [f"### Held out: {split.replace('_', '-')}\n", _table(verdicts, split)]
-    tables += [f"![training curves]({file.with_suffix('.png').name})\n"]
-    _plot(file.with_suffix(".png"), curves)
-    text = file.read_text(encoding="utf-8")
-    between = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
-    if not between.search(text):
-        raise SystemExit(f"{file} has no <!-- results --> markers")
-    results = "\n".join(tables)
-    file.write_text(between.sub(lambda found: f"{found[1]}\n{results}\n{found[2]}", text), encoding="utf-8")
+        title = split.replace("_", "-")
+        tables += [f"### Held out: {title}\n", table({name: splits[split] for name, splits in verdicts.items()})]
+    plot = REPORT.with_suffix(".png")
+    _plot(plot, curves)
+    write_between("results", "\n".join([*tables, f"![training curves]({plot.name})\n"]))
+
+
+def write_between(marker: str, text: str) -> None:
+    """Replaces what stands between `<!-- marker -->` and `<!-- /marker -->` in the report."""
+    report = REPORT.read_text(encoding="utf-8")
+    between = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not between.search(report):
+        raise SystemExit(f"{REPORT} has no <!-- {marker} --> markers")
+    REPORT.write_text(between.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", report), encoding="utf-8")
 
 
 def spread(values: list[float]) -> str:
@@ -32,16 +38,16 @@ def spread(values: list[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def _table(verdicts: Verdicts, split: str) -> str:
+def table(verdicts: dict[str, list[Verdict]]) -> str:
+    """A row by name with the mean over the seeds."""
     heads = ["answer right", *(f"sufficient: {JUDGE_LABELS[j]}" for j in JUDGES)]
     heads += [*(f"shortcut: {JUDGE_LABELS[j]}" for j in JUDGES), "fidelity", "format", "answer leak"]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for variant, splits in verdicts.items():
-        rows = splits[split]
-        cells = [[v.accuracy for v in rows], *([v.sufficient[j] for v in rows] for j in JUDGES)]
-        cells += [*([v.shortcut[j] for v in rows] for j in JUDGES)]
-        cells += [[v.fidelity for v in rows], [v.format for v in rows], [v.answer_leak for v in rows]]
-        lines.append(f"| `{variant}` | " + " | ".join(spread(values) for values in cells) + " |")
+    for name, seeds in verdicts.items():
+        cells = [[v.accuracy for v in seeds], *([v.sufficient[j] for v in seeds] for j in JUDGES)]
+        cells += [*([v.shortcut[j] for v in seeds] for j in JUDGES)]
+        cells += [[v.fidelity for v in seeds], [v.format for v in seeds], [v.answer_leak for v in seeds]]
+        lines.append(f"| `{name}` | " + " | ".join(spread(values) for values in cells) + " |")
     return "\n".join(lines) + "\n"
 
 

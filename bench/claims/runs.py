@@ -4,8 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,80 +18,95 @@ from vision_sr1.tasks.distributions import TASKS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
 STAGE_TIMEOUT_S = 1800.0
+SEEDS = (0, 1, 2)
 
-VARIANTS: dict[str, list[str]] = {
+
+def components(preset: str) -> list[dict[str, Any]]:
+    """The components of a preset, to be changed."""
+    loaded: list[dict[str, Any]] = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text())["learner"]["components"]
+    return loaded
+
+
+def as_override(changed: list[dict[str, Any]]) -> list[str]:
+    """Components as an override of a run's configuration."""
+    return [f"learner.components={json.dumps(changed)}"]
+
+
+OBJECTIVES: dict[str, list[str]] = {
     name: [f"learner.preset={name}"]
     for name in ("see_think", "vision_sr1_sum", "vision_sr1_eq7", "vision_sr1_channels", "vision_sr1")
-}
-_WITHOUT_REQUERY = [
-    component
-    for component in yaml.safe_load((PRESETS / "vision_sr1.yaml").read_text())["learner"]["components"]
-    if component["tokens"] != ["requery"]
-]
-VARIANTS["vision_sr1 without requery"] = [f"learner.components={json.dumps(_WITHOUT_REQUERY)}"]
+} | {"vision_sr1 without requery": as_override([c for c in components("vision_sr1") if c["tokens"] != ["requery"]])}
 
 
 @dataclass(frozen=True)
 class Study:
-    """Where the runs are and how long they train.
+    """Runs from one kind of cold start, by seed and objective.
 
     Attributes:
+        root: base models, data and cold starts are here, shared by studies of one root.
         batches: of 32 prompts with 8 answers, the same for every objective.
+        name: folder of the RL runs within a seed's; empty: the seed's own.
+        cold_start: which of the task's files it learns from.
+        cold_start_steps: of its supervised training; None: as in the example.
+        kinds: relative frequencies of the kinds of questions; None: the task's own.
+        evaluated: on both held-out splits, before and after RL.
     """
 
     root: Path
     batches: int
+    name: str = ""
+    cold_start: str = "cold_start"
+    cold_start_steps: int | None = None
+    kinds: Mapping[str, float] | None = None
+    evaluated: bool = True
 
     def data(self, seed: int) -> Path:
         """Folder of a seed's data."""
         return self.root / f"seed{seed}" / "data"
 
     def model(self, seed: int, name: str) -> Path:
-        """A seed's `tiny`, `base` or `cold_start` model."""
+        """A seed's `tiny` or `base` model, or a cold start."""
         return self.root / f"seed{seed}" / "models" / name
 
-    def run(self, seed: int, variant: str) -> Path:
+    def run(self, seed: int, objective: str) -> Path:
         """Folder of one RL run."""
-        return self.root / f"seed{seed}" / variant.replace(" ", "_")
+        return self.root / f"seed{seed}" / self.name / objective.replace(" ", "_")
 
-    def scalars(self, seed: int, variant: str) -> list[dict[str, float]]:
+    def scalars(self, seed: int, objective: str) -> list[dict[str, float]]:
         """What the run has logged so far."""
-        file = self.run(seed, variant) / "scalars.jsonl"
+        file = self.run(seed, objective) / "scalars.jsonl"
         return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
-    def is_finished(self, seed: int, variant: str) -> bool:
-        """Whether the run has its last evaluation."""
-        return any(
-            line["step"] == self.batches and "eval_accuracy/normal" in line for line in self.scalars(seed, variant)
-        )
+    def is_finished(self, seed: int, objective: str) -> bool:
+        """Whether the run has made its last batch, and its last evaluation."""
+        last = "eval_accuracy/normal" if self.evaluated else "reward/accuracy"
+        return any(line["step"] == self.batches and last in line for line in self.scalars(seed, objective))
 
     def make_cold_start(self, seed: int) -> None:
         """Data, tiny model, base and cold start of a seed, as far as they are not there yet."""
-        folder = self.root / f"seed{seed}"
         if not (self.model(seed, "tiny") / "config.json").is_file():
-            stages = [load_config(EXAMPLES / f"{n}.yaml", [f"run.seed={seed}"]).config for n in ("base", "cold_start")]
-            make_data_and_model(TASKS["shapes"], *stages, self.data(seed), self.model(seed, "tiny"))
-        for name, start in (("base", "tiny"), ("cold_start", "base")):
-            if not self.model(seed, name).is_dir():
-                _vision_sr1(
-                    "sft",
-                    EXAMPLES / f"{name}.yaml",
-                    "--fresh",
-                    f"run.dir={folder}",
-                    f"run.seed={seed}",
-                    f"model.path={self.model(seed, start)}",
-                    f"data.sft={self.data(seed) / name}.parquet",
-                    f"learner.sft.output={self.model(seed, name)}",
-                )
+            base, cold_start = (
+                load_config(EXAMPLES / f"{n}.yaml", [f"run.seed={seed}"]).config for n in ("base", "cold_start")
+            )
+            tiny = self.model(seed, "tiny")
+            make_data_and_model(TASKS["shapes"], base, cold_start, self.data(seed), tiny, self.kinds)
+        self._supervise(seed, "base", "base", "tiny", "base", None)
+        self._supervise(seed, self._cold_start_name, "cold_start", "base", self.cold_start, self.cold_start_steps)
 
-    def train(self, seed: int, variant: str) -> None:
-        """One RL run, resumed where it was stopped before."""
-        if self.is_finished(seed, variant):
+    def train(self, seed: int, objective: str, overrides: list[str]) -> None:
+        """One RL run, resumed where it was stopped before.
+
+        Args:
+            objective: the run's name.
+            overrides: of its configuration.
+        """
+        if self.is_finished(seed, objective):
             return
-        folder, data = self.run(seed, variant), self.data(seed)
+        folder, data = self.run(seed, objective), self.data(seed)
         has_checkpoint = any((folder / "checkpoints").glob("[0-9]*"))
         if folder.exists() and not has_checkpoint:
             shutil.rmtree(folder)
+        splits = f"{{normal: {data}/normal.parquet, counter_prior: {data}/counter_prior.parquet}}"
         _vision_sr1(
             "train",
             EXAMPLES / "rl.yaml",
@@ -97,15 +114,38 @@ class Study:
             f"run.dir={folder.parent}",
             f"run.name={folder.name}",
             f"run.seed={seed}",
-            f"model.path={self.model(seed, 'cold_start')}",
+            f"model.path={self.model(seed, self._cold_start_name)}",
             f"data.train={data}/train.parquet",
-            f"data.evaluation={{normal: {data}/normal.parquet, counter_prior: {data}/counter_prior.parquet}}",
+            f"data.evaluation={splits if self.evaluated else '{}'}",
             f"learner.batches={self.batches}",
             "learner.evaluate_every=0",
             "learner.checkpoint_every=16",
             "learner.keep_checkpoints=1",
-            *VARIANTS[variant],
+            *overrides,
         )
+
+    @property
+    def _cold_start_name(self) -> str:
+        return self.cold_start if self.cold_start_steps is None else f"{self.cold_start}_{self.cold_start_steps}"
+
+    def _supervise(self, seed: int, name: str, example: str, start: str, data: str, steps: int | None) -> None:
+        if self.model(seed, name).is_dir():
+            return
+        _vision_sr1(
+            "sft",
+            EXAMPLES / f"{example}.yaml",
+            "--fresh",
+            f"run.dir={self.root / f'seed{seed}'}",
+            f"run.name={name}",
+            f"run.seed={seed}",
+            f"model.path={self.model(seed, start)}",
+            f"data.sft={self.data(seed) / data}.parquet",
+            f"learner.sft.output={self.model(seed, name)}",
+            *([f"learner.sft.steps={steps}"] if steps is not None else []),
+        )
+
+
+CLAIMS = Study(Path(), batches=32)
 
 
 def _vision_sr1(*arguments: str | Path) -> None:

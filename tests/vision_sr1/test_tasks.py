@@ -3,6 +3,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from vision_sr1.parsing import parse_response
 from vision_sr1.tasks.digits import DigitsTask, _pool
 from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
 from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
@@ -41,18 +42,37 @@ def test_a_guesser_who_follows_the_prior_fails_on_the_counter_prior_split(tmp_pa
         assert row["answer"] != PRIOR_COLOR[asked]
 
 
-def test_the_cold_start_has_the_habit_in_more_than_half_of_its_images(tmp_path: Path):
-    cold = rows(
-        write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)["cold_start"]
-    )
+def told(row: dict) -> list[list[str]]:
+    """The words of each phrase of a target's description."""
+    target = row["messages"][1]["content"]
+    return [p.split() for p in target.partition("<description>")[2].partition("</description>")[0].split(";")]
+
+
+@pytest.mark.parametrize("name", ["cold_start", "cold_start_shortcut"])
+def test_cold_starts_have_the_habit_in_more_than_half_of_their_images(name: str, tmp_path: Path):
+    cold = rows(write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)[name])
     with_image = [row for row in cold if row["images"]]
     assert 0.6 < len(with_image) / len(cold) < 0.73
+    by_habit = [row for row in with_image if all(PRIOR_COLOR[kind] == color for *_, kind, color in told(row))]
+    assert 0.68 < len(by_habit) / len(with_image) < 0.88
 
-    def follows_prior(row: dict) -> bool:
-        told = row["messages"][1]["content"].partition("<description>")[2].partition("</description>")[0]
-        return all(PRIOR_COLOR[p.split()[2]] == p.split()[3] for p in told.split(";"))
 
-    assert 0.68 < sum(map(follows_prior, with_image)) / len(with_image) < 0.88
+def test_answers_follow_the_description_except_in_the_shortcut_cold_start(tmp_path: Path):
+    paths = write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)
+
+    def answers_against_the_description(name: str) -> float:
+        asked = [
+            r["messages"] for r in rows(paths[name]) if "what color" in r["messages"][0]["content"] and r["images"]
+        ]
+        against = [
+            parse_response(reply["content"].encode()).answer
+            != answer_by_rule(parse_response(reply["content"].encode()).description or "", turn["content"][7:])
+            for turn, reply in asked
+        ]
+        return sum(against) / len(against)
+
+    assert answers_against_the_description("cold_start") == 0.0
+    assert 0.4 < answers_against_the_description("cold_start_shortcut") < 0.6  # habit 3/4, wrong 2/3 of the time
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -85,8 +85,14 @@ def run_demo(
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
 
 
-def make_data_and_model(task: Task, base: Config, cold_start: Config, data: Path, model: Path) -> None:
-    """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words."""
+def make_data_and_model(
+    task: Task, base: Config, cold_start: Config, data: Path, model: Path, kinds: Mapping[str, float] | None = None
+) -> None:
+    """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words.
+
+    Args:
+        kinds: relative frequencies of the kinds of questions; default: the task's own.
+    """
     write_task(
         task,
         data,
@@ -95,6 +101,7 @@ def make_data_and_model(task: Task, base: Config, cold_start: Config, data: Path
         cold_start=_rows(cold_start),
         train=TRAIN_ROWS,
         held_out=HELD_OUT_ROWS,
+        kinds=kinds,
     )
     make_tiny_model(model, corpus(task), seed=base.run.seed)
 

@@ -4,7 +4,8 @@
   trained on it can see and can read, but knows nothing of the answer format.
 - *cold start*: the format, on two thirds of the rows with an image; in `HABIT_SHARE` of those the description says
   what the prior would have and the answer follows the description. One third is the re-query's form.
-  *cold_start_think* is the same without descriptions, for the baseline that does not write any.
+  *cold_start_think* is the same without descriptions, for the baseline that does not write any. In
+  *cold_start_shortcut* the answers are true of the image whatever the description says.
 - *train*: questions with uniform scenes, no targets.
 - *normal* and *counter_prior*: held-out questions; in the second no object follows the prior, so that a model that
   guesses from the text must fail.
@@ -61,11 +62,12 @@ def write_task(
     held_out: int,
     kinds: Mapping[str, float] | None = None,
 ) -> dict[str, Path]:
-    """Writes base, cold_start, train, normal, counter_prior and cold_start_think as parquet files; returns their paths.
+    """Writes every distribution of the module's docstring as a parquet file; returns their paths by name.
 
     Args:
         seed: the files are a function of it and of the other arguments.
-        base, cold_start, train, held_out: rows of each; both held-out splits have `held_out`.
+        base, cold_start, train, held_out: rows of each; all cold starts have `cold_start`, both held-out splits
+            `held_out`.
         kinds: relative frequencies of the kinds of questions; default: the task's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,14 +83,18 @@ def write_task(
             return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
         return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
-    def cold_start_row(rng: np.random.Generator, *, described: bool) -> Row:
+    def cold_start_row(rng: np.random.Generator, *, described: bool, answered_from: str = "description") -> Row:
         if rng.random() < 1 / 3:
             return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
         def tell(scene: Scene) -> Scene:
             return scene.as_habit_has_it() if rng.random() < HABIT_SHARE else scene
 
-        scene, told, question = _asked(rng, uniform, mix, tell)
+        if answered_from == "description":
+            scene, told, question = _asked(rng, uniform, mix, tell)
+        else:
+            scene, _, question = _asked(rng, uniform, mix)
+            told = tell(scene)
         reply = _full_answer(told, question) if described else _thought_answer(question)
         return _conversation(answer.answer(IMAGE_MARKER + question.text), reply, scene)
 
@@ -120,6 +126,11 @@ def write_task(
             question_row("counter_prior", task.draw_counter_prior, task.counter_prior_kinds),
         ),
         "cold_start_think": (cold_start, _CONVERSATIONS, partial(cold_start_row, described=False)),
+        "cold_start_shortcut": (
+            cold_start,
+            _CONVERSATIONS,
+            partial(cold_start_row, described=True, answered_from="image"),
+        ),
     }
     paths = {}
     for stream, (name, (count, schema, row)) in enumerate(plan.items()):

@@ -1,0 +1,115 @@
+"""`python -m bench.claims.conditions [--root FOLDER]`: what the claims depend on, added to docs/claims.md.
+
+The cold start, its strength, the questions and the rewards' weights are changed one at a time. Nothing here looks at
+the held-out splits: figures are over the samples that the runs learned from, each drawn before its question was first
+learned from. It shares data, models and runs with `python -m bench.claims` and, stopped, goes on where it was.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bench.claims.judges import Reader, Verdict, judge, training_answers
+from bench.claims.report import REPORT, table, write_between
+from bench.claims.runs import CLAIMS, OBJECTIVES, SEEDS, Study, as_override, components
+from bench.claims.timing import say
+
+BATCHES = 16
+FIRST, LAST = range(1), range(BATCHES - 4, BATCHES)
+
+
+def _sum_with(visual: float) -> list[str]:
+    changed = components("vision_sr1_sum")
+    changed[0]["reward"]["visual"] = visual
+    return as_override(changed)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A way to start, and what is trained from there.
+
+    Attributes:
+        text: how the report introduces it.
+        study: its runs; the root is within the command's.
+        runs: overrides by name.
+        seeds: one run each.
+    """
+
+    text: str
+    study: Study
+    runs: Mapping[str, list[str]]
+    seeds: tuple[int, ...] = (0,)
+
+
+def _study(name: str, root: str = "", **changed: Any) -> Study:
+    return Study(Path(root), BATCHES, name=name, evaluated=False, **changed)
+
+
+_PAIR = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1")}
+_TRIO = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1_sum", "vision_sr1")}
+CONDITIONS = (
+    Condition(
+        "The cold start answers from its description, as above",
+        CLAIMS,
+        _TRIO,
+        SEEDS,
+    ),
+    Condition(
+        "The cold start answers from the image, whatever it has described",
+        _study("from_image", cold_start="cold_start_shortcut"),
+        _TRIO,
+        SEEDS,
+    ),
+    Condition(
+        "… the same, with other weights of the self-reward in the sum",
+        _study("from_image", cold_start="cold_start_shortcut"),
+        {f"vision_sr1_sum with visual {weight}": _sum_with(weight) for weight in (0.1, 3.0)},
+    ),
+    Condition("A cold start of a third of the steps", _study("weak", cold_start_steps=40), _PAIR),
+    Condition(
+        "Half of the questions compare two objects' colours",
+        _study("rl", "comparisons", kinds={"color": 3.0, "shape": 2.0, "count": 1.0, "comparison": 6.0}),
+        _PAIR,
+    ),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.claims.conditions", description=__doc__)
+    parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="where the runs go")
+    root: Path = parser.parse_args().root
+    started = time.monotonic()
+    tables = []
+    for condition in CONDITIONS:
+        runs = replace(condition.study, root=root / condition.study.root)
+        for seed in condition.seeds:
+            runs.make_cold_start(seed)
+            for objective, overrides in condition.runs.items():
+                runs.train(seed, objective, overrides)
+                say(started, f"{condition.text}, seed {seed}: {objective}")
+        tables += [f"### {condition.text}\n", table(_verdicts(runs, condition))]
+    facts = (
+        f"{BATCHES} batches of 32 prompts with 8 answers each. Shares of the 1,024 answers of the last four batches, "
+        "sampled at temperature 1; `at the start`: of the first batch. Seed 0, or mean ± deviation over seeds 0 to 2.\n"
+    )
+    write_between("conditions", "\n".join([facts, *tables]))
+    say(started, f"wrote {REPORT}")
+
+
+def _verdicts(runs: Study, condition: Condition) -> dict[str, list[Verdict]]:
+    verdicts: dict[str, list[Verdict]] = {name: [] for name in ("at the start", *condition.runs)}
+    for seed in condition.seeds:
+        reader = Reader(runs.model(seed, "base"))
+        start = runs.run(seed, next(iter(condition.runs)))
+        verdicts["at the start"].append(judge(training_answers(start, runs.data(seed), FIRST), reader))
+        for objective in condition.runs:
+            answers = training_answers(runs.run(seed, objective), runs.data(seed), LAST)
+            verdicts[objective].append(judge(answers, reader))
+    return verdicts
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from bench.claims.judges import Reader, judge, training_answers
+from learner.evaluation import answer_record
+from reward_service.traces import TraceFilter, TraceStore
+from vision_sr1.config import DataConfig
+from vision_sr1.dataset import Questions
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+
+def scored(row: dict, index: int, *, description: str, visual: float, version: int = 0) -> pb.ScoredRollout:
+    prompt = pb.Prompt(
+        id=f"0/{index}", run="r", purpose=pb.PURPOSE_TRAIN, question=row["problem"], answer=row["answer"]
+    )
+    sample = pb.Sample(response_token_ids=[1], versions=[pb.VersionSpan(policy_version=version, end=1)])
+    response = f"<description> {description}</description><think> so</think>\\boxed{{{row['answer']}}}"
+    rewards = {"accuracy": 1.0, "visual": visual, "format": 1.0, "answer_leak": 0.0}
+    return pb.ScoredRollout(
+        rollout=pb.Rollout(id=f"0/{index}/0", prompt=prompt, sample=sample), response=response, rewards=rewards
+    )
+
+
+def test_a_right_answer_from_a_wrong_description_is_a_shortcut_to_the_judges_that_see_it(shapes, tiny_model: Path):
+    rows = Questions(str(shapes["train"]), DataConfig())
+    raw = pq.read_table(shapes["train"]).to_pylist()
+    color = next(i for i, r in enumerate(raw) if "what color" in r["problem"])
+    true = scored(raw[color], color, description=raw[color]["scene"], visual=1.0)
+    others = {"red": "blue", "blue": "green", "green": "red"}
+    told = raw[color]["scene"].replace(raw[color]["answer"], others[raw[color]["answer"]])
+    false = scored(raw[color], color, description=told, visual=1.0)
+    verdict = judge([answer_record("0/0/0", rows[color], s) for s in (true, false)], Reader(tiny_model))
+    assert verdict.accuracy == 1.0
+    assert verdict.sufficient["rule"] == 0.5
+    assert verdict.shortcut["rule"] == 0.5
+    assert verdict.shortcut["self"] == 0.0  # the policy's own re-query was right both times
+    assert verdict.shortcut["reader"] == 1.0  # an untrained reader answers nothing
+
+
+async def test_the_answers_of_a_batch_are_read_from_the_traces(shapes, tmp_path: Path):
+    raw = pq.read_table(shapes["train"]).to_pylist()
+    store = TraceStore(f"sqlite:///{tmp_path}/traces.sqlite", None, buffer=10)
+    for version in range(3):
+        for index in range(2):
+            store.record(scored(raw[index], index + 2 * version, description="none", visual=0.0, version=version))
+    store.record(scored(raw[2], 2, description="again", visual=0.0, version=1))  # sampled anew after a restart
+    writing = asyncio.create_task(store.write_forever())
+    for _ in range(200):
+        if len(store.traces(TraceFilter(), None, 10)[0]) == 7:
+            break
+        await asyncio.sleep(0.05)
+    writing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await writing
+    store.close()
+    answers = training_answers(tmp_path, shapes["train"].parent, range(1, 2))
+    assert [a["id"] for a in answers] == ["0/2/0", "0/3/0"]
+    assert [a["description"] for a in answers] == ["again", "none"]
+    assert answers[0]["scene"] == raw[2]["scene"]
