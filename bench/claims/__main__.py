@@ -12,7 +12,7 @@ from statistics import fmean
 
 from bench.claims.judges import Reader, evaluated_answers, judge
 from bench.claims.report import REPORT, Verdicts, write_results
-from bench.claims.runs import CLAIMS, OBJECTIVES, SEEDS
+from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS
 from bench.claims.timing import say
 from vision_sr1.demo.run import HELD_OUT_ROWS
 
@@ -32,15 +32,15 @@ def main() -> None:
             study.train(seed, objective, overrides)
             say(started, f"seed {seed}: {objective}")
 
-    verdicts: Verdicts = {objective: {split: [] for split in SPLITS} for objective in ("cold start", *OBJECTIVES)}
+    verdicts: Verdicts = {name: {split: [] for split in SPLITS} for name in (COLD_START, *OBJECTIVES)}
     for seed in SEEDS:
-        reader = Reader(study.model(seed, "base"))
-        for split in SPLITS:
-            first = study.run(seed, next(iter(OBJECTIVES))) / "evaluation" / f"v0-{split}.jsonl"
-            verdicts["cold start"][split].append(judge(evaluated_answers(first), reader))
-            for objective in OBJECTIVES:
-                file = study.run(seed, objective) / "evaluation" / f"v{study.batches}-{split}.jsonl"
-                verdicts[objective][split].append(judge(evaluated_answers(file), reader))
+        base = Reader(study.model(seed, "base"))
+        for name in verdicts:
+            run, version = (name, study.batches) if name != COLD_START else (next(iter(OBJECTIVES)), 0)
+            policy = Reader(study.policy(seed, name))
+            for split in SPLITS:
+                answers = evaluated_answers(study.run(seed, run) / "evaluation" / f"v{version}-{split}.jsonl")
+                verdicts[name][split].append(judge(answers, policy, base))
     curves = {objective: [study.scalars(seed, objective) for seed in SEEDS] for objective in OBJECTIVES}
     facts = (
         f"{len(SEEDS)} seeds, {study.batches} batches of 32 prompts with 8 answers each, greedy evaluation on "

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.claims.judges import Reader, Verdict, judge, training_answers
 from bench.claims.report import REPORT, table, write_between
-from bench.claims.runs import CLAIMS, OBJECTIVES, SEEDS, Study, as_override, components
+from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS, Study, as_override, components
 from bench.claims.timing import say
 
 BATCHES = 16
@@ -93,21 +93,21 @@ def main() -> None:
         tables += [f"### {condition.text}\n", table(_verdicts(runs, condition))]
     facts = (
         f"{BATCHES} batches of 32 prompts with 8 answers each. Shares of the 1,024 answers of the last four batches, "
-        "sampled at temperature 1; `at the start`: of the first batch. Seed 0, or mean ± deviation over seeds 0 to 2.\n"
+        "sampled at temperature 1, of the cold start those of the first batch. "
+        "Seed 0, or mean ± deviation over seeds 0 to 2.\n"
     )
     write_between("conditions", "\n".join([facts, *tables]))
     say(started, f"wrote {REPORT}")
 
 
 def _verdicts(runs: Study, condition: Condition) -> dict[str, list[Verdict]]:
-    verdicts: dict[str, list[Verdict]] = {name: [] for name in ("at the start", *condition.runs)}
+    verdicts: dict[str, list[Verdict]] = {name: [] for name in (COLD_START, *condition.runs)}
     for seed in condition.seeds:
-        reader = Reader(runs.model(seed, "base"))
-        start = runs.run(seed, next(iter(condition.runs)))
-        verdicts["at the start"].append(judge(training_answers(start, runs.data(seed), FIRST), reader))
-        for objective in condition.runs:
-            answers = training_answers(runs.run(seed, objective), runs.data(seed), LAST)
-            verdicts[objective].append(judge(answers, reader))
+        base = Reader(runs.model(seed, "base"))
+        for name in verdicts:
+            run, batches = (name, LAST) if name != COLD_START else (next(iter(condition.runs)), FIRST)
+            answers = training_answers(runs.run(seed, run), runs.data(seed), batches)
+            verdicts[name].append(judge(answers, Reader(runs.policy(seed, name)), base))
     return verdicts
 
 

@@ -25,7 +25,7 @@ from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.shapes import answer_by_rule
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-JUDGES = ("self", "reader", "rule")
+JUDGES = ("self", "base", "rule")
 Answer = dict[str, object]
 
 
@@ -36,6 +36,7 @@ class Verdict:
     Attributes:
         sufficient: by judge, descriptions that lead the judge to the right answer.
         shortcut: by judge, right answers with an insufficient description (language shortcut rate).
+        reading: what the policy itself answers rightly from the true descriptions: how far its own judgement goes.
     """
 
     accuracy: float
@@ -44,10 +45,11 @@ class Verdict:
     answer_leak: float
     sufficient: dict[str, float]
     shortcut: dict[str, float]
+    reading: float
 
 
 class Reader:
-    """The base model of a seed."""
+    """A model that answers questions from descriptions, without an image."""
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
@@ -92,21 +94,24 @@ def training_answers(run: Path, data: Path, batches: range) -> list[Answer]:
     ]
 
 
-def judge(answers: list[Answer], reader: Reader) -> Verdict:
-    """Means over the answers."""
+def judge(answers: list[Answer], policy: Reader, base: Reader) -> Verdict:
+    """Means over the answers of a policy.
+
+    Args:
+        policy: the one that answered.
+        base: the fixed reader.
+    """
     descriptions = [str(a["description"]) for a in answers]
     questions = [str(a["question"]).replace(IMAGE_MARKER, "") for a in answers]
     said = {
-        "reader": reader.answers(descriptions, questions),
+        "base": base.answers(descriptions, questions),
         "rule": [answer_by_rule(d, q) for d, q in zip(descriptions, questions, strict=True)],
     }
-    right = {
-        name: [
-            bool(answer_reward(answer, str(a["reference"]), mathruler)) for answer, a in zip(by, answers, strict=True)
-        ]
-        for name, by in said.items()
-    }
-    right["self"] = [bool(a["visual"]) for a in answers]
+
+    def right(by: list[str | None]) -> list[bool]:
+        return [bool(answer_reward(said, str(a["reference"]), mathruler)) for said, a in zip(by, answers, strict=True)]
+
+    enough = {"self": [bool(a["visual"]) for a in answers]} | {name: right(by) for name, by in said.items()}
 
     def mean(name: str) -> float:
         return fmean(float(str(a[name])) for a in answers)
@@ -116,9 +121,10 @@ def judge(answers: list[Answer], reader: Reader) -> Verdict:
         format=mean("format"),
         fidelity=mean("fidelity"),
         answer_leak=mean("answer_leak"),
-        sufficient={name: fmean(right[name]) for name in JUDGES},
+        sufficient={name: fmean(enough[name]) for name in JUDGES},
         shortcut={
-            name: fmean(bool(a["accuracy"]) and not ok for a, ok in zip(answers, right[name], strict=True))
+            name: fmean(bool(a["accuracy"]) and not ok for a, ok in zip(answers, enough[name], strict=True))
             for name in JUDGES
         },
+        reading=fmean(right(policy.answers([str(a["scene"]) for a in answers], questions))),
     )

@@ -10,7 +10,7 @@ Verdicts = dict[str, dict[str, list[Verdict]]]  # by variant and split, one per 
 Curves = dict[str, list[list[dict[str, float]]]]  # by variant, one per seed: what the run has logged
 
 REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
-JUDGE_LABELS = {"self": "policy itself", "reader": "base model", "rule": "rule"}
+JUDGE_LABELS = {"self": "policy itself", "base": "base model", "rule": "rule"}
 
 
 def write_results(verdicts: Verdicts, curves: Curves, facts: str) -> None:
@@ -41,12 +41,13 @@ def spread(values: list[float]) -> str:
 def table(verdicts: dict[str, list[Verdict]]) -> str:
     """A row by name with the mean over the seeds."""
     heads = ["answer right", *(f"sufficient: {JUDGE_LABELS[j]}" for j in JUDGES)]
-    heads += [*(f"shortcut: {JUDGE_LABELS[j]}" for j in JUDGES), "fidelity", "format", "answer leak"]
+    heads += [*(f"shortcut: {JUDGE_LABELS[j]}" for j in JUDGES), "reading", "fidelity", "format", "answer leak"]
     lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for name, seeds in verdicts.items():
         cells = [[v.accuracy for v in seeds], *([v.sufficient[j] for v in seeds] for j in JUDGES)]
         cells += [*([v.shortcut[j] for v in seeds] for j in JUDGES)]
-        cells += [[v.fidelity for v in seeds], [v.format for v in seeds], [v.answer_leak for v in seeds]]
+        cells += [[v.reading for v in seeds], [v.fidelity for v in seeds], [v.format for v in seeds]]
+        cells += [[v.answer_leak for v in seeds]]
         lines.append(f"| `{name}` | " + " | ".join(spread(values) for values in cells) + " |")
     return "\n".join(lines) + "\n"
 

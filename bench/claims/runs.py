@@ -19,6 +19,7 @@ from vision_sr1.tasks.distributions import TASKS
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
 STAGE_TIMEOUT_S = 1800.0
 SEEDS = (0, 1, 2)
+COLD_START = "cold start"  # its name among the objectives in a report
 
 
 def components(preset: str) -> list[dict[str, Any]]:
@@ -71,6 +72,12 @@ class Study:
     def run(self, seed: int, objective: str) -> Path:
         """Folder of one RL run."""
         return self.root / f"seed{seed}" / self.name / objective.replace(" ", "_")
+
+    def policy(self, seed: int, name: str) -> Path:
+        """The cold start (`COLD_START`), or the model at the end of a run."""
+        if name == COLD_START:
+            return self.model(seed, self._cold_start_name)
+        return self.run(seed, name) / "checkpoints" / f"{self.batches:06d}" / "policy"
 
     def scalars(self, seed: int, objective: str) -> list[dict[str, float]]:
         """What the run has logged so far."""

@@ -32,12 +32,13 @@ def test_a_right_answer_from_a_wrong_description_is_a_shortcut_to_the_judges_tha
     others = {"red": "blue", "blue": "green", "green": "red"}
     told = raw[color]["scene"].replace(raw[color]["answer"], others[raw[color]["answer"]])
     false = scored(raw[color], color, description=told, visual=1.0)
-    verdict = judge([answer_record("0/0/0", rows[color], s) for s in (true, false)], Reader(tiny_model))
+    reader = Reader(tiny_model)
+    verdict = judge([answer_record("0/0/0", rows[color], s) for s in (true, false)], reader, reader)
     assert verdict.accuracy == 1.0
     assert verdict.sufficient["rule"] == 0.5
     assert verdict.shortcut["rule"] == 0.5
     assert verdict.shortcut["self"] == 0.0  # the policy's own re-query was right both times
-    assert verdict.shortcut["reader"] == 1.0  # an untrained reader answers nothing
+    assert verdict.shortcut["base"] == 1.0  # an untrained reader answers nothing
 
 
 async def test_the_answers_of_a_batch_are_read_from_the_traces(shapes, tmp_path: Path):
