@@ -1,22 +1,49 @@
 """Free TCP ports for servers that this machine starts for itself."""
 
 import socket
+from types import TracebackType
+from typing import Self
 
 from vision_sr1.config import ConfigError
 
 
-def free_port(host: str = "127.0.0.1", preferred: int = 0) -> int:
-    """`preferred` where nobody listens on it, otherwise any free port of the host's address.
+class Ports:
+    """Ports kept for servers that are started later, or again: no other `Ports` gives them out until this one is left.
 
-    Raises:
-        ConfigError: `host` is no address of this machine.
+    A port is held by a socket that is bound and does not listen. A server that reuses addresses, as servers do that
+    come back at once, can listen on it all the same.
     """
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do that come back at once
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for held in self._held:
+            held.close()
+
+    def keep(self, host: str = "127.0.0.1", preferred: int = 0) -> int:
+        """`preferred` where it is free, otherwise any free port of the host's address.
+
+        Raises:
+            ConfigError: `host` is no address of this machine.
+        """
+        for port in (preferred, 0):
+            held = socket.socket()
             try:
-                probe.bind((host, port))
+                held.bind((host, port))  # to reuse addresses here would let two of us hold the same port
             except OSError:
+                held.close()
                 continue
-            return int(probe.getsockname()[1])
-    raise ConfigError(f"no port can be opened on {host}: is it an address of this machine?")
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held.append(held)
+            return int(held.getsockname()[1])
+        raise ConfigError(f"no port can be opened on {host}: is it an address of this machine?")
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port of the host's address on which nobody listens at the moment; for use at once."""
+    with Ports() as ports:
+        return ports.keep(host)

@@ -16,7 +16,7 @@ from rich.console import Console
 from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
-from vision_sr1.ports import free_port
+from vision_sr1.ports import Ports
 from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import start_embedded_redis
 
@@ -46,10 +46,10 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
     _prepare(config, fresh)
-    learner = _learner(config, _save(config), {}, "--sft")
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0
-    with _interruptible() as interrupted, ProgressView(console, phase, tail, steps) as view:
+    with Ports() as ports, _interruptible() as interrupted, ProgressView(console, phase, tail, steps) as view:
+        learner = _learner(config, _save(config), {}, ports, "--sft")
         learner.start()
         try:
             _watch([learner], learner, interrupted, lambda: view.update({}, ""), console)
@@ -70,17 +70,17 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
     """
     folder = config.run.path
     _prepare(config, fresh)
-    with _interruptible() as interrupted:
+    with _interruptible() as interrupted, Ports() as ports:
         environment: dict[str, str] = {}
         embedded = None
         if config.streams.url is None:
             embedded = start_embedded_redis(folder / "redis")
             environment = {"VISION_SR1_REDIS_URL": embedded.url, "VISION_SR1_REDIS_PASSWORD": embedded.password}
-        config = _with_free_ports(config)
+        config = _with_free_ports(config, ports)
         path = _save(config)
-        actors = [_actor(config, path, environment, index) for index in range(config.actors.count)]
+        actors = [_actor(config, path, environment, index, ports) for index in range(config.actors.count)]
         reward = _service(config, "reward_service", ["-m", "reward_service", str(path)], environment, RESTARTS)
-        learner = _learner(config, path, environment)
+        learner = _learner(config, path, environment, ports)
         tail = ScalarTail(folder / "scalars.jsonl")
         console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/docs", highlight=False)
         depths = _DepthReader(config, environment)
@@ -194,21 +194,21 @@ def _service(
     )
 
 
-def _actor(config: Config, path: Path, environment: dict[str, str], index: int) -> ServiceProcess:
+def _actor(config: Config, path: Path, environment: dict[str, str], index: int, ports: Ports) -> ServiceProcess:
     arguments = ["-m", "actors", str(path), "--id", f"actor-{index}"]
     if config.metrics.actor_port:
-        port = free_port(config.metrics.host, config.metrics.actor_port + index)
+        port = ports.keep(config.metrics.host, config.metrics.actor_port + index)
         arguments.append(f"metrics.actor_port={port}")
     return _service(config, f"actor-{index}", arguments, environment, RESTARTS)
 
 
-def _learner(config: Config, path: Path, environment: dict[str, str], *options: str) -> ServiceProcess:
+def _learner(config: Config, path: Path, environment: dict[str, str], ports: Ports, *options: str) -> ServiceProcess:
     torchrun = [
         "-m",
         "torch.distributed.run",
         f"--nproc-per-node={config.learner.processes}",
         "--master-addr=127.0.0.1",
-        f"--master-port={free_port()}",
+        f"--master-port={ports.keep()}",
         "-m",
         "learner",
         str(path),
@@ -219,12 +219,12 @@ def _learner(config: Config, path: Path, environment: dict[str, str], *options: 
     return learner
 
 
-def _with_free_ports(config: Config) -> Config:
+def _with_free_ports(config: Config, ports: Ports) -> Config:
     """The configuration with ports that are taken replaced by free ones."""
     tree = config.model_copy(deep=True)
-    tree.reward.port = free_port(config.reward.host, config.reward.port)
+    tree.reward.port = ports.keep(config.reward.host, config.reward.port)
     if config.metrics.learner_port:
-        tree.metrics.learner_port = free_port(config.metrics.host, config.metrics.learner_port)
+        tree.metrics.learner_port = ports.keep(config.metrics.host, config.metrics.learner_port)
     return tree
 
 
