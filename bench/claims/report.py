@@ -1,10 +1,12 @@
 """The figures of the runs as tables and plots, put between markers of docs/claims.md."""
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
-from bench.claims.judges import JUDGES, Verdict
+from bench.claims.judges import Verdict
 
 Verdicts = dict[str, dict[str, list[Verdict]]]  # by variant and split, one per seed
 Curves = dict[str, list[list[dict[str, float]]]]  # by variant, one per seed: what the run has logged
@@ -40,16 +42,27 @@ def spread(values: list[float]) -> str:
 
 def table(verdicts: dict[str, list[Verdict]]) -> str:
     """A row by name with the mean over the seeds."""
-    heads = ["answer right", *(f"sufficient: {JUDGE_LABELS[j]}" for j in JUDGES)]
-    heads += [*(f"shortcut: {JUDGE_LABELS[j]}" for j in JUDGES), "reading", "fidelity", "format", "answer leak"]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    columns: dict[str, Callable[[Verdict], float]] = {
+        "answer right": lambda v: v.accuracy,
+        **{f"sufficient: {label}": partial(_by, "sufficient", judge) for judge, label in JUDGE_LABELS.items()},
+        **{f"shortcut: {label}": partial(_by, "shortcut", judge) for judge, label in JUDGE_LABELS.items()},
+        "reading": lambda v: v.reading,
+        "fidelity": lambda v: v.fidelity,
+    }
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, seeds in verdicts.items():
-        cells = [[v.accuracy for v in seeds], *([v.sufficient[j] for v in seeds] for j in JUDGES)]
-        cells += [*([v.shortcut[j] for v in seeds] for j in JUDGES)]
-        cells += [[v.reading for v in seeds], [v.fidelity for v in seeds], [v.format for v in seeds]]
-        cells += [[v.answer_leak for v in seeds]]
-        lines.append(f"| `{name}` | " + " | ".join(spread(values) for values in cells) + " |")
+        cells = [spread([value(verdict) for verdict in seeds]) for value in columns.values()]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    every = [verdict for seeds in verdicts.values() for verdict in seeds]
+    lines.append(
+        f"\nValid format: at least {min(v.format for v in every):.3f}; answer leaks: at most "
+        f"{max(v.answer_leak for v in every):.3f}, in every row."
+    )
     return "\n".join(lines) + "\n"
+
+
+def _by(measure: str, judge: str, verdict: Verdict) -> float:
+    return float(getattr(verdict, measure)[judge])
 
 
 def _plot(path: Path, curves: Curves) -> None:
@@ -60,19 +73,19 @@ def _plot(path: Path, curves: Curves) -> None:
 
     panels = {
         "reward/accuracy": "answer right",
-        "reward/visual": "right from the description alone (self)",
-        "reward/shortcut": "right answer, insufficient description (self)",
+        "reward/visual": "right from the description alone",
+        "reward/shortcut": "right, though the description does not suffice",
     }
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 4.5))
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), layout="constrained")
     for axis, (name, title) in zip(axes, panels.items(), strict=True):
-        for variant, seeds in curves.items():
+        for objective, seeds in curves.items():
             points = [[line[name] for line in run if name in line] for run in seeds]
-            length = min(map(len, points), default=0)
-            if length:
-                axis.plot(range(1, length + 1), [fmean(p[i] for p in points) for i in range(length)], label=variant)
-        axis.set(title=f"{title}, training, mean over seeds", xlabel="batch")
+            axis.plot(
+                range(1, len(points[0]) + 1), [fmean(batch) for batch in zip(*points, strict=True)], label=objective
+            )
+        axis.set(title=title, xlabel="batch")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.suptitle("Shares of the answers learned from, by the policy's own judgement; means over the seeds")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
+    figure.savefig(path, dpi=80)
     plt.close(figure)
