@@ -18,7 +18,7 @@ from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS, Study, as_o
 from bench.claims.timing import say
 
 BATCHES = 16
-FIRST, LAST = range(1), range(BATCHES - 4, BATCHES)
+LAST = 4  # batches whose answers are counted
 
 
 def _sum_with(visual: float) -> list[str]:
@@ -92,9 +92,9 @@ def main() -> None:
                 say(started, f"{condition.text}, seed {seed}: {objective}")
         tables += [f"### {condition.text}\n", table(_verdicts(runs, condition))]
     facts = (
-        f"{BATCHES} batches of 32 prompts with 8 answers each. Shares of the 1,024 answers of the last four batches, "
-        "sampled at temperature 1, of the cold start those of the first batch. "
-        "Seed 0, or mean ± deviation over seeds 0 to 2.\n"
+        f"{BATCHES} batches of 32 prompts with 8 answers each ({CLAIMS.batches} in the first table). Shares of the "
+        f"answers of the last {LAST} batches, sampled at temperature 1; of the cold start those of the first batch. "
+        "Mean ± deviation over seeds 0 to 2 or, without a deviation, seed 0.\n"
     )
     write_between("conditions", "\n".join([facts, *tables]))
     say(started, f"wrote {REPORT}")
@@ -105,7 +105,10 @@ def _verdicts(runs: Study, condition: Condition) -> dict[str, list[Verdict]]:
     for seed in condition.seeds:
         base = Reader(runs.model(seed, "base"))
         for name in verdicts:
-            run, batches = (name, LAST) if name != COLD_START else (next(iter(condition.runs)), FIRST)
+            if name == COLD_START:
+                run, batches = next(iter(condition.runs)), range(1)
+            else:
+                run, batches = name, range(runs.batches - LAST, runs.batches)
             answers = training_answers(runs.run(seed, run), runs.data(seed), batches)
             verdicts[name].append(judge(answers, Reader(runs.policy(seed, name)), base))
     return verdicts
