@@ -49,18 +49,18 @@ def _study(name: str, root: str = "", **changed: Any) -> Study:
 
 
 _PAIR = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1")}
-_TRIO = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1_sum", "vision_sr1")}
+_FOUR = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1_sum", "vision_sr1_eq7", "vision_sr1")}
 CONDITIONS = (
     Condition(
         "The cold start answers from its description, as above",
         CLAIMS,
-        _TRIO,
+        _FOUR,
         SEEDS,
     ),
     Condition(
         "The cold start answers from the image, whatever it has described",
         _study("from_image", cold_start="cold_start_shortcut"),
-        _TRIO,
+        _FOUR,
         SEEDS,
     ),
     Condition(
