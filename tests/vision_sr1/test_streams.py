@@ -91,24 +91,26 @@ async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: Redis
     assert [e.item for e in await two.read(1, 0.0)] == ["0/1"]
 
 
-async def test_a_group_is_emitted_once_by_whoever_completes_it(redis: Redis, redis_config: Config):
+async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_its_members(
+    redis: Redis, redis_config: Config
+):
+    size = 11
     one = await open_stream(redis, redis_config, "rollouts", "one")
     two = await open_stream(redis, redis_config, "rollouts", "two")
-    await one.append([Output("rollouts", f"0/7/{i}", b"") for i in range(3)])
-    entries = await one.read(2, 1.0) + await two.read(1, 1.0)
+    await one.append([Output("rollouts", f"0/7/{i}", b"") for i in range(size)])
+    entries = await one.read(size - 1, 1.0) + await two.read(1, 1.0)
 
-    def member(index: int) -> Output:
+    async def add(consumer: Stream, index: int) -> bool:
         group = pb.ScoredGroup(schema_version=1, id="0/7", rollouts=[pb.ScoredRollout(response=str(index))])
-        return Output("scored", "0/7", group.SerializeToString())
+        return await consumer.assemble(entries[index], Output("scored", "0/7", group.SerializeToString()), index, size)
 
-    assert not await one.assemble(entries[0], member(0), 0, 3)
-    assert not await one.assemble(entries[0], member(0), 0, 3)
-    assert not await one.assemble(entries[1], member(1), 1, 3)
-    assert await two.assemble(entries[2], member(2), 2, 3)
-    assert not await two.assemble(entries[2], member(2), 2, 3)
+    arrival = [3, 9, 0, 2, 8, 1, 7, 4, 6, 5]
+    assert not any([await add(one, index) for index in [*arrival, arrival[0]]])
+    assert await add(two, size - 1)
+    assert not await add(two, size - 1)
     ((_, fields),) = await redis.xrange(KEYS.stream("scored"))
     group = pb.ScoredGroup.FromString(fields[b"message"])
-    assert sorted(r.response for r in group.rollouts) == ["0", "1", "2"]
+    assert [r.response for r in group.rollouts] == [str(index) for index in range(size)]
     assert await redis.keys(KEYS.stream("partial") + "*") == []
 
 
