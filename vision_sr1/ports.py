@@ -1,28 +1,17 @@
 """Free TCP ports for servers that this machine starts for itself."""
 
 import socket
-from types import TracebackType
-from typing import Self
+from contextlib import ExitStack
 
 from vision_sr1.config import ConfigError
 
 
-class Ports:
+class Ports(ExitStack):
     """Ports kept for servers that are started later, or again: no other `Ports` gives them out until this one is left.
 
     A port is held by a socket that is bound and does not listen. A server that reuses addresses, as servers do that
     come back at once, can listen on it all the same.
     """
-
-    def __init__(self) -> None:
-        self._held: list[socket.socket] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for held in self._held:
-            held.close()
 
     def keep(self, host: str = "127.0.0.1", preferred: int = 0) -> int:
         """`preferred` where it is free, otherwise any free port of the host's address.
@@ -38,7 +27,7 @@ class Ports:
                 held.close()
                 continue
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._held.append(held)
+            self.enter_context(held)
             return int(held.getsockname()[1])
         raise ConfigError(f"no port can be opened on {host}: is it an address of this machine?")
 

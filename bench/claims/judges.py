@@ -85,7 +85,8 @@ def training_answers(run: Path, data: Path, batches: range) -> list[Answer]:
     questions = Questions(str(data / "train.parquet"), DataConfig())
     store = TraceStore(f"sqlite:///{run}/traces.sqlite", None, buffer=1)
     wanted = TraceFilter(purpose="train", min_version=batches.start, max_version=batches.stop - 1)
-    newest_first, _ = store.traces(wanted, None, limit=sys.maxsize - 1)
+    all_of_them = sys.maxsize - 1  # the store looks for one more than its limit, and SQLite counts no further
+    newest_first, _ = store.traces(wanted, None, limit=all_of_them)
     store.close()
     by_id = {trace.id: pb.ScoredRollout.FromString(trace.message) for trace in reversed(newest_first)}
     return [

@@ -1,15 +1,13 @@
 """The figures of the runs as tables and plots, put between markers of docs/claims.md."""
 
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 
 from bench.claims.judges import Verdict
 
-Verdicts = dict[str, dict[str, list[Verdict]]]  # by variant and split, one per seed
-Curves = dict[str, list[list[dict[str, float]]]]  # by variant, one per seed: what the run has logged
+Verdicts = dict[str, dict[str, list[Verdict]]]  # by objective and split, one per seed
+Curves = dict[str, list[list[dict[str, float]]]]  # by objective, one per seed: what the run has logged
 
 REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
 JUDGE_LABELS = {"self": "policy itself", "base": "base model", "rule": "rule"}
@@ -42,18 +40,12 @@ def spread(values: list[float]) -> str:
 
 def table(verdicts: dict[str, list[Verdict]]) -> str:
     """A row by name with the mean over the seeds."""
-    columns: dict[str, Callable[[Verdict], float]] = {
-        "answer right": lambda v: v.accuracy,
-        **{f"sufficient: {label}": partial(_by, "sufficient", judge) for judge, label in JUDGE_LABELS.items()},
-        **{f"shortcut: {label}": partial(_by, "shortcut", judge) for judge, label in JUDGE_LABELS.items()},
-        "reading": lambda v: v.reading,
-        "fidelity": lambda v: v.fidelity,
-    }
+    every = [verdict for seeds in verdicts.values() for verdict in seeds]
+    columns = list(_columns(every[0]))
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, seeds in verdicts.items():
-        cells = [spread([value(verdict) for verdict in seeds]) for value in columns.values()]
+        cells = [spread([_columns(verdict)[column] for verdict in seeds]) for column in columns]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    every = [verdict for seeds in verdicts.values() for verdict in seeds]
     lines.append(
         f"\nValid format: at least {min(v.format for v in every):.3f}; answer leaks: at most "
         f"{max(v.answer_leak for v in every):.3f}, in every row."
@@ -61,8 +53,14 @@ def table(verdicts: dict[str, list[Verdict]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by(measure: str, judge: str, verdict: Verdict) -> float:
-    return float(getattr(verdict, measure)[judge])
+def _columns(verdict: Verdict) -> dict[str, float]:
+    return {
+        "answer right": verdict.accuracy,
+        **{f"sufficient: {label}": verdict.sufficient[judge] for judge, label in JUDGE_LABELS.items()},
+        **{f"shortcut: {label}": verdict.shortcut[judge] for judge, label in JUDGE_LABELS.items()},
+        "reading": verdict.reading,
+        "fidelity": verdict.fidelity,
+    }
 
 
 def _plot(path: Path, curves: Curves) -> None:

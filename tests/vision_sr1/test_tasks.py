@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vision_sr1.parsing import parse_response
+from vision_sr1.prompts import IMAGE_MARKER
 from vision_sr1.tasks.digits import DigitsTask, _pool
 from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
 from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
@@ -64,12 +65,12 @@ def test_answers_follow_the_description_except_in_the_shortcut_cold_start(tmp_pa
         asked = [
             r["messages"] for r in rows(paths[name]) if "what color" in r["messages"][0]["content"] and r["images"]
         ]
-        against = [
-            parse_response(reply["content"].encode()).answer
-            != answer_by_rule(parse_response(reply["content"].encode()).description or "", turn["content"][7:])
-            for turn, reply in asked
-        ]
-        return sum(against) / len(against)
+        against = 0
+        for turn, reply in asked:
+            parsed = parse_response(reply["content"].encode())
+            question = turn["content"].removeprefix(IMAGE_MARKER)
+            against += parsed.answer != answer_by_rule(parsed.description or "", question)
+        return against / len(asked)
 
     assert answers_against_the_description("cold_start") == 0.0
     assert 0.4 < answers_against_the_description("cold_start_shortcut") < 0.6  # habit 3/4, wrong 2/3 of the time

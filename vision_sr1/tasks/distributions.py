@@ -15,7 +15,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +83,9 @@ def write_task(
             return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
         return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
-    def cold_start_row(rng: np.random.Generator, *, described: bool, answered_from: str = "description") -> Row:
+    def cold_start_row(
+        rng: np.random.Generator, *, described: bool, answered_from: Literal["description", "image"] = "description"
+    ) -> Row:
         if rng.random() < 1 / 3:
             return _reading(*_asked(rng, uniform, mix)[1:], requery)
 
