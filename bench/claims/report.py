@@ -41,10 +41,11 @@ def spread(values: list[float]) -> str:
 def table(verdicts: dict[str, list[Verdict]]) -> str:
     """A row by name with the mean over the seeds."""
     every = [verdict for seeds in verdicts.values() for verdict in seeds]
-    columns = list(_columns(every[0]))
+    columns = _columns(every[0]).keys()
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name, seeds in verdicts.items():
-        cells = [spread([_columns(verdict)[column] for verdict in seeds]) for column in columns]
+        figures = [_columns(verdict) for verdict in seeds]
+        cells = [spread([of_seed[column] for of_seed in figures]) for column in columns]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     lines.append(
         f"\nValid format: at least {min(v.format for v in every):.3f}; answer leaks: at most "
