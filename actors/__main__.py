@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from actors import metrics
-from actors.engine import NO_VERSION, PolicyEngine, resolve_device, transfer_backend
+from actors.engine import NO_VERSION, PolicyEngine, resolve_device
 from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
 from vision_sr1.config import Config
@@ -50,12 +50,12 @@ async def serve(config: Config, actor_id: str) -> None:
         id=actor_id,
         address=f"{_announced_host(config.actors.host)}:{port}",
         device=device,
-        weight_transfer="adapter" if config.learner.lora.goes_to_actors else transfer_backend(config, device),
+        weight_transfer=engine.weight_transfer,
         world_size=config.actors.tensor_parallel_size,
         capacity=config.actors.prompts_in_flight,
         policy_version=NO_VERSION,
     )
-    service = ActorService(engine, blobs, info, health_service)
+    service = ActorService(engine, blobs, info, health_service, config.learner.weights)
     actor_pb2_grpc.add_ActorServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -71,7 +71,6 @@ async def serve(config: Config, actor_id: str) -> None:
     heartbeat = asyncio.create_task(_heartbeat(config, service, engine, stop))
     try:
         worker = PromptWorker(config, engine, service, prompts, blobs)
-        service.prompts_in_flight = lambda: worker.consumer.in_flight
         await worker.consumer.run(stop)
     finally:
         heartbeat.cancel()

@@ -20,6 +20,7 @@ from actors.adapter import Adapter, room_for
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
 from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.weights.gloo_engine import COMPLETE, FORGET, NOTHING
 
 NO_VERSION = -1
 FORBIDDEN_BIAS = -100.0
@@ -37,11 +38,15 @@ class PolicyEngine:
         self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
         )
-        self._tokenizer = self._engine.get_tokenizer()
-        self._forbidden = dict.fromkeys(vision_token_ids(self._tokenizer), FORBIDDEN_BIAS)
+        self.tokenizer = self._engine.get_tokenizer()
+        self._forbidden = dict.fromkeys(vision_token_ids(self.tokenizer), FORBIDDEN_BIAS)
+        self.weight_transfer = weight_transfer(config, device)
         self.policy_version = NO_VERSION
         self._version_changed = asyncio.Condition()
-        self._adapter = Adapter() if config.learner.lora.goes_to_actors else None
+        self._update_open = False
+        self._running = asyncio.Event()
+        self._running.set()
+        self._adapter = Adapter() if self.weight_transfer == "adapter" else None
 
     async def sample(
         self,
@@ -69,16 +74,19 @@ class PolicyEngine:
         parameters = [self._parameters(sampling, index, model_len - tokens) for index in range(num_samples)]
 
         async def one(index: int) -> tuple[int, pb.Sample]:
-            request = self._engine.generate(
-                engine_input,
-                parameters[index],
-                f"{request_id}/{index}",
-                priority=priority,
-                lora_request=self._adapter.request if self._adapter else None,
-            )
-            async for output in request:
-                final = output
-            return index, self._sample(final)
+            while True:
+                request = self._engine.generate(
+                    engine_input,
+                    parameters[index],
+                    f"{request_id}/{index}",
+                    priority=priority,
+                    lora_request=self._adapter.request if self._adapter else None,
+                )
+                async for output in request:
+                    final = output
+                if final.outputs[0].finish_reason != "abort":
+                    return index, self._sample(final)
+                await self._running.wait()  # an update has thrown it away: once more, under the new weights
 
         tasks = [asyncio.ensure_future(one(index)) for index in range(num_samples)]
         try:
@@ -97,13 +105,19 @@ class PolicyEngine:
         async with asyncio.timeout(self._config.learner.weights.sync_timeout_s), self._version_changed:
             await self._version_changed.wait_for(lambda: self.policy_version >= policy_version)
 
-    async def pause(self) -> None:
-        """Freezes generation where it is and drops caches of the current weights."""
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
+    async def pause(self, *, abort: bool = False) -> None:
+        """Freezes generation where it is, or has it begin again later, and drops caches of the current weights."""
+        self._running.clear()
+        await self._engine.pause_generation(mode="abort" if abort else "keep", clear_cache=True)
 
     async def resume(self) -> None:
         """Lets frozen generations continue."""
         await self._engine.resume_generation()
+        self._running.set()
+
+    async def responds(self) -> None:
+        """Returns when the engine's process has answered."""
+        await self._engine.is_paused()
 
     async def join_transfer_group(self, init_info: dict[str, Any]) -> None:
         """Joins a transfer group; returns when all its members are there."""
@@ -113,12 +127,15 @@ class PolicyEngine:
         """Prepares the workers for new weights."""
         if self._adapter is None:
             await self._engine.start_weight_update()
+            self._update_open = True
         else:
             self._adapter.discard()
 
     async def receive_update(self, update_info: dict[str, Any]) -> None:
         """Receives parameters over the transfer group."""
+        self._update_open = False  # unless it succeeds, vLLM's workers end the update
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
+        self._update_open = True
 
     def receive_adapter(self, config: str, weights: bytes) -> None:
         """Keeps an adapter in PEFT's format until the update is finished.
@@ -130,10 +147,16 @@ class PolicyEngine:
             raise ValueError("this actor takes full weights: its learner.lora.publish is not 'adapter'")
         self._adapter.stage(config, weights)
 
+    async def complete_update(self) -> None:
+        """Returns when all of an update has come, which may go on behind `receive_update`."""
+        if self.weight_transfer == "gloo":
+            await self.receive_update(COMPLETE)
+
     async def finish_update(self, policy_version: int) -> None:
         """Puts the received weights in force as `policy_version`."""
         if self._adapter is None:
             await self._engine.finish_weight_update(str(policy_version))
+            self._update_open = False
         else:
             await self._adapter.put_in_force(self._engine)
             await self._engine.update_weight_version(str(policy_version))
@@ -149,16 +172,23 @@ class PolicyEngine:
         if self._adapter is not None:
             self._adapter.discard()
             return
-        await self.receive_update({"names": [], "dtype_names": [], "shapes": []})
-        await self._engine.finish_weight_update()
+        if self._update_open:
+            await self.receive_update(FORGET if self.weight_transfer == "gloo" else NOTHING)
+            await self._engine.finish_weight_update()
+            self._update_open = False
 
     async def checksum(self) -> str:
-        """One digest over all parameters of all workers and the adapter; equal for equal weights."""
-        digests = await self._engine.compute_weight_checksums()
-        lines = [f"{name}={value}" for worker in digests for name, value in sorted(worker.items())]
-        if self._adapter is not None:
-            lines.append(f"adapter={self._adapter.digest()}")
+        """One digest over all of `digests`; equal for equal weights."""
+        lines = [f"{name}={value}" for name, value in (await self.digests()).items()]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    async def digests(self) -> dict[str, str]:
+        """By parameter, in the model's order and that of the workers; the adapter's last."""
+        workers = await self._engine.compute_weight_checksums()
+        by_name = {name: value for worker in workers for name, value in worker.items()}
+        if self._adapter is not None:
+            by_name["adapter"] = self._adapter.digest()
+        return by_name
 
     async def check_health(self) -> None:
         """Raises where the engine has died."""
@@ -172,7 +202,7 @@ class PolicyEngine:
 
     async def _render(self, text: str, images: list[bytes]) -> Any:
         try:
-            prompt: dict[str, Any] = {"prompt": render_user_turn(self._tokenizer, text, len(images))}
+            prompt: dict[str, Any] = {"prompt": render_user_turn(self.tokenizer, text, len(images))}
         except ImageMarkerError as error:
             raise BadRequestError(str(error)) from error
         if images:
@@ -269,6 +299,11 @@ def transfer_backend(config: Config, device: str) -> str:
     if config.learner.weights.backend == "auto":
         return "nccl" if device == "cuda" else "gloo"
     return config.learner.weights.backend
+
+
+def weight_transfer(config: Config, device: str) -> str:
+    """How an actor takes weights: `adapter` beside the calls of an update, otherwise by `transfer_backend`."""
+    return "adapter" if config.learner.lora.goes_to_actors else transfer_backend(config, device)
 
 
 def _decode(data: bytes) -> Image.Image:

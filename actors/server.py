@@ -1,7 +1,5 @@
-"""The actor's gRPC service: generation on request, and the four phases of a weight update."""
+"""The actor's gRPC service: generation on request, and the phases of a weight update."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,6 +9,8 @@ from grpc_health.v1 import health, health_pb2
 
 from actors import metrics
 from actors.engine import NO_VERSION, BadRequestError, PolicyEngine
+from actors.updates import NoUpdateError, WeightUpdates
+from vision_sr1.config import WeightsConfig
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
@@ -28,25 +28,27 @@ async def _nothing() -> None: ...
 class ActorService(actor_pb2_grpc.ActorServicer):
     """Serves one PolicyEngine.
 
-    `serving` is set while a published policy version is held and no update is under way; the prompt worker waits
-    for it.
+    Attributes:
+        updates: also says when new prompts may be taken.
+        announce: tells the fleet of `info`.
     """
 
     def __init__(
-        self, engine: PolicyEngine, blobs: Blobs, info: ActorInfo, health_service: health.aio.HealthServicer
+        self,
+        engine: PolicyEngine,
+        blobs: Blobs,
+        info: ActorInfo,
+        health_service: health.aio.HealthServicer,
+        settings: WeightsConfig,
     ) -> None:
         self.info = info
-        self.serving = asyncio.Event()
         self.announce: Callable[[], Awaitable[None]] = _nothing
-        self.prompts_in_flight: Callable[[], int] = lambda: 0
+        self.updates = WeightUpdates(
+            engine, settings, self._update_ended, loads_while_receiving=info.weight_transfer == "nccl"
+        )
         self._engine = engine
         self._blobs = blobs
         self._health = health_service
-        self._phase = asyncio.Lock()  # one phase of an update at a time, and none while one is given up
-        self._update_started: float | None = None
-        self._received = False
-        self._update_timeout_s = 60.0
-        self._watchdog: asyncio.Task[None] | None = None
         self._generated_tokens = 0
 
     async def Generate(
@@ -79,23 +81,32 @@ class ActorService(actor_pb2_grpc.ActorServicer):
                 yield pb.GenerateResponse(sample_index=index, sample=sample, actor_id=self.info.id)
         except (BadRequestError, BlobMissingError) as error:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"request {request.request_id}: {error}")
+        finally:
+            self.updates.requeries.discard(request.request_id)
         metrics.REQUESTS.labels("OK").inc()
 
     async def Status(self, request: pb.StatusRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.StatusResponse:
         """What this actor is and does."""
+        if request.ask_engine:
+            await self._engine.responds()
         return pb.StatusResponse(
             actor=self.info,
-            serving=self.serving.is_set(),
-            prompts_in_flight=self.prompts_in_flight(),
+            serving=self.updates.serving.is_set(),
+            prompts_in_flight=len(self.updates.prompts),
             generated_tokens=self._generated_tokens,
         )
+
+    async def Checksums(
+        self, request: pb.ChecksumsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.ChecksumsResponse:
+        """One digest per parameter held."""
+        return pb.ChecksumsResponse(digests=await self._engine.digests())
 
     async def InitWeightTransfer(
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.InitWeightTransferResponse:
         """Joins the transfer group of an epoch."""
         await self._check_version(request, context)
-        self._update_timeout_s = request.timeout_s
         init_info: dict[str, Any] = {
             "master_address": request.master_address,
             "master_port": request.master_port,
@@ -103,138 +114,66 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             "world_size": request.world_size,
         }
         if self.info.weight_transfer == "gloo":
-            init_info |= {
-                "epoch": request.epoch,
-                "bucket_bytes": request.bucket_bytes,
-                "timeout_s": request.timeout_s,
-            }
+            init_info |= {"epoch": request.epoch, "timeout_s": request.timeout_s, "delta": request.delta}
         else:
             init_info |= {"packed": True, "packed_buffer_size_bytes": request.bucket_bytes}
-        await self._engine.join_transfer_group(init_info)
+        await self.updates.join(init_info, request.timeout_s)
         log.info("joined transfer group", epoch=request.epoch, members=request.world_size)
         return pb.InitWeightTransferResponse()
 
     async def StartWeightUpdate(
         self, request: pb.StartWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.StartWeightUpdateResponse:
-        """Freezes generation. Unless the update is finished in time, the actor goes on with the weights it had."""
-        async with self._phase:
-            if self._update_started is not None:
-                log.error("weight update was never finished; another one begins")
-                await self._give_up()
-            self._update_started = time.monotonic()
-            self._received = False
-            self._watchdog = asyncio.create_task(self._give_up_later())
-            await self._engine.pause()
-            await self._engine.start_update()
+        """Prepares for new weights. Unless they are put in force in time, the actor goes on with those it had."""
+        await self._phase(self.updates.start(), context)
         return pb.StartWeightUpdateResponse()
 
     async def UpdateWeights(
         self, request: pb.UpdateWeightsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.UpdateWeightsResponse:
-        """Receives the parameters named over the transfer group."""
-        async with self._phase:
-            if self._update_started is None:
-                await self._abort(
-                    context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has no update under way"
-                )
-            try:
-                await self._receive(request)
-            except Exception as error:
-                await self._break_off(error, context, model_touched=self._loads_while_receiving)
-            self._received = True
+        """Receives the parameters named over the transfer group, or begins to; or an adapter."""
+        await self._phase(self.updates.receive(self._update_info(request)), context)
         return pb.UpdateWeightsResponse()
 
     async def FinishWeightUpdate(
         self, request: pb.FinishWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FinishWeightUpdateResponse:
-        """Puts the received weights in force and resumes generation."""
-        async with self._phase:
-            if self._update_started is None or not self._received:
-                await self._abort(
-                    context,
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                    f"actor {self.info.id} has no received update to finish",
-                )
-            try:
-                await self._engine.finish_update(request.policy_version)
-            except Exception as error:
-                await self._break_off(error, context, model_touched=True)
-            await self._end_update("finished")
-        self.info.policy_version = request.policy_version
-        metrics.POLICY_VERSION.set(request.policy_version)
-        await self.announce()  # before the learner looks whether somebody still lacks this version
-        self.serving.set()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info("weights updated", policy_version=request.policy_version)
+        """Puts the received weights in force."""
+        await self._phase(self.updates.finish(request.policy_version), context)
         return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum())
-
-    async def _receive(self, request: pb.UpdateWeightsRequest) -> None:
-        if request.HasField("adapter"):
-            self._engine.receive_adapter(request.adapter.config, request.adapter.weights)
-            return
-        await self._engine.receive_update(
-            {
-                "names": [p.name for p in request.parameters],
-                "dtype_names": [p.dtype for p in request.parameters],
-                "shapes": [list(p.shape) for p in request.parameters],
-            }
-        )
 
     def count_tokens(self, kind: str, tokens: int) -> None:
         """Adds to the tokens generated."""
         self._generated_tokens += tokens
         metrics.TOKENS.labels(kind).inc(tokens)
 
-    async def _stop_serving(self) -> None:
-        self.serving.clear()
-        self._engine.policy_version = self.info.policy_version = NO_VERSION
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+    def _update_info(self, request: pb.UpdateWeightsRequest) -> dict[str, Any] | pb.Adapter:
+        if request.HasField("adapter"):
+            return request.adapter
+        info: dict[str, Any] = {
+            "names": [p.name for p in request.parameters],
+            "dtype_names": [p.dtype for p in request.parameters],
+            "shapes": [list(p.shape) for p in request.parameters],
+        }
+        if self.info.weight_transfer == "gloo":
+            info["changed"] = [p.changed if p.HasField("changed") else None for p in request.parameters]
+        return info
 
-    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus.ValueType") -> None:
+    async def _update_ended(self) -> None:
+        version = self.info.policy_version = self._engine.policy_version
+        metrics.POLICY_VERSION.set(version)
+        await self.announce()
+        status = health_pb2.HealthCheckResponse
         for name in ("", SERVICE):
-            await self._health.set(name, status)
+            await self._health.set(name, status.NOT_SERVING if version == NO_VERSION else status.SERVING)
 
-    async def _give_up_later(self) -> None:
-        await asyncio.sleep(self._update_timeout_s)
-        async with self._phase:
-            log.error("weight update not finished in time", timeout_s=self._update_timeout_s)
-            await self._give_up()
-
-    @property
-    def _loads_while_receiving(self) -> bool:
-        """Whether an update that was not finished may have changed the model; others receive it whole first."""
-        return self.info.weight_transfer == "nccl"
-
-    async def _give_up(self) -> None:
-        """Ends an unfinished update with the weights held before it, or stops serving where they are gone."""
-        model_touched = self._loads_while_receiving
+    async def _phase(self, phase: Awaitable[None], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:
-            await self._engine.discard_update()
+            await phase
+        except NoUpdateError as error:
+            await self._abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has {error}")
         except Exception as error:
-            log.error("weight update cannot be discarded", error=repr(error))
-            model_touched = True
-        if model_touched:
-            await self._stop_serving()
-        await self._end_update("given_up")
-
-    async def _break_off(
-        self, error: Exception, context: grpc.aio.ServicerContext[Any, Any], *, model_touched: bool
-    ) -> None:
-        log.error("weight update broke off", error=repr(error), serving=not model_touched)
-        if model_touched:
-            await self._stop_serving()
-        await self._end_update("broken_off")
-        await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
-
-    async def _end_update(self, outcome: str) -> None:
-        assert self._update_started is not None
-        await self._engine.resume()
-        if self._watchdog is not None and self._watchdog is not asyncio.current_task():
-            self._watchdog.cancel()
-        metrics.UPDATES.labels(outcome).inc()
-        metrics.UPDATE_SECONDS.observe(time.monotonic() - self._update_started)
-        self._update_started = None
+            await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
 
     async def _check_version(self, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         try:

@@ -6,7 +6,8 @@ from actors import metrics
 from actors.engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.groups import without_group
+from vision_sr1.groups import requery_id, without_group
+from vision_sr1.parsing import TokenBytes, parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -21,8 +22,10 @@ class PromptWorker:
     ) -> None:
         self._engine = engine
         self._service = service
+        self._updates = service.updates
         self._prompts = prompts
         self._blobs = blobs
+        self._tokens = TokenBytes(engine.tokenizer)
         self._template = PromptTemplate(config.data.prompt_template)
         self.consumer = Consumer(
             prompts,
@@ -32,7 +35,7 @@ class PromptWorker:
             without=lambda entry: [without_group(entry.item)],
             capacity=config.actors.prompts_in_flight,
             drain_s=config.actors.drain_s,
-            ready=service.serving,
+            ready=self._updates.serving,
         )
 
     async def _answer(self, entry: Entry) -> None:
@@ -40,21 +43,32 @@ class PromptWorker:
         started = time.time()
         prompt = decode(pb.Prompt, entry.message)
         await self._engine.wait_for_version(prompt.policy_version)
-        images = [await self._blobs.get(ref) for ref in prompt.images]
-        text = self._template.answer(prompt.question)
-        remaining = prompt.group_size
-        samples = self._engine.sample(prompt.id, text, images, prompt.sampling, prompt.group_size, priority=0)
-        async for index, sample in samples:
-            rollout = self._rollout(prompt, index, sample, started)
-            output = Output("rollouts", rollout.id, rollout.SerializeToString())
-            remaining -= 1
-            if remaining:
-                await self._prompts.append([output])
-            else:
-                await self._prompts.hand_over(entry, [output])
-            metrics.ROLLOUTS.inc()
-            metrics.ROLLOUT_SECONDS.observe(time.time() - started)
-            self._service.count_tokens("image" if images else "text", len(sample.response_token_ids))
+        await self._updates.serving.wait()
+        self._updates.prompts.add(prompt.id)
+        try:
+            images = [await self._blobs.get(ref) for ref in prompt.images]
+            text = self._template.answer(prompt.question)
+            remaining = prompt.group_size
+            samples = self._engine.sample(prompt.id, text, images, prompt.sampling, prompt.group_size, priority=0)
+            async for index, sample in samples:
+                rollout = self._rollout(prompt, index, sample, started)
+                if self._is_described(sample):
+                    self._updates.requeries.add(requery_id(rollout.id))
+                output = Output("rollouts", rollout.id, rollout.SerializeToString())
+                remaining -= 1
+                if remaining:
+                    await self._prompts.append([output])
+                else:
+                    await self._prompts.hand_over(entry, [output])
+                metrics.ROLLOUTS.inc()
+                metrics.ROLLOUT_SECONDS.observe(time.time() - started)
+                self._service.count_tokens("image" if images else "text", len(sample.response_token_ids))
+        finally:
+            self._updates.prompts.discard(prompt.id)
+
+    def _is_described(self, sample: pb.Sample) -> bool:
+        """Whether the reward service will ask what the description is worth."""
+        return bool(parse_response(b"".join(self._tokens.pieces(list(sample.response_token_ids)))).description)
 
     def _rollout(self, prompt: pb.Prompt, index: int, sample: pb.Sample, started: float) -> pb.Rollout:
         return pb.Rollout(

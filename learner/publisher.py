@@ -19,17 +19,19 @@ from vision_sr1.config import Config
 from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
-from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answers
+from vision_sr1.weights.epoch import SilentMembersError
+from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answering
 
 log = structlog.get_logger()
 
 SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
 SYNC_BYTES = Counter("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
 SYNC_FAILURES = Counter("vision_sr1_weight_sync_failures", "Publications that were tried again.")
+LOST_ACTORS = Counter("vision_sr1_weight_sync_lost_actors", "Publications that an actor broke.", ["actor"])
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
 
-PROBE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
 
 
 class PublishError(RuntimeError):
@@ -96,7 +98,12 @@ class Publisher:
         if failed:
             if is_main():
                 SYNC_FAILURES.inc()
-                log.error("publication failed", policy_version=version, actors=self._members, error=str(failure))
+                lost = self._lost(failure)
+                for actor in lost:
+                    LOST_ACTORS.labels(actor).inc()
+                log.error(
+                    "publication failed", policy_version=version, actors=self._members, lost=lost, error=str(failure)
+                )
                 self._dissolve()
             return False
         if is_main():
@@ -118,7 +125,14 @@ class Publisher:
         """Those that answer: all members of a standing group are taken to, others are asked."""
         if self._transfer is not None and [actor.id for actor in actors] == self._members:
             return actors
-        return [actor for actor in actors if answers(actor, PROBE_TIMEOUT_S)]
+        return answering(actors, PROBE_TIMEOUT_S)
+
+    def _lost(self, failure: Exception | None) -> list[str]:
+        """The actors that broke a publication."""
+        assert self._client is not None
+        if isinstance(failure, SilentMembersError):
+            return self._client.ids(failure.ranks)
+        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
 
     def _send(self) -> None:
         """Runs the transfer; ranks beside rank 0 gather along, also where rank 0 could not form its group."""
@@ -164,6 +178,7 @@ class Publisher:
                 world_size=world_size,
                 bucket_bytes=bucket_bytes,
                 timeout_s=self._settings.sync_timeout_s,
+                full_every=self._settings.full_every if self._settings.send == "delta" else 1,
             )
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 

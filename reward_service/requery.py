@@ -9,7 +9,7 @@ import structlog
 
 from reward_service import metrics
 from vision_sr1.config import RewardConfig
-from vision_sr1.groups import sample_version
+from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -52,7 +52,7 @@ class Requerier:
             sampling.seed += rollout.sample_index  # equal descriptions of a group are not asked with equal luck
         request = actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
-            request_id=f"{rollout.id}/requery",
+            request_id=requery_id(rollout.id),
             text=text,
             num_samples=1,
             sampling=sampling,

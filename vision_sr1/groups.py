@@ -25,6 +25,11 @@ def evaluation_id(split: str, policy_version: int, index: int) -> str:
     return f"{split}@{policy_version}/{index}"
 
 
+def requery_id(rollout_id: str) -> str:
+    """The id of the request that asks what a rollout's description is worth."""
+    return f"{rollout_id}/requery"
+
+
 def is_evaluation(prompt_id: str) -> bool:
     """Whether a prompt's id is one of evaluation."""
     return "@" in prompt_id

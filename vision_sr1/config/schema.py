@@ -278,9 +278,17 @@ class WeightsConfig(Section):
     backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl on CUDA, gloo on CPUs.")
     bucket_mib: Annotated[float, Field(gt=0)] = Field(256.0, description="Parameters packed per broadcast, MiB.")
     sync_timeout_s: Seconds = Field(
-        60.0, description="A publication that takes longer is tried without the late actor."
+        60.0, description="An actor that dies or stalls in a publication is found, and left out, within this time."
     )
     attempts: Positive = Field(5, description="Tries, each with the actors then alive, before the run stops.")
+    update_mode: Literal["in_flight", "wait", "abort"] = Field(
+        "in_flight", description="Generations under way at an update: continue, are waited for, or begin again."
+    )
+    same_weights_grace_s: Seconds = Field(
+        2.0, description="An actor keeps its weights so long for the re-queries of rollouts that it has finished."
+    )
+    send: Literal["full", "delta"] = Field("full", description="delta: between full versions only what has changed.")
+    full_every: Positive = Field(16, description="With delta, every so many versions all weights are sent.")
 
 
 class LearnerConfig(Section):

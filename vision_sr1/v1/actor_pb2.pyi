@@ -38,8 +38,10 @@ class GenerateResponse(_message.Message):
     def __init__(self, sample_index: _Optional[int] = ..., sample: _Optional[_Union[_pipeline_pb2.Sample, _Mapping]] = ..., actor_id: _Optional[str] = ...) -> None: ...
 
 class StatusRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("ask_engine",)
+    ASK_ENGINE_FIELD_NUMBER: _ClassVar[int]
+    ask_engine: bool
+    def __init__(self, ask_engine: _Optional[bool] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("actor", "serving", "prompts_in_flight", "generated_tokens")
@@ -53,8 +55,25 @@ class StatusResponse(_message.Message):
     generated_tokens: int
     def __init__(self, actor: _Optional[_Union[_pipeline_pb2.ActorInfo, _Mapping]] = ..., serving: _Optional[bool] = ..., prompts_in_flight: _Optional[int] = ..., generated_tokens: _Optional[int] = ...) -> None: ...
 
+class ChecksumsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ChecksumsResponse(_message.Message):
+    __slots__ = ("digests",)
+    class DigestsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    digests: _containers.ScalarMap[str, str]
+    def __init__(self, digests: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
 class InitWeightTransferRequest(_message.Message):
-    __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s")
+    __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MASTER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +82,7 @@ class InitWeightTransferRequest(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     BUCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     epoch: int
     master_address: str
@@ -71,7 +91,8 @@ class InitWeightTransferRequest(_message.Message):
     world_size: int
     bucket_bytes: int
     timeout_s: float
-    def __init__(self, schema_version: _Optional[int] = ..., epoch: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    delta: bool
+    def __init__(self, schema_version: _Optional[int] = ..., epoch: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ..., delta: _Optional[bool] = ...) -> None: ...
 
 class InitWeightTransferResponse(_message.Message):
     __slots__ = ()
@@ -86,14 +107,16 @@ class StartWeightUpdateResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ParameterInfo(_message.Message):
-    __slots__ = ("name", "dtype", "shape")
+    __slots__ = ("name", "dtype", "shape", "changed")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
     name: str
     dtype: str
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    changed: int
+    def __init__(self, name: _Optional[str] = ..., dtype: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., changed: _Optional[int] = ...) -> None: ...
 
 class Adapter(_message.Message):
     __slots__ = ("config", "weights")

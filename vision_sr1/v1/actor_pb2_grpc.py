@@ -44,6 +44,11 @@ class ActorStub:
                 request_serializer=vision__sr1_dot_v1_dot_actor__pb2.StatusRequest.SerializeToString,
                 response_deserializer=vision__sr1_dot_v1_dot_actor__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.Checksums = channel.unary_unary(
+                '/vision_sr1.v1.Actor/Checksums',
+                request_serializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.SerializeToString,
+                response_deserializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.FromString,
+                _registered_method=True)
         self.InitWeightTransfer = channel.unary_unary(
                 '/vision_sr1.v1.Actor/InitWeightTransfer',
                 request_serializer=vision__sr1_dot_v1_dot_actor__pb2.InitWeightTransferRequest.SerializeToString,
@@ -84,6 +89,13 @@ class ActorServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Checksums(self, request, context):
+        """One digest per parameter as the engine holds it, to find the one in which two actors differ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def InitWeightTransfer(self, request, context):
         """Joins a transfer group. Returns when the group is up, so the trainer calls it while it opens its own end.
         """
@@ -92,21 +104,23 @@ class ActorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartWeightUpdate(self, request, context):
-        """Freezes generation and prepares the model for new weights.
+        """Prepares for new weights. Where they are loaded as they come (nccl), this freezes generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateWeights(self, request, context):
-        """Receives the parameters named, in this order, over the transfer group; returns when they are loaded.
+        """Receives the parameters named, in this order, over the transfer group. With gloo one call stands for one bucket and
+        returns at once: generation goes on meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FinishWeightUpdate(self, request, context):
-        """Commits the update under a policy version, drops caches of the old weights and resumes generation.
+        """Commits the update under a policy version: freezes generation where it is not yet, loads what has come, drops caches
+        of the old weights and resumes generation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -124,6 +138,11 @@ def add_ActorServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=vision__sr1_dot_v1_dot_actor__pb2.StatusRequest.FromString,
                     response_serializer=vision__sr1_dot_v1_dot_actor__pb2.StatusResponse.SerializeToString,
+            ),
+            'Checksums': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checksums,
+                    request_deserializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.FromString,
+                    response_serializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.SerializeToString,
             ),
             'InitWeightTransfer': grpc.unary_unary_rpc_method_handler(
                     servicer.InitWeightTransfer,
@@ -200,6 +219,33 @@ class Actor:
             '/vision_sr1.v1.Actor/Status',
             vision__sr1_dot_v1_dot_actor__pb2.StatusRequest.SerializeToString,
             vision__sr1_dot_v1_dot_actor__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checksums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vision_sr1.v1.Actor/Checksums',
+            vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.SerializeToString,
+            vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.FromString,
             options,
             channel_credentials,
             insecure,

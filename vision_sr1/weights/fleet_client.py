@@ -1,7 +1,7 @@
 """The control plane of a weight update: the four phases, called on every actor of a transfer group over gRPC."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import grpc
@@ -36,7 +36,6 @@ class FleetClient:
         self._timeout_s = timeout_s
         self._channels = [grpc.insecure_channel(actor.address, UNLIMITED) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
-        self._pool = ThreadPoolExecutor(len(actors))
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Has every actor join, at consecutive ranks."""
@@ -44,7 +43,6 @@ class FleetClient:
         for actor in self._actors:
             offsets.append(rank)
             rank += actor.world_size
-        bucket_bytes = init_info.get("bucket_bytes", init_info.get("packed_buffer_size_bytes", 0))
         self._on_all(
             "InitWeightTransfer",
             lambda index: pb.InitWeightTransferRequest(
@@ -54,8 +52,9 @@ class FleetClient:
                 master_port=init_info["master_port"],
                 rank_offset=offsets[index],
                 world_size=init_info["world_size"],
-                bucket_bytes=bucket_bytes,
+                bucket_bytes=init_info.get("packed_buffer_size_bytes", 0),
                 timeout_s=self._timeout_s,
+                delta=init_info.get("delta", False),
             ),
         )
 
@@ -64,15 +63,15 @@ class FleetClient:
         self._on_all("StartWeightUpdate", lambda _: pb.StartWeightUpdateRequest())
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Has every actor receive; returns when all have loaded the parameters, or hold the adapter."""
+        """Has every actor receive what is named, or gives it the adapter."""
         if adapter := update_info.get("adapter"):
             self._on_all("UpdateWeights", lambda _: pb.UpdateWeightsRequest(adapter=pb.Adapter(**adapter)))
             return
+        names, dtypes, shapes = (update_info[key] for key in ("names", "dtype_names", "shapes"))
+        changed = update_info.get("changed") or [None] * len(names)
         parameters = [
-            pb.ParameterInfo(name=name, dtype=dtype, shape=shape)
-            for name, dtype, shape in zip(
-                update_info["names"], update_info["dtype_names"], update_info["shapes"], strict=True
-            )
+            pb.ParameterInfo(name=name, dtype=dtype, shape=shape, changed=count)
+            for name, dtype, shape, count in zip(names, dtypes, shapes, changed, strict=True)
         ]
         self._on_all("UpdateWeights", lambda _: pb.UpdateWeightsRequest(parameters=parameters))
 
@@ -82,31 +81,40 @@ class FleetClient:
         replies = self._on_all("FinishWeightUpdate", lambda _: pb.FinishWeightUpdateRequest(policy_version=version))
         self.checksums = {actor.id: reply.checksum for actor, reply in zip(self._actors, replies, strict=True)}
 
+    def ids(self, ranks: list[int]) -> list[str]:
+        """The actors to which these ranks of the transfer group belong."""
+        of_rank = [actor.id for actor in self._actors for _ in range(actor.world_size)]
+        return sorted({of_rank[rank - 1] for rank in ranks})
+
     def close(self) -> None:
         """Closes all connections."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
         for channel in self._channels:
             channel.close()
 
     def _on_all(self, phase: str, request: Callable[[int], Any]) -> list[Any]:
-        def call(index: int) -> Any:
-            return getattr(self._stubs[index], phase)(request(index), timeout=self._timeout_s)
+        """Replies of all actors; the first error cancels the calls that are still out."""
+        calls = [
+            getattr(stub, phase).future(request(index), timeout=self._timeout_s)
+            for index, stub in enumerate(self._stubs)
+        ]
+        ended: SimpleQueue[int] = SimpleQueue()
+        for index, call in enumerate(calls):
+            call.add_done_callback(lambda _, index=index: ended.put(index))
+        for _ in calls:
+            index = ended.get()
+            if error := calls[index].exception():
+                for call in calls:
+                    call.cancel()
+                raise ActorUpdateError(self._actors[index].id, phase, f"{error.code().name}: {error.details()}")
+        return [call.result() for call in calls]
 
-        calls = [self._pool.submit(call, index) for index in range(len(self._stubs))]
-        replies = []
-        for actor, pending in zip(self._actors, calls, strict=True):
-            try:
-                replies.append(pending.result())
-            except grpc.RpcError as error:
-                raise ActorUpdateError(actor.id, phase, f"{error.code().name}: {error.details()}") from error
-        return replies
 
-
-def answers(actor: ActorInfo, timeout_s: float) -> bool:
-    """Whether an actor answers a status call in time; its announcement may outlive it by some heartbeats."""
-    with grpc.insecure_channel(actor.address) as channel:
-        try:
-            actor_pb2_grpc.ActorStub(channel).Status(pb.StatusRequest(), timeout=timeout_s)
-        except grpc.RpcError:
-            return False
-    return True
+def answering(actors: list[ActorInfo], timeout_s: float) -> list[ActorInfo]:
+    """Those whose server and engine answer in time: an announcement may outlive its actor by some heartbeats."""
+    channels = [grpc.insecure_channel(actor.address) for actor in actors]
+    request = pb.StatusRequest(ask_engine=True)
+    calls = [actor_pb2_grpc.ActorStub(channel).Status.future(request, timeout=timeout_s) for channel in channels]
+    found = [actor for actor, call in zip(actors, calls, strict=True) if call.exception() is None]
+    for channel in channels:
+        channel.close()
+    return found

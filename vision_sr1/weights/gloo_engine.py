@@ -4,51 +4,70 @@ An update is received whole into memory before the model is touched, so that a b
 actor on the weights it had.
 """
 
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-from vision_sr1.weights.gloo_group import Rendezvous, broadcast, buckets, empty_buffer, join_group, views
+from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
+from vision_sr1.weights.delta import patched
+from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.gloo_group import GlooGroup
 
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """Where the trainer waits; `rank_offset` is the rank of this actor's first worker."""
+    """Where the trainer waits.
+
+    Attributes:
+        rank_offset: the rank of this actor's first worker.
+        delta: later updates may carry changes alone: keep what was loaded.
+    """
 
     master_address: str
     master_port: int
     epoch: int
     rank_offset: int
     world_size: int
-    bucket_bytes: int
     timeout_s: float
+    delta: bool = False
 
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """The parameters of one update, in the order in which they are sent."""
+    """What the next bucket carries, in its order; see `Part`.
+
+    Attributes:
+        also: in place of a bucket: wait until all are there, or forget them.
+    """
 
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
+    changed: list[int | None]
+    also: Literal["", "complete", "forget"] = ""
 
-    def parameters(self) -> list[ParamMeta]:
+    def parts(self) -> list[Part]:
         """The same as one list."""
         return [
-            ParamMeta(name, getattr(torch, dtype), tuple(shape))
-            for name, dtype, shape in zip(self.names, self.dtype_names, self.shapes, strict=True)
+            Part(name, getattr(torch, dtype), tuple(shape), changed)
+            for name, dtype, shape, changed in zip(self.names, self.dtype_names, self.shapes, self.changed, strict=True)
         ]
+
+
+NOTHING: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": []}
+COMPLETE = NOTHING | {"changed": [], "also": "complete"}
+FORGET = NOTHING | {"changed": [], "also": "forget"}
+Contents = list[tuple[str, Tensor | Patch]]
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
@@ -62,15 +81,20 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self, config: WeightTransferConfig, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
-        self._group: dist.ProcessGroupGloo | None = None
-        self._bucket_bytes = 0
-        self._staged: list[tuple[str, Tensor]] = []
+        self._group: GlooGroup | None = None
+        self._delta = False
+        self._held: dict[str, Tensor] = {}
+        self._receiving: list[Future[Contents]] = []
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Joins the group of this epoch, leaving any earlier one."""
+        """Joins the group of this epoch, leaving any earlier one.
+
+        Raises:
+            TransferError: not all members came in time.
+        """
         self.shutdown()
-        self._bucket_bytes = init_info.bucket_bytes
-        self._group = join_group(
+        self._delta = init_info.delta
+        epoch = Epoch(
             Rendezvous(
                 master_address=init_info.master_address,
                 master_port=init_info.master_port,
@@ -80,46 +104,71 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 timeout_s=init_info.timeout_s,
             )
         )
+        self._group = GlooGroup(epoch)
 
     def start_weight_update(self) -> None:
         """Forgets what an earlier update left that was not finished."""
-        self._staged = []
+        self._receiving = []
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receives one chunk; unlike the base class, without synchronizing an accelerator."""
+        """Begins to receive a bucket; unlike the base class, without synchronizing an accelerator."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Receives all parameters named, bucket by bucket; where none is, forgets those received before.
+        """Begins to receive a bucket, behind those before it, while the model goes on generating.
 
         Raises:
-            RuntimeError: no group was joined, or the sender stopped for longer than the timeout.
+            RuntimeError: no group was joined.
+            TransferError: asked to wait for all buckets, and one did not come in time or a member broke the epoch off.
         """
-        staged = []
-        for bucket in buckets(update_info.parameters(), self._bucket_bytes):
-            if self._group is None:
-                raise RuntimeError("init_transfer_engine() must come before receive_weights()")
-            buffer = empty_buffer(bucket)
-            broadcast(self._group, buffer)
-            staged += list(views(buffer, bucket))
-        self._staged = staged
+        if update_info.also == "forget":
+            self._receiving = []
+        if update_info.also == "complete":
+            self._contents()
+        parts = update_info.parts()
+        if not parts:
+            return
+        if self._group is None:
+            raise RuntimeError("init_transfer_engine() must come before receive_weights()")
+        group, before = self._group, self._receiving[-1:]
+
+        def receive() -> Contents:
+            wait(before)
+            buffer = empty_buffer(parts)
+            group.broadcast(buffer)
+            return list(views(parts, buffer))
+
+        self._receiving.append(group.epoch.start(receive))
 
     def finish_weight_update(self) -> None:
-        """Loads what was received; does nothing where nothing was."""
-        if not self._staged:
+        """Loads what was received, once all of it is there; does nothing where nothing was sent."""
+        received = self._contents()
+        if not received:
             return
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+        weights = dict(self._held)
+        for name, content in received:
+            weights[name] = patched(weights[name], content) if isinstance(content, Patch) else content
         initialize_layerwise_reload(self.model)
-        self.model.load_weights(iter(self._staged))
+        self.model.load_weights(iter(weights.items()))
         finalize_layerwise_reload(self.model, self.model_config)
-        self._staged = []
+        self._held, self._receiving = weights if self._delta else {}, []
         # The output head of a model with tied embeddings keeps a prepacked copy that layerwise reloading misses.
         for module in self.model.modules():
             method = getattr(module, "quant_method", None)
             if isinstance(method, UnquantizedEmbeddingMethod):
                 method.process_weights_after_loading(module)
 
+    def _contents(self) -> Contents:
+        if self._group is None:
+            return []
+        epoch = self._group.epoch
+        return [content for bucket in self._receiving for content in epoch.wait_for(bucket)]
+
     def shutdown(self) -> None:
         """Leaves the group."""
+        if self._group is not None:
+            self._group.close()
         self._group = None
+        self._held, self._receiving = {}, []

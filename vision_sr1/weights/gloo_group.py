@@ -1,91 +1,40 @@
-"""A gloo process group over processes of different launches, one per epoch, and the buckets that travel over it."""
+"""A gloo process group over processes of different launches, one per epoch."""
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor
-from vllm.distributed.weight_transfer.base import ParamMeta
 
-ALIGNMENT = 16  # bytes; every parameter starts at a multiple, so that any dtype can view its bytes
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """Where and as which member to join a transfer group."""
-
-    master_address: str
-    master_port: int
-    epoch: int
-    rank: int
-    world_size: int
-    timeout_s: float
+from vision_sr1.weights.epoch import Epoch
 
 
-def join_group(rendezvous: Rendezvous, store: dist.TCPStore | None = None) -> dist.ProcessGroupGloo:
-    """Joins the group of the rendezvous' epoch; returns when all members are there.
-
-    Args:
-        rendezvous: rank 0 is the trainer.
-        store: the server's end of the rendezvous on the trainer; None connects to it.
+class GlooGroup:
+    """The members of an epoch, joined by gloo; rank 0 is the trainer.
 
     Raises:
-        RuntimeError: not all members came within the timeout.
+        TransferError: not all members came in time.
     """
-    timeout = timedelta(seconds=rendezvous.timeout_s)
-    if store is None:
-        store = dist.TCPStore(rendezvous.master_address, rendezvous.master_port, is_master=False, timeout=timeout)
+
+    def __init__(self, epoch: Epoch) -> None:
+        self.epoch = epoch
+        epoch.meet()
+        self._group = epoch.run(lambda: _join(epoch))
+
+    def broadcast(self, buffer: UInt8[Tensor, " bytes"]) -> None:
+        """Sends (rank 0) or receives (others) one buffer; wait for it in `Epoch.run` or `Epoch.start`."""
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        self._group.broadcast([buffer], options).wait()
+
+    def close(self) -> None:
+        """Leaves; on the trainer, ends the epoch."""
+        self.epoch.close()
+
+
+def _join(epoch: Epoch) -> dist.ProcessGroupGloo:
+    at = epoch.rendezvous
     options = dist.ProcessGroupGloo._Options()
-    options._timeout = timeout
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=rendezvous.master_address)]
-    prefixed = dist.PrefixStore(f"epoch{rendezvous.epoch}", store)
-    return dist.ProcessGroupGloo(prefixed, rendezvous.rank, rendezvous.world_size, options)
-
-
-def broadcast(group: dist.ProcessGroupGloo, buffer: UInt8[Tensor, " bytes"]) -> None:
-    """Sends (rank 0) or receives (others) one buffer; raises RuntimeError at the group's timeout."""
-    options = dist.BroadcastOptions()
-    options.rootRank = 0
-    group.broadcast([buffer], options).wait()
-
-
-def buckets(parameters: Sequence[ParamMeta], bucket_bytes: int) -> Iterator[list[ParamMeta]]:
-    """Consecutive parameters of together at most `bucket_bytes`; a larger one travels alone.
-
-    Both sides cut the same list the same way.
-    """
-    bucket: list[ParamMeta] = []
-    size = 0
-    for parameter in parameters:
-        length = padded_bytes(parameter)
-        if bucket and size + length > bucket_bytes:
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(parameter)
-        size += length
-    if bucket:
-        yield bucket
-
-
-def padded_bytes(parameter: ParamMeta) -> int:
-    """Bytes of a parameter in its bucket."""
-    size = math.prod(parameter.shape) * parameter.dtype.itemsize
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def views(buffer: UInt8[Tensor, " bytes"], bucket: Sequence[ParamMeta]) -> Iterator[tuple[str, Tensor]]:
-    """The bucket's parameters as views of its buffer."""
-    position = 0
-    for parameter in bucket:
-        size = math.prod(parameter.shape) * parameter.dtype.itemsize
-        yield parameter.name, buffer[position : position + size].view(parameter.dtype).view(parameter.shape)
-        position += padded_bytes(parameter)
-
-
-def empty_buffer(bucket: Sequence[ParamMeta]) -> UInt8[Tensor, " bytes"]:
-    """A buffer that holds the bucket."""
-    return torch.empty(sum(map(padded_bytes, bucket)), dtype=torch.uint8)
+    options._timeout = timedelta(seconds=at.timeout_s)
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=at.master_address)]
+    return dist.ProcessGroupGloo(epoch.store, at.rank, at.world_size, options)

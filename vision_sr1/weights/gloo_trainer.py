@@ -1,11 +1,12 @@
 """The learner's side of the `gloo` backend."""
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar, Self
 
-import torch.distributed as dist
+from torch import Tensor
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -13,12 +14,20 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
 )
 
-from vision_sr1.weights.gloo_group import Rendezvous, broadcast, buckets, empty_buffer, join_group, views
+from vision_sr1.weights.buckets import Packer, Part, Patch
+from vision_sr1.weights.delta import SentWeights
+from vision_sr1.weights.epoch import Epoch
+from vision_sr1.weights.gloo_group import GlooGroup
 
 
 @dataclass
 class GlooTrainerInitInfo(TrainerInitInfo):
-    """The group to form: its epoch, its size (trainer included), and how parameters are packed."""
+    """The group to form, and how weights are sent.
+
+    Attributes:
+        world_size: of the group, trainer included.
+        full_every: every so many versions all weights are sent, in between what has changed; 1: always all.
+    """
 
     backend: ClassVar[str] = "gloo"
 
@@ -27,10 +36,15 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     world_size: int
     bucket_bytes: int
     timeout_s: float
+    full_every: int = 1
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """Broadcasts packed buckets from trainer rank 0; other trainer ranks only help to gather."""
+    """Broadcasts packed buckets from trainer rank 0; other trainer ranks only help to gather.
+
+    Attributes:
+        sent_bytes: on the wire in the last update, once for all receivers.
+    """
 
     init_info_cls = GlooTrainerInitInfo
 
@@ -39,92 +53,101 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         *,
         client: VLLMWeightSyncClient,
         source: WeightSource,
-        is_sender: bool,
-        bucket_bytes: int,
-        group: dist.ProcessGroupGloo | None,
+        init_info: GlooTrainerInitInfo,
+        group: GlooGroup | None,
     ) -> None:
-        super().__init__(client=client, source=source, is_sender=is_sender)
-        self._bucket_bytes = bucket_bytes
+        super().__init__(client=client, source=source, is_sender=init_info.is_sender)
+        self.sent_bytes = 0
         self._group = group
+        self._packer = Packer(init_info.bucket_bytes)
+        self._full_every = init_info.full_every
+        self._sent = SentWeights() if init_info.full_every > 1 else None
+        self._updates = 0
 
     @classmethod
     def trainer_init(
         cls, init_info: GlooTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
     ) -> Self:
-        """Opens the rendezvous, has the actors join, and returns when the group is up."""
+        """Opens the rendezvous, has the actors join, and returns when the group is up.
+
+        Raises:
+            SilentMembersError: some did not come, and do not answer.
+            TransferError: not all came in time.
+            Exception: what the client raised.
+        """
         if source is None:
             raise ValueError("the gloo backend sends full weights: give it a WeightSource")
-        group = None
-        if init_info.is_sender:
-            timeout = timedelta(seconds=init_info.timeout_s)
-            store = dist.TCPStore(init_info.master_address, 0, is_master=True, timeout=timeout, wait_for_workers=False)
-            worker_info: dict[str, Any] = {
-                "master_address": init_info.master_address,
-                "master_port": store.port,
-                "epoch": init_info.epoch,
-                "rank_offset": 1,
-                "world_size": init_info.world_size,
-                "bucket_bytes": init_info.bucket_bytes,
-                "timeout_s": init_info.timeout_s,
-            }
-            rendezvous = Rendezvous(
-                master_address=init_info.master_address,
-                master_port=store.port,
-                epoch=init_info.epoch,
-                rank=0,
-                world_size=init_info.world_size,
-                timeout_s=init_info.timeout_s,
-            )
-            with ThreadPoolExecutor(1) as pool:
-                joined = pool.submit(client.init_weight_transfer_engine, worker_info)
-                group = join_group(rendezvous, store)
-                joined.result()
-        return cls(
-            client=client,
-            source=source,
-            is_sender=init_info.is_sender,
-            bucket_bytes=init_info.bucket_bytes,
-            group=group,
-        )
+        group = _form_group(init_info, client) if init_info.is_sender else None
+        return cls(client=client, source=source, init_info=init_info, group=group)
 
     def send_weights(self) -> None:
-        """Sends all parameters and has the actors load them. Every trainer rank calls it.
+        """Sends the weights and has the actors load them. Every trainer rank calls it.
 
-        The source is iterated to its end even where sending fails, since the other ranks gather with this one.
+        The source is iterated to its end even where sending fails, since the other ranks gather with this one. After
+        a failure the group is of no more use.
+
+        Raises:
+            SilentMembersError: it failed, and some members do not answer.
+            TransferError: it did not come through in time.
+            Exception: what the client raised.
         """
         assert self.source is not None
-        if not self.is_sender:
-            for _ in self.source:
-                pass
-            return
-        parameters = self.source.metadata()
         weights = iter(self.source)
         try:
-            self.client.start_weight_update()
-            with ThreadPoolExecutor(1) as pool:
-                received = pool.submit(
-                    self.client.update_weights,
-                    {
-                        "names": [p.name for p in parameters],
-                        "dtype_names": [str(p.dtype).removeprefix("torch.") for p in parameters],
-                        "shapes": [list(p.shape) for p in parameters],
-                    },
-                )
-                assert self._group is not None
-                for bucket in buckets(parameters, self._bucket_bytes):
-                    buffer = empty_buffer(bucket)
-                    for name, view in views(buffer, bucket):
-                        source_name, tensor = next(weights)
-                        if source_name != name:
-                            raise RuntimeError(f"the source yields {source_name!r} where it declared {name!r}")
-                        view.copy_(tensor)
-                    broadcast(self._group, buffer)
-                received.result()
+            if self._group is not None:
+                with self._group.epoch.naming_silent_members():
+                    self.client.start_weight_update()
+                    self._send(weights, self._group)
+                    self.client.finish_weight_update()
         finally:
             for _ in weights:
                 pass
-        self.client.finish_weight_update()
+
+    def _send(self, weights: Iterator[tuple[str, Tensor]], group: GlooGroup) -> None:
+        """Fills one bucket while the one before it is on the wire."""
+        self.sent_bytes = 0
+        on_the_wire: list[Future[None]] = []
+        for parts, buffer in self._packer.pack(self._contents(weights)):
+            for outcome in on_the_wire:
+                group.epoch.wait_for(outcome)
+            received = group.epoch.start(partial(self.client.update_weights, _update_info(parts)))
+            on_the_wire = [group.epoch.start(partial(group.broadcast, buffer)), received]
+            self.sent_bytes += len(buffer)
+        if not on_the_wire:
+            self.client.update_weights(_update_info([]))
+        for outcome in on_the_wire:
+            group.epoch.wait_for(outcome)
+        self._updates += 1
+
+    def _contents(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
+        if self._sent is None:
+            return ((Part(name, tensor.dtype, tuple(tensor.shape)), tensor) for name, tensor in weights)
+        if self._updates % self._full_every == 0:
+            return self._sent.remember(weights)
+        return self._sent.changes(weights)
 
     def shutdown(self) -> None:
-        """Leaves the group."""
+        """Ends the epoch."""
+        if self._group is not None:
+            self._group.close()
         self._group = None
+
+
+def _form_group(init_info: GlooTrainerInitInfo, client: VLLMWeightSyncClient) -> GlooGroup:
+    epoch = Epoch.open(init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s)
+    with epoch.naming_silent_members():
+        worker_info = asdict(epoch.rendezvous) | {"rank_offset": 1, "delta": init_info.full_every > 1}
+        del worker_info["rank"]
+        joined = epoch.start(partial(client.init_weight_transfer_engine, worker_info))
+        group = GlooGroup(epoch)
+        epoch.wait_for(joined)
+    return group
+
+
+def _update_info(parts: list[Part]) -> dict[str, Any]:
+    return {
+        "names": [p.name for p in parts],
+        "dtype_names": [str(p.dtype).removeprefix("torch.") for p in parts],
+        "shapes": [list(p.shape) for p in parts],
+        "changed": [p.changed for p in parts],
+    }

@@ -1,0 +1,191 @@
+"""From one policy version to the next, in the phases of vLLM's weight-transfer API, or back to where it was."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from actors import metrics
+from actors.engine import NO_VERSION, PolicyEngine
+from actors.outstanding import Outstanding
+from vision_sr1.config import WeightsConfig
+from vision_sr1.v1 import actor_pb2 as pb
+
+log = structlog.get_logger()
+
+
+class NoUpdateError(RuntimeError):
+    """A phase was asked for that has no update to belong to."""
+
+
+class WeightUpdates:
+    """The updates of one engine, one phase at a time.
+
+    An update that breaks off, or that nobody goes on with, leaves the engine on the weights it had. Where these are
+    gone (`nccl` loads parameters as they come) it holds no version until the next update.
+
+    Args:
+        loads_while_receiving: the engine's weights change before an update is finished.
+        on_change: called when an update has ended, whatever its outcome.
+
+    Attributes:
+        serving: set while a published policy version is held and new prompts may be taken.
+        prompts: those being answered now.
+        requeries: those of finished rollouts that have not been answered.
+    """
+
+    def __init__(
+        self,
+        engine: PolicyEngine,
+        settings: WeightsConfig,
+        on_change: Callable[[], Awaitable[None]],
+        *,
+        loads_while_receiving: bool,
+    ) -> None:
+        self.serving = asyncio.Event()
+        self.prompts = Outstanding()
+        self.requeries = Outstanding()
+        self._engine = engine
+        self._settings = settings
+        self._on_change = on_change
+        self._loads_while_receiving = loads_while_receiving
+        self._phase = asyncio.Lock()
+        self._patience_s = settings.sync_timeout_s
+        self._watchdog: asyncio.Task[None] | None = None
+        self._started: float | None = None
+        self._frozen: float | None = None
+        self._received = False
+
+    async def join(self, init_info: dict[str, Any], patience_s: float) -> None:
+        """Joins a transfer group, whose members wait for one another `patience_s` in each phase."""
+        async with self._phase:
+            self._patience_s = patience_s
+            await self._engine.join_transfer_group(init_info)
+
+    async def start(self) -> None:
+        """Prepares for new weights; gives up an earlier update that was never finished."""
+        async with self._phase:
+            if self._started is not None:
+                log.error("weight update was never finished; another one begins")
+                await self._give_up()
+            self._started = time.monotonic()
+            self._received = False
+            async with self._breaking_off(model_touched=False):
+                if self._loads_while_receiving:
+                    await self._freeze()
+                await self._engine.start_update()
+
+    async def receive(self, update_info: dict[str, Any] | pb.Adapter) -> None:
+        """Receives parameters, or an adapter.
+
+        Raises:
+            NoUpdateError: none was started.
+            Exception: what the engine raised; the update is over.
+        """
+        async with self._phase:
+            self._expect(self._started is not None, "no update under way")
+            async with self._breaking_off(model_touched=self._loads_while_receiving):
+                if isinstance(update_info, pb.Adapter):
+                    self._engine.receive_adapter(update_info.config, update_info.weights)
+                else:
+                    await self._engine.receive_update(update_info)
+            self._received = True
+
+    async def finish(self, policy_version: int) -> None:
+        """Puts what was received in force as `policy_version`.
+
+        Raises:
+            NoUpdateError: nothing was received.
+            Exception: what the engine raised; the update is over.
+        """
+        async with self._phase:
+            self._expect(self._started is not None and self._received, "no received update to finish")
+            async with self._breaking_off(model_touched=self._loads_while_receiving):
+                await self._engine.complete_update()
+                await self._freeze()
+            async with self._breaking_off(model_touched=True):
+                await self._engine.finish_update(policy_version)
+            await self._end("finished")
+        log.info("weights updated", policy_version=policy_version)
+
+    def _expect(self, condition: bool, otherwise: str) -> None:
+        if not condition:
+            raise NoUpdateError(otherwise)
+
+    @asynccontextmanager
+    async def _breaking_off(self, *, model_touched: bool) -> AsyncIterator[None]:
+        """An error within ends the update; otherwise the next phase is waited for."""
+        self._stop_watchdog()
+        try:
+            yield
+        except Exception as error:
+            log.error("weight update broke off", error=repr(error), serving=not model_touched)
+            if model_touched:
+                self._hold_nothing()
+            await self._end("broken_off")
+            raise
+        finally:
+            if self._started is not None:
+                self._watchdog = asyncio.create_task(self._give_up_later())
+
+    async def _give_up_later(self) -> None:
+        await asyncio.sleep(self._patience_s)
+        async with self._phase:
+            log.error("weight update not finished in time", timeout_s=self._patience_s)
+            self._watchdog = None
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Ends an unfinished update with the weights held before it, or with none where they are gone."""
+        model_touched = self._loads_while_receiving
+        try:
+            await self._engine.discard_update()
+        except Exception as error:
+            log.error("weight update cannot be discarded", error=repr(error))
+            model_touched = True
+        if model_touched:
+            self._hold_nothing()
+        await self._end("given_up")
+
+    def _hold_nothing(self) -> None:
+        self._engine.policy_version = NO_VERSION
+
+    async def _freeze(self) -> None:
+        """Stops generation as `update_mode` has it, once the re-queries are home or their grace is over."""
+        if self._frozen is not None:
+            return
+        settings = self._settings
+        if settings.update_mode == "wait":
+            self.serving.clear()
+            await self.prompts.all_come()
+        try:
+            await asyncio.wait_for(self.requeries.all_come(), settings.same_weights_grace_s)
+        except TimeoutError:
+            metrics.LATE_REQUERIES.inc(len(self.requeries))
+            log.warning("re-queries not waited for", out=len(self.requeries), grace_s=settings.same_weights_grace_s)
+            self.requeries.clear()
+        self._frozen = time.monotonic()
+        await self._engine.pause(abort=settings.update_mode == "abort")
+
+    async def _end(self, outcome: str) -> None:
+        assert self._started is not None
+        self._stop_watchdog()
+        if self._frozen is not None:
+            await self._engine.resume()
+            metrics.FROZEN_SECONDS.observe(time.monotonic() - self._frozen)
+        metrics.UPDATES.labels(outcome).inc()
+        metrics.UPDATE_SECONDS.observe(time.monotonic() - self._started)
+        self._started = self._frozen = None
+        await self._on_change()  # others know of the new version before anything is answered with it
+        if self._engine.policy_version == NO_VERSION:
+            self.serving.clear()
+        else:
+            self.serving.set()
+
+    def _stop_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = None

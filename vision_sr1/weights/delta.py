@@ -1,0 +1,52 @@
+"""Sending only what has changed since the last version.
+
+At the learning rates of RL most elements of a bfloat16 parameter keep their stored value from one version to the next.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from vision_sr1.weights.buckets import Part, Patch
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class SentWeights:
+    """The weights that the receivers hold, as a trainer remembers them (one copy, in CPU memory)."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def remember(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor]]:
+        """Whole parameters, remembered as they pass."""
+        for name, tensor in weights:
+            self._held[name] = tensor.detach().cpu().clone()
+            yield Part(name, tensor.dtype, tuple(tensor.shape)), tensor
+
+    def changes(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
+        """What is new of each parameter: changed elements, or all of it where that is less."""
+        for name, tensor in weights:
+            held = self._held[name]
+            new = tensor.detach().cpu().contiguous()
+            changed = (_bits(new) != _bits(held)).nonzero().squeeze(1).int()
+            patch = Patch(changed, new.view(-1)[changed])
+            part = Part(name, new.dtype, tuple(new.shape), changed=len(changed))
+            whole = Part(name, new.dtype, tuple(new.shape))
+            if not part.changed:
+                continue
+            yield (part, patch) if part.bytes < whole.bytes else (whole, new)
+            held.copy_(new)
+
+
+def patched(held: Tensor, patch: Patch) -> Tensor:
+    """A copy of the parameter with the patch's elements in place."""
+    result = held.clone()
+    result.view(-1)[patch.indices.long()] = patch.values
+    return result
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Bit patterns, flattened: neither NaN nor the sign of zero is lost in a comparison."""
+    return tensor.view(-1).view(_BITS[tensor.dtype.itemsize])
