@@ -18,13 +18,13 @@ from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine, resolve_device
 from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
+from vision_sr1 import rpc
 from vision_sr1.config import Config
 from vision_sr1.fleet import Fleet
 from vision_sr1.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.weights.fleet_client import UNLIMITED
 from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ async def serve(config: Config, actor_id: str) -> None:
     engine = PolicyEngine(config, device)
     metrics.POLICY_VERSION.set(NO_VERSION)
 
-    server = grpc.aio.server(options=UNLIMITED)
+    server = grpc.aio.server(options=rpc.SERVER)
     health_service = health.aio.HealthServicer()
     port = server.add_insecure_port(f"{config.actors.host}:{config.actors.port}")
     info = ActorInfo(
@@ -54,6 +54,7 @@ async def serve(config: Config, actor_id: str) -> None:
         world_size=config.actors.tensor_parallel_size,
         capacity=config.actors.prompts_in_flight,
         policy_version=NO_VERSION,
+        dtype=config.model.dtype,
     )
     service = ActorService(engine, blobs, info, health_service, config.learner.weights)
     actor_pb2_grpc.add_ActorServicer_to_server(service, server)

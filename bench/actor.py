@@ -61,7 +61,7 @@ async def through_actor(model: Path, folder: Path) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from learner.engine import build_engine, init_process_group
     from learner.policy import load_policy
-    from learner.publisher import Publisher
+    from learner.transfer import FleetTransfer
     from vision_sr1.config import load_config, save_config
     from vision_sr1.dataset import Questions
     from vision_sr1.fleet import Fleet
@@ -91,7 +91,7 @@ async def through_actor(model: Path, folder: Path) -> list[float]:
         init_process_group()
         policy = load_policy(config, str(model), forbidden_token_ids=[])
         engine = build_engine(config, policy, learning_rate=1e-6, weight_decay=0.0)
-        await asyncio.to_thread(Publisher(config, engine).publish, 0, actors)
+        await asyncio.to_thread(FleetTransfer(config, engine).send, 0, actors)
         prompts = Stream(redis, keys, "prompts", config.streams)
         rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
         await rollouts.open()

@@ -1,206 +1,87 @@
-"""Publishing: each new policy version goes to every actor alive, in a transfer group of their own."""
+"""Publishing: a policy version goes to all actors that can be counted on, however often some of them fail."""
 
-import socket
 import time
-from collections.abc import Iterator
-from typing import Any
 
-import structlog
 import torch
 import torch.distributed as dist
-from prometheus_client import Counter, Gauge, Histogram
-from torch import Tensor
-from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
-from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from learner.engine import is_main
-from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
+from learner.streams import LearnerStreams, StoppedError
+from learner.transfer import FleetTransfer
+from learner.verification import Probe, WeightsDivergedError
 from vision_sr1.config import Config
-from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.weights import plugin
-from vision_sr1.weights.epoch import SilentMembersError
-from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answering
 
-log = structlog.get_logger()
-
-SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
-SYNC_BYTES = Counter("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
-SYNC_FAILURES = Counter("vision_sr1_weight_sync_failures", "Publications that were tried again.")
-LOST_ACTORS = Counter("vision_sr1_weight_sync_lost_actors", "Publications that an actor broke.", ["actor"])
-POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
-
-
-PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
+ACTOR_WAIT_S = 300.0
 
 
 class PublishError(RuntimeError):
     """A policy version could not be published to any actor."""
 
 
-class EngineSource(WeightSource):
-    """What actors need of a DeepSpeed engine's weights, in the dtype in which they hold them.
-
-    All weights under their Hugging Face names, or only the adapters.
-    """
-
-    def __init__(self, engine: Any, dtype: torch.dtype, *, only_adapters: bool = False) -> None:
-        self._policy = engine.module
-        self._dtype = dtype
-        self._shapes, self._parameters = (
-            (adapter_shapes, adapter_parameters) if only_adapters else (merged_shapes, merged_parameters)
-        )
-
-    def metadata(self) -> list[ParamMeta]:
-        """Names and full shapes; gathers nothing."""
-        return [ParamMeta(name, self._dtype, tuple(shape)) for name, shape in self._shapes(self._policy).items()]
-
-    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        with torch.no_grad():
-            for name, tensor in self._parameters(self._policy):
-                yield name, tensor.detach().to(self._dtype)
-
-
 class Publisher:
-    """Sends policy versions; forms a new transfer group, an epoch, whenever the fleet has changed."""
+    """Brings the fleet to a policy version and looks whether it has arrived. Every rank calls its methods."""
 
-    def __init__(self, config: Config, engine: Any) -> None:
-        plugin.register()
+    def __init__(self, config: Config, transfer: FleetTransfer, streams: LearnerStreams, probe: Probe) -> None:
         self._settings = config.learner.weights
-        lora = config.learner.lora
-        self._source = EngineSource(engine, getattr(torch, config.model.dtype), only_adapters=lora.goes_to_actors)
-        self._adapter_config = adapter_config(engine.module, lora)
-        self._bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
-        self._epoch = int(time.time())  # larger than any epoch of an earlier learner
-        self._members: list[str] = []
-        self._transfer: TrainerWeightTransferEngine[Any] | None = None
-        self._client: FleetClient | None = None
+        self._transfer = transfer
+        self._streams = streams
+        self._probe = probe
 
-    def publish(self, version: int, actors: list[ActorInfo]) -> bool:
-        """Sends the weights to the actors given, as `version`. Every rank calls it; rank 0's actors count.
+    def publish(self, version: int) -> None:
+        """Sends the version to every actor that answers; tries again with the survivors where one fails.
 
-        Returns:
-            Whether all of them hold the version now. After a failure the group is dissolved; the caller looks who is
-            alive and calls again.
+        Raises:
+            PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S.
+            StoppedError: the learner was asked to stop while it waited for an actor.
+            WeightsDivergedError: an actor computes something else than the trainer.
         """
-        started = time.monotonic()
-        failure: Exception | None = None
-        try:
+        for _ in range(self._settings.attempts):
+            if self._transfer.send(version, self._wait_for_actors()):
+                if is_main():
+                    self._streams.published(version)
+                if self._settings.verify_every and version % self._settings.verify_every == 0:
+                    self._verify(version)
+                return
             if is_main():
-                self._regroup(actors)
-                assert self._client is not None
-                self._client.policy_version = version
-            self._send()
-        except (ActorUpdateError, RuntimeError) as error:
-            failure = error
-        failed = torch.tensor(0 if failure is None else 1)
-        dist.broadcast(failed, 0)
-        if failed:
-            if is_main():
-                SYNC_FAILURES.inc()
-                lost = self._lost(failure)
-                for actor in lost:
-                    LOST_ACTORS.labels(actor).inc()
-                log.error(
-                    "publication failed", policy_version=version, actors=self._members, lost=lost, error=str(failure)
-                )
-                self._dissolve()
-            return False
-        if is_main():
-            assert self._client is not None
-            if len(set(self._client.checksums.values())) > 1:
-                log.error("actors hold different weights", checksums=self._client.checksums)
-            SYNC_SECONDS.observe(time.monotonic() - started)
-            SYNC_BYTES.inc(self._bytes)
-            POLICY_VERSION.set(version)
-            log.info(
-                "published",
-                policy_version=version,
-                actors=len(self._members),
-                seconds=round(time.monotonic() - started, 3),
-            )
-        return True
-
-    def reachable(self, actors: list[ActorInfo]) -> list[ActorInfo]:
-        """Those that answer: all members of a standing group are taken to, others are asked."""
-        if self._transfer is not None and [actor.id for actor in actors] == self._members:
-            return actors
-        return answering(actors, PROBE_TIMEOUT_S)
-
-    def _lost(self, failure: Exception | None) -> list[str]:
-        """The actors that broke a publication."""
-        assert self._client is not None
-        if isinstance(failure, SilentMembersError):
-            return self._client.ids(failure.ranks)
-        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
-
-    def _send(self) -> None:
-        """Runs the transfer; ranks beside rank 0 gather along, also where rank 0 could not form its group."""
-        ready = torch.tensor(1 if self._transfer is not None or not is_main() else 0)
-        dist.broadcast(ready, 0)
-        if not ready:
-            return
-        if is_main():
-            assert self._transfer is not None
-            self._transfer.send_weights()
-        else:
-            for _ in self._source:
-                pass
-
-    def _regroup(self, actors: list[ActorInfo]) -> None:
-        members = [actor.id for actor in actors]
-        if self._transfer is not None and members == self._members:
-            return
-        self._dissolve()
-        self._epoch += 1
-        self._members = members
-        self._client = FleetClient(actors, self._epoch, self._settings.sync_timeout_s)
-        self._transfer = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(actors), client=self._client, source=self._source
+                self._streams.set_aside(self._transfer.lost)
+        raise PublishError(
+            f"policy version {version} could not be published in {self._settings.attempts} attempts; see the log for "
+            "the actors and phases that failed"
         )
 
-    def _init_info(self, actors: list[ActorInfo]) -> Any:
-        backend = actors[0].weight_transfer
-        if backend == "adapter":
-            from vision_sr1.weights.adapter_trainer import AdapterTrainerInitInfo
+    def is_stale(self, version: int) -> bool:
+        """Whether an actor that can be counted on lacks the version; rank 0's answer counts."""
+        return any(actor.policy_version != version for actor in self._streams.actors())
 
-            return AdapterTrainerInitInfo(rank=0, config=self._adapter_config)
-        world_size = 1 + sum(actor.world_size for actor in actors)
-        address = _address_towards(actors[0].address)
-        bucket_bytes = int(self._settings.bucket_mib * 2**20)
-        if backend == "gloo":
-            from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
-
-            return GlooTrainerInitInfo(
-                rank=0,
-                master_address=address,
-                epoch=self._epoch,
-                world_size=world_size,
-                bucket_bytes=bucket_bytes,
-                timeout_s=self._settings.sync_timeout_s,
-                full_every=self._settings.full_every if self._settings.send == "delta" else 1,
-            )
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        return NCCLTrainerInitInfo(
-            rank=0,
-            master_address=address,
-            master_port=free_port(address),
-            world_size=world_size,
-            packed_buffer_size_bytes=bucket_bytes,
+    def _verify(self, version: int) -> None:
+        found = self._probe.deviations(version, self._streams, self._transfer.members)
+        worst = max(found, key=lambda actor: found[actor], default=None)
+        if worst is None or found[worst] <= self._settings.verify_tolerance:
+            return
+        raise WeightsDivergedError(
+            f"policy version {version}: actor {worst} gives other log-probabilities than the trainer, by "
+            f"{found[worst]:.4f} in the mean (learner.weights.verify_tolerance: {self._settings.verify_tolerance}); "
+            + self._transfer.diagnose(version, worst)
         )
 
-    def _dissolve(self) -> None:
-        if self._transfer is not None:
-            self._transfer.shutdown()
-        if self._client is not None:
-            self._client.close()
-        self._transfer, self._client, self._members = None, None, []
+    def _wait_for_actors(self) -> list[ActorInfo]:
+        """The actors that answer; on ranks beside rank 0 an empty list."""
+        deadline = time.monotonic() + ACTOR_WAIT_S
+        while True:
+            actors = self._reachable() if is_main() else []
+            state = torch.tensor([len(actors), int(self._streams.is_stopping()), int(time.monotonic() > deadline)])
+            dist.broadcast(state, 0)
+            if state[0]:
+                return actors
+            if state[1]:
+                raise StoppedError
+            if state[2]:
+                raise PublishError(f"no actor announced itself for {ACTOR_WAIT_S:.0f} s; are the actors running?")
+            time.sleep(0.5)
 
-
-def _address_towards(peer: str) -> str:
-    """This machine's address as the peer (host:port) reaches it."""
-    host, _, port = peer.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, int(port)))
-        return str(probe.getsockname()[0])
+    def _reachable(self) -> list[ActorInfo]:
+        actors = self._streams.actors()
+        reachable = self._transfer.reachable(actors)
+        self._streams.set_aside([actor.id for actor in actors if actor not in reachable])
+        return reachable

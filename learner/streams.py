@@ -18,7 +18,7 @@ from learner.engine import is_main
 from learner.feeder import sampling_seed
 from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
-from vision_sr1.fleet import Fleet
+from vision_sr1.fleet import Fleet, FleetView
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
@@ -46,14 +46,15 @@ class GroupsTimeoutError(RuntimeError):
 class LearnerStreams:
     """Prompts out, scored groups in."""
 
-    def __init__(self, config: Config, stop_requested: Callable[[], bool]) -> None:
+    def __init__(self, config: Config, is_stopping: Callable[[], bool]) -> None:
         self._config = config
-        self._stop_requested = stop_requested
+        self.is_stopping = is_stopping
         self._runner = asyncio.Runner()
         self._redis = self._run(connect(config.streams))
         keys = Keys(config.run.name)
         self._blobs = Blobs(self._redis, keys, config.streams.image_ttl_s)
-        self.fleet = Fleet(self._redis, keys)
+        self._fleet = Fleet(self._redis, keys)
+        self._view = FleetView(self._fleet)
         self._streams = {
             name: Stream(self._redis, keys, name, config.streams, group="learner", consumer="learner", claims=False)
             for name in ("prompts", "rollouts", "scored", "evaluated")
@@ -98,7 +99,7 @@ class LearnerStreams:
                 groups += self._take(name, count - len(groups))
                 if len(groups) > before:
                     quiet_since = time.monotonic()
-                if self._stop_requested():
+                if self.is_stopping():
                     command = _STOP
                 elif len(groups) >= count:
                     command = _DONE
@@ -116,7 +117,7 @@ class LearnerStreams:
             if command == _REPUBLISH:
                 republish()
             if command == _DONE:
-                return _share(groups)
+                return share(groups)
 
     def images(self, sha256s: Iterable[str]) -> dict[str, bytes]:
         """Encoded images by their hash."""
@@ -125,6 +126,14 @@ class LearnerStreams:
             return {sha: await self._blobs.get(pb.ImageRef(sha256=sha)) for sha in sha256s}
 
         return self._run(fetch())
+
+    def image_refs(self, images: list[bytes]) -> list[pb.ImageRef]:
+        """Stores encoded images for the actors."""
+
+        async def put() -> list[pb.ImageRef]:
+            return [await self._blobs.put(image) for image in images]
+
+        return self._run(put())
 
     def acknowledge(self, prompt_ids: Iterable[str]) -> None:
         """Lets go of the groups of these prompts: a checkpoint holds them."""
@@ -141,9 +150,20 @@ class LearnerStreams:
 
         self._run(look())
 
-    def alive(self) -> list[pb.ActorInfo]:
-        """Actors that announce themselves."""
-        return self._run(self.fleet.alive())
+    def actors(self) -> list[pb.ActorInfo]:
+        """Those that can be counted on."""
+        return self._run(self._view.look())
+
+    def set_aside(self, actor_ids: list[str]) -> None:
+        """Does not count on these until their hearts beat again."""
+        if actor_ids:
+            self._run(self._view.set_aside(actor_ids))
+
+    def published(self, policy_version: int) -> None:
+        """Says that this is the current version."""
+        self._run(
+            self._fleet.publish(pb.PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=policy_version))
+        )
 
     def close(self) -> None:
         """Closes the connection."""
@@ -219,12 +239,12 @@ class LearnerStreams:
         depths = ", ".join(f"{s}: {self._run(stream.depth())}" for s, stream in self._streams.items())
         return (
             f"no group on {name!r} for {self._config.learner.groups_timeout_s:.0f} s ({have} of {wanted} came); "
-            f"stream depths: {depths}; actors alive: {len(self.alive())}. Look at the logs of the stage after the "
+            f"stream depths: {depths}; actors alive: {len(self.actors())}. Look at the logs of the stage after the "
             "deepest stream, or raise learner.groups_timeout_s"
         )
 
 
-def _share(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:
+def share(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:
     """Gives rank 0's groups to every rank, as serialized messages."""
     blobs = [group.SerializeToString() for group in groups]
     lengths = torch.tensor([len(blob) for blob in blobs], dtype=torch.int64)

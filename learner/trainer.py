@@ -19,13 +19,15 @@ from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
 from learner.policy import choose_trainable, load_policy
-from learner.publisher import Publisher, PublishError
+from learner.publisher import Publisher
 from learner.reference import BaseWeights, FrozenCopy, Reference
 from learner.samples import group_has_signal
 from learner.scalars import ScalarLog
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, StoppedError
+from learner.transfer import FleetTransfer
 from learner.update import PolicyUpdate
+from learner.verification import Probe
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
@@ -36,7 +38,6 @@ log = structlog.get_logger()
 
 DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Groups left out because nothing in them differs.")
 
-ACTOR_WAIT_S = 300.0
 _REFERENCE = "reference"  # folder in a checkpoint; there once the reference is not the initial policy
 
 
@@ -72,12 +73,12 @@ class Trainer:
         if any(component.kl_coef > 0 for component in settings.components):
             self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
-        self._feeder = Feeder(
-            Questions(config.data.train, config.data), config.run.seed, FeederState(**state["feeder"])
-        )
+        questions = Questions(config.data.train, config.data)
+        self._feeder = Feeder(questions, config.run.seed, FeederState(**state["feeder"]))
         self._evaluator = Evaluator(config)
-        self._publisher = Publisher(config, self._engine)
         self._streams = LearnerStreams(config, lambda: self._stopping)
+        probe = Probe(config, self._engine, self._builder, questions, device)
+        self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
         if is_main():
             self._streams.open(resume=latest is not None)
             if config.metrics.learner_port:
@@ -183,41 +184,13 @@ class Trainer:
         self._feeder.learned(ids)
         self._learned += ids
 
-    def _collect(self, stream: str, count: int) -> list[pb.ScoredGroup]:
-        return self._streams.collect(stream, count, republish=self._publish, stale=self._is_fleet_stale)
-
-    def _is_fleet_stale(self) -> bool:
-        return any(actor.policy_version != self.version for actor in self._streams.alive())
-
     def _publish(self) -> None:
-        """Sends the current version to every actor alive; tries again with the survivors where one fails.
+        self._publisher.publish(self.version)
 
-        Raises:
-            PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S.
-            StoppedError: the learner was asked to stop while it waited for an actor.
-        """
-        for _ in range(self._config.learner.weights.attempts):
-            if self._publisher.publish(self.version, self._wait_for_actors()):
-                return
-        raise PublishError(
-            f"policy version {self.version} could not be published in {self._config.learner.weights.attempts} "
-            "attempts; see the log for the actors and phases that failed"
+    def _collect(self, stream: str, count: int) -> list[pb.ScoredGroup]:
+        return self._streams.collect(
+            stream, count, republish=self._publish, stale=partial(self._publisher.is_stale, self.version)
         )
-
-    def _wait_for_actors(self) -> list[pb.ActorInfo]:
-        """The actors that answer; on ranks beside rank 0 an empty list."""
-        deadline = time.monotonic() + ACTOR_WAIT_S
-        while True:
-            actors = self._publisher.reachable(self._streams.alive()) if is_main() else []
-            state = torch.tensor([len(actors), int(self._stopping), int(time.monotonic() > deadline)])
-            dist.broadcast(state, 0)
-            if state[0]:
-                return actors
-            if state[1]:
-                raise StoppedError
-            if state[2]:
-                raise PublishError(f"no actor announced itself for {ACTOR_WAIT_S:.0f} s; are the actors running?")
-            time.sleep(0.5)
 
     def _evaluate(self) -> None:
         summary = self._evaluator(self.version, self._streams, self._collect)

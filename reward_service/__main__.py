@@ -20,6 +20,7 @@ from reward_service.requery import Requerier
 from reward_service.scoring import Scorer, ScoringWorker
 from reward_service.traces import TraceStore
 from vision_sr1.config import Config
+from vision_sr1.fleet import Fleet
 from vision_sr1.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 
@@ -33,7 +34,7 @@ async def serve(config: Config) -> None:
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     config.run.path.mkdir(parents=True, exist_ok=True)
     store = TraceStore(config.trace_url, blobs, config.reward.trace_buffer)
-    requerier = Requerier(config.reward)
+    requerier = Requerier(config.reward, Fleet(redis, keys))
     judge = Judge(config.reward.judge) if config.reward.judge.url else None
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
     scorer = Scorer(config.reward, tokenizer, GRADERS[config.reward.grader], requerier, judge)

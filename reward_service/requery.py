@@ -8,7 +8,9 @@ import grpc
 import structlog
 
 from reward_service import metrics
+from vision_sr1 import rpc
 from vision_sr1.config import RewardConfig
+from vision_sr1.fleet import Fleet
 from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
@@ -28,8 +30,9 @@ class RequeryFailedError(RuntimeError):
 class Requerier:
     """Asks actors over gRPC; keeps one channel per actor."""
 
-    def __init__(self, config: RewardConfig) -> None:
+    def __init__(self, config: RewardConfig, fleet: Fleet) -> None:
         self._config = config
+        self._fleet = fleet
         self._template = PromptTemplate(config.requery_template)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
@@ -38,53 +41,73 @@ class Requerier:
         return self._template.requery(description, question)
 
     async def ask(self, rollout: pb.Rollout, description: str) -> pb.Requery:
-        """One answer from the rollout's own actor, under the rollout's policy version where it still holds it.
+        """One answer: from the rollout's own actor while it lives, then from another; under the rollout's policy
+        version while an actor holds it.
 
         Raises:
-            RequeryFailedError: the actor did not answer.
+            RequeryFailedError: no actor answered.
         """
         started = time.monotonic()
-        text = self.prompt(description, rollout.prompt.question)
+        request = self._request(rollout, description)
+        wanted = request.required_policy_version
+        asked, lost, last = pb.ActorInfo(id=rollout.actor_id, address=rollout.actor_address), set(), ""
+        for attempt in range(1, self._config.requery_attempts + 1):
+            try:
+                reply = await self._generate(asked.address, request)
+            except grpc.aio.AioRpcError as error:
+                last = f"{asked.id}: {error.code().name} {error.details()}"
+                log.warning("re-query failed", rollout=rollout.id, attempt=attempt, actor=asked.id, error=last)
+                if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+                    break
+                if error.code() == grpc.StatusCode.FAILED_PRECONDITION and request.HasField("required_policy_version"):
+                    self._accept_other_version(request)
+                    continue
+                lost.add(asked.id)
+                asked = await self._another(lost, wanted) or asked
+                if asked.policy_version != wanted:
+                    self._accept_other_version(request)
+            else:
+                metrics.REQUERIES.labels("answered").inc()
+                metrics.REQUERY_SECONDS.observe(time.monotonic() - started)
+                version = sample_version(reply.sample)
+                return pb.Requery(
+                    prompt=request.text, sample=reply.sample, actor_id=reply.actor_id, policy_version=version
+                )
+        metrics.REQUERIES.labels("failed").inc()
+        raise RequeryFailedError(f"{rollout.id}: no actor answered its re-query; {last}")
+
+    def _request(self, rollout: pb.Rollout, description: str) -> actor_pb2.GenerateRequest:
         sampling = pb.SamplingParams()
         sampling.CopyFrom(rollout.prompt.sampling)
         sampling.max_tokens = self._config.requery_max_tokens
         if sampling.HasField("seed"):
             sampling.seed += rollout.sample_index  # equal descriptions of a group are not asked with equal luck
-        request = actor_pb2.GenerateRequest(
+        return actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
             request_id=requery_id(rollout.id),
-            text=text,
+            text=self.prompt(description, rollout.prompt.question),
             num_samples=1,
             sampling=sampling,
             priority=PRIORITY,
             required_policy_version=sample_version(rollout.sample),
         )
-        reply, last = None, "version changed at every attempt"
-        for attempt in range(1, self._config.requery_attempts + 1):
-            try:
-                reply = await self._generate(rollout.actor_address, request)
-                break
-            except grpc.aio.AioRpcError as error:
-                if error.code() == grpc.StatusCode.FAILED_PRECONDITION and request.HasField("required_policy_version"):
-                    request.ClearField("required_policy_version")  # answered under newer weights, and counted as such
-                    metrics.OTHER_VERSION.inc()
-                    continue
-                log.warning("re-query failed", rollout=rollout.id, attempt=attempt, code=error.code().name)
-                last = f"{error.code().name} {error.details()}"
-                if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                    break
-                await asyncio.sleep(RETRY_PAUSE_S * attempt)
-        if reply is None:
-            metrics.REQUERIES.labels("failed").inc()
-            raise RequeryFailedError(f"{rollout.id}: actor {rollout.actor_id} did not answer its re-query: {last}")
-        metrics.REQUERIES.labels("answered").inc()
-        metrics.REQUERY_SECONDS.observe(time.monotonic() - started)
-        return pb.Requery(
-            prompt=text,
-            sample=reply.sample,
-            actor_id=reply.actor_id,
-            policy_version=sample_version(reply.sample),
-        )
+
+    @staticmethod
+    def _accept_other_version(request: actor_pb2.GenerateRequest) -> None:
+        """Other weights may answer; the trace says which."""
+        if request.HasField("required_policy_version"):
+            request.ClearField("required_policy_version")
+            metrics.OTHER_VERSION.inc()
+
+    async def _another(self, lost: set[str], policy_version: int) -> pb.ActorInfo | None:
+        """A living actor, one that holds the version if there is one; None where none comes within the time-out."""
+        deadline = time.monotonic() + self._config.requery_timeout_s
+        while time.monotonic() < deadline:
+            living = [a for a in await self._fleet.alive() if a.id not in lost and a.policy_version >= 0]
+            if living:
+                return min(living, key=lambda actor: actor.policy_version != policy_version)
+            await asyncio.sleep(RETRY_PAUSE_S)
+        return None
 
     async def close(self) -> None:
         """Closes all channels."""
@@ -94,7 +117,7 @@ class Requerier:
     async def _generate(self, address: str, request: actor_pb2.GenerateRequest) -> Any:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address)
+            channel = self._channels[address] = grpc.aio.insecure_channel(address, rpc.CLIENT)
         call = actor_pb2_grpc.ActorStub(channel).Generate(request, timeout=self._config.requery_timeout_s)
         async for reply in call:
             return reply

@@ -2,17 +2,24 @@
 
 from typing import Any
 
+import structlog
+from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
 
 from vision_sr1.streams import Keys
-from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
 from vision_sr1.wire import decode
+
+log = structlog.get_logger()
+
+ACTORS = Gauge("vision_sr1_fleet_actors", "Actors that announce themselves, as this process sees it.")
+CHANGES = Counter("vision_sr1_fleet_changes", "Actors that joined, were gone, or were set aside.", ["change"])
 
 MISSED_HEARTBEATS = 5
 
 
 class Fleet:
-    """The registry of a run's actors."""
+    """The registry of a run's actors, and of the weights that they should hold."""
 
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis: Any = redis  # replies are typed as the union of all decodings
@@ -20,6 +27,7 @@ class Fleet:
 
     async def announce(self, actor: ActorInfo, heartbeat_s: float) -> None:
         """Registers an actor, or renews it; it is forgotten when MISSED_HEARTBEATS are missed."""
+        actor.beat += 1
         expire_ms = int(1000 * heartbeat_s * MISSED_HEARTBEATS)
         async with self._redis.pipeline(transaction=True) as pipe:
             pipe.sadd(self._keys.actors, actor.id)
@@ -44,3 +52,43 @@ class Fleet:
         if gone:
             await self._redis.srem(self._keys.actors, *gone)
         return [decode(ActorInfo, data) for data in found if data is not None]
+
+    async def publish(self, weights: PublishedWeights) -> None:
+        """Says which weights are the current ones."""
+        await self._redis.set(self._keys.published, weights.SerializeToString())
+
+    async def published(self) -> PublishedWeights | None:
+        """The current weights; None before the first."""
+        data = await self._redis.get(self._keys.published)
+        return None if data is None else decode(PublishedWeights, data)
+
+
+class FleetView:
+    """One observer's view of the fleet: who can be counted on, and who came and went."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._seen: dict[str, ActorInfo] = {}
+        self._aside: dict[str, int] = {}  # the heartbeat with which they were set aside
+
+    async def look(self) -> list[ActorInfo]:
+        """Actors alive and not set aside, by id."""
+        alive = {actor.id: actor for actor in await self._fleet.alive()}
+        for actor_id in alive.keys() - self._seen.keys():
+            actor = alive[actor_id]
+            log.info("actor joined", actor=actor_id, address=actor.address, policy_version=actor.policy_version)
+            CHANGES.labels("joined").inc()
+        for actor_id in self._seen.keys() - alive.keys():
+            log.warning("actor is gone", actor=actor_id, address=self._seen[actor_id].address)
+            CHANGES.labels("gone").inc()
+        self._aside = {i: beat for i, beat in self._aside.items() if i in alive and alive[i].beat <= beat}
+        self._seen = alive
+        ACTORS.set(len(alive))
+        return [actor for actor_id, actor in alive.items() if actor_id not in self._aside]
+
+    async def set_aside(self, actor_ids: list[str]) -> None:
+        """Does not count on these until their hearts beat again."""
+        for actor in await self._fleet.alive():
+            if actor.id in actor_ids:
+                self._aside[actor.id] = actor.beat
+                CHANGES.labels("set_aside").inc()

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from learner.engine import build_engine
 from learner.policy import load_policy
-from learner.publisher import Publisher
+from learner.transfer import FleetTransfer
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.chat import render_user_turn, vision_token_ids
@@ -135,7 +135,7 @@ class Learner:
     """A policy under DeepSpeed in this process, and what publishes it to the actor."""
 
     policy: torch.nn.Module
-    publisher: Publisher
+    transfer: FleetTransfer
     builder: SequenceBuilder
     forbidden: list[int]
 
@@ -153,7 +153,7 @@ def learner(actor: Actor, single_rank: torch.device) -> Learner:
     forbidden = vision_token_ids(builder.tokenizer)
     policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
     engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
-    return Learner(policy, Publisher(actor.config, engine), builder, forbidden)
+    return Learner(policy, FleetTransfer(actor.config, engine), builder, forbidden)
 
 
 def greedy(
@@ -189,7 +189,7 @@ def test_the_actor_equals_transformers_after_each_version(
     with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
         actor.generate("what color is the square", [])
 
-    builder, publisher = learner.builder, learner.publisher
+    builder, transfer = learner.builder, learner.transfer
     rows = Questions(str(shapes["train"]), actor.config.data)
     turns = [(rows[i].question, rows[i].images) for i in range(4)] + [
         ("top left square red . what color is the square", [])
@@ -199,7 +199,7 @@ def test_the_actor_equals_transformers_after_each_version(
     answers = []
     for version in range(3):
         learner.change(0.05 * version, seed=version)
-        assert publisher.publish(version, publisher.reachable([actor.info]))
+        assert transfer.send(version, transfer.reachable([actor.info]))
         assert actor.health() == health_pb2.HealthCheckResponse.SERVING
         learner.policy.save_pretrained(tmp_path / str(version))
         reference = AutoModelForImageTextToText.from_pretrained(tmp_path / str(version), dtype=torch.float32)
@@ -254,7 +254,7 @@ def test_an_update_received_but_never_finished_is_discarded(
     actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ):
     """The learner dies after the weights were sent and before it commits them."""
-    publisher = learner.publisher
+    transfer = learner.transfer
     before = actor.generate("what color is the square", [])
     (version,) = [span.policy_version for span in before.versions]
 
@@ -264,13 +264,13 @@ def test_an_update_received_but_never_finished_is_discarded(
     learner.change(0.2, seed=9)
     with monkeypatch.context() as patch:
         patch.setattr(FleetClient, "finish_weight_update", dies)
-        assert not publisher.publish(version + 1, [actor.info])
+        assert not transfer.send(version + 1, [actor.info])
         after = actor.generate("what color is the square", [])  # frozen until the actor gives the update up
         assert after.response_token_ids == before.response_token_ids
         assert after.versions == before.versions
         assert actor.health() == health_pb2.HealthCheckResponse.SERVING
-        assert not publisher.publish(version + 1, [actor.info])
-    assert publisher.publish(version + 1, [actor.info])  # at once, while the unfinished update is still open
+        assert not transfer.send(version + 1, [actor.info])
+    assert transfer.send(version + 1, [actor.info])  # at once, while the unfinished update is still open
     later = actor.generate("what color is the square", [])
     assert [span.policy_version for span in later.versions] == [version + 1]
     assert list(later.logprobs) != list(before.logprobs)

@@ -281,6 +281,14 @@ class WeightsConfig(Section):
         60.0, description="An actor that dies or stalls in a publication is found, and left out, within this time."
     )
     attempts: Positive = Field(5, description="Tries, each with the actors then alive, before the run stops.")
+    verify_every: int = Field(
+        20,
+        ge=0,
+        description="Every so many versions a probe's log-probabilities are compared with the trainer's; 0: not.",
+    )
+    verify_tolerance: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="Mean difference of a probe's log-probabilities at which the run stops."
+    )
     update_mode: Literal["in_flight", "wait", "abort"] = Field(
         "in_flight", description="Generations under way at an update: continue, are waited for, or begin again."
     )

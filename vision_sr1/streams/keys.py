@@ -30,6 +30,11 @@ class Keys:
         """Ids of actors that have registered."""
         return self.stream("actors")
 
+    @property
+    def published(self) -> str:
+        """The policy version published last."""
+        return self.stream("published")
+
     def actor(self, actor_id: str) -> str:
         """One actor's announcement; expires without heartbeats."""
         return f"{self.actors}:{actor_id}"

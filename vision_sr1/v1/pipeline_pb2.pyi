@@ -184,7 +184,7 @@ class ScoredGroup(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., rollouts: _Optional[_Iterable[_Union[ScoredRollout, _Mapping]]] = ...) -> None: ...
 
 class ActorInfo(_message.Message):
-    __slots__ = ("schema_version", "id", "address", "device", "weight_transfer", "world_size", "capacity", "policy_version")
+    __slots__ = ("schema_version", "id", "address", "device", "weight_transfer", "world_size", "capacity", "policy_version", "dtype", "beat")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,8 @@ class ActorInfo(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    BEAT_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     id: str
     address: str
@@ -201,4 +203,25 @@ class ActorInfo(_message.Message):
     world_size: int
     capacity: int
     policy_version: int
-    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., address: _Optional[str] = ..., device: _Optional[str] = ..., weight_transfer: _Optional[str] = ..., world_size: _Optional[int] = ..., capacity: _Optional[int] = ..., policy_version: _Optional[int] = ...) -> None: ...
+    dtype: str
+    beat: int
+    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., address: _Optional[str] = ..., device: _Optional[str] = ..., weight_transfer: _Optional[str] = ..., world_size: _Optional[int] = ..., capacity: _Optional[int] = ..., policy_version: _Optional[int] = ..., dtype: _Optional[str] = ..., beat: _Optional[int] = ...) -> None: ...
+
+class PublishedWeights(_message.Message):
+    __slots__ = ("schema_version", "policy_version", "folder", "sha256")
+    class Sha256Entry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FOLDER_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    policy_version: int
+    folder: str
+    sha256: _containers.ScalarMap[str, str]
+    def __init__(self, schema_version: _Optional[int] = ..., policy_version: _Optional[int] = ..., folder: _Optional[str] = ..., sha256: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -6,12 +6,11 @@ from typing import Any
 
 import grpc
 
+from vision_sr1 import rpc
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.wire import SCHEMA_VERSION
-
-UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))  # an adapter is one message
 
 
 class ActorUpdateError(RuntimeError):
@@ -34,7 +33,7 @@ class FleetClient:
         self._actors = actors
         self._epoch = epoch
         self._timeout_s = timeout_s
-        self._channels = [grpc.insecure_channel(actor.address, UNLIMITED) for actor in actors]
+        self._channels = [grpc.insecure_channel(actor.address, rpc.CLIENT) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -81,6 +80,11 @@ class FleetClient:
         replies = self._on_all("FinishWeightUpdate", lambda _: pb.FinishWeightUpdateRequest(policy_version=version))
         self.checksums = {actor.id: reply.checksum for actor, reply in zip(self._actors, replies, strict=True)}
 
+    def digests(self) -> dict[str, dict[str, str]]:
+        """By actor, one digest per parameter that it holds."""
+        replies = self._on_all("Checksums", lambda _: pb.ChecksumsRequest())
+        return {actor.id: dict(reply.digests) for actor, reply in zip(self._actors, replies, strict=True)}
+
     def ids(self, ranks: list[int]) -> list[str]:
         """The actors to which these ranks of the transfer group belong."""
         of_rank = [actor.id for actor in self._actors for _ in range(actor.world_size)]
@@ -111,7 +115,7 @@ class FleetClient:
 
 def answering(actors: list[ActorInfo], timeout_s: float) -> list[ActorInfo]:
     """Those whose server and engine answer in time: an announcement may outlive its actor by some heartbeats."""
-    channels = [grpc.insecure_channel(actor.address) for actor in actors]
+    channels = [grpc.insecure_channel(actor.address, rpc.CLIENT) for actor in actors]
     request = pb.StatusRequest(ask_engine=True)
     calls = [actor_pb2_grpc.ActorStub(channel).Status.future(request, timeout=timeout_s) for channel in channels]
     found = [actor for actor, call in zip(actors, calls, strict=True) if call.exception() is None]

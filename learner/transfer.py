@@ -1,0 +1,253 @@
+"""Sending one policy version to the actors given, in a transfer group of their own."""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import structlog
+import torch
+import torch.distributed as dist
+from prometheus_client import Counter as Metric
+from prometheus_client import Gauge, Histogram
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+from learner.engine import is_main
+from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
+from vision_sr1.config import Config
+from vision_sr1.ports import free_port
+from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.weights import plugin
+from vision_sr1.weights.epoch import SilentMembersError
+from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answering
+
+log = structlog.get_logger()
+
+SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
+SYNC_BYTES = Metric("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
+SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Publications that were tried again.")
+LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Publications that an actor broke.", ["actor"])
+POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
+
+
+PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
+
+
+class EngineSource(WeightSource):
+    """What actors need of a DeepSpeed engine's weights, in the dtype in which they hold them.
+
+    All weights under their Hugging Face names, or only the adapters.
+    """
+
+    def __init__(self, engine: Any, dtype: torch.dtype, *, only_adapters: bool = False) -> None:
+        self._policy = engine.module
+        self._dtype = dtype
+        self._shapes, self._parameters = (
+            (adapter_shapes, adapter_parameters) if only_adapters else (merged_shapes, merged_parameters)
+        )
+
+    def metadata(self) -> list[ParamMeta]:
+        """Names and full shapes; gathers nothing."""
+        return [ParamMeta(name, self._dtype, tuple(shape)) for name, shape in self._shapes(self._policy).items()]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        with torch.no_grad():
+            for name, tensor in self._parameters(self._policy):
+                yield name, tensor.detach().to(self._dtype)
+
+
+class FleetTransfer:
+    """Sends policy versions; forms a new transfer group, an epoch, whenever the fleet has changed.
+
+    Attributes:
+        members: the actors of the standing group.
+        lost: those that broke the last transfer that failed.
+    """
+
+    def __init__(self, config: Config, engine: Any) -> None:
+        plugin.register()
+        self._settings = config.learner.weights
+        lora = config.learner.lora
+        self._source = EngineSource(engine, getattr(torch, config.model.dtype), only_adapters=lora.goes_to_actors)
+        self._adapter_config = adapter_config(engine.module, lora)
+        self._bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
+        self._epoch = int(time.time())  # larger than any epoch of an earlier learner
+        self.lost: list[str] = []
+        self.members: list[ActorInfo] = []
+        self._transfer: TrainerWeightTransferEngine[Any] | None = None
+        self._client: FleetClient | None = None
+
+    def send(self, version: int, actors: list[ActorInfo]) -> bool:
+        """Sends the weights to the actors given, as `version`. Every rank calls it; rank 0's actors count.
+
+        Returns:
+            Whether all of them hold the version now. After a failure the group is dissolved; the caller looks who is
+            alive and calls again.
+        """
+        started = time.monotonic()
+        failure: Exception | None = None
+        if is_main():
+            try:
+                self._regroup(actors, version)
+            except (ActorUpdateError, RuntimeError) as error:
+                failure = error
+        if _on_all_ranks(failure is None):
+            try:
+                self._run()
+            except (ActorUpdateError, RuntimeError) as error:
+                failure = error
+        if not _on_all_ranks(failure is None):
+            if is_main():
+                SYNC_FAILURES.inc()
+                self.lost = self._broken_by(failure)
+                for actor in self.lost:
+                    LOST_ACTORS.labels(actor).inc()
+                log.error(
+                    "publication failed",
+                    policy_version=version,
+                    actors=_ids(self.members),
+                    lost=self.lost,
+                    error=str(failure),
+                )
+                self._dissolve()
+            return False
+        if is_main():
+            SYNC_SECONDS.observe(time.monotonic() - started)
+            SYNC_BYTES.inc(self._bytes)
+            POLICY_VERSION.set(version)
+            log.info(
+                "published",
+                policy_version=version,
+                actors=len(self.members),
+                seconds=round(time.monotonic() - started, 3),
+            )
+        return True
+
+    def diagnose(self, version: int, actor_id: str) -> str:
+        """Says what is wrong with an actor's weights, by sending all of them once more. Every rank calls it."""
+        actors, before = self.members, self._digests().get(actor_id, {})
+        self._dissolve()
+        if not self.send(version, actors):
+            return "sending all weights again failed"
+        wrong = first_difference(before, self._digests().get(actor_id, {}))
+        if wrong is None:
+            return "it holds every parameter as the trainer sends it: the engine computes something else from them"
+        return f"the first parameter that it did not hold as the trainer sends it: {wrong}"
+
+    def _digests(self) -> dict[str, dict[str, str]]:
+        return self._client.digests() if self._client is not None else {}
+
+    def reachable(self, actors: list[ActorInfo]) -> list[ActorInfo]:
+        """Those that answer: all members of a standing group are taken to, others are asked."""
+        if self._transfer is not None and _ids(actors) == _ids(self.members):
+            return actors
+        return answering(actors, PROBE_TIMEOUT_S)
+
+    def _broken_by(self, failure: Exception | None) -> list[str]:
+        """The actors that broke a publication."""
+        assert self._client is not None
+        if isinstance(failure, SilentMembersError):
+            return self._client.ids(failure.ranks)
+        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
+
+    def _run(self) -> None:
+        """Runs the transfer; ranks beside rank 0 gather along."""
+        if is_main():
+            assert self._transfer is not None
+            self._transfer.send_weights()
+            assert self._client is not None
+            self._compare(self._client)
+        else:
+            for _ in self._source:
+                pass
+
+    def _compare(self, client: FleetClient) -> None:
+        """Raises where actors hold different weights, naming the first in which the fewest differ from the most."""
+        (usual, _), *others = Counter(client.checksums.values()).most_common()
+        if not others:
+            return
+        odd = next(actor for actor, checksum in client.checksums.items() if checksum != usual)
+        one = next(actor for actor, checksum in client.checksums.items() if checksum == usual)
+        digests = client.digests()
+        raise ActorUpdateError(
+            odd, "FinishWeightUpdate", f"holds other weights than {one}: {first_difference(digests[odd], digests[one])}"
+        )
+
+    def _regroup(self, actors: list[ActorInfo], version: int) -> None:
+        """Has a transfer group of these actors, to which this version can be sent."""
+        if self._client is not None and _ids(actors) == _ids(self.members):
+            self._client.policy_version = version
+            return
+        self._dissolve()
+        self._epoch += 1
+        self.members = actors
+        self._client = FleetClient(actors, self._epoch, self._settings.sync_timeout_s)
+        self._client.policy_version = version
+        self._transfer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(actors), client=self._client, source=self._source
+        )
+
+    def _init_info(self, actors: list[ActorInfo]) -> Any:
+        backend = actors[0].weight_transfer
+        if backend == "adapter":
+            from vision_sr1.weights.adapter_trainer import AdapterTrainerInitInfo
+
+            return AdapterTrainerInitInfo(rank=0, config=self._adapter_config)
+        world_size = 1 + sum(actor.world_size for actor in actors)
+        address = _address_towards(actors[0].address)
+        bucket_bytes = int(self._settings.bucket_mib * 2**20)
+        if backend == "gloo":
+            from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
+
+            return GlooTrainerInitInfo(
+                rank=0,
+                master_address=address,
+                epoch=self._epoch,
+                world_size=world_size,
+                bucket_bytes=bucket_bytes,
+                timeout_s=self._settings.sync_timeout_s,
+                full_every=self._settings.full_every if self._settings.send == "delta" else 1,
+            )
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        return NCCLTrainerInitInfo(
+            rank=0,
+            master_address=address,
+            master_port=free_port(address),
+            world_size=world_size,
+            packed_buffer_size_bytes=bucket_bytes,
+        )
+
+    def _dissolve(self) -> None:
+        if self._transfer is not None:
+            self._transfer.shutdown()
+        if self._client is not None:
+            self._client.close()
+        self._transfer, self._client, self.members = None, None, []
+
+
+def _address_towards(peer: str) -> str:
+    """This machine's address as the peer (host:port) reaches it."""
+    host, _, port = peer.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, int(port)))
+        return str(probe.getsockname()[0])
+
+
+def first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
+    """The first parameter, in the model's order, whose digests differ; None where none does."""
+    return next((name for name, digest in one.items() if other.get(name) != digest), None)
+
+
+def _ids(actors: list[ActorInfo]) -> list[str]:
+    return [actor.id for actor in actors]
+
+
+def _on_all_ranks(main_is_well: bool) -> bool:
+    """What rank 0 says, on every rank."""
+    state = torch.tensor(int(main_is_well))
+    dist.broadcast(state, 0)
+    return bool(state)
