@@ -69,12 +69,12 @@ async def serve(config: Config, actor_id: str) -> None:
     await prompts.open()
     fleet = Fleet(redis, keys)
     service.announce = lambda: fleet.announce(info, config.actors.heartbeat_s)
-    heartbeat = asyncio.create_task(_heartbeat(config, service, engine, stop))
+    background = asyncio.gather(_heartbeat(config, service, engine, stop), _keep_up(config, service, fleet))
     try:
         worker = PromptWorker(config, engine, service, prompts, blobs)
         await worker.consumer.run(stop)
     finally:
-        heartbeat.cancel()
+        background.cancel()
         await fleet.leave(actor_id)
         await server.stop(grace=1.0)
         engine.shutdown()
@@ -93,6 +93,17 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
                 stop.set()
                 return
         await asyncio.sleep(config.actors.heartbeat_s)
+
+
+async def _keep_up(config: Config, service: ActorService, fleet: Fleet) -> None:
+    """Looks whether the weights held are the current ones."""
+    while True:
+        await asyncio.sleep(config.actors.heartbeat_s)
+        try:
+            if published := await fleet.published():
+                await service.updates.keep_up(published, config.run.path)
+        except Exception as error:
+            log.error("published weights could not be taken", error=repr(error))
 
 
 def _announced_host(host: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,7 +13,9 @@ from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine
 from actors.outstanding import Outstanding
 from vision_sr1.config import WeightsConfig
+from vision_sr1.fleet import file_digests
 from vision_sr1.v1 import actor_pb2 as pb
+from vision_sr1.v1.pipeline_pb2 import PublishedWeights
 
 log = structlog.get_logger()
 
@@ -71,12 +74,7 @@ class WeightUpdates:
             if self._started is not None:
                 log.error("weight update was never finished; another one begins")
                 await self._give_up()
-            self._started = time.monotonic()
-            self._received = False
-            async with self._breaking_off(model_touched=False):
-                if self._loads_while_receiving:
-                    await self._freeze()
-                await self._engine.start_update()
+            await self._start()
 
     async def receive(self, update_info: dict[str, Any] | pb.Adapter) -> None:
         """Receives parameters, or an adapter.
@@ -103,12 +101,48 @@ class WeightUpdates:
         """
         async with self._phase:
             self._expect(self._started is not None and self._received, "no received update to finish")
+            await self._finish(policy_version)
+
+    async def keep_up(self, published: PublishedWeights, run_folder: Path) -> None:
+        """Takes no prompts while newer weights than those held are current, and reads them where they can be read.
+
+        Raises:
+            OSError: they cannot be read.
+            Exception: what the engine raised.
+        """
+        if self._engine.policy_version >= published.policy_version:
+            if self._started is None and self._engine.policy_version != NO_VERSION:
+                self.serving.set()
+            return
+        self.serving.clear()
+        if not published.folder or self._engine.weight_transfer == "adapter":
+            return
+        folder = run_folder / published.folder
+        if await asyncio.to_thread(file_digests, folder) != published.sha256:
+            raise OSError(f"the weights in {folder} differ from their checksums")
+        async with self._phase:
+            if self._started is not None or self._engine.policy_version >= published.policy_version:
+                return  # they came from the learner meanwhile
+            await self._start()
             async with self._breaking_off(model_touched=self._loads_while_receiving):
-                await self._engine.complete_update()
+                await self._engine.read_update(str(folder))
+            await self._finish(published.policy_version)
+
+    async def _start(self) -> None:
+        self._started = time.monotonic()
+        self._received = False
+        async with self._breaking_off(model_touched=False):
+            if self._loads_while_receiving:
                 await self._freeze()
-            async with self._breaking_off(model_touched=True):
-                await self._engine.finish_update(policy_version)
-            await self._end("finished")
+            await self._engine.start_update()
+
+    async def _finish(self, policy_version: int) -> None:
+        async with self._breaking_off(model_touched=self._loads_while_receiving):
+            await self._engine.complete_update()
+            await self._freeze()
+        async with self._breaking_off(model_touched=True):
+            await self._engine.finish_update(policy_version)
+        await self._end("finished")
         log.info("weights updated", policy_version=policy_version)
 
     def _expect(self, condition: bool, otherwise: str) -> None:

@@ -16,6 +16,7 @@ from vision_sr1.config import Config, ConfigError
 
 log = structlog.get_logger()
 
+POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
 _MANIFEST = "trainer.json"
 
 
@@ -68,7 +69,7 @@ class Checkpoints:
             shutil.rmtree(aside)
         dist.barrier()
         engine.save_checkpoint(str(aside), tag="engine", save_latest=False)
-        export_policy(engine.module, processor, aside / "policy")
+        export_policy(engine.module, processor, aside / POLICY)
         also(aside)
         if is_main():
             manifest = aside / _MANIFEST

@@ -7,6 +7,7 @@ collective which another will not join.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from learner.engine import is_main
 from learner.feeder import sampling_seed
 from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
-from vision_sr1.fleet import Fleet, FleetView
+from vision_sr1.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
@@ -67,6 +68,7 @@ class LearnerStreams:
         """Makes the groups; a fresh run forgets what an earlier one of its name left, a resumed one takes it up."""
         for name in ("scored", "evaluated"):
             self._run(self._streams[name].open())
+        self._run(self._fleet.publish(None))  # what an earlier learner published is not what this one holds
         if resume:
             self._redelivered = self._run(self._streams["scored"].read_own())
             self._run(self._acknowledge_own("evaluated"))
@@ -159,11 +161,13 @@ class LearnerStreams:
         if actor_ids:
             self._run(self._view.set_aside(actor_ids))
 
-    def published(self, policy_version: int) -> None:
-        """Says that this is the current version."""
-        self._run(
-            self._fleet.publish(pb.PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=policy_version))
-        )
+    def published(self, policy_version: int, folder: Path | None = None) -> None:
+        """Says that this is the current version, and where actors that come late can read it."""
+        weights = pb.PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=policy_version)
+        if folder is not None:
+            weights.folder = str(folder.relative_to(self._config.run.path))
+            weights.sha256.update(file_digests(folder))
+        self._run(self._fleet.publish(weights))
 
     def close(self) -> None:
         """Closes the connection."""

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from prometheus_client import Counter, start_http_server
 
-from learner.checkpoint import Checkpoints
+from learner.checkpoint import POLICY, Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
@@ -201,8 +201,11 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         state = {"policy_version": self.version, "batch": self._batch, "feeder": self._feeder.state_dict()}
-        self._checkpoints.save(self._engine, self._builder.processor, self.version, state, also=self._save_reference)
+        folder = self._checkpoints.save(
+            self._engine, self._builder.processor, self.version, state, also=self._save_reference
+        )
         if is_main():
+            self._streams.published(self.version, folder / POLICY)
             self._streams.acknowledge(self._learned)
         self._learned = []
 

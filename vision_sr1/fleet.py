@@ -1,5 +1,7 @@
 """The fleet: actors announce themselves in Redis and renew the announcement with a heartbeat."""
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -53,14 +55,26 @@ class Fleet:
             await self._redis.srem(self._keys.actors, *gone)
         return [decode(ActorInfo, data) for data in found if data is not None]
 
-    async def publish(self, weights: PublishedWeights) -> None:
-        """Says which weights are the current ones."""
-        await self._redis.set(self._keys.published, weights.SerializeToString())
+    async def publish(self, weights: PublishedWeights | None) -> None:
+        """Says which weights are the current ones; None: nobody knows."""
+        if weights is None:
+            await self._redis.delete(self._keys.published)
+        else:
+            await self._redis.set(self._keys.published, weights.SerializeToString())
 
     async def published(self) -> PublishedWeights | None:
-        """The current weights; None before the first."""
+        """The current weights; None where nobody knows."""
         data = await self._redis.get(self._keys.published)
         return None if data is None else decode(PublishedWeights, data)
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of a folder's weight files, by name."""
+    digests = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
 
 
 class FleetView:

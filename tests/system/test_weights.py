@@ -1,10 +1,5 @@
 """After each published version the actor is transformers on the learner's weights."""
 
-import asyncio
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,63 +8,20 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from transformers import AutoModelForImageTextToText
 
 from learner.engine import build_engine
 from learner.policy import load_policy
-from learner.transfer import FleetTransfer
 from learner.sequences import SequenceBuilder
+from learner.transfer import FleetTransfer
 from tests.conftest import TINY
+from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
-from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.dataset import Questions
-from vision_sr1.fleet import Fleet
-from vision_sr1.streams import Blobs, Keys, connect
-from vision_sr1.streams.embedded import start_embedded_redis
-from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
-
-TOKENS = 24
-
-
-@dataclass
-class Actor:
-    """A running actor server and what a client needs to talk to it."""
-
-    config: Config
-    info: pb.ActorInfo
-    stub: actor_pb2_grpc.ActorStub
-    channel: grpc.Channel
-    model: Path
-
-    def image(self, data: bytes) -> pb.ImageRef:
-        async def put() -> pb.ImageRef:
-            redis = await connect(self.config.streams)
-            ref = await Blobs(redis, Keys(self.config.run.name), 600).put(data)
-            await redis.aclose()
-            return ref
-
-        return asyncio.run(put())
-
-    def generate(self, text: str, images: list[pb.ImageRef], **changes: object) -> pb.Sample:
-        request = actor_pb2.GenerateRequest(
-            **{
-                "schema_version": 1,
-                "request_id": f"{text}{time.time()}",
-                "text": text,
-                "images": images,
-                "num_samples": 1,
-                "sampling": pb.SamplingParams(temperature=0.0, top_p=1.0, max_tokens=TOKENS),
-                **changes,
-            }
-        )
-        (reply,) = list(self.stub.Generate(request, timeout=120))
-        return reply.sample
-
-    def health(self) -> int:
-        return health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status
 
 
 @pytest.fixture(
@@ -91,43 +43,15 @@ class Actor:
 )
 def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
     name, device = request.param
-    model = request.getfixturevalue(name)
     folder = tmp_path_factory.mktemp("actor")
-    server = start_embedded_redis(folder / "redis")
-    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
-    overrides = [f"model.path={model}", f"run.dir={folder}", "data.prompt_template=plain_answer", *TINY]
-    overrides += [f"actors.device={device}", "learner.weights.sync_timeout_s=20"]
-    config = load_config(None, overrides, environment=environment).config
-    assert config.actors.enable_prefix_caching
-    save_config(config, folder / "config.yaml")
-    log = (folder / "actor.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "actors", folder / "config.yaml"],
-        env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": "1" if device == "cuda" else ""},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-
-    async def announced() -> pb.ActorInfo:
-        redis = await connect(config.streams)
-        fleet = Fleet(redis, Keys(config.run.name))
-        for _ in range(240):
-            if found := await fleet.alive():
-                await redis.aclose()
-                return found[0]
-            assert process.poll() is None, (folder / "actor.log").read_text()[-3000:]
-            await asyncio.sleep(0.5)
-        pytest.fail("the actor did not come up")
-
-    try:
-        info = asyncio.run(announced())
-        with grpc.insecure_channel(info.address) as channel:
-            yield Actor(config, info, actor_pb2_grpc.ActorStub(channel), channel, model)
-    finally:
-        process.terminate()
-        process.wait(20)
-        server.process.kill()
+    options = [f"model.path={request.getfixturevalue(name)}", "data.prompt_template=plain_answer", *TINY]
+    options += [f"actors.device={device}", "learner.weights.sync_timeout_s=20"]
+    with (
+        redis_for(folder, *options) as (config, environment),
+        running_actor(folder, config, environment, device=device) as actor,
+    ):
+        assert config.actors.enable_prefix_caching
+        yield actor
 
 
 @dataclass
@@ -154,32 +78,6 @@ def learner(actor: Actor, single_rank: torch.device) -> Learner:
     policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
     engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
     return Learner(policy, FleetTransfer(actor.config, engine), builder, forbidden)
-
-
-def greedy(
-    model: torch.nn.Module, prompt: list[int], images: object, forbidden: list[int]
-) -> tuple[list[int], list[float]]:
-    """Greedy tokens and their log-probabilities by transformers, recomputing the whole sequence for each token."""
-    ids, tokens, logprobs = list(prompt), [], []
-    image_token = model.config.image_token_id
-    while len(tokens) < TOKENS:
-        features = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
-        input_ids = torch.tensor([ids])
-        with torch.no_grad():
-            logits = model(
-                input_ids=input_ids,
-                attention_mask=torch.ones_like(input_ids),
-                mm_token_type_ids=(input_ids == image_token).int(),
-                **features,
-            ).logits[0, -1]
-        logits[forbidden] = float("-inf")
-        token = int(logits.argmax())
-        tokens.append(token)
-        logprobs.append(float(logits.log_softmax(-1)[token]))
-        ids.append(token)
-        if token in model.generation_config.eos_token_id:
-            break
-    return tokens, logprobs
 
 
 def test_the_actor_equals_transformers_after_each_version(

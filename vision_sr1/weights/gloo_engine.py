@@ -4,11 +4,15 @@ An update is received whole into memory before the model is touched, so that a b
 actor on the weights it had.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
@@ -48,6 +52,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
     Attributes:
         also: in place of a bucket: wait until all are there, or forget them.
+        folder: in place of a bucket: read the safetensors files there.
     """
 
     names: list[str]
@@ -55,6 +60,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     shapes: list[list[int]]
     changed: list[int | None]
     also: Literal["", "complete", "forget"] = ""
+    folder: str = ""
 
     def parts(self) -> list[Part]:
         """The same as one list."""
@@ -65,9 +71,15 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 NOTHING: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": []}
-COMPLETE = NOTHING | {"changed": [], "also": "complete"}
-FORGET = NOTHING | {"changed": [], "also": "forget"}
+BUCKETLESS = NOTHING | {"changed": []}
+COMPLETE = BUCKETLESS | {"also": "complete"}
+FORGET = BUCKETLESS | {"also": "forget"}
 Contents = list[tuple[str, Tensor | Patch]]
+
+
+def read_weights(folder: str) -> Contents:
+    """What the safetensors files of a folder hold."""
+    return [item for file in sorted(Path(folder).glob("*.safetensors")) for item in load_file(file).items()]
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
@@ -84,7 +96,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._group: GlooGroup | None = None
         self._delta = False
         self._held: dict[str, Tensor] = {}
-        self._receiving: list[Future[Contents]] = []
+        self._received: list[Callable[[], Contents]] = []
+        self._bucket: Future[Contents] | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Joins the group of this epoch, leaving any earlier one.
@@ -108,7 +121,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def start_weight_update(self) -> None:
         """Forgets what an earlier update left that was not finished."""
-        self._receiving = []
+        self._received = []
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Begins to receive a bucket; unlike the base class, without synchronizing an accelerator."""
@@ -122,23 +135,26 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             TransferError: asked to wait for all buckets, and one did not come in time or a member broke the epoch off.
         """
         if update_info.also == "forget":
-            self._receiving = []
+            self._received = []
         if update_info.also == "complete":
             self._contents()
+        if update_info.folder:
+            self._received.append(partial(read_weights, update_info.folder))
         parts = update_info.parts()
         if not parts:
             return
         if self._group is None:
             raise RuntimeError("init_transfer_engine() must come before receive_weights()")
-        group, before = self._group, self._receiving[-1:]
+        group, before = self._group, self._bucket
 
         def receive() -> Contents:
-            wait(before)
+            wait([before] if before else [])
             buffer = empty_buffer(parts)
             group.broadcast(buffer)
             return list(views(parts, buffer))
 
-        self._receiving.append(group.epoch.start(receive))
+        self._bucket = group.epoch.start(receive)
+        self._received.append(partial(group.epoch.wait_for, self._bucket))
 
     def finish_weight_update(self) -> None:
         """Loads what was received, once all of it is there; does nothing where nothing was sent."""
@@ -153,7 +169,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         initialize_layerwise_reload(self.model)
         self.model.load_weights(iter(weights.items()))
         finalize_layerwise_reload(self.model, self.model_config)
-        self._held, self._receiving = weights if self._delta else {}, []
+        self._held, self._received = weights if self._delta else {}, []
         # The output head of a model with tied embeddings keeps a prepacked copy that layerwise reloading misses.
         for module in self.model.modules():
             method = getattr(module, "quant_method", None)
@@ -161,14 +177,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 method.process_weights_after_loading(module)
 
     def _contents(self) -> Contents:
-        if self._group is None:
-            return []
-        epoch = self._group.epoch
-        return [content for bucket in self._receiving for content in epoch.wait_for(bucket)]
+        return [content for received in self._received for content in received()]
 
     def shutdown(self) -> None:
         """Leaves the group."""
         if self._group is not None:
             self._group.close()
         self._group = None
-        self._held, self._receiving = {}, []
+        self._held, self._received, self._bucket = {}, [], None

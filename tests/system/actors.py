@@ -1,0 +1,153 @@
+"""Actor servers of a test's own, and what transformers says of the same weights."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from vision_sr1.config import Config, load_config, save_config
+from vision_sr1.fleet import Fleet
+from vision_sr1.streams import Blobs, Keys, connect
+from vision_sr1.streams.embedded import start_embedded_redis
+from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+TOKENS = 24
+
+
+@dataclass
+class Actor:
+    """A running actor server and what a client needs to talk to it."""
+
+    config: Config
+    info: pb.ActorInfo
+    stub: actor_pb2_grpc.ActorStub
+    channel: grpc.Channel
+    model: Path
+    process: subprocess.Popen[bytes]
+
+    def image(self, data: bytes) -> pb.ImageRef:
+        async def put() -> pb.ImageRef:
+            redis = await connect(self.config.streams)
+            ref = await Blobs(redis, Keys(self.config.run.name), 600).put(data)
+            await redis.aclose()
+            return ref
+
+        return asyncio.run(put())
+
+    def generate(self, text: str, images: list[pb.ImageRef], **changes: object) -> pb.Sample:
+        request = actor_pb2.GenerateRequest(
+            **{
+                "schema_version": 1,
+                "request_id": f"{text}{time.time()}",
+                "text": text,
+                "images": images,
+                "num_samples": 1,
+                "sampling": pb.SamplingParams(temperature=0.0, top_p=1.0, max_tokens=TOKENS),
+                **changes,
+            }
+        )
+        (reply,) = list(self.stub.Generate(request, timeout=120))
+        return reply.sample
+
+    def health(self) -> int:
+        return health_pb2_grpc.HealthStub(self.channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status
+
+    def version(self) -> int:
+        return int(self.stub.Status(actor_pb2.StatusRequest(), timeout=10).actor.policy_version)
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the server and its engine, as a machine that dies or hangs would have it."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), psutil.Process(self.process.pid)]:
+            process.send_signal(number)
+
+
+@contextmanager
+def redis_for(folder: Path, *overrides: str) -> Iterator[tuple[Config, dict[str, str]]]:
+    """A Redis and a configuration that finds it, with the variables that a service's process needs."""
+    server = start_embedded_redis(folder / "redis")
+    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
+    try:
+        config = load_config(None, [f"run.dir={folder}", *overrides], environment=environment).config
+        save_config(config, folder / "config.yaml")
+        yield config, environment
+    finally:
+        server.process.kill()
+
+
+@contextmanager
+def running_actor(
+    folder: Path, config: Config, environment: dict[str, str], name: str = "actor", device: str = "cpu"
+) -> Iterator[Actor]:
+    """Starts an actor and waits until it announces itself."""
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "actors", folder / "config.yaml", "--id", name],
+            env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": "1" if device == "cuda" else ""},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    async def announced() -> pb.ActorInfo:
+        redis = await connect(config.streams)
+        fleet = Fleet(redis, Keys(config.run.name))
+        for _ in range(480):
+            for actor in await fleet.alive():
+                if actor.id.startswith(f"{name}-"):
+                    await redis.aclose()
+                    return actor
+            assert process.poll() is None, log.read_text()[-3000:]
+            await asyncio.sleep(0.25)
+        pytest.fail("the actor did not come up")
+
+    try:
+        info = asyncio.run(announced())
+        with grpc.insecure_channel(info.address) as channel:
+            yield Actor(config, info, actor_pb2_grpc.ActorStub(channel), channel, Path(config.model.path), process)
+    finally:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            process.wait(20)
+
+
+def greedy(
+    model: torch.nn.Module, prompt: list[int], images: object, forbidden: list[int]
+) -> tuple[list[int], list[float]]:
+    """Greedy tokens and their log-probabilities by transformers, recomputing the whole sequence for each token."""
+    ids, tokens, logprobs = list(prompt), [], []
+    image_token = model.config.image_token_id
+    while len(tokens) < TOKENS:
+        features = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
+        input_ids = torch.tensor([ids])
+        with torch.no_grad():
+            logits = model(
+                input_ids=input_ids,
+                attention_mask=torch.ones_like(input_ids),
+                mm_token_type_ids=(input_ids == image_token).int(),
+                **features,
+            ).logits[0, -1]
+        logits[forbidden] = float("-inf")
+        token = int(logits.argmax())
+        tokens.append(token)
+        logprobs.append(float(logits.log_softmax(-1)[token]))
+        ids.append(token)
+        if token in model.generation_config.eos_token_id:
+            break
+    return tokens, logprobs
