@@ -140,7 +140,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     ) -> pb.FinishWeightUpdateResponse:
         """Puts the received weights in force."""
         await self._phase(self.updates.finish(request.policy_version), context)
-        return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum())
+        return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum(), frozen_s=self.updates.frozen_s)
 
     def count_tokens(self, kind: str, tokens: int) -> None:
         """Adds to the tokens generated."""

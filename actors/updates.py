@@ -38,6 +38,7 @@ class WeightUpdates:
         serving: set while a published policy version is held and new prompts may be taken.
         prompts: those being answered now.
         requeries: those of finished rollouts that have not been answered.
+        frozen_s: how long the last update kept generation from going on.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class WeightUpdates:
         self.serving = asyncio.Event()
         self.prompts = Outstanding()
         self.requeries = Outstanding()
+        self.frozen_s = 0.0
         self._engine = engine
         self._settings = settings
         self._on_change = on_change
@@ -209,7 +211,8 @@ class WeightUpdates:
         self._stop_watchdog()
         if self._frozen is not None:
             await self._engine.resume()
-            metrics.FROZEN_SECONDS.observe(time.monotonic() - self._frozen)
+            self.frozen_s = time.monotonic() - self._frozen
+            metrics.FROZEN_SECONDS.observe(self.frozen_s)
         metrics.UPDATES.labels(outcome).inc()
         metrics.UPDATE_SECONDS.observe(time.monotonic() - self._started)
         self._started = self._frozen = None

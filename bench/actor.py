@@ -8,15 +8,18 @@ of each warms up and does not count.
 import asyncio
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from learner.feeder import sampling_seed
+
+if TYPE_CHECKING:
+    from vision_sr1.config import Config
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS = 32, 8, 48, 5
 
@@ -34,7 +37,7 @@ def main() -> None:
         if len(sys.argv) == 1:
             make_tiny_model(model, corpus(TASKS["shapes"]))
         write_task(TASKS["shapes"], folder, seed=0, base=1, cold_start=1, train=PROMPTS * (ROUNDS + 1), held_out=1)
-        served = asyncio.run(through_actor(model, folder))
+        served = through_actor(model, folder)
         child = subprocess.run(
             [sys.executable, "-m", "bench.actor", "--offline", model, folder],
             stdout=subprocess.PIPE,
@@ -57,79 +60,64 @@ def main() -> None:
     print(json.dumps(result))
 
 
-async def through_actor(model: Path, folder: Path) -> list[float]:
+def through_actor(model: Path, folder: Path) -> list[float]:
     """Tokens per second of each round through a running actor server."""
+    from bench.fleet import running_actors
     from learner.engine import build_engine, init_process_group
     from learner.policy import load_policy
     from learner.transfer import FleetTransfer
-    from vision_sr1.config import load_config, save_config
+
+    overrides = [f"model.path={model}", "data.prompt_template=plain_answer", *tiny()]
+    with running_actors(folder, 1, overrides) as actors:
+        init_process_group()
+        policy = load_policy(actors.config, str(model), forbidden_token_ids=[])
+        engine = build_engine(actors.config, policy, learning_rate=1e-6, weight_decay=0.0)
+        FleetTransfer(actors.config, engine).send(0, actors.infos)
+        return asyncio.run(rounds(actors.config, folder))
+
+
+async def rounds(config: "Config", folder: Path) -> list[float]:
+    """Tokens per second from prompt stream to rollout stream, of each round."""
     from vision_sr1.dataset import Questions
-    from vision_sr1.fleet import Fleet
     from vision_sr1.streams import Blobs, Keys, Output, Stream, connect
-    from vision_sr1.streams.embedded import start_embedded_redis
     from vision_sr1.v1 import pipeline_pb2 as pb
 
-    server = start_embedded_redis(folder / "redis")
-    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
-    overrides = [f"model.path={model}", "data.prompt_template=plain_answer", f"run.dir={folder}", *tiny()]
-    config = load_config(None, overrides, environment=environment).config
-    save_config(config, folder / "config.yaml")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "actors", folder / "config.yaml"],
-        env={**os.environ, **environment},
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        redis = await connect(config.streams)
-        keys = Keys(config.run.name)
-        fleet = Fleet(redis, keys)
-        while not (actors := await fleet.alive()):
-            if process.poll() is not None:
-                raise SystemExit("the actor did not start")
-            await asyncio.sleep(0.5)
-        init_process_group()
-        policy = load_policy(config, str(model), forbidden_token_ids=[])
-        engine = build_engine(config, policy, learning_rate=1e-6, weight_decay=0.0)
-        await asyncio.to_thread(FleetTransfer(config, engine).send, 0, actors)
-        prompts = Stream(redis, keys, "prompts", config.streams)
-        rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
-        await rollouts.open()
-        blobs = Blobs(redis, keys, 600)
-        rows = Questions(str(folder / "train.parquet"), config.data)
-        rates = []
-        for round_ in range(ROUNDS + 1):
-            outputs = []
-            for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
-                row = rows[index]
-                prompt = pb.Prompt(
-                    schema_version=1,
-                    id=f"0/{index}",
-                    question=row.question,
-                    images=[await blobs.put(image) for image in row.images],
-                    group_size=SAMPLES,
-                    sampling=pb.SamplingParams(
-                        temperature=1.0,
-                        top_p=1.0,
-                        max_tokens=TOKENS,
-                        seed=prompt_seed(index),
-                    ),
-                )
-                outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
-            started, tokens, seen = time.perf_counter(), 0, 0
-            await prompts.append(outputs)
-            while seen < PROMPTS * SAMPLES:
-                entries = await rollouts.read(PROMPTS * SAMPLES, 1.0)
-                seen += len(entries)
-                tokens += sum(len(pb.Rollout.FromString(e.message).sample.response_token_ids) for e in entries)
-                await rollouts.acknowledge(entries)
-            rates.append(tokens / (time.perf_counter() - started))
-        await redis.aclose()
-        return rates
-    finally:
-        process.terminate()
-        process.wait(20)
-        server.process.kill()
+    redis = await connect(config.streams)
+    keys = Keys(config.run.name)
+    prompts = Stream(redis, keys, "prompts", config.streams)
+    rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
+    await rollouts.open()
+    blobs = Blobs(redis, keys, 600)
+    rows = Questions(str(folder / "train.parquet"), config.data)
+    rates = []
+    for round_ in range(ROUNDS + 1):
+        outputs = []
+        for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+            row = rows[index]
+            prompt = pb.Prompt(
+                schema_version=1,
+                id=f"0/{index}",
+                question=row.question,
+                images=[await blobs.put(image) for image in row.images],
+                group_size=SAMPLES,
+                sampling=pb.SamplingParams(
+                    temperature=1.0,
+                    top_p=1.0,
+                    max_tokens=TOKENS,
+                    seed=prompt_seed(index),
+                ),
+            )
+            outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
+        started, tokens, seen = time.perf_counter(), 0, 0
+        await prompts.append(outputs)
+        while seen < PROMPTS * SAMPLES:
+            entries = await rollouts.read(PROMPTS * SAMPLES, 1.0)
+            seen += len(entries)
+            tokens += sum(len(pb.Rollout.FromString(e.message).sample.response_token_ids) for e in entries)
+            await rollouts.acknowledge(entries)
+        rates.append(tokens / (time.perf_counter() - started))
+    await redis.aclose()
+    return rates
 
 
 def offline(model: Path, folder: Path) -> list[float]:

@@ -1,10 +1,13 @@
 """Full parameters of models whose parameters ZeRO-3 may shard, gathered one at a time."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+GATHERED_BYTES = 256 * 2**20  # of parameters that one collective brings together
 
 
 def full_parameters(
@@ -13,19 +16,41 @@ def full_parameters(
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, full tensor) of every parameter whose name is wanted, in the module's order.
 
-    Sharded ones are gathered by a collective and released when the next is asked for: every rank must iterate to the
-    end, and must not keep the tensor.
+    Sharded ones are gathered some at a time (GATHERED_BYTES) and released when one beyond them is asked for: every rank
+    must iterate to the end, and must not keep the tensor.
     """
-    for name, parameter in model.named_parameters():
-        if not wanted(name):
-            continue
-        if not _is_sharded(parameter):
-            yield name, parameter
-            continue
-        import deepspeed
+    for together in _cut([(name, p) for name, p in model.named_parameters() if wanted(name)]):
+        with _gathered([parameter for _, parameter in together]):
+            for name, parameter in together:
+                yield name, parameter.data
 
-        with deepspeed.zero.GatheredParameters([parameter]):
-            yield name, parameter.data
+
+def _cut(parameters: list[tuple[str, Tensor]]) -> Iterator[list[tuple[str, Tensor]]]:
+    """Consecutive parameters of together at most GATHERED_BYTES; a larger one alone."""
+    together: list[tuple[str, Tensor]] = []
+    size = 0
+    for name, parameter in parameters:
+        length = full_shape(parameter).numel() * parameter.dtype.itemsize
+        if together and size + length > GATHERED_BYTES:
+            yield together
+            together, size = [], 0
+        together.append((name, parameter))
+        size += length
+    if together:
+        yield together
+
+
+@contextlib.contextmanager
+def _gathered(parameters: list[Tensor]) -> Iterator[None]:
+    """The sharded ones among these as a whole. A collective."""
+    sharded = [parameter for parameter in parameters if _is_sharded(parameter)]
+    if not sharded:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(sharded):
+        yield
 
 
 def full_shape(parameter: Tensor) -> torch.Size:

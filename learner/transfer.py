@@ -65,6 +65,7 @@ class FleetTransfer:
     Attributes:
         members: the actors of the standing group.
         lost: those that broke the last transfer that failed.
+        bytes: of all weights, as actors hold them.
     """
 
     def __init__(self, config: Config, engine: Any) -> None:
@@ -73,7 +74,7 @@ class FleetTransfer:
         lora = config.learner.lora
         self._source = EngineSource(engine, getattr(torch, config.model.dtype), only_adapters=lora.goes_to_actors)
         self._adapter_config = adapter_config(engine.module, lora)
-        self._bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
+        self.bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
         self._epoch = int(time.time())  # larger than any epoch of an earlier learner
         self.lost: list[str] = []
         self.members: list[ActorInfo] = []
@@ -116,12 +117,13 @@ class FleetTransfer:
             return False
         if is_main():
             SYNC_SECONDS.observe(time.monotonic() - started)
-            SYNC_BYTES.inc(self._bytes)
+            SYNC_BYTES.inc(getattr(self._transfer, "sent_bytes", self.bytes))
             POLICY_VERSION.set(version)
             log.info(
                 "published",
                 policy_version=version,
                 actors=len(self.members),
+                frozen_s=round(max(self.frozen_s.values()), 3),
                 seconds=round(time.monotonic() - started, 3),
             )
         return True
@@ -139,6 +141,11 @@ class FleetTransfer:
 
     def _digests(self) -> dict[str, dict[str, str]]:
         return self._client.digests() if self._client is not None else {}
+
+    @property
+    def frozen_s(self) -> dict[str, float]:
+        """By actor, how long generation stood still for the last version."""
+        return self._client.frozen_s if self._client is not None else {}
 
     def reachable(self, actors: list[ActorInfo]) -> list[ActorInfo]:
         """Those that answer: all members of a standing group are taken to, others are asked."""

@@ -2,8 +2,8 @@
 
 A command is a file FOLDER/{number}.json, whose answer is FOLDER/{number}.done.json:
 
-- `{"publish": 3}`: new weights, kept in FOLDER/v3.safetensors, go to the fleet as version 3. With `"signal": [pid, ...],
-  "number": 9, "at_bucket": 2` the processes get that signal when the third bucket is about to be sent.
+- `{"publish": 3}`: new weights, kept in FOLDER/v3.safetensors, go to the fleet as version 3. With
+  `"signal": [pid, ...], "number": 9, "at_bucket": 2` the processes get that signal before the third bucket is sent.
 - `{"catch_up": 3}`: version 3 goes to actors that lack it, once there are any.
 - `{"write": 3}`: version 3 is written to the run's folder, for actors that come late.
 """

@@ -145,7 +145,9 @@ class FinishWeightUpdateRequest(_message.Message):
     def __init__(self, policy_version: _Optional[int] = ...) -> None: ...
 
 class FinishWeightUpdateResponse(_message.Message):
-    __slots__ = ("checksum",)
+    __slots__ = ("checksum", "frozen_s")
     CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_S_FIELD_NUMBER: _ClassVar[int]
     checksum: str
-    def __init__(self, checksum: _Optional[str] = ...) -> None: ...
+    frozen_s: float
+    def __init__(self, checksum: _Optional[str] = ..., frozen_s: _Optional[float] = ...) -> None: ...

@@ -30,6 +30,7 @@ class FleetClient:
     def __init__(self, actors: list[ActorInfo], epoch: int, timeout_s: float) -> None:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
+        self.frozen_s: dict[str, float] = {}
         self._actors = actors
         self._epoch = epoch
         self._timeout_s = timeout_s
@@ -78,7 +79,8 @@ class FleetClient:
         """Commits the update under `policy_version` and keeps each actor's checksum."""
         version = self.policy_version if weight_version is None else int(weight_version)
         replies = self._on_all("FinishWeightUpdate", lambda _: pb.FinishWeightUpdateRequest(policy_version=version))
-        self.checksums = {actor.id: reply.checksum for actor, reply in zip(self._actors, replies, strict=True)}
+        for actor, reply in zip(self._actors, replies, strict=True):
+            self.checksums[actor.id], self.frozen_s[actor.id] = reply.checksum, reply.frozen_s
 
     def digests(self) -> dict[str, dict[str, str]]:
         """By actor, one digest per parameter that it holds."""

@@ -1,0 +1,247 @@
+"""Publishing weights to 1, 2 and 4 actors, against a bare broadcast of the same bytes; what `delta` saves.
+
+`python -m bench.weights [--quick]`: randomly initialized models of about 6 MB, 256 MB and 1 GB (`--quick`: only 6 MB)
+go to real actor servers on this machine, over gloo and from CPU memory, or over NCCL where there is a GPU for each.
+The baseline sends the same bytes in the same buckets to as many processes that do nothing but receive.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import torch
+
+from bench.fleet import Actors, running_actors
+from learner.engine import build_engine, init_process_group
+from learner.policy import load_policy
+from learner.transfer import FleetTransfer
+from vision_sr1.tasks.distributions import TASKS, corpus
+from vision_sr1.tiny_model import make_tiny_model
+from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.weights.buckets import Packer, Part
+from vision_sr1.weights.delta import SentWeights
+from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.gloo_group import GlooGroup
+
+SIZES = {"6 MB": (128, 4, 4), "256 MB": (512, 15, 8), "1 GB": (1024, 15, 16)}  # hidden size, layers, heads
+RECEIVERS = (1, 2, 4)
+ROUNDS = 3
+TIMEOUT_S = 120.0
+BUCKET_MIB = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement; seconds are medians over ROUNDS."""
+
+    size: str
+    receivers: int
+    gigabytes: float
+    group_s: float
+    publish_s: float
+    bare_s: float
+    frozen_s: float
+
+    @property
+    def ratio(self) -> float:
+        """Of the bare broadcast's speed."""
+        return self.bare_s / self.publish_s
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="only the smallest model")
+    sizes = list(SIZES)[:1] if parser.parse_args().quick else list(SIZES)
+    device = init_process_group()
+    if device.type == "cuda" and torch.cuda.device_count() <= max(RECEIVERS):
+        raise SystemExit(f"only {torch.cuda.device_count()} GPUs: the learner and each of 4 actors need one")
+    print(
+        f"{'model':>8} {'actors':>7} {'new group s':>12} {'publish s':>10} {'GB/s':>6} {'bare s':>7} {'GB/s':>6} "
+        f"{'ratio':>6} {'frozen s':>9}"
+    )
+    rows = []
+    for size in sizes:
+        for row in measured(size):
+            rows.append(row)
+            print(
+                f"{row.size:>8} {row.receivers:>7} {row.group_s:12.2f} {row.publish_s:10.3f} "
+                f"{row.gigabytes / row.publish_s:6.2f} {row.bare_s:7.3f} {row.gigabytes / row.bare_s:6.2f} "
+                f"{row.ratio:6.2f} {row.frozen_s:9.3f}",
+                flush=True,
+            )
+    full, changed = delta_bytes()
+    print(
+        f"\ndelta at the paper's learning rate, bfloat16: {changed / 1e6:.1f} MB of {full / 1e6:.1f} MB, "
+        f"{changed / full:.1%}"
+    )
+    last = rows[-1]
+    print(
+        json.dumps(
+            {
+                "name": "weights_publish",
+                "value": round(last.gigabytes / last.publish_s, 3),
+                "unit": "GB/s",
+                "baseline": round(last.gigabytes / last.bare_s, 3),
+                "ratio": round(last.ratio, 3),
+            }
+        )
+    )
+
+
+def measured(size: str) -> Iterator[Row]:
+    """Rows of one size, by number of actors."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = folder / "model"
+        hidden, layers, heads = SIZES[size]
+        make_tiny_model(
+            model,
+            corpus(TASKS["shapes"], rows=300),
+            hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            layers=layers,
+            heads=heads,
+        )
+        overrides = [
+            f"model.path={model}",
+            "model.dtype=float32",
+            "model.max_model_len=256",
+            f"learner.weights.bucket_mib={BUCKET_MIB}",
+            f"learner.weights.sync_timeout_s={TIMEOUT_S}",
+            "learner.zero_stage=0",
+        ]
+        with running_actors(folder, max(RECEIVERS), overrides) as actors:
+            policy = load_policy(actors.config, str(model), forbidden_token_ids=[])
+            engine = build_engine(actors.config, policy, learning_rate=1e-6, weight_decay=0.0)
+            transfer = FleetTransfer(actors.config, engine)
+            for receivers in RECEIVERS:
+                yield measure(size, transfer, actors, receivers)
+
+
+def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) -> Row:
+    """Publishes to some of the actors while the first of them generates."""
+    members = actors.infos[:receivers]
+    seconds, frozen = [], []
+    for version in range(ROUNDS + 1):
+        with generating(members[0].address, wanted=version > 0):
+            started = time.monotonic()
+            if not transfer.send(version, members):
+                raise SystemExit("a publication failed: see the log above")
+            seconds.append(time.monotonic() - started)
+            frozen.append(max(transfer.frozen_s.values()))
+    publish_s = median(seconds[1:])
+    return Row(
+        size=size,
+        receivers=receivers,
+        gigabytes=transfer.bytes / 1e9,
+        group_s=seconds[0] - publish_s,
+        publish_s=publish_s,
+        bare_s=bare_broadcast(transfer.bytes, receivers),
+        frozen_s=median(frozen[1:]),
+    )
+
+
+@contextmanager
+def generating(address: str, *, wanted: bool) -> Iterator[None]:
+    """Has an actor answer one request after another meanwhile."""
+    stop = threading.Event()
+
+    def generate() -> None:
+        sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=64)
+        with grpc.insecure_channel(address) as channel:
+            stub = actor_pb2_grpc.ActorStub(channel)
+            while wanted and not stop.is_set():
+                request = actor_pb2.GenerateRequest(
+                    schema_version=1, request_id=str(time.monotonic()), text="what", num_samples=4, sampling=sampling
+                )
+                list(stub.Generate(request, timeout=TIMEOUT_S))
+
+    thread = threading.Thread(target=generate)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def bare_broadcast(size: int, receivers: int) -> float:
+    """Seconds to send so many bytes to processes that only receive."""
+    epoch = Epoch.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
+    spawn = multiprocessing.get_context("spawn")
+    others = [
+        spawn.Process(target=receive, args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size), daemon=True)
+        for rank in range(receivers)
+    ]
+    for process in others:
+        process.start()
+    group = GlooGroup(epoch)
+    seconds = []
+    for _ in range(ROUNDS + 1):
+        started = time.monotonic()
+        for buffer in chunks(size):
+            epoch.run(partial(group.broadcast, buffer))
+        seconds.append(time.monotonic() - started)
+    for process in others:
+        process.join(TIMEOUT_S)
+    group.close()
+    return median(seconds[1:])
+
+
+def receive(port: int, rank: int, world_size: int, size: int) -> None:
+    """One receiver."""
+    epoch = Epoch(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
+    group = GlooGroup(epoch)
+    for _ in range(ROUNDS + 1):
+        for buffer in chunks(size):
+            epoch.run(partial(group.broadcast, buffer))
+
+
+def chunks(size: int) -> Iterator[torch.Tensor]:
+    """Buckets of together so many bytes."""
+    bucket = torch.zeros(min(size, BUCKET_MIB * 2**20), dtype=torch.uint8)
+    for start in range(0, size, len(bucket)):
+        yield bucket[: size - start]
+
+
+def delta_bytes() -> tuple[int, int]:
+    """Bytes of all bfloat16 weights, and of those that a batch of the paper's four optimizer steps has changed."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(0.02 * torch.randn(2048, 11_008))  # fp32 master weights, of the 3B model's size
+    optimizer = torch.optim.AdamW([weight], lr=1e-6, weight_decay=1e-2)
+
+    def stored() -> dict[str, torch.Tensor]:
+        return {"weight": weight.detach().to(torch.bfloat16)}
+
+    def step() -> None:
+        weight.grad = torch.randn_like(weight)
+        optimizer.step()
+
+    sent = SentWeights()
+    for _ in range(4):
+        step()
+    full = size_of(sent.remember(stored().items()))
+    for _ in range(4):
+        step()
+    return full, size_of(sent.changes(stored().items()))
+
+
+def size_of(contents: Iterator[tuple[Part, Any]]) -> int:
+    """Bytes on the wire."""
+    return sum(len(buffer) for _, buffer in Packer(BUCKET_MIB * 2**20).pack(contents))
+
+
+if __name__ == "__main__":
+    main()
