@@ -24,6 +24,7 @@ from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET, NOTHING
 
 NO_VERSION = -1
 FORBIDDEN_BIAS = -100.0
+ENGINES = {"nccl": "bounded_nccl", "gloo": "gloo"}  # vLLM's names of what `vision_sr1.weights` registers
 
 
 class BadRequestError(ValueError):
@@ -291,7 +292,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         "limit_mm_per_prompt": {"image": 16, "video": 0},
         "scheduling_policy": "priority",
         "logprobs_mode": "processed_logprobs",
-        "weight_transfer_config": WeightTransferConfig(backend=transfer_backend(config, device)),
+        "weight_transfer_config": WeightTransferConfig(backend=ENGINES[transfer_backend(config, device)]),
         "seed": config.run.seed,
         "generation_config": "vllm",
         "disable_log_stats": True,

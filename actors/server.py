@@ -1,5 +1,6 @@
 """The actor's gRPC service: generation on request, and the phases of a weight update."""
 
+import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -107,16 +108,22 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     ) -> pb.InitWeightTransferResponse:
         """Joins the transfer group of an epoch."""
         await self._check_version(request, context)
+        gloo = self.info.weight_transfer == "gloo"
+        store = "master" if gloo else "store"
         init_info: dict[str, Any] = {
-            "master_address": request.master_address,
-            "master_port": request.master_port,
+            f"{store}_address": request.master_address,
+            f"{store}_port": request.master_port,
+            "epoch": request.epoch,
             "rank_offset": request.rank_offset,
             "world_size": request.world_size,
+            "timeout_s": request.timeout_s,
         }
-        if self.info.weight_transfer == "gloo":
-            init_info |= {"epoch": request.epoch, "timeout_s": request.timeout_s, "delta": request.delta}
+        if gloo:
+            init_info["delta"] = request.delta
         else:
+            unique_id = base64.b64encode(request.nccl_unique_id).decode()
             init_info |= {"packed": True, "packed_buffer_size_bytes": request.bucket_bytes}
+            init_info |= {"nccl_unique_id_b64": unique_id}
         await self.updates.join(init_info, request.timeout_s)
         log.info("joined transfer group", epoch=request.epoch, members=request.world_size)
         return pb.InitWeightTransferResponse()
@@ -155,8 +162,9 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             "dtype_names": [p.dtype for p in request.parameters],
             "shapes": [list(p.shape) for p in request.parameters],
         }
-        if self.info.weight_transfer == "gloo":
-            info["changed"] = [p.changed if p.HasField("changed") else None for p in request.parameters]
+        changed = [p.changed if p.HasField("changed") else None for p in request.parameters]
+        if self.info.weight_transfer == "gloo" or any(count is not None for count in changed):
+            info["changed"] = changed
         return info
 
     async def _update_ended(self) -> None:

@@ -18,7 +18,6 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from learner.engine import is_main
 from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
-from vision_sr1.ports import free_port
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
 from vision_sr1.weights.epoch import SilentMembersError
@@ -206,26 +205,17 @@ class FleetTransfer:
         world_size = 1 + sum(actor.world_size for actor in actors)
         address = _address_towards(actors[0].address)
         bucket_bytes = int(self._settings.bucket_mib * 2**20)
-        if backend == "gloo":
-            from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
+        from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
+        from vision_sr1.weights.nccl_trainer import BoundedNcclTrainerInitInfo
 
-            return GlooTrainerInitInfo(
-                rank=0,
-                master_address=address,
-                epoch=self._epoch,
-                world_size=world_size,
-                bucket_bytes=bucket_bytes,
-                timeout_s=self._settings.sync_timeout_s,
-                full_every=self._settings.full_every if self._settings.send == "delta" else 1,
-            )
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        return NCCLTrainerInitInfo(
+        return (GlooTrainerInitInfo if backend == "gloo" else BoundedNcclTrainerInitInfo)(
             rank=0,
             master_address=address,
-            master_port=free_port(address),
+            epoch=self._epoch,
             world_size=world_size,
-            packed_buffer_size_bytes=bucket_bytes,
+            bucket_bytes=bucket_bytes,
+            timeout_s=self._settings.sync_timeout_s,
+            full_every=self._settings.full_every if self._settings.send == "delta" else 1,
         )
 
     def _dissolve(self) -> None:

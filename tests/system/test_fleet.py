@@ -19,11 +19,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from learner.sequences import SequenceBuilder
+from reward_service.requery import Requerier
 from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config
 from vision_sr1.dataset import Questions
+from vision_sr1.fleet import Fleet as Registry
+from vision_sr1.streams import Keys, connect
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 SYNC_TIMEOUT_S = 10
 OPTIONS = [
@@ -199,3 +203,38 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
         e.generate("what color is the square", [])
     say(f"one joins between steps: it has the version after {fleet.do(catch_up=6):.1f} s")
     fleet.check(6, "c", "e")
+
+
+async def test_a_requery_stays_with_its_actor_and_goes_to_another_when_that_one_is_gone(
+    fleet: Fleet, say: Callable[[str], None]
+):
+    """Goes on with the fleet of the test before: two actors that hold version 6."""
+    own, other = fleet.actors["c"], fleet.actors["e"]
+    redis = await connect(fleet.config.streams)
+    reward = fleet.config.reward.model_copy(update={"requery_template": "plain_requery", "requery_max_tokens": 8})
+    requerier = Requerier(reward, Registry(redis, Keys(fleet.config.run.name)))
+
+    async def ask(version: int) -> pb.Requery:
+        rollout = pb.Rollout(
+            id=f"0/0/{version}",
+            prompt=pb.Prompt(question="what color is the square", sampling=pb.SamplingParams(top_p=1.0)),
+            sample=pb.Sample(versions=[pb.VersionSpan(policy_version=version, end=1)]),
+            actor_id=own.info.id,
+            actor_address=own.info.address,
+        )
+        return await requerier.ask(rollout, "top left square red")
+
+    requery = await ask(6)
+    assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
+    requery = await ask(5)
+    assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
+    own.signal(signal.SIGSTOP)
+    started = time.monotonic()
+    requery = await ask(6)
+    say(f"an actor stalls: another has answered its re-query after {time.monotonic() - started:.1f} s")
+    assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)
+    own.signal(signal.SIGKILL)
+    requery = await ask(6)
+    assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)
+    await requerier.close()
+    await redis.aclose()

@@ -73,7 +73,7 @@ class ChecksumsResponse(_message.Message):
     def __init__(self, digests: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class InitWeightTransferRequest(_message.Message):
-    __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta")
+    __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta", "nccl_unique_id")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     MASTER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +83,7 @@ class InitWeightTransferRequest(_message.Message):
     BUCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     DELTA_FIELD_NUMBER: _ClassVar[int]
+    NCCL_UNIQUE_ID_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     epoch: int
     master_address: str
@@ -92,7 +93,8 @@ class InitWeightTransferRequest(_message.Message):
     bucket_bytes: int
     timeout_s: float
     delta: bool
-    def __init__(self, schema_version: _Optional[int] = ..., epoch: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ..., delta: _Optional[bool] = ...) -> None: ...
+    nccl_unique_id: bytes
+    def __init__(self, schema_version: _Optional[int] = ..., epoch: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ..., delta: _Optional[bool] = ..., nccl_unique_id: _Optional[bytes] = ...) -> None: ...
 
 class InitWeightTransferResponse(_message.Message):
     __slots__ = ()

@@ -27,17 +27,19 @@ class SentWeights:
 
     def changes(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
         """What is new of each parameter: changed elements, or all of it where that is less."""
+        for part, patch in self.patches(weights):
+            whole = Part(part.name, part.dtype, part.shape)
+            yield (part, patch) if part.bytes < whole.bytes else (whole, self._held[part.name])
+
+    def patches(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Patch]]:
+        """The changed elements of each parameter that has any."""
         for name, tensor in weights:
-            held = self._held[name]
-            new = tensor.detach().cpu().contiguous()
+            held, new = self._held[name], tensor.detach().cpu().contiguous()
             changed = (_bits(new) != _bits(held)).nonzero().squeeze(1).int()
-            patch = Patch(changed, new.view(-1)[changed])
-            part = Part(name, new.dtype, tuple(new.shape), changed=len(changed))
-            whole = Part(name, new.dtype, tuple(new.shape))
-            if not part.changed:
+            if not len(changed):
                 continue
-            yield (part, patch) if part.bytes < whole.bytes else (whole, new)
             held.copy_(new)
+            yield Part(name, new.dtype, tuple(new.shape), len(changed)), Patch(changed, new.view(-1)[changed])
 
 
 def patched(held: Tensor, patch: Patch) -> Tensor:

@@ -72,6 +72,7 @@ class Epoch:
         self._over = threading.Event()
         self._reason = ""
         self._waits: set[Future[object]] = set()
+        self._stops: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, args=(connection(),), name="transfer-watch", daemon=True).start()
 
@@ -126,6 +127,29 @@ class Epoch:
         """`start` and `wait_for`."""
         return self.wait_for(self.start(work))
 
+    def on_end(self, stop: Callable[[], object]) -> None:
+        """Has `stop` called, once, when the epoch ends: it ends what cannot be left behind (see `bounded`)."""
+        with self._lock:
+            self._stops.append(stop)
+
+    @contextmanager
+    def bounded(self) -> Iterator[None]:
+        """Ends the epoch at the deadline, for work within that waits in this thread and is ended by `on_end`.
+
+        Raises:
+            TransferError: the epoch has ended meanwhile.
+        """
+        timeout_s = self.rendezvous.timeout_s
+        deadline = threading.Timer(timeout_s, self.break_off, [f"not done within {timeout_s:.0f} s"])
+        deadline.daemon = True
+        deadline.start()
+        try:
+            yield
+        finally:
+            deadline.cancel()
+        if self._over.is_set():
+            raise TransferError(self._reason)
+
     def break_off(self, reason: str) -> None:
         """Ends the epoch for all members; the first reason given is the one they hear."""
         self._end(reason)
@@ -177,6 +201,9 @@ class Epoch:
                 self._over.set()
             for outcome in self._waits:
                 _settle(outcome, error=TransferError(self._reason))
+            stops, self._stops = self._stops, []
+        for stop in stops:
+            stop()
 
 
 def _connect(rendezvous: Rendezvous) -> dist.TCPStore:

@@ -1,5 +1,6 @@
 """The control plane of a weight update: the four phases, called on every actor of a transfer group over gRPC."""
 
+import base64
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -48,13 +49,14 @@ class FleetClient:
             lambda index: pb.InitWeightTransferRequest(
                 schema_version=SCHEMA_VERSION,
                 epoch=self._epoch,
-                master_address=init_info["master_address"],
-                master_port=init_info["master_port"],
+                master_address=init_info.get("store_address") or init_info["master_address"],
+                master_port=init_info.get("store_port") or init_info["master_port"],
                 rank_offset=offsets[index],
                 world_size=init_info["world_size"],
                 bucket_bytes=init_info.get("packed_buffer_size_bytes", 0),
                 timeout_s=self._timeout_s,
                 delta=init_info.get("delta", False),
+                nccl_unique_id=base64.b64decode(init_info.get("nccl_unique_id_b64", "")),
             ),
         )
 

@@ -8,11 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import (
@@ -25,6 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
 from vision_sr1.weights.delta import patched
 from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.gloo_group import GlooGroup
 
 
@@ -75,11 +74,6 @@ BUCKETLESS = NOTHING | {"changed": []}
 COMPLETE = BUCKETLESS | {"also": "complete"}
 FORGET = BUCKETLESS | {"also": "forget"}
 Contents = list[tuple[str, Tensor | Patch]]
-
-
-def read_weights(folder: str) -> Contents:
-    """What the safetensors files of a folder hold."""
-    return [item for file in sorted(Path(folder).glob("*.safetensors")) for item in load_file(file).items()]
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):

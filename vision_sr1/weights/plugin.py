@@ -9,7 +9,7 @@ _registered = False
 
 
 def register() -> None:
-    """Makes the backends `gloo` (both sides) and `adapter` (the trainer's) known; calling it again does nothing."""
+    """Makes `gloo`, `bounded_nccl` and, on the trainer's side, `adapter` known; calling it again does nothing."""
     global _registered
     if _registered:
         return
@@ -17,6 +17,12 @@ def register() -> None:
     WeightTransferEngineFactory.register_engine("gloo", "vision_sr1.weights.gloo_engine", "GlooWeightTransferEngine")
     WeightTransferTrainerFactory.register_engine(
         "gloo", "vision_sr1.weights.gloo_trainer", "GlooTrainerWeightTransferEngine"
+    )
+    WeightTransferEngineFactory.register_engine(
+        "bounded_nccl", "vision_sr1.weights.nccl_engine", "BoundedNcclWeightTransferEngine"
+    )
+    WeightTransferTrainerFactory.register_engine(
+        "bounded_nccl", "vision_sr1.weights.nccl_trainer", "BoundedNcclTrainerWeightTransferEngine"
     )
     WeightTransferTrainerFactory.register_engine(
         "adapter", "vision_sr1.weights.adapter_trainer", "AdapterTrainerWeightTransferEngine"

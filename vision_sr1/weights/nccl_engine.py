@@ -1,0 +1,139 @@
+"""The actor's side of the `nccl` backend: vLLM's engine, whose waits have an end.
+
+Parameters are loaded as they come. One that breaks off leaves the model in between, and the actor with no version.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from vllm.distributed.weight_transfer.nccl_engine import (
+    NCCLWeightTransferEngine,
+    NCCLWeightTransferInitInfo,
+    NCCLWeightTransferUpdateInfo,
+)
+from vllm.model_executor.model_loader.checkpoint_weight_patch import (
+    CheckpointWeightPatch,
+    load_checkpoint_weight_patches,
+)
+
+from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.files import read_weights
+
+
+@dataclass(kw_only=True)
+class BoundedNcclInitInfo(NCCLWeightTransferInitInfo):
+    """Where the trainer's store is, beside the id of its communicator."""
+
+    store_address: str
+    store_port: int
+    epoch: int
+    timeout_s: float
+
+
+@dataclass
+class BoundedNcclUpdateInfo(NCCLWeightTransferUpdateInfo):
+    """All parameters, or some changes.
+
+    Attributes:
+        changed: elements that travel of each parameter; empty: all of them, of every one.
+        folder: in place of a transfer: read the safetensors files there.
+    """
+
+    changed: list[int] = field(default_factory=list)
+    folder: str = ""
+
+
+class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
+    """Receives by NCCL; a transfer that does not come through is aborted with its communicator."""
+
+    init_info_cls = BoundedNcclInitInfo
+    update_info_cls = BoundedNcclUpdateInfo
+    _epoch: Epoch | None = None
+    _reloading = False
+
+    def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        """Joins the group of this epoch, leaving any earlier one.
+
+        Raises:
+            TransferError: not all members came in time.
+        """
+        assert isinstance(init_info, BoundedNcclInitInfo)
+        self.shutdown()
+        rank = init_info.rank_offset + self.parallel_config.rank
+        self._epoch = Epoch(
+            Rendezvous(
+                init_info.store_address,
+                init_info.store_port,
+                init_info.epoch,
+                rank,
+                init_info.world_size,
+                init_info.timeout_s,
+            )
+        )
+        self._epoch.meet()
+        self._epoch.run(partial(self._open_communicator, init_info))
+        assert self.model_update_group is not None
+        self._epoch.on_end(self.model_update_group.destroy)
+
+    def start_weight_update(self) -> None:
+        """Nothing yet: how to begin depends on what comes."""
+        self._reloading = False
+
+    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
+        """Receives and loads.
+
+        Raises:
+            TransferError: not all came in time, or a member broke the epoch off.
+        """
+        assert isinstance(update_info, BoundedNcclUpdateInfo)
+        if update_info.folder:
+            self._reload()
+            self.model.load_weights(iter(read_weights(update_info.folder)))
+            return
+        if not update_info.names:
+            return
+        if self._epoch is None:
+            raise RuntimeError("init_transfer_engine() must come before receive_weights()")
+        with self._epoch.bounded():
+            if update_info.changed:
+                self._receive_changes(update_info)
+            else:
+                self._reload()
+                super().receive_weights(update_info)
+
+    def finish_weight_update(self) -> None:
+        """Puts what was loaded in force."""
+        if self._reloading:
+            super().finish_weight_update()
+        self._reloading = False
+
+    def shutdown(self) -> None:
+        """Leaves the group."""
+        if self._epoch is not None:
+            self._epoch.close()
+        self._epoch = None
+        self.model_update_group = None
+
+    def _reload(self) -> None:
+        if not self._reloading:
+            super().start_weight_update()
+        self._reloading = True
+
+    def _open_communicator(self, init_info: NCCLWeightTransferInitInfo) -> None:
+        with torch.accelerator.device_index(self.device.index):  # this thread has a current device of its own
+            super().init_transfer_engine(init_info)
+
+    def _receive_changes(self, update_info: BoundedNcclUpdateInfo) -> None:
+        group = self.model_update_group
+        assert group is not None
+        patches = []
+        for name, dtype_name, shape, changed in zip(
+            update_info.names, update_info.dtype_names, update_info.shapes, update_info.changed, strict=True
+        ):
+            indices = torch.empty(changed, dtype=torch.int32, device=group.device)
+            values = torch.empty(changed, dtype=getattr(torch, dtype_name), device=group.device)
+            group.broadcast(indices, src=0)
+            group.broadcast(values, src=0)
+            patches.append(CheckpointWeightPatch(name, tuple(shape), values.dtype, values, indices))
+        load_checkpoint_weight_patches(self.model, patches)
