@@ -45,6 +45,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
     """
 
     init_info_cls = BoundedNcclTrainerInitInfo
+    client: VLLMWeightSyncClient
     sent_bytes = 0
     _epoch: Epoch | None = None
     _bucket_bytes = 0
