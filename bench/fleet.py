@@ -32,7 +32,9 @@ def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[A
     """Starts a Redis and actors in a folder; stops them at the end."""
     server = start_embedded_redis(folder / "redis")
     environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
-    config = load_config(None, [f"run.dir={folder}", *overrides], environment=environment).config
+    config = load_config(
+        None, [f"run.dir={folder}", "metrics.actor_port=0", *overrides], environment=environment
+    ).config
     save_config(config, folder / "config.yaml")
     processes = [
         subprocess.Popen(

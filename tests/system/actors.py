@@ -80,7 +80,9 @@ def redis_for(folder: Path, *overrides: str) -> Iterator[tuple[Config, dict[str,
     server = start_embedded_redis(folder / "redis")
     environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
     try:
-        config = load_config(None, [f"run.dir={folder}", *overrides], environment=environment).config
+        config = load_config(
+            None, [f"run.dir={folder}", "metrics.actor_port=0", *overrides], environment=environment
+        ).config
         save_config(config, folder / "config.yaml")
         yield config, environment
     finally:

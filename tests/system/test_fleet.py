@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,18 +55,21 @@ class Fleet:
     learner: subprocess.Popen[bytes] | None = None
     commands: int = 0
 
-    def start_actor(self, name: str) -> Actor:
-        self.actors[name] = self.stack.enter_context(
-            running_actor(self.folder, self.config, self.environment, name=name)
-        )
-        return self.actors[name]
+    def start_actors(self, *names: str) -> list[Actor]:
+        starting = [running_actor(self.folder, self.config, self.environment, name=name) for name in names]
+        with ThreadPoolExecutor(len(names)) as pool:
+            started = list(pool.map(lambda actor: actor.__enter__(), starting))
+        for actor in starting:
+            self.stack.push(actor)
+        self.actors |= dict(zip(names, started, strict=True))
+        return started
 
     def start_learner(self) -> None:
         for file in self.folder.glob("[0-9]*.json"):
             file.unlink()
         self.commands = 0
         log = self.stack.enter_context((self.folder / "learner.log").open("ab"))
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
         command += ["-m", "tests.system.publishing_learner", self.folder / "config.yaml", self.folder]
         self.learner = subprocess.Popen(
             command, env={**os.environ, **self.environment, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
@@ -144,8 +148,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shap
     ):
         fleet = Fleet(folder, config, environment, stack)
         fleet.start_learner()
-        for name in ("a", "b", "c"):
-            fleet.start_actor(name)
+        fleet.start_actors("a", "b", "c")
         yield fleet
 
 
@@ -174,7 +177,7 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
     fleet.check(3, "c")
 
     fleet.do(write=3)
-    d = fleet.start_actor("d")
+    (d,) = fleet.start_actors("d")
     started = time.monotonic()
     while d.version() != 3 and time.monotonic() < started + 60:
         time.sleep(0.1)
@@ -198,7 +201,7 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
     fleet.check(6, "c")
     assert c.process.poll() is None
 
-    e = fleet.start_actor("e")
+    (e,) = fleet.start_actors("e")
     with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
         e.generate("what color is the square", [])
     say(f"one joins between steps: it has the version after {fleet.do(catch_up=6):.1f} s")
