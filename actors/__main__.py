@@ -56,7 +56,7 @@ async def serve(config: Config, actor_id: str) -> None:
         policy_version=NO_VERSION,
         dtype=config.model.dtype,
     )
-    service = ActorService(engine, blobs, info, health_service, config.learner.weights)
+    service = ActorService(engine, blobs, info, health_service)
     actor_pb2_grpc.add_ActorServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -11,7 +11,6 @@ from grpc_health.v1 import health, health_pb2
 from actors import metrics
 from actors.engine import NO_VERSION, BadRequestError, PolicyEngine
 from actors.updates import NoUpdateError, WeightUpdates
-from vision_sr1.config import WeightsConfig
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
@@ -40,13 +39,10 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         blobs: Blobs,
         info: ActorInfo,
         health_service: health.aio.HealthServicer,
-        settings: WeightsConfig,
     ) -> None:
         self.info = info
         self.announce: Callable[[], Awaitable[None]] = _nothing
-        self.updates = WeightUpdates(
-            engine, settings, self._update_ended, loads_while_receiving=info.weight_transfer == "nccl"
-        )
+        self.updates = WeightUpdates(engine, self._update_ended, loads_while_receiving=info.weight_transfer == "nccl")
         self._engine = engine
         self._blobs = blobs
         self._health = health_service
@@ -132,7 +128,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.StartWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.StartWeightUpdateResponse:
         """Prepares for new weights. Unless they are put in force in time, the actor goes on with those it had."""
-        await self._phase(self.updates.start(), context)
+        await self._phase(self.updates.start(request.mode, request.same_weights_grace_s), context)
         return pb.StartWeightUpdateResponse()
 
     async def UpdateWeights(

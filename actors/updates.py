@@ -12,7 +12,6 @@ import structlog
 from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine
 from actors.outstanding import Outstanding
-from vision_sr1.config import WeightsConfig
 from vision_sr1.fleet import file_digests
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1.pipeline_pb2 import PublishedWeights
@@ -44,7 +43,6 @@ class WeightUpdates:
     def __init__(
         self,
         engine: PolicyEngine,
-        settings: WeightsConfig,
         on_change: Callable[[], Awaitable[None]],
         *,
         loads_while_receiving: bool,
@@ -54,11 +52,12 @@ class WeightUpdates:
         self.requeries = Outstanding()
         self.frozen_s = 0.0
         self._engine = engine
-        self._settings = settings
         self._on_change = on_change
         self._loads_while_receiving = loads_while_receiving
         self._phase = asyncio.Lock()
-        self._patience_s = settings.sync_timeout_s
+        self._patience_s = 60.0
+        self._mode: pb.UpdateMode = pb.UPDATE_MODE_IN_FLIGHT
+        self._grace_s = 0.0
         self._watchdog: asyncio.Task[None] | None = None
         self._started: float | None = None
         self._frozen: float | None = None
@@ -70,9 +69,15 @@ class WeightUpdates:
             self._patience_s = patience_s
             await self._engine.join_transfer_group(init_info)
 
-    async def start(self) -> None:
-        """Prepares for new weights; gives up an earlier update that was never finished."""
+    async def start(self, mode: pb.UpdateMode, same_weights_grace_s: float) -> None:
+        """Prepares for new weights; gives up an earlier update that was never finished.
+
+        Args:
+            mode: what becomes of generations under way.
+            same_weights_grace_s: how long the re-queries of finished rollouts are waited for, before generation stops.
+        """
         async with self._phase:
+            self._mode, self._grace_s = mode, same_weights_grace_s
             if self._started is not None:
                 log.error("weight update was never finished; another one begins")
                 await self._give_up()
@@ -190,21 +195,20 @@ class WeightUpdates:
         self._engine.policy_version = NO_VERSION
 
     async def _freeze(self) -> None:
-        """Stops generation as `update_mode` has it, once the re-queries are home or their grace is over."""
+        """Stops generation as the mode has it, once the re-queries are home or their grace is over."""
         if self._frozen is not None:
             return
-        settings = self._settings
-        if settings.update_mode == "wait":
+        if self._mode == pb.UPDATE_MODE_WAIT:
             self.serving.clear()
             await self.prompts.all_come()
         try:
-            await asyncio.wait_for(self.requeries.all_come(), settings.same_weights_grace_s)
+            await asyncio.wait_for(self.requeries.all_come(), self._grace_s)
         except TimeoutError:
             metrics.LATE_REQUERIES.inc(len(self.requeries))
-            log.warning("re-queries not waited for", out=len(self.requeries), grace_s=settings.same_weights_grace_s)
+            log.warning("re-queries not waited for", out=len(self.requeries), grace_s=self._grace_s)
             self.requeries.clear()
         self._frozen = time.monotonic()
-        await self._engine.pause(abort=settings.update_mode == "abort")
+        await self._engine.pause(abort=self._mode == pb.UPDATE_MODE_ABORT)
 
     async def _end(self, outcome: str) -> None:
         assert self._started is not None

@@ -190,7 +190,7 @@ class FleetTransfer:
         self._dissolve()
         self._epoch += 1
         self.members = actors
-        self._client = FleetClient(actors, self._epoch, self._settings.sync_timeout_s)
+        self._client = FleetClient(actors, self._epoch, self._settings)
         self._client.policy_version = version
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(actors), client=self._client, source=self._source

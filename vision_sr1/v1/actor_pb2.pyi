@@ -1,11 +1,21 @@
 from vision_sr1.v1 import pipeline_pb2 as _pipeline_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class UpdateMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    UPDATE_MODE_IN_FLIGHT: _ClassVar[UpdateMode]
+    UPDATE_MODE_WAIT: _ClassVar[UpdateMode]
+    UPDATE_MODE_ABORT: _ClassVar[UpdateMode]
+UPDATE_MODE_IN_FLIGHT: UpdateMode
+UPDATE_MODE_WAIT: UpdateMode
+UPDATE_MODE_ABORT: UpdateMode
 
 class GenerateRequest(_message.Message):
     __slots__ = ("schema_version", "request_id", "text", "images", "num_samples", "sampling", "priority", "required_policy_version")
@@ -101,8 +111,12 @@ class InitWeightTransferResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class StartWeightUpdateRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("mode", "same_weights_grace_s")
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SAME_WEIGHTS_GRACE_S_FIELD_NUMBER: _ClassVar[int]
+    mode: UpdateMode
+    same_weights_grace_s: float
+    def __init__(self, mode: _Optional[_Union[UpdateMode, str]] = ..., same_weights_grace_s: _Optional[float] = ...) -> None: ...
 
 class StartWeightUpdateResponse(_message.Message):
     __slots__ = ()

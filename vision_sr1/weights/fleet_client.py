@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from vision_sr1 import rpc
+from vision_sr1.config import WeightsConfig
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -28,13 +29,14 @@ class FleetClient:
     Set `policy_version` before the weights are sent: the last phase commits them under it.
     """
 
-    def __init__(self, actors: list[ActorInfo], epoch: int, timeout_s: float) -> None:
+    def __init__(self, actors: list[ActorInfo], epoch: int, settings: WeightsConfig) -> None:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
         self.frozen_s: dict[str, float] = {}
         self._actors = actors
         self._epoch = epoch
-        self._timeout_s = timeout_s
+        self._settings = settings
+        self._timeout_s = settings.sync_timeout_s
         self._channels = [grpc.insecure_channel(actor.address, rpc.CLIENT) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
 
@@ -62,7 +64,11 @@ class FleetClient:
 
     def start_weight_update(self) -> None:
         """Freezes generation on every actor."""
-        self._on_all("StartWeightUpdate", lambda _: pb.StartWeightUpdateRequest())
+        request = pb.StartWeightUpdateRequest(
+            mode=f"UPDATE_MODE_{self._settings.update_mode.upper()}",
+            same_weights_grace_s=self._settings.same_weights_grace_s,
+        )
+        self._on_all("StartWeightUpdate", lambda _: request)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Has every actor receive what is named, or gives it the adapter."""
