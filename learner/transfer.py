@@ -116,7 +116,7 @@ class FleetTransfer:
             return False
         if is_main():
             SYNC_SECONDS.observe(time.monotonic() - started)
-            SYNC_BYTES.inc(getattr(self._transfer, "sent_bytes", self.bytes))
+            SYNC_BYTES.inc(self.sent_bytes)
             POLICY_VERSION.set(version)
             log.info(
                 "published",
@@ -140,6 +140,11 @@ class FleetTransfer:
 
     def _digests(self) -> dict[str, dict[str, str]]:
         return self._client.digests() if self._client is not None else {}
+
+    @property
+    def sent_bytes(self) -> int:
+        """On the wire for the last version, once for all actors."""
+        return int(getattr(self._transfer, "sent_bytes", self.bytes))
 
     @property
     def frozen_s(self) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """After each published version the actor is transformers on the learner's weights."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -14,14 +16,21 @@ from transformers import AutoModelForImageTextToText
 from learner.engine import build_engine
 from learner.policy import load_policy
 from learner.sequences import SequenceBuilder
-from learner.transfer import FleetTransfer
+from learner.streams import LearnerStreams
+from learner.transfer import EngineSource, FleetTransfer
+from learner.verification import Probe
 from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
 from vision_sr1.dataset import Questions
+from vision_sr1.groups import requery_id
+from vision_sr1.parsing import TokenBytes, parse_response
+from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
+
+T = TypeVar("T")
 
 
 @pytest.fixture(
@@ -59,6 +68,7 @@ class Learner:
     """A policy under DeepSpeed in this process, and what publishes it to the actor."""
 
     policy: torch.nn.Module
+    engine: Any
     transfer: FleetTransfer
     builder: SequenceBuilder
     forbidden: list[int]
@@ -77,7 +87,7 @@ def learner(actor: Actor, single_rank: torch.device) -> Learner:
     forbidden = vision_token_ids(builder.tokenizer)
     policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
     engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
-    return Learner(policy, FleetTransfer(actor.config, engine), builder, forbidden)
+    return Learner(policy, engine, FleetTransfer(actor.config, engine), builder, forbidden)
 
 
 def test_the_actor_equals_transformers_after_each_version(
@@ -207,3 +217,164 @@ def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor):
     assert len({tuple(tokens) for samples in crowd for tokens in samples.values()}) > 50
     for index in (0, 11, 23):
         assert sampled(index, 2) == {sample: crowd[index][sample] for sample in (0, 1)}
+
+
+def transfer_with(learner: Learner, actor: Actor, **changes: object) -> FleetTransfer:
+    """Another transfer of the same weights to the same actor, with other settings."""
+    weights = actor.config.learner.weights.model_copy(update=changes)
+    settings = actor.config.learner.model_copy(update={"weights": weights})
+    return FleetTransfer(actor.config.model_copy(update={"learner": settings}), learner.engine)
+
+
+def digests(actor: Actor) -> dict[str, str]:
+    return dict(actor.stub.Checksums(actor_pb2.ChecksumsRequest(), timeout=60).digests)
+
+
+def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, learner: Learner):
+    version = actor.version()
+    delta = transfer_with(learner, actor, send="delta", full_every=4, bucket_mib=0.25)
+    assert delta.send(version + 1, [actor.info])
+    assert delta.sent_bytes >= delta.bytes
+    held = [digests(actor)]
+    for step in (2, 3):
+        torch.manual_seed(step)
+        with torch.no_grad():
+            for parameter in learner.policy.parameters():
+                parameter += 0.1 * parameter.std() * (torch.rand_like(parameter) < 0.01)
+        assert delta.send(version + step, [actor.info])
+        assert 0 < delta.sent_bytes < 0.05 * delta.bytes
+        held.append(digests(actor))
+        assert held[-1] != held[-2]
+    assert delta.send(version + 4, [actor.info])
+    assert delta.sent_bytes == 0, "nothing has changed since"
+    assert digests(actor) == held[-1]
+    assert actor.version() == version + 4
+    assert delta.send(version + 5, [actor.info])
+    assert delta.sent_bytes >= delta.bytes, "the fourth after a full version is a full one"
+    assert digests(actor) == held[-1]
+
+
+def test_the_first_wrong_parameter_is_named(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    config = actor.config
+    streams = LearnerStreams(config, lambda: False)
+    questions = Questions(str(shapes["train"]), config.data)
+    probe = Probe(config, learner.engine, learner.builder, questions, torch.device("cpu"))
+    transfer, version = transfer_with(learner, actor), actor.version() + 1
+    assert transfer.send(version, [actor.info])
+    assert probe.deviations(version, streams, transfer.members)[actor.info.id] < 1e-4
+
+    yielded = EngineSource.__iter__
+
+    def damaged(source: EngineSource) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in yielded(source):
+            yield name, tensor.roll(1, 0) if "layers.1.mlp.down_proj" in name else tensor
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EngineSource, "__iter__", damaged)
+        assert transfer.send(version + 1, [actor.info])
+    assert probe.deviations(version + 1, streams, transfer.members)[actor.info.id] > 0.01
+    diagnosis = transfer.diagnose(version + 1, actor.info.id)
+    assert "layers.1.mlp.down_proj.weight" in diagnosis
+    assert probe.deviations(version + 1, streams, transfer.members)[actor.info.id] < 1e-4
+    streams.close()
+
+
+def answered(actor: Actor, streams_work: Callable[[Stream, Stream], Awaitable[T]]) -> T:
+    """What becomes of prompts that are fed to the actor's stream while something else goes on."""
+
+    async def run() -> T:
+        redis = await connect(actor.config.streams)
+        keys = Keys(actor.config.run.name)
+        prompts = Stream(redis, keys, "prompts", actor.config.streams)
+        rollouts = Stream(redis, keys, "rollouts", actor.config.streams, group="test", consumer="test")
+        await rollouts.open()
+        try:
+            return await streams_work(prompts, rollouts)
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(run())
+
+
+async def feed(prompts: Stream, ids: list[str], version: int, **sampling: object) -> None:
+    outputs = []
+    for item in ids:
+        prompt = pb.Prompt(
+            schema_version=1,
+            id=item,
+            question="what color is the square",
+            group_size=8,
+            sampling=pb.SamplingParams(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 150, **sampling}),
+            policy_version=version,
+        )
+        outputs.append(Output("prompts", item, prompt.SerializeToString()))
+    await prompts.append(outputs)
+
+
+async def take(rollouts: Stream, count: int) -> list[pb.Rollout]:
+    taken: list[pb.Rollout] = []
+    while len(taken) < count:
+        entries = await rollouts.read(count, 1.0)
+        taken += [pb.Rollout.FromString(entry.message) for entry in entries]
+        await rollouts.acknowledge(entries)
+    return taken
+
+
+@pytest.mark.parametrize("mode", ["in_flight", "wait", "abort"])
+def test_generations_under_way_go_on_are_waited_for_or_begin_again(actor: Actor, learner: Learner, mode: str):
+    transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
+    assert transfer.send(version, [actor.info])
+
+    async def work(prompts: Stream, rollouts: Stream) -> list[pb.Rollout]:
+        await feed(prompts, [f"{mode}/{i}" for i in range(4)], version, temperature=2.0)
+        first = await take(rollouts, 1)  # the others are under way
+        assert await asyncio.to_thread(transfer.send, version + 1, [actor.info])
+        return first + await take(rollouts, 31)
+
+    samples = [rollout.sample for rollout in answered(actor, work)]
+    versions = [[span.policy_version for span in sample.versions] for sample in samples]
+    for sample in samples:
+        assert sample.finish_reason in ("stop", "length")
+        assert [span.start for span in sample.versions] == [0, *(span.end for span in sample.versions)][:-1]
+        assert sample.versions[-1].end == len(sample.response_token_ids) == len(sample.logprobs)
+    if mode == "in_flight":
+        assert [version, version + 1] in versions
+    elif mode == "wait":
+        assert versions == [[version]] * 32
+    else:
+        assert [version + 1] in versions
+        assert [version, version + 1] not in versions
+
+
+def test_an_update_waits_until_re_queries_are_home(actor: Actor, learner: Learner):
+    transfer, version = transfer_with(learner, actor, same_weights_grace_s=20.0), actor.version() + 1
+    assert transfer.send(version, [actor.info])
+
+    async def work(prompts: Stream, rollouts: Stream) -> pb.Sample:
+        await feed(prompts, ["requeries/0"], version, max_tokens=64)
+        answers = await take(rollouts, 8)
+        pieces = TokenBytes(learner.builder.tokenizer)
+        described = [
+            rollout
+            for rollout in answers
+            if parse_response(b"".join(pieces.pieces(list(rollout.sample.response_token_ids)))).description
+        ]
+        assert described, "the cold start should write descriptions"
+        publishing = asyncio.create_task(asyncio.to_thread(transfer.send, version + 1, [actor.info]))
+        await asyncio.sleep(1.0)
+        for rollout in described:
+            sample = await asyncio.to_thread(
+                actor.generate,
+                "top left square red . what color is the square",
+                [],
+                request_id=requery_id(rollout.id),
+                required_policy_version=version,
+            )
+            assert [span.policy_version for span in sample.versions] == [version]
+        assert await publishing
+        return sample
+
+    answered(actor, work)
+    assert actor.version() == version + 1

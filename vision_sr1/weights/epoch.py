@@ -172,11 +172,8 @@ class Epoch:
             raise
 
     def close(self) -> None:
-        """Leaves. On the trainer it ends the epoch for all members."""
-        if self.rendezvous.rank == 0:
-            self.break_off("the trainer has ended this epoch")
-        else:
-            self._end("this member has left")
+        """Leaves, which ends the epoch for all members."""
+        self.break_off("the trainer has left" if self.rendezvous.rank == 0 else f"rank {self.rendezvous.rank} has left")
 
     def _silent(self) -> list[int]:
         others = [rank for rank in range(self.rendezvous.world_size) if rank != self.rendezvous.rank]
