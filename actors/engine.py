@@ -272,7 +272,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
     adapters = {}
-    worker = {"worker_cls": "actors.cpu_worker.SeededCPUWorker"} if device == "cpu" else {}
+    worker = {"worker_cls": "actors.cpu_worker.MendedCPUWorker"} if device == "cpu" else {}
     if config.learner.lora.goes_to_actors:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {

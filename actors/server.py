@@ -97,7 +97,8 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.ChecksumsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.ChecksumsResponse:
         """One digest per parameter held."""
-        return pb.ChecksumsResponse(digests=await self._engine.digests())
+        digests = (await self._engine.digests()).items()
+        return pb.ChecksumsResponse(digests=[pb.ParameterDigest(name=name, digest=d) for name, d in digests])
 
     async def InitWeightTransfer(
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]

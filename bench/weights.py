@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -44,12 +45,17 @@ BUCKET_MIB = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; seconds are medians over ROUNDS."""
+    """One measurement; seconds are medians over ROUNDS.
+
+    Attributes:
+        first_s: of the version that forms the group.
+        frozen_s: how long an actor that was generating stood still.
+    """
 
     size: str
     receivers: int
     gigabytes: float
-    group_s: float
+    first_s: float
     publish_s: float
     bare_s: float
     frozen_s: float
@@ -68,7 +74,7 @@ def main() -> None:
     if device.type == "cuda" and torch.cuda.device_count() <= max(RECEIVERS):
         raise SystemExit(f"only {torch.cuda.device_count()} GPUs: the learner and each of 4 actors need one")
     print(
-        f"{'model':>8} {'actors':>7} {'new group s':>12} {'publish s':>10} {'GB/s':>6} {'bare s':>7} {'GB/s':>6} "
+        f"{'model':>8} {'actors':>7} {'first s':>12} {'publish s':>10} {'GB/s':>6} {'bare s':>7} {'GB/s':>6} "
         f"{'ratio':>6} {'frozen s':>9}"
     )
     rows = []
@@ -76,7 +82,7 @@ def main() -> None:
         for row in measured(size):
             rows.append(row)
             print(
-                f"{row.size:>8} {row.receivers:>7} {row.group_s:12.2f} {row.publish_s:10.3f} "
+                f"{row.size:>8} {row.receivers:>7} {row.first_s:12.2f} {row.publish_s:10.3f} "
                 f"{row.gigabytes / row.publish_s:6.2f} {row.bare_s:7.3f} {row.gigabytes / row.bare_s:6.2f} "
                 f"{row.ratio:6.2f} {row.frozen_s:9.3f}",
                 flush=True,
@@ -131,30 +137,36 @@ def measured(size: str) -> Iterator[Row]:
 
 
 def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) -> Row:
-    """Publishes to some of the actors while the first of them generates."""
+    """Publishes to some of the actors, first while they rest, then while the first of them generates."""
     members = actors.infos[:receivers]
-    seconds, frozen = [], []
-    for version in range(ROUNDS + 1):
-        with generating(members[0].address, wanted=version > 0):
-            started = time.monotonic()
-            if not transfer.send(version, members):
-                raise SystemExit("a publication failed: see the log above")
-            seconds.append(time.monotonic() - started)
-            frozen.append(max(transfer.frozen_s.values()))
-    publish_s = median(seconds[1:])
+    versions = count()
+
+    def publish() -> float:
+        started = time.monotonic()
+        if not transfer.send(next(versions), members):
+            raise SystemExit("a publication failed: see the log above")
+        return time.monotonic() - started
+
+    first = publish()
+    resting = median(publish() for _ in range(ROUNDS))
+    frozen = []
+    with generating(members[0].address):
+        for _ in range(ROUNDS):
+            publish()
+            frozen.append(transfer.frozen_s[members[0].id])
     return Row(
         size=size,
         receivers=receivers,
         gigabytes=transfer.bytes / 1e9,
-        group_s=seconds[0] - publish_s,
-        publish_s=publish_s,
+        first_s=first,
+        publish_s=resting,
         bare_s=bare_broadcast(transfer.bytes, receivers),
-        frozen_s=median(frozen[1:]),
+        frozen_s=median(frozen),
     )
 
 
 @contextmanager
-def generating(address: str, *, wanted: bool) -> Iterator[None]:
+def generating(address: str) -> Iterator[None]:
     """Has an actor answer one request after another meanwhile."""
     stop = threading.Event()
 
@@ -162,7 +174,7 @@ def generating(address: str, *, wanted: bool) -> Iterator[None]:
         sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=64)
         with grpc.insecure_channel(address) as channel:
             stub = actor_pb2_grpc.ActorStub(channel)
-            while wanted and not stop.is_set():
+            while not stop.is_set():
                 request = actor_pb2.GenerateRequest(
                     schema_version=1, request_id=str(time.monotonic()), text="what", num_samples=4, sampling=sampling
                 )

@@ -227,7 +227,8 @@ def transfer_with(learner: Learner, actor: Actor, **changes: object) -> FleetTra
 
 
 def digests(actor: Actor) -> dict[str, str]:
-    return dict(actor.stub.Checksums(actor_pb2.ChecksumsRequest(), timeout=60).digests)
+    found = actor.stub.Checksums(actor_pb2.ChecksumsRequest(), timeout=60).digests
+    return {parameter.name: parameter.digest for parameter in found}
 
 
 def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, learner: Learner):

@@ -71,16 +71,17 @@ class ChecksumsRequest(_message.Message):
 
 class ChecksumsResponse(_message.Message):
     __slots__ = ("digests",)
-    class DigestsEntry(_message.Message):
-        __slots__ = ("key", "value")
-        KEY_FIELD_NUMBER: _ClassVar[int]
-        VALUE_FIELD_NUMBER: _ClassVar[int]
-        key: str
-        value: str
-        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DIGESTS_FIELD_NUMBER: _ClassVar[int]
-    digests: _containers.ScalarMap[str, str]
-    def __init__(self, digests: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    digests: _containers.RepeatedCompositeFieldContainer[ParameterDigest]
+    def __init__(self, digests: _Optional[_Iterable[_Union[ParameterDigest, _Mapping]]] = ...) -> None: ...
+
+class ParameterDigest(_message.Message):
+    __slots__ = ("name", "digest")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class InitWeightTransferRequest(_message.Message):
     __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta", "nccl_unique_id")

@@ -93,7 +93,10 @@ class FleetClient:
     def digests(self) -> dict[str, dict[str, str]]:
         """By actor, one digest per parameter that it holds."""
         replies = self._on_all("Checksums", lambda _: pb.ChecksumsRequest())
-        return {actor.id: dict(reply.digests) for actor, reply in zip(self._actors, replies, strict=True)}
+        return {
+            actor.id: {parameter.name: parameter.digest for parameter in reply.digests}
+            for actor, reply in zip(self._actors, replies, strict=True)
+        }
 
     def ids(self, ranks: list[int]) -> list[str]:
         """The actors to which these ranks of the transfer group belong."""

@@ -19,6 +19,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+from xxhash import xxh3_128_hexdigest
 
 from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
 from vision_sr1.weights.delta import patched
@@ -77,7 +78,12 @@ Contents = list[tuple[str, Tensor | Patch]]
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """Receives packed buckets by broadcast and loads them in checkpoint format."""
+    """Receives packed buckets by broadcast and loads them in checkpoint format.
+
+    Attributes:
+        digests: of the parameters in force, by their names in the checkpoint. (Of most, the CPU's matrix kernels keep
+            copies in a form of their own, which tell nothing.)
+    """
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
@@ -89,7 +95,10 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         super().__init__(config, vllm_config, device, model)
         self._group: GlooGroup | None = None
         self._delta = False
+        self.digests: dict[str, str] = {}
         self._held: dict[str, Tensor] = {}
+        self._whole: dict[str, Tensor] = {}
+        self._new_digests: dict[str, str] = {}
         self._received: list[Callable[[], Contents]] = []
         self._bucket: Future[Contents] | None = None
 
@@ -115,7 +124,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def start_weight_update(self) -> None:
         """Forgets what an earlier update left that was not finished."""
-        self._received = []
+        self._received, self._whole = [], {}
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Begins to receive a bucket; unlike the base class, without synchronizing an accelerator."""
@@ -129,9 +138,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             TransferError: asked to wait for all buckets, and one did not come in time or a member broke the epoch off.
         """
         if update_info.also == "forget":
-            self._received = []
+            self.start_weight_update()
         if update_info.also == "complete":
-            self._contents()
+            self._complete()
         if update_info.folder:
             self._received.append(partial(read_weights, update_info.folder))
         parts = update_info.parts()
@@ -142,8 +151,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         group, before = self._group, self._bucket
 
         def receive() -> Contents:
+            buffer = empty_buffer(parts).zero_()  # has its memory before it is needed
             wait([before] if before else [])
-            buffer = empty_buffer(parts)
             group.broadcast(buffer)
             return list(views(parts, buffer))
 
@@ -151,31 +160,41 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._received.append(partial(group.epoch.wait_for, self._bucket))
 
     def finish_weight_update(self) -> None:
-        """Loads what was received, once all of it is there; does nothing where nothing was sent."""
-        received = self._contents()
-        if not received:
+        """Loads what was received and completed; does nothing where nothing was."""
+        if not self._whole:
             return
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-        weights = dict(self._held)
-        for name, content in received:
-            weights[name] = patched(weights[name], content) if isinstance(content, Patch) else content
         initialize_layerwise_reload(self.model)
-        self.model.load_weights(iter(weights.items()))
+        self.model.load_weights(iter(self._whole.items()))
         finalize_layerwise_reload(self.model, self.model_config)
-        self._held, self._received = weights if self._delta else {}, []
         # The output head of a model with tied embeddings keeps a prepacked copy that layerwise reloading misses.
         for module in self.model.modules():
             method = getattr(module, "quant_method", None)
             if isinstance(method, UnquantizedEmbeddingMethod):
                 method.process_weights_after_loading(module)
+        self.digests |= self._new_digests
+        self._held = self._whole if self._delta else {}
+        self.start_weight_update()
 
-    def _contents(self) -> Contents:
-        return [content for received in self._received for content in received()]
+    def _complete(self) -> None:
+        """Waits for all buckets and makes whole parameters of them."""
+        contents = [item for received in self._received for item in received()]
+        if not contents:
+            return
+        self._whole, self._new_digests = dict(self._held), {}
+        for name, content in contents:
+            self._whole[name] = patched(self._whole[name], content) if isinstance(content, Patch) else content
+            self._new_digests[name] = xxh3_128_hexdigest(_bytes(self._whole[name]))
 
     def shutdown(self) -> None:
         """Leaves the group."""
         if self._group is not None:
             self._group.close()
         self._group = None
-        self._held, self._received, self._bucket = {}, [], None
+        self._held, self._bucket = {}, None
+        self.start_weight_update()
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy()

@@ -108,10 +108,10 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         self.sent_bytes = 0
         on_the_wire: list[Future[None]] = []
         for parts, buffer in self._packer.pack(self._contents(weights)):
+            announced = group.epoch.start(partial(self.client.update_weights, _update_info(parts)))
             for outcome in on_the_wire:
                 group.epoch.wait_for(outcome)
-            received = group.epoch.start(partial(self.client.update_weights, _update_info(parts)))
-            on_the_wire = [group.epoch.start(partial(group.broadcast, buffer)), received]
+            on_the_wire = [group.epoch.start(partial(group.broadcast, buffer)), announced]
             self.sent_bytes += len(buffer)
         if not on_the_wire:
             self.client.update_weights(_update_info([]))
