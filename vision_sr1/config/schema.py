@@ -298,6 +298,15 @@ class WeightsConfig(Section):
     send: Literal["full", "delta"] = Field("full", description="delta: between full versions only what has changed.")
     full_every: Positive = Field(16, description="With delta, every so many versions all weights are sent.")
 
+    @model_validator(mode="after")
+    def _grace_ends_in_time(self) -> Self:
+        if self.same_weights_grace_s >= self.sync_timeout_s:
+            raise ValueError(
+                f"same_weights_grace_s {self.same_weights_grace_s} must be less than sync_timeout_s "
+                f"{self.sync_timeout_s}: an actor that waits longer would be taken for dead"
+            )
+        return self
+
 
 class LearnerConfig(Section):
     """The DeepSpeed learner."""
