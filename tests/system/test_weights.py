@@ -36,10 +36,10 @@ T = TypeVar("T")
 @pytest.fixture(
     scope="module",
     params=[
-        ("cold_start_model", "cpu"),  # tied embeddings
-        ("untied_model", "cpu"),
+        ("cold_start_model", "cpu", 1),  # tied embeddings
+        ("untied_model", "cpu", 2),
         pytest.param(
-            ("cold_start_model", "cuda"),
+            ("cold_start_model", "cuda", 1),
             marks=[
                 pytest.mark.gpu,
                 pytest.mark.skipif(
@@ -48,13 +48,14 @@ T = TypeVar("T")
             ],
         ),
     ],
-    ids=lambda param: "-".join(param),
+    ids=lambda param: "-".join(map(str, param)),
 )
 def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
-    name, device = request.param
+    name, device, tensor_parallel_size = request.param
     folder = tmp_path_factory.mktemp("actor")
     options = [f"model.path={request.getfixturevalue(name)}", "data.prompt_template=plain_answer", *TINY]
-    options += [f"actors.device={device}", "learner.weights.sync_timeout_s=20"]
+    options += [f"actors.device={device}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
+    options += ["learner.weights.sync_timeout_s=20"]
     with (
         redis_for(folder, *options) as (config, environment),
         running_actor(folder, config, environment, device=device) as actor,
