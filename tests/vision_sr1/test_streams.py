@@ -149,6 +149,42 @@ async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(re
     assert await stream.depth() == 0
 
 
+async def test_consumers_with_room_for_everything_share_it(redis: Redis, redis_config: Config):
+    feeder = await open_stream(redis, redis_config, "prompts", "feeder")
+    await feeder.append([Output("prompts", f"0/{i}", b"") for i in range(32)])
+    finish, stop = asyncio.Event(), asyncio.Event()
+    consumers = []
+    for name in ("one", "two"):
+        stream = await open_stream(redis, redis_config, "prompts", name)
+
+        async def handle(entry: Entry, stream: Stream = stream) -> None:
+            await finish.wait()
+            await stream.hand_over(entry, [])
+
+        consumers.append(
+            Consumer(
+                stream,
+                redis_config.streams,
+                handle,
+                permanent=(),
+                without=lambda entry: [],  # noqa: ARG005
+                capacity=64,
+                drain_s=5.0,
+            )
+        )
+    running = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
+    for _ in range(100):
+        await asyncio.sleep(0.05)
+        if sum(consumer.in_flight for consumer in consumers) == 32:
+            break
+    taken = [consumer.in_flight for consumer in consumers]
+    finish.set()
+    stop.set()
+    await asyncio.gather(*running)
+    assert sum(taken) == 32
+    assert min(taken) >= 8, taken
+
+
 def _worker(config: StreamsConfig, die_at: str) -> None:
     """Answers every prompt twice; dies by SIGKILL at the point named, at its third prompt."""
 

@@ -16,6 +16,7 @@ HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", [
 IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
 READ_BLOCK_S = 0.5
 RETRY_PAUSE_S = 1.0
+SHARES = 8  # of its free capacity a consumer takes one at a time, so that others get theirs
 
 
 class Consumer:
@@ -83,7 +84,8 @@ class Consumer:
 
     async def _read(self) -> None:
         try:
-            entries = await self._stream.read(self._capacity - len(self._tasks), READ_BLOCK_S)
+            free = self._capacity - len(self._tasks)
+            entries = await self._stream.read(max(1, free // SHARES), READ_BLOCK_S)
         except RedisError as error:
             log.error("stream cannot be read", stream=self._stream.name, error=str(error))
             await asyncio.sleep(RETRY_PAUSE_S)
