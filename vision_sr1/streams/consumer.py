@@ -16,7 +16,8 @@ HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", [
 IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
 READ_BLOCK_S = 0.5
 RETRY_PAUSE_S = 1.0
-SHARES = 8  # of its free capacity a consumer takes one at a time, so that others get theirs
+SHARES = 8  # of its free capacity a consumer takes one at a time,
+POLITENESS_S = 0.05  # and waits in between, the longer the busier it is: others get theirs
 
 
 class Consumer:
@@ -70,6 +71,7 @@ class Consumer:
                 elif len(self._tasks) >= self._capacity:
                     await asyncio.wait(self._tasks, timeout=READ_BLOCK_S, return_when=asyncio.FIRST_COMPLETED)
                 else:
+                    await asyncio.sleep(POLITENESS_S * len(self._tasks) / self._capacity)
                     await self._read()
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._drain_s)
