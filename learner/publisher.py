@@ -1,6 +1,7 @@
 """Publishing: a policy version goes to all actors that can be counted on, however often some of them fail."""
 
 import time
+from collections import Counter
 
 import torch
 import torch.distributed as dist
@@ -36,6 +37,7 @@ class Publisher:
             StoppedError: the learner was asked to stop while it waited for an actor.
             WeightsDivergedError: an actor computes something else than the trainer.
         """
+        failures: Counter[str] = Counter()
         for _ in range(self._settings.attempts):
             if self._transfer.send(version, self._wait_for_actors()):
                 if is_main():
@@ -44,7 +46,10 @@ class Publisher:
                     self._verify(version)
                 return
             if is_main():
+                failures.update(self._transfer.lost)
+                again = [actor for actor in self._transfer.lost if failures[actor] > 1]
                 self._streams.set_aside(self._transfer.lost)
+                self._streams.set_aside(again, for_good=True)
         raise PublishError(
             f"policy version {version} could not be published in {self._settings.attempts} attempts; see the log for "
             "the actors and phases that failed"
@@ -82,6 +87,9 @@ class Publisher:
 
     def _reachable(self) -> list[ActorInfo]:
         actors = self._streams.actors()
+        if strangers := [actor for actor in actors if not self._transfer.can_reach(actor)]:
+            self._streams.set_aside([actor.id for actor in strangers], for_good=True)
+            actors = [actor for actor in actors if actor not in strangers]
         reachable = self._transfer.reachable(actors)
         self._streams.set_aside([actor.id for actor in actors if actor not in reachable])
         return reachable

@@ -156,10 +156,10 @@ class LearnerStreams:
         """Those that can be counted on."""
         return self._run(self._view.look())
 
-    def set_aside(self, actor_ids: list[str]) -> None:
-        """Does not count on these until their hearts beat again."""
+    def set_aside(self, actor_ids: list[str], *, for_good: bool = False) -> None:
+        """Does not count on these until their hearts beat again, or until they are started again."""
         if actor_ids:
-            self._run(self._view.set_aside(actor_ids))
+            self._run(self._view.set_aside(actor_ids, for_good=for_good))
 
     def published(self, policy_version: int, folder: Path | None = None) -> None:
         """Says that this is the current version, and where actors that come late can read it."""

@@ -71,7 +71,8 @@ class FleetTransfer:
         plugin.register()
         self._settings = config.learner.weights
         lora = config.learner.lora
-        self._source = EngineSource(engine, getattr(torch, config.model.dtype), only_adapters=lora.goes_to_actors)
+        self._dtype = config.model.dtype
+        self._source = EngineSource(engine, getattr(torch, self._dtype), only_adapters=lora.goes_to_actors)
         self._adapter_config = adapter_config(engine.module, lora)
         self.bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
         self._epoch = int(time.time())  # larger than any epoch of an earlier learner
@@ -156,6 +157,21 @@ class FleetTransfer:
         if self._transfer is not None and _ids(actors) == _ids(self.members):
             return actors
         return answering(actors, PROBE_TIMEOUT_S)
+
+    def can_reach(self, actor: ActorInfo) -> bool:
+        """Whether the actor takes weights in the way and the form in which they are sent; says so where it does not."""
+        (backend, *_) = {member.weight_transfer for member in self.members} or {actor.weight_transfer}
+        if (actor.weight_transfer, actor.dtype) == (backend, self._dtype):
+            return True
+        log.error(
+            "actor takes other weights: start it with the run's configuration",
+            actor=actor.id,
+            dtype=actor.dtype,
+            weight_transfer=actor.weight_transfer,
+            expected_dtype=self._dtype,
+            expected_weight_transfer=backend,
+        )
+        return False
 
     def _broken_by(self, failure: Exception | None) -> list[str]:
         """The actors that broke a publication."""

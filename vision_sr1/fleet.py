@@ -18,6 +18,7 @@ ACTORS = Gauge("vision_sr1_fleet_actors", "Actors that announce themselves, as t
 CHANGES = Counter("vision_sr1_fleet_changes", "Actors that joined, were gone, or were set aside.", ["change"])
 
 MISSED_HEARTBEATS = 5
+_NEVER = 2**64
 
 
 class Fleet:
@@ -100,9 +101,9 @@ class FleetView:
         ACTORS.set(len(alive))
         return [actor for actor_id, actor in alive.items() if actor_id not in self._aside]
 
-    async def set_aside(self, actor_ids: list[str]) -> None:
-        """Does not count on these until their hearts beat again."""
+    async def set_aside(self, actor_ids: list[str], *, for_good: bool = False) -> None:
+        """Does not count on these until their hearts beat again; or, for good, until they come back under a new id."""
         for actor in await self._fleet.alive():
             if actor.id in actor_ids:
-                self._aside[actor.id] = actor.beat
+                self._aside[actor.id] = _NEVER if for_good else max(actor.beat, self._aside.get(actor.id, 0))
                 CHANGES.labels("set_aside").inc()

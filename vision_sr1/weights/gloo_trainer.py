@@ -1,5 +1,6 @@
 """The learner's side of the `gloo` backend."""
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
@@ -44,6 +45,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
 
     Attributes:
         sent_bytes: on the wire in the last update, once for all receivers.
+        sent_s: seconds from the first parameter to the arrival of the last.
     """
 
     init_info_cls = GlooTrainerInitInfo
@@ -58,6 +60,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
     ) -> None:
         super().__init__(client=client, source=source, is_sender=init_info.is_sender)
         self.sent_bytes = 0
+        self.sent_s = 0.0
         self._group = group
         self._packer = Packer(init_info.bucket_bytes)
         self._full_every = init_info.full_every
@@ -105,6 +108,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
 
     def _send(self, weights: Iterator[tuple[str, Tensor]], group: GlooGroup) -> None:
         """Fills one bucket while the one before it is on the wire."""
+        started = time.monotonic()
         self.sent_bytes = 0
         on_the_wire: list[Future[None]] = []
         for parts, buffer in self._packer.pack(self._contents(weights)):
@@ -117,6 +121,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             self.client.update_weights(_update_info([]))
         for outcome in on_the_wire:
             group.epoch.wait_for(outcome)
+        self.sent_s = time.monotonic() - started
         self._updates += 1
 
     def _contents(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
