@@ -4,13 +4,11 @@ import asyncio
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator
 
 import pytest
 from redis.asyncio import Redis
 
 from vision_sr1.config import Config, StreamsConfig, load_config
-from vision_sr1.fleet import Fleet
 from vision_sr1.ports import free_port
 from vision_sr1.streams import (
     BlobMissingError,
@@ -26,13 +24,6 @@ from vision_sr1.streams import (
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("test")
-
-
-@pytest.fixture
-async def redis(redis_config: Config) -> AsyncIterator[Redis]:
-    client = await connect(redis_config.streams)
-    yield client
-    await client.aclose()
 
 
 async def open_stream(redis: Redis, config: Config, name: str, consumer: str = "one") -> Stream:
@@ -245,17 +236,6 @@ async def test_images_are_stored_under_their_hash_and_expire(redis: Redis):
     await asyncio.sleep(1.2)
     with pytest.raises(BlobMissingError, match=ref.sha256):
         await blobs.get(ref)
-
-
-async def test_actors_without_heartbeat_leave_the_fleet(redis: Redis):
-    fleet = Fleet(redis, KEYS)
-    await fleet.announce(pb.ActorInfo(schema_version=1, id="a"), heartbeat_s=10)
-    await fleet.announce(pb.ActorInfo(schema_version=1, id="b"), heartbeat_s=0.02)
-    assert [actor.id for actor in await fleet.alive()] == ["a", "b"]
-    await asyncio.sleep(0.2)
-    assert [actor.id for actor in await fleet.alive()] == ["a"]
-    await fleet.leave("a")
-    assert await fleet.alive() == []
 
 
 async def test_a_wrong_password_is_said_clearly(redis_config: Config):

@@ -1,0 +1,16 @@
+"""A connection to a real Redis."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.asyncio import Redis
+
+from vision_sr1.config import Config
+from vision_sr1.streams import connect
+
+
+@pytest.fixture
+async def redis(redis_config: Config) -> AsyncIterator[Redis]:
+    client = await connect(redis_config.streams)
+    yield client
+    await client.aclose()
