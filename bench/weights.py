@@ -7,6 +7,7 @@ The baseline sends the same bytes in the same buckets to as many processes that 
 
 import argparse
 import json
+import logging
 import multiprocessing
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import grpc
+import structlog
 import torch
 
 from bench.fleet import Actors, running_actors
@@ -49,6 +51,7 @@ class Row:
 
     Attributes:
         first_s: of the version that forms the group.
+        sent_s: until everything had arrived; the rest of `publish_s` is loading it.
         frozen_s: how long an actor that was generating stood still.
     """
 
@@ -56,6 +59,7 @@ class Row:
     receivers: int
     gigabytes: float
     first_s: float
+    sent_s: float
     publish_s: float
     bare_s: float
     frozen_s: float
@@ -70,21 +74,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the smallest model")
     sizes = list(SIZES)[:1] if parser.parse_args().quick else list(SIZES)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     device = init_process_group()
     if device.type == "cuda" and torch.cuda.device_count() <= max(RECEIVERS):
         raise SystemExit(f"only {torch.cuda.device_count()} GPUs: the learner and each of 4 actors need one")
     print(
-        f"{'model':>8} {'actors':>7} {'first s':>12} {'publish s':>10} {'GB/s':>6} {'bare s':>7} {'GB/s':>6} "
-        f"{'ratio':>6} {'frozen s':>9}"
+        f"{'model':>8} {'actors':>7} {'first s':>8} {'bare s':>7} {'GB/s':>6} {'sent s':>7} {'ratio':>6} "
+        f"{'publish s':>10} {'GB/s':>6} {'ratio':>6} {'frozen s':>9}"
     )
     rows = []
     for size in sizes:
         for row in measured(size):
             rows.append(row)
             print(
-                f"{row.size:>8} {row.receivers:>7} {row.first_s:12.2f} {row.publish_s:10.3f} "
-                f"{row.gigabytes / row.publish_s:6.2f} {row.bare_s:7.3f} {row.gigabytes / row.bare_s:6.2f} "
-                f"{row.ratio:6.2f} {row.frozen_s:9.3f}",
+                f"{row.size:>8} {row.receivers:>7} {row.first_s:8.2f} "
+                f"{row.bare_s:7.3f} {row.gigabytes / row.bare_s:6.2f} "
+                f"{row.sent_s:7.3f} {row.bare_s / row.sent_s if row.sent_s else 0:6.2f} "
+                f"{row.publish_s:10.3f} {row.gigabytes / row.publish_s:6.2f} {row.ratio:6.2f} {row.frozen_s:9.3f}",
                 flush=True,
             )
     full, changed = delta_bytes()
@@ -148,8 +154,10 @@ def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) 
         return time.monotonic() - started
 
     first = publish()
-    resting = median(publish() for _ in range(ROUNDS))
-    frozen = []
+    resting, sent, frozen = [], [], []
+    for _ in range(ROUNDS):
+        resting.append(publish())
+        sent.append(transfer.sent_s)
     with generating(members[0].address):
         for _ in range(ROUNDS):
             publish()
@@ -159,7 +167,8 @@ def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) 
         receivers=receivers,
         gigabytes=transfer.bytes / 1e9,
         first_s=first,
-        publish_s=resting,
+        sent_s=median(sent),
+        publish_s=median(resting),
         bare_s=bare_broadcast(transfer.bytes, receivers),
         frozen_s=median(frozen),
     )

@@ -148,6 +148,11 @@ class FleetTransfer:
         return int(getattr(self._transfer, "sent_bytes", self.bytes))
 
     @property
+    def sent_s(self) -> float:
+        """Seconds of the last transfer until everything had arrived; 0 where the backend does not say."""
+        return float(getattr(self._transfer, "sent_s", 0.0))
+
+    @property
     def frozen_s(self) -> dict[str, float]:
         """By actor, how long generation stood still for the last version."""
         return self._client.frozen_s if self._client is not None else {}
