@@ -70,6 +70,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
         ]
 
 
+PAGE = 4096  # bytes
 NOTHING: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": []}
 BUCKETLESS = NOTHING | {"changed": []}
 COMPLETE = BUCKETLESS | {"also": "complete"}
@@ -151,7 +152,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         group, before = self._group, self._bucket
 
         def receive() -> Contents:
-            buffer = empty_buffer(parts).zero_()  # has its memory before it is needed
+            buffer = empty_buffer(parts)
+            buffer[::PAGE] = 0  # the system gives it its memory now, while an earlier bucket is on the wire
             wait([before] if before else [])
             group.broadcast(buffer)
             return list(views(parts, buffer))
