@@ -1,10 +1,8 @@
-"""vLLM's worker for CPUs, mended in two places.
+"""vLLM's worker for CPUs, whose generators survive prompts that are computed in parts.
 
 vLLM draws a token also where only part of a prompt has been computed yet, throws it away and turns the request's
 generator back. Generators on CPUs cannot be turned back, and the attempt ends the engine. Here such draws come from the
 engine's common generator, so that a request's own is used for tokens that count, and only for those.
-
-Its checksums leave out the weights that CPU kernels have packed away, which are most. Here they are of what was loaded.
 """
 
 from typing import Any
@@ -26,9 +24,3 @@ class MendedCPUWorker(CPUWorker):
             return super().sample_tokens(grammar_output)
         finally:
             own.update(aside)
-
-    def compute_weight_checksums(self) -> dict[str, str]:
-        """Digests of the parameters loaded last, by their names in the checkpoint; vLLM's own before any was."""
-        digests: dict[str, str] = getattr(self.weight_transfer_engine, "digests", {})
-        prefix = self._weight_checksum_prefix()
-        return {prefix + name: digest for name, digest in digests.items()} or super().compute_weight_checksums()

@@ -189,7 +189,7 @@ class PolicyEngine:
 
     async def digests(self) -> dict[str, str]:
         """By parameter, in the model's order and that of the workers; the adapter's last."""
-        workers = await self._engine.compute_weight_checksums()
+        workers = await self._engine.collective_rpc("weight_digests")
         by_name = {name: value for worker in workers for name, value in worker.items()}
         if self._adapter is not None:
             by_name["adapter"] = self._adapter.digest()
@@ -272,12 +272,12 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
     adapters = {}
-    worker = {"worker_cls": "actors.cpu_worker.MendedCPUWorker"} if device == "cpu" else {}
     if config.learner.lora.goes_to_actors:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
-        **worker,
+        "worker_cls": "actors.cpu_worker.MendedCPUWorker" if device == "cpu" else "auto",
+        "worker_extension_cls": "actors.weight_digests.WeightDigests",
         "model": config.model.path,
         "dtype": config.model.dtype,
         "max_model_len": config.model.max_model_len,

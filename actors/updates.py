@@ -55,7 +55,7 @@ class WeightUpdates:
         self._on_change = on_change
         self._loads_while_receiving = loads_while_receiving
         self._phase = asyncio.Lock()
-        self._patience_s = 60.0
+        self._patience_s = 60.0  # for updates that need no group, an adapter or a checkpoint, until one was joined
         self._mode: pb.UpdateMode = pb.UPDATE_MODE_IN_FLIGHT
         self._grace_s = 0.0
         self._watchdog: asyncio.Task[None] | None = None

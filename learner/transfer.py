@@ -31,7 +31,6 @@ SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Publications that wer
 LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Publications that an actor broke.", ["actor"])
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
-
 PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
 
 
@@ -81,6 +80,21 @@ class FleetTransfer:
         self._transfer: TrainerWeightTransferEngine[Any] | None = None
         self._client: FleetClient | None = None
 
+    @property
+    def sent_bytes(self) -> int:
+        """On the wire for the last version, once for all actors."""
+        return int(getattr(self._transfer, "sent_bytes", self.bytes))
+
+    @property
+    def sent_s(self) -> float:
+        """Seconds of the last transfer until everything had arrived; 0 where the backend does not say."""
+        return float(getattr(self._transfer, "sent_s", 0.0))
+
+    @property
+    def frozen_s(self) -> dict[str, float]:
+        """By actor, how long generation stood still for the last version."""
+        return self._client.frozen_s if self._client is not None else {}
+
     def send(self, version: int, actors: list[ActorInfo]) -> bool:
         """Sends the weights to the actors given, as `version`. Every rank calls it; rank 0's actors count.
 
@@ -93,12 +107,12 @@ class FleetTransfer:
         if is_main():
             try:
                 self._regroup(actors, version)
-            except (ActorUpdateError, RuntimeError) as error:
+            except RuntimeError as error:
                 failure = error
         if _on_all_ranks(failure is None):
             try:
                 self._run()
-            except (ActorUpdateError, RuntimeError) as error:
+            except RuntimeError as error:
                 failure = error
         if not _on_all_ranks(failure is None):
             if is_main():
@@ -139,24 +153,6 @@ class FleetTransfer:
             return "it holds every parameter as the trainer sends it: the engine computes something else from them"
         return f"the first parameter that it did not hold as the trainer sends it: {wrong}"
 
-    def _digests(self) -> dict[str, dict[str, str]]:
-        return self._client.digests() if self._client is not None else {}
-
-    @property
-    def sent_bytes(self) -> int:
-        """On the wire for the last version, once for all actors."""
-        return int(getattr(self._transfer, "sent_bytes", self.bytes))
-
-    @property
-    def sent_s(self) -> float:
-        """Seconds of the last transfer until everything had arrived; 0 where the backend does not say."""
-        return float(getattr(self._transfer, "sent_s", 0.0))
-
-    @property
-    def frozen_s(self) -> dict[str, float]:
-        """By actor, how long generation stood still for the last version."""
-        return self._client.frozen_s if self._client is not None else {}
-
     def reachable(self, actors: list[ActorInfo]) -> list[ActorInfo]:
         """Those that answer: all members of a standing group are taken to, others are asked."""
         if self._transfer is not None and _ids(actors) == _ids(self.members):
@@ -178,13 +174,6 @@ class FleetTransfer:
         )
         return False
 
-    def _broken_by(self, failure: Exception | None) -> list[str]:
-        """The actors that broke a publication."""
-        assert self._client is not None
-        if isinstance(failure, SilentMembersError):
-            return self._client.ids(failure.ranks)
-        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
-
     def _run(self) -> None:
         """Runs the transfer; ranks beside rank 0 gather along."""
         if is_main():
@@ -197,16 +186,29 @@ class FleetTransfer:
                 pass
 
     def _compare(self, client: FleetClient) -> None:
-        """Raises where actors hold different weights, naming the first in which the fewest differ from the most."""
-        (usual, _), *others = Counter(client.checksums.values()).most_common()
-        if not others:
-            return
-        odd = next(actor for actor, checksum in client.checksums.items() if checksum != usual)
-        one = next(actor for actor, checksum in client.checksums.items() if checksum == usual)
-        digests = client.digests()
-        raise ActorUpdateError(
-            odd, "FinishWeightUpdate", f"holds other weights than {one}: {first_difference(digests[odd], digests[one])}"
-        )
+        """Raises where like actors hold different weights, naming the first that is other in one than in most."""
+        like: dict[tuple[str, int], list[str]] = {}
+        for actor in self.members:
+            like.setdefault((actor.device, actor.world_size), []).append(actor.id)
+        for actors in like.values():
+            (usual, _), *others = Counter(client.checksums[actor] for actor in actors).most_common()
+            if not others:
+                continue
+            odd = next(actor for actor in actors if client.checksums[actor] != usual)
+            one = next(actor for actor in actors if client.checksums[actor] == usual)
+            digests = client.digests()
+            wrong = first_difference(digests[odd], digests[one])
+            raise ActorUpdateError(odd, "FinishWeightUpdate", f"holds other weights than {one}: {wrong}")
+
+    def _broken_by(self, failure: Exception | None) -> list[str]:
+        """The actors that broke a publication."""
+        assert self._client is not None
+        if isinstance(failure, SilentMembersError):
+            return self._client.ids(failure.ranks)
+        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
+
+    def _digests(self) -> dict[str, dict[str, str]]:
+        return self._client.digests() if self._client is not None else {}
 
     def _regroup(self, actors: list[ActorInfo], version: int) -> None:
         """Has a transfer group of these actors, to which this version can be sent."""

@@ -1,6 +1,7 @@
 """The re-query: the actor that wrote a rollout answers again from its description, without the image."""
 
 import asyncio
+import random
 import time
 from typing import Any
 
@@ -105,7 +106,7 @@ class Requerier:
         while time.monotonic() < deadline:
             living = [a for a in await self._fleet.alive() if a.id not in lost and a.policy_version >= 0]
             if living:
-                return min(living, key=lambda actor: actor.policy_version != policy_version)
+                return random.choice([a for a in living if a.policy_version == policy_version] or living)
             await asyncio.sleep(RETRY_PAUSE_S)
         return None
 

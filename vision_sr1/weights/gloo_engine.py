@@ -19,10 +19,10 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-from xxhash import xxh3_128_hexdigest
 
 from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
 from vision_sr1.weights.delta import patched
+from vision_sr1.weights.digests import digest
 from vision_sr1.weights.epoch import Epoch, Rendezvous
 from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.gloo_group import GlooGroup
@@ -81,9 +81,7 @@ Contents = list[tuple[str, Tensor | Patch]]
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
     """Receives packed buckets by broadcast and loads them in checkpoint format.
 
-    Attributes:
-        digests: of the parameters in force, by their names in the checkpoint. (Of most, the CPU's matrix kernels keep
-            copies in a form of their own, which tell nothing.)
+    Keeps `digests` of what it loads: most of it the CPU's matrix kernels turn into a form of their own.
     """
 
     init_info_cls = GlooInitInfo
@@ -96,7 +94,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         super().__init__(config, vllm_config, device, model)
         self._group: GlooGroup | None = None
         self._delta = False
-        self.digests: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self._held: dict[str, Tensor] = {}
         self._whole: dict[str, Tensor] = {}
         self._new_digests: dict[str, str] = {}
@@ -175,9 +173,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             method = getattr(module, "quant_method", None)
             if isinstance(method, UnquantizedEmbeddingMethod):
                 method.process_weights_after_loading(module)
-        self.digests |= self._new_digests
+        self._digests |= self._new_digests
         self._held = self._whole if self._delta else {}
         self.start_weight_update()
+
+    def digests(self) -> dict[str, str]:
+        """One per parameter of the last version, by its name in the checkpoint."""
+        return self._digests
 
     def _complete(self) -> None:
         """Waits for all buckets and makes whole parameters of them."""
@@ -187,7 +189,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._whole, self._new_digests = dict(self._held), {}
         for name, content in contents:
             self._whole[name] = patched(self._whole[name], content) if isinstance(content, Patch) else content
-            self._new_digests[name] = xxh3_128_hexdigest(_bytes(self._whole[name]))
+            self._new_digests[name] = digest(self._whole[name])
 
     def shutdown(self) -> None:
         """Leaves the group."""
@@ -196,7 +198,3 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._group = None
         self._held, self._bucket = {}, None
         self.start_weight_update()
-
-
-def _bytes(tensor: Tensor) -> Any:
-    return tensor.contiguous().view(-1).view(torch.uint8).numpy()

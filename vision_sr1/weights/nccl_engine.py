@@ -17,6 +17,7 @@ from vllm.model_executor.model_loader.checkpoint_weight_patch import (
     load_checkpoint_weight_patches,
 )
 
+from vision_sr1.weights.digests import digest
 from vision_sr1.weights.epoch import Epoch, Rendezvous
 from vision_sr1.weights.files import read_weights
 
@@ -107,6 +108,10 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
         if self._reloading:
             super().finish_weight_update()
         self._reloading = False
+
+    def digests(self) -> dict[str, str]:
+        """One per parameter, by its name in vLLM's model."""
+        return {name: digest(parameter) for name, parameter in self.model.named_parameters()}
 
     def shutdown(self) -> None:
         """Leaves the group."""

@@ -1,0 +1,16 @@
+"""What an actor's workers say of the weights that they hold.
+
+vLLM has checksums of its own. They take seconds per gigabyte, in which nothing is generated, and on CPUs leave out the
+weights that matrix kernels have packed away, which are most.
+"""
+
+from typing import Any
+
+
+class WeightDigests:
+    """Mixed into vLLM's workers; given to vLLM by name, as `worker_extension_cls`."""
+
+    def weight_digests(self: Any) -> dict[str, str]:
+        """The weight-transfer engine's digests, by this worker's ranks and the parameters' names."""
+        prefix = self._weight_checksum_prefix()
+        return {prefix + name: digest for name, digest in self.weight_transfer_engine.digests().items()}
