@@ -69,12 +69,17 @@ async def serve(config: Config, actor_id: str) -> None:
     await prompts.open()
     fleet = Fleet(redis, keys)
     service.announce = lambda: fleet.announce(info, config.actors.heartbeat_s)
-    background = asyncio.gather(_heartbeat(config, service, engine, stop), _keep_up(config, service, fleet))
+    background = [
+        asyncio.create_task(task)
+        for task in (_heartbeat(config, service, engine, stop), _keep_up(config, service, fleet))
+    ]
     try:
         worker = PromptWorker(config, engine, service, prompts, blobs)
         await worker.consumer.run(stop)
     finally:
-        background.cancel()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await fleet.leave(actor_id)
         await server.stop(grace=1.0)
         engine.shutdown()

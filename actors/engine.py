@@ -121,22 +121,27 @@ class PolicyEngine:
         await self._engine.is_paused()
 
     async def join_transfer_group(self, init_info: dict[str, Any]) -> None:
-        """Joins a transfer group; returns when all its members are there."""
+        """Joins a transfer group; returns when all its members are there.
+
+        Raises:
+            RuntimeError: it failed in a worker; so do the calls of an update.
+        """
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+        await self._raise_failure()
 
     async def start_update(self) -> None:
         """Prepares the workers for new weights."""
         if self._adapter is None:
             await self._engine.start_weight_update()
             self._update_open = True
+            await self._raise_failure()
         else:
             self._adapter.discard()
 
     async def receive_update(self, update_info: dict[str, Any]) -> None:
         """Receives parameters over the transfer group."""
-        self._update_open = False  # unless it succeeds, vLLM's workers end the update
         await self._engine.update_weights(WeightTransferUpdateRequest(update_info))
-        self._update_open = True
+        await self._raise_failure()
 
     def receive_adapter(self, config: str, weights: bytes) -> None:
         """Keeps an adapter in PEFT's format until the update is finished.
@@ -162,6 +167,7 @@ class PolicyEngine:
         if self._adapter is None:
             await self._engine.finish_weight_update(str(policy_version))
             self._update_open = False
+            await self._raise_failure()
         else:
             await self._adapter.put_in_force(self._engine)
             await self._engine.update_weight_version(str(policy_version))
@@ -178,9 +184,12 @@ class PolicyEngine:
             self._adapter.discard()
             return
         if self._update_open:
-            await self.receive_update(FORGET if self.weight_transfer == "gloo" else NOTHING)
+            await self._engine.update_weights(
+                WeightTransferUpdateRequest(FORGET if self.weight_transfer == "gloo" else NOTHING)
+            )
             await self._engine.finish_weight_update()
             self._update_open = False
+            await self._raise_failure()
 
     async def checksum(self) -> str:
         """One digest over all of `digests`; equal for equal weights."""
@@ -204,6 +213,10 @@ class PolicyEngine:
         self._engine.shutdown()
         if self._adapter is not None:
             self._adapter.close()
+
+    async def _raise_failure(self) -> None:
+        if failures := [failure for failure in await self._engine.collective_rpc("weight_transfer_failure") if failure]:
+            raise RuntimeError(failures[0])
 
     async def _render(self, text: str, images: list[bytes]) -> Any:
         try:
@@ -277,7 +290,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
     return {
         **adapters,
         "worker_cls": "actors.cpu_worker.MendedCPUWorker" if device == "cpu" else "auto",
-        "worker_extension_cls": "actors.weight_digests.WeightDigests",
+        "worker_extension_cls": "actors.worker_extension.WeightReports",
         "model": config.model.path,
         "dtype": config.model.dtype,
         "max_model_len": config.model.max_model_len,

@@ -1,7 +1,8 @@
 """The actor's gRPC service: generation on request, and the phases of a weight update."""
 
+import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
@@ -47,6 +48,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._blobs = blobs
         self._health = health_service
         self._generated_tokens = 0
+        self._phases: set[asyncio.Task[None]] = set()
 
     async def Generate(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -121,7 +123,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             unique_id = base64.b64encode(request.nccl_unique_id).decode()
             init_info |= {"packed": True, "packed_buffer_size_bytes": request.bucket_bytes}
             init_info |= {"nccl_unique_id_b64": unique_id}
-        await self.updates.join(init_info, request.timeout_s)
+        await self._phase(self.updates.join(init_info, request.timeout_s), context)
         log.info("joined transfer group", epoch=request.epoch, members=request.world_size)
         return pb.InitWeightTransferResponse()
 
@@ -172,9 +174,13 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         for name in ("", SERVICE):
             await self._health.set(name, status.NOT_SERVING if version == NO_VERSION else status.SERVING)
 
-    async def _phase(self, phase: Awaitable[None], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    async def _phase(self, phase: Coroutine[Any, Any, None], context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        """Carries a phase through, also where its caller goes away: vLLM would go on with it, and be out of step."""
+        task = asyncio.create_task(phase)
+        self._phases.add(task)
+        task.add_done_callback(self._phases.discard)
         try:
-            await phase
+            await asyncio.shield(task)
         except NoUpdateError as error:
             await self._abort(context, grpc.StatusCode.FAILED_PRECONDITION, f"actor {self.info.id} has {error}")
         except Exception as error:

@@ -163,9 +163,8 @@ class WeightUpdates:
         try:
             yield
         except Exception as error:
-            log.error("weight update broke off", error=repr(error), serving=not model_touched)
-            if model_touched:
-                self._hold_nothing()
+            log.error("weight update broke off", error=repr(error))
+            await self._discard(model_touched=model_touched)
             await self._end("broken_off")
             raise
         finally:
@@ -180,19 +179,19 @@ class WeightUpdates:
             await self._give_up()
 
     async def _give_up(self) -> None:
-        """Ends an unfinished update with the weights held before it, or with none where they are gone."""
-        model_touched = self._loads_while_receiving
+        """Ends an unfinished update."""
+        await self._discard(model_touched=self._loads_while_receiving)
+        await self._end("given_up")
+
+    async def _discard(self, *, model_touched: bool) -> None:
+        """Goes back to the weights held before, or to none where they are gone."""
         try:
             await self._engine.discard_update()
         except Exception as error:
             log.error("weight update cannot be discarded", error=repr(error))
             model_touched = True
         if model_touched:
-            self._hold_nothing()
-        await self._end("given_up")
-
-    def _hold_nothing(self) -> None:
-        self._engine.policy_version = NO_VERSION
+            self._engine.policy_version = NO_VERSION
 
     async def _freeze(self) -> None:
         """Stops generation as the mode has it, once the re-queries are home or their grace is over."""
@@ -213,18 +212,20 @@ class WeightUpdates:
     async def _end(self, outcome: str) -> None:
         assert self._started is not None
         self._stop_watchdog()
-        if self._frozen is not None:
+        holds_weights = self._engine.policy_version != NO_VERSION
+        if self._frozen is not None and holds_weights:  # without, what is under way stays frozen until some come
             await self._engine.resume()
             self.frozen_s = time.monotonic() - self._frozen
             metrics.FROZEN_SECONDS.observe(self.frozen_s)
+            self._frozen = None
         metrics.UPDATES.labels(outcome).inc()
         metrics.UPDATE_SECONDS.observe(time.monotonic() - self._started)
-        self._started = self._frozen = None
+        self._started = None
         await self._on_change()  # others know of the new version before anything is answered with it
-        if self._engine.policy_version == NO_VERSION:
-            self.serving.clear()
-        else:
+        if holds_weights:
             self.serving.set()
+        else:
+            self.serving.clear()
 
     def _stop_watchdog(self) -> None:
         if self._watchdog is not None:

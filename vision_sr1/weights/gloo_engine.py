@@ -24,6 +24,7 @@ from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
 from vision_sr1.weights.delta import patched
 from vision_sr1.weights.digests import digest
 from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.gloo_group import GlooGroup
 
@@ -82,6 +83,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     """Receives packed buckets by broadcast and loads them in checkpoint format.
 
     Keeps `digests` of what it loads: most of it the CPU's matrix kernels turn into a form of their own.
+
+    Attributes:
+        failure: what has gone wrong; raised below, but kept where vLLM calls.
     """
 
     init_info_cls = GlooInitInfo
@@ -92,6 +96,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self, config: WeightTransferConfig, vllm_config: Any, device: torch.device, model: torch.nn.Module
     ) -> None:
         super().__init__(config, vllm_config, device, model)
+        self.failure = ""
         self._group: GlooGroup | None = None
         self._delta = False
         self._digests: dict[str, str] = {}
@@ -101,6 +106,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._received: list[Callable[[], Contents]] = []
         self._bucket: Future[Contents] | None = None
 
+    @keeps_failure
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Joins the group of this epoch, leaving any earlier one.
 
@@ -125,6 +131,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Forgets what an earlier update left that was not finished."""
         self._received, self._whole = [], {}
 
+    @keeps_failure
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Begins to receive a bucket; unlike the base class, without synchronizing an accelerator."""
         self.receive_weights(self.parse_update_info(update_info))
@@ -159,6 +166,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._bucket = group.epoch.start(receive)
         self._received.append(partial(group.epoch.wait_for, self._bucket))
 
+    @keeps_failure
     def finish_weight_update(self) -> None:
         """Loads what was received and completed; does nothing where nothing was."""
         if not self._whole:
@@ -166,8 +174,10 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
         initialize_layerwise_reload(self.model)
-        self.model.load_weights(iter(self._whole.items()))
-        finalize_layerwise_reload(self.model, self.model_config)
+        try:
+            self.model.load_weights(iter(self._whole.items()))
+        finally:
+            finalize_layerwise_reload(self.model, self.model_config)
         # The output head of a model with tied embeddings keeps a prepacked copy that layerwise reloading misses.
         for module in self.model.modules():
             method = getattr(module, "quant_method", None)

@@ -5,6 +5,7 @@ Parameters are loaded as they come. One that breaks off leaves the model in betw
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.nccl_engine import (
@@ -19,6 +20,7 @@ from vllm.model_executor.model_loader.checkpoint_weight_patch import (
 
 from vision_sr1.weights.digests import digest
 from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
 
 
@@ -46,13 +48,19 @@ class BoundedNcclUpdateInfo(NCCLWeightTransferUpdateInfo):
 
 
 class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
-    """Receives by NCCL; a transfer that does not come through is aborted with its communicator."""
+    """Receives by NCCL; a transfer that does not come through is aborted with its communicator.
+
+    Attributes:
+        failure: what has gone wrong; raised below, but kept where vLLM calls.
+    """
 
     init_info_cls = BoundedNcclInitInfo
     update_info_cls = BoundedNcclUpdateInfo
+    failure = ""
     _epoch: Epoch | None = None
     _reloading = False
 
+    @keeps_failure
     def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
         """Joins the group of this epoch, leaving any earlier one.
 
@@ -81,6 +89,11 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
         """Nothing yet: how to begin depends on what comes."""
         self._reloading = False
 
+    @keeps_failure
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """See `receive_weights`."""
+        super().update_weights(update_info)
+
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
         """Receives and loads.
 
@@ -103,6 +116,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
                 self._reload()
                 super().receive_weights(update_info)
 
+    @keeps_failure
     def finish_weight_update(self) -> None:
         """Puts what was loaded in force."""
         if self._reloading:
