@@ -89,11 +89,16 @@ class Epoch:
         self.run(lambda: self.store.wait(everyone, timedelta(seconds=self.rendezvous.timeout_s)))
 
     def start(self, work: Callable[[], T]) -> "Future[T]":
-        """Begins work that waits for other members, in a thread of its own. An error there ends the epoch for all."""
+        """Begins work that waits for other members, in a thread of its own. An error there ends the epoch for all.
+
+        Work is not begun in an epoch that has ended.
+        """
         outcome: Future[T] = Future()
 
         def carry_out() -> None:
             try:
+                if self._over.is_set():
+                    raise TransferError(self._reason)
                 _settle(outcome, work())
             except Exception as error:
                 _settle(outcome, error=error)

@@ -5,7 +5,7 @@ actor on the weights it had.
 """
 
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -159,7 +159,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         def receive() -> Contents:
             buffer = empty_buffer(parts)
             buffer[::PAGE] = 0  # the system gives it its memory now, while an earlier bucket is on the wire
-            wait([before] if before else [])
+            if before is not None:
+                before.result()  # nothing is received behind what has failed: it would be other bytes
             group.broadcast(buffer)
             return list(views(parts, buffer))
 

@@ -110,17 +110,21 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         """Fills one bucket while the one before it is on the wire."""
         started = time.monotonic()
         self.sent_bytes = 0
-        on_the_wire: list[Future[None]] = []
+        announced: Future[None] | None = None
+        on_the_wire: Future[None] | None = None
         for parts, buffer in self._packer.pack(self._contents(weights)):
+            if announced is not None:
+                group.epoch.wait_for(announced)  # receivers take buckets in the order in which they hear of them
             announced = group.epoch.start(partial(self.client.update_weights, _update_info(parts)))
-            for outcome in on_the_wire:
-                group.epoch.wait_for(outcome)
-            on_the_wire = [group.epoch.start(partial(group.broadcast, buffer)), announced]
+            if on_the_wire is not None:
+                group.epoch.wait_for(on_the_wire)
+            on_the_wire = group.epoch.start(partial(group.broadcast, buffer))
             self.sent_bytes += len(buffer)
-        if not on_the_wire:
+        if announced is None or on_the_wire is None:
             self.client.update_weights(_update_info([]))
-        for outcome in on_the_wire:
-            group.epoch.wait_for(outcome)
+        else:
+            group.epoch.wait_for(announced)
+            group.epoch.wait_for(on_the_wire)
         self.sent_s = time.monotonic() - started
         self._updates += 1
 
