@@ -1,8 +1,9 @@
 """Publishing weights to 1, 2 and 4 actors, against a bare broadcast of the same bytes; what `delta` saves.
 
-`python -m bench.weights [--quick]`: randomly initialized models of about 6 MB, 256 MB and 1 GB (`--quick`: only 6 MB)
-go to real actor servers on this machine, over gloo and from CPU memory, or over NCCL where there is a GPU for each.
-The baseline sends the same bytes in the same buckets to as many processes that do nothing but receive.
+`python -m bench.weights [--quick] [--bucket-mib N]`: randomly initialized models of about 6 MB, 256 MB and 1 GB
+(`--quick`: only 6 MB) go to real actor servers on this machine, over gloo and from CPU memory, or over NCCL where there
+is a GPU for each. The baseline sends as many bytes in as large buckets to as many processes that do nothing but receive
+them into memory that is there.
 """
 
 import argparse
@@ -13,7 +14,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -29,20 +31,20 @@ from bench.fleet import Actors, running_actors
 from learner.engine import build_engine, init_process_group
 from learner.policy import load_policy
 from learner.transfer import FleetTransfer
+from vision_sr1.config import WeightsConfig
 from vision_sr1.tasks.distributions import TASKS, corpus
 from vision_sr1.tiny_model import make_tiny_model
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.buckets import Packer, Part
 from vision_sr1.weights.delta import SentWeights
-from vision_sr1.weights.epoch import Epoch, Rendezvous
+from vision_sr1.weights.epoch import Epoch, Rendezvous, TransferError
 from vision_sr1.weights.gloo_group import GlooGroup
 
 SIZES = {"6 MB": (128, 4, 4), "256 MB": (512, 15, 8), "1 GB": (1024, 15, 16)}  # hidden size, layers, heads
 RECEIVERS = (1, 2, 4)
 ROUNDS = 3
 TIMEOUT_S = 120.0
-BUCKET_MIB = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the smallest model")
-    sizes = list(SIZES)[:1] if parser.parse_args().quick else list(SIZES)
+    parser.add_argument("--bucket-mib", type=float, default=WeightsConfig().bucket_mib, help="default: %(default)s")
+    arguments = parser.parse_args()
+    sizes = list(SIZES)[:1] if arguments.quick else list(SIZES)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     device = init_process_group()
     if device.type == "cuda" and torch.cuda.device_count() <= max(RECEIVERS):
@@ -84,7 +88,7 @@ def main() -> None:
     )
     rows = []
     for size in sizes:
-        for row in measured(size):
+        for row in measured(size, arguments.bucket_mib):
             rows.append(row)
             print(
                 f"{row.size:>8} {row.receivers:>7} {row.first_s:8.2f} "
@@ -112,7 +116,7 @@ def main() -> None:
     )
 
 
-def measured(size: str) -> Iterator[Row]:
+def measured(size: str, bucket_mib: float) -> Iterator[Row]:
     """Rows of one size, by number of actors."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,7 +134,7 @@ def measured(size: str) -> Iterator[Row]:
             f"model.path={model}",
             "model.dtype=float32",
             "model.max_model_len=256",
-            f"learner.weights.bucket_mib={BUCKET_MIB}",
+            f"learner.weights.bucket_mib={bucket_mib}",
             f"learner.weights.sync_timeout_s={TIMEOUT_S}",
             "learner.zero_stage=0",
         ]
@@ -139,10 +143,10 @@ def measured(size: str) -> Iterator[Row]:
             engine = build_engine(actors.config, policy, learning_rate=1e-6, weight_decay=0.0)
             transfer = FleetTransfer(actors.config, engine)
             for receivers in RECEIVERS:
-                yield measure(size, transfer, actors, receivers)
+                yield measure(size, transfer, actors, receivers, bucket_mib)
 
 
-def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) -> Row:
+def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int, bucket_mib: float) -> Row:
     """Publishes to some of the actors, first while they rest, then while the first of them generates."""
     members = actors.infos[:receivers]
     versions = count()
@@ -169,7 +173,7 @@ def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int) 
         first_s=first,
         sent_s=median(sent),
         publish_s=median(resting),
-        bare_s=bare_broadcast(transfer.bytes, receivers),
+        bare_s=bare_broadcast(transfer.bytes, receivers, int(bucket_mib * 2**20)),
         frozen_s=median(frozen),
     )
 
@@ -198,43 +202,48 @@ def generating(address: str) -> Iterator[None]:
         thread.join()
 
 
-def bare_broadcast(size: int, receivers: int) -> float:
+def bare_broadcast(size: int, receivers: int, bucket_bytes: int) -> float:
     """Seconds to send so many bytes to processes that only receive."""
     epoch = Epoch.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
     spawn = multiprocessing.get_context("spawn")
     others = [
-        spawn.Process(target=receive, args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size), daemon=True)
+        spawn.Process(
+            target=receive,
+            args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size, bucket_bytes),
+            daemon=True,
+        )
         for rank in range(receivers)
     ]
     for process in others:
         process.start()
     group = GlooGroup(epoch)
-    seconds = []
+    buckets, seconds = chunks(size, bucket_bytes), []
     for _ in range(ROUNDS + 1):
         started = time.monotonic()
-        for buffer in chunks(size):
+        for buffer in buckets:
             epoch.run(partial(group.broadcast, buffer))
         seconds.append(time.monotonic() - started)
+    group.close()
     for process in others:
         process.join(TIMEOUT_S)
-    group.close()
     return median(seconds[1:])
 
 
-def receive(port: int, rank: int, world_size: int, size: int) -> None:
+def receive(port: int, rank: int, world_size: int, size: int, bucket_bytes: int) -> None:
     """One receiver."""
     epoch = Epoch(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
     group = GlooGroup(epoch)
+    buckets = chunks(size, bucket_bytes)
     for _ in range(ROUNDS + 1):
-        for buffer in chunks(size):
+        for buffer in buckets:
             epoch.run(partial(group.broadcast, buffer))
+    with suppress(TransferError):
+        epoch.wait_for(Future())  # until the sender has left
 
 
-def chunks(size: int) -> Iterator[torch.Tensor]:
+def chunks(size: int, bucket_bytes: int) -> list[torch.Tensor]:
     """Buckets of together so many bytes."""
-    bucket = torch.zeros(min(size, BUCKET_MIB * 2**20), dtype=torch.uint8)
-    for start in range(0, size, len(bucket)):
-        yield bucket[: size - start]
+    return list(torch.ones(size, dtype=torch.uint8).split(bucket_bytes))
 
 
 def delta_bytes() -> tuple[int, int]:
@@ -261,7 +270,7 @@ def delta_bytes() -> tuple[int, int]:
 
 def size_of(contents: Iterator[tuple[Part, Any]]) -> int:
     """Bytes on the wire."""
-    return sum(len(buffer) for _, buffer in Packer(BUCKET_MIB * 2**20).pack(contents))
+    return sum(len(buffer) for _, buffer in Packer(2**28).pack(contents))
 
 
 if __name__ == "__main__":

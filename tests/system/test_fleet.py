@@ -185,6 +185,7 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
     fleet.check(3, "c", "d")
 
     fleet.do(publish=4)
+    assert d.info.id not in fleet.lost()
     fleet.check(4, "c", "d")
     d.signal(signal.SIGKILL)
     fleet.check(4, "c")

@@ -184,7 +184,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             method = getattr(module, "quant_method", None)
             if isinstance(method, UnquantizedEmbeddingMethod):
                 method.process_weights_after_loading(module)
-        self._digests |= self._new_digests
+        digests = self._digests | self._new_digests
+        self._digests = {name: digests[name] for name in self._whole}
         self._held = self._whole if self._delta else {}
         self.start_weight_update()
 
