@@ -322,6 +322,17 @@ def test_the_first_wrong_parameter_is_named(
     streams.close()
 
 
+def test_an_actor_that_takes_other_weights_is_not_counted_on(actor: Actor, learner: Learner):
+    transfer = learner.transfer
+    assert transfer.can_reach(actor.info)
+    for other in ({"dtype": "bfloat16"}, {"weight_transfer": "adapter"}):
+        stranger = pb.ActorInfo()
+        stranger.CopyFrom(actor.info)
+        for name, value in other.items():
+            setattr(stranger, name, value)
+        assert not transfer.can_reach(stranger)
+
+
 def answered(actor: Actor, streams_work: Callable[[Stream, Stream], Awaitable[T]]) -> T:
     """What becomes of prompts that are fed to the actor's stream while something else goes on."""
 
