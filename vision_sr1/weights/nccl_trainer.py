@@ -21,20 +21,14 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransf
 from vision_sr1.weights.buckets import Part, Patch
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.epoch import Epoch
+from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
 
 
 @dataclass
-class BoundedNcclTrainerInitInfo(TrainerInitInfo):
-    """The group to form, and how weights are sent; see `GlooTrainerInitInfo`."""
+class BoundedNcclTrainerInitInfo(GlooTrainerInitInfo):
+    """The same as over gloo."""
 
     backend: ClassVar[str] = "bounded_nccl"
-
-    master_address: str
-    epoch: int
-    world_size: int
-    bucket_bytes: int
-    timeout_s: float
-    full_every: int = 1
 
 
 class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
@@ -82,16 +76,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         return engine
 
     def send_weights(self) -> None:
-        """Sends the weights and has the actors load them. Every trainer rank calls it.
-
-        The source is iterated to its end even where sending fails, since the other ranks gather with this one. After
-        a failure the group is of no more use.
-
-        Raises:
-            SilentMembersError: it failed, and some members do not answer.
-            TransferError: it did not come through in time.
-            Exception: what the client raised.
-        """
+        """Sends the weights and has the actors load them; see `GlooTrainerWeightTransferEngine.send_weights`."""
         whole = self.source
         assert whole is not None
         if self._epoch is None:
