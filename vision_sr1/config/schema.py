@@ -276,7 +276,7 @@ class WeightsConfig(Section):
     """Publishing weights to the actors."""
 
     backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl on CUDA, gloo on CPUs.")
-    bucket_mib: Annotated[float, Field(gt=0)] = Field(256.0, description="Parameters packed per broadcast, MiB.")
+    bucket_mib: Annotated[float, Field(gt=0)] = Field(64.0, description="Parameters packed per broadcast, MiB.")
     sync_timeout_s: Seconds = Field(
         60.0, description="An actor that dies or stalls in a publication is found, and left out, within this time."
     )
