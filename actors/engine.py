@@ -20,7 +20,7 @@ from actors.adapter import Adapter, room_for
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET, NOTHING
+from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
 
 NO_VERSION = -1
 FORBIDDEN_BIAS = -100.0
@@ -155,7 +155,7 @@ class PolicyEngine:
 
     async def read_update(self, folder: str) -> None:
         """Takes the weights of a checkpoint in place of a transfer."""
-        await self.receive_update((NOTHING if self.weight_transfer == "nccl" else BUCKETLESS) | {"folder": folder})
+        await self.receive_update(BUCKETLESS | {"folder": folder})
 
     async def complete_update(self) -> None:
         """Returns when all of an update has come, which may go on behind `receive_update`."""
@@ -185,7 +185,7 @@ class PolicyEngine:
             return
         if self._update_open:
             await self._engine.update_weights(
-                WeightTransferUpdateRequest(FORGET if self.weight_transfer == "gloo" else NOTHING)
+                WeightTransferUpdateRequest(FORGET if self.weight_transfer == "gloo" else BUCKETLESS)
             )
             await self._engine.finish_weight_update()
             self._update_open = False

@@ -1,4 +1,4 @@
-"""Full parameters of models whose parameters ZeRO-3 may shard, gathered one at a time."""
+"""Full parameters of models whose parameters ZeRO-3 may shard, gathered some at a time."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

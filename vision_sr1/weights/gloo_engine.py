@@ -72,8 +72,7 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 PAGE = 4096  # bytes
-NOTHING: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": []}
-BUCKETLESS = NOTHING | {"changed": []}
+BUCKETLESS: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": [], "changed": []}
 COMPLETE = BUCKETLESS | {"also": "complete"}
 FORGET = BUCKETLESS | {"also": "forget"}
 Contents = list[tuple[str, Tensor | Patch]]
