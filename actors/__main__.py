@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
+from redis.exceptions import RedisError
 
 from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine, resolve_device
@@ -35,7 +37,7 @@ async def serve(config: Config, actor_id: str) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    redis = await connect(config.streams)
+    redis = await connect(config.streams, hurried=stop.is_set)
     keys = Keys(config.run.name)
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     device = resolve_device(config.actors.device)
@@ -80,7 +82,8 @@ async def serve(config: Config, actor_id: str) -> None:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await fleet.leave(actor_id)
+        with contextlib.suppress(RedisError):  # forgotten then when it has missed its heartbeats
+            await fleet.leave(actor_id)
         await server.stop(grace=1.0)
         engine.shutdown()
         await redis.aclose()
@@ -91,12 +94,19 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
     while True:
         try:
             await engine.check_health()
-            await service.announce()
         except Exception as error:
-            log.error("actor is not healthy", error=repr(error))
+            log.error("the engine is not healthy", error=repr(error))
             if "EngineDead" in type(error).__name__:
                 stop.set()
                 return
+        try:
+            async with asyncio.timeout(config.actors.heartbeat_s):
+                await service.announce()
+        except (RedisError, TimeoutError) as error:
+            log.error("actor cannot announce itself", error=repr(error))
+            await service.set_in_touch(False)
+        else:
+            await service.set_in_touch(True)
         await asyncio.sleep(config.actors.heartbeat_s)
 
 

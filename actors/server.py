@@ -48,6 +48,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._blobs = blobs
         self._health = health_service
         self._generated_tokens = 0
+        self._in_touch = True
         self._phases: set[asyncio.Task[None]] = set()
 
     async def Generate(
@@ -166,13 +167,23 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             info["changed"] = changed
         return info
 
+    async def set_in_touch(self, in_touch: bool) -> None:
+        """Whether Redis can be reached: without it the actor takes no prompts, and says so to who asks for health."""
+        if in_touch != self._in_touch:
+            self._in_touch = in_touch
+            await self._show_health()
+
     async def _update_ended(self) -> None:
         version = self.info.policy_version = self._engine.policy_version
         metrics.POLICY_VERSION.set(version)
         await self.announce()
+        await self._show_health()
+
+    async def _show_health(self) -> None:
         status = health_pb2.HealthCheckResponse
+        ready = self._in_touch and self.info.policy_version != NO_VERSION
         for name in ("", SERVICE):
-            await self._health.set(name, status.NOT_SERVING if version == NO_VERSION else status.SERVING)
+            await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 
     async def _phase(self, phase: Coroutine[Any, Any, None], context: grpc.aio.ServicerContext[Any, Any]) -> None:
         """Carries a phase through, also where its caller goes away: vLLM would go on with it, and be out of step."""

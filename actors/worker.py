@@ -32,7 +32,7 @@ class PromptWorker:
             config.streams,
             self._answer,
             permanent=(WireError, BadRequestError, BlobMissingError),
-            without=lambda entry: [without_group(entry.item)],
+            without=self._go_on_without,
             capacity=config.actors.prompts_in_flight,
             drain_s=config.actors.drain_s,
             ready=self._updates.serving,
@@ -65,6 +65,10 @@ class PromptWorker:
                 self._service.count_tokens("image" if images else "text", len(sample.response_token_ids))
         finally:
             self._updates.prompts.discard(prompt.id)
+
+    async def _go_on_without(self, entry: Entry) -> None:
+        """Gives up the group of a prompt that was set aside."""
+        await self._prompts.hand_over(entry, [without_group(entry.item)])
 
     def _is_described(self, sample: pb.Sample) -> bool:
         """Whether the reward service will ask what the description is worth."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.streams import Keys, connect
-from vision_sr1.streams.embedded import start_embedded_redis
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 
 START_TIMEOUT_S = 600.0
@@ -30,29 +30,26 @@ class Actors:
 @contextmanager
 def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[Actors]:
     """Starts a Redis and actors in a folder; stops them at the end."""
-    server = start_embedded_redis(folder / "redis")
-    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
-    config = load_config(
-        None, [f"run.dir={folder}", "metrics.actor_port=0", *overrides], environment=environment
-    ).config
-    save_config(config, folder / "config.yaml")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "actors", folder / "config.yaml", "--id", f"actor-{number}"],
-            env={**os.environ, **environment},
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for number in range(count)
-    ]
-    try:
-        yield Actors(config, asyncio.run(_announced(config, processes)))
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait(30)
-        server.process.kill()
+    with EmbeddedRedis(folder / "redis") as server:
+        options = [f"run.dir={folder}", "metrics.actor_port=0", *overrides]
+        config = load_config(None, options, environment=server.environment).config
+        save_config(config, folder / "config.yaml")
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "actors", folder / "config.yaml", "--id", f"actor-{number}"],
+                env={**os.environ, **server.environment},
+                stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+            for number in range(count)
+        ]
+        try:
+            yield Actors(config, asyncio.run(_announced(config, processes)))
+        finally:
+            for process in processes:
+                process.terminate()
+            for process in processes:
+                process.wait(30)
 
 
 async def _announced(config: Config, processes: list[subprocess.Popen[bytes]]) -> list[ActorInfo]:

@@ -1,23 +1,66 @@
-"""Checkpoints: the trainer's state and the policy in Hugging Face format, written aside and renamed when whole."""
+"""Checkpoints: the trainer's state and the policy in Hugging Face format, written aside and renamed when whole.
+
+Training waits only for a copy of the state in memory; the copy is written beside it, by every rank its own part. A
+checkpoint counts from the moment its folder has its final name, and only while its files have the sizes it was given.
+"""
 
 import json
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import structlog
 import torch.distributed as dist
+from prometheus_client import Counter, Gauge
+from torch import Tensor
 
+from learner.agreement import all_ranks, any_rank
 from learner.engine import is_main
-from learner.export import export_policy
+from learner.export import export_snapshot, write_export
+from learner.pieces import PiecesError, restore, snapshot, write_pieces
 from vision_sr1.config import Config, ConfigError
 
 log = structlog.get_logger()
 
+CHECKPOINTS = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
+SNAPSHOT_SECONDS = Gauge("vision_sr1_learner_checkpoint_snapshot_seconds", "How long training stood for the last one.")
+WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long the last one took to write.")
+
 POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
+BEST = "best"  # beside the checkpoints: a link to the one with the highest score
+WRITE_TIMEOUT_S = 1800.0
+_STATE = "state"
 _MANIFEST = "trainer.json"
+_ASIDE = ".writing-"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written."""
+
+
+class _Writing(threading.Thread):
+    """One rank's part of a checkpoint on its way to the disk."""
+
+    def __init__(self, number: int, aside: Path, state: dict[str, Any], write: Callable[[], None]) -> None:
+        super().__init__(name=f"checkpoint-{number}", daemon=True)
+        self.number = number
+        self.aside = aside
+        self.state = state
+        self.failure: Exception | None = None
+        self.started = time.monotonic()
+        self._write = write
+
+    def run(self) -> None:
+        """Writes; what goes wrong is kept for the ranks to agree on."""
+        try:
+            self._write()
+        except Exception as error:
+            self.failure = error
+            log.error("checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error))
 
 
 class Checkpoints:
@@ -29,9 +72,10 @@ class Checkpoints:
         self._resume = config.learner.resume
         self._keep = config.learner.keep_checkpoints
         self._stage = stage
+        self._writing: _Writing | None = None
 
     def to_resume(self) -> Path | None:
-        """The newest whole checkpoint, None where there is none.
+        """The newest whole checkpoint, None where there is none; says which it passes over.
 
         Raises:
             ConfigError: there is one, but the run is not to be resumed, or it is of another stage.
@@ -39,62 +83,165 @@ class Checkpoints:
         found = self._all()
         if not found:
             return None
-        latest = found[-1]
         if not self._resume:
             raise ConfigError(
-                f"run {self._run!r} already has checkpoint {latest}: resume it, or choose another run.name"
+                f"run {self._run!r} already has checkpoint {found[-1]}: resume it, or choose another run.name"
             )
-        stage = _manifest(latest).get("stage", "rl")
-        if stage != self._stage:
-            raise ConfigError(f"{latest} is a checkpoint of {stage}, not of {self._stage}: choose another run.name")
-        return latest
+        for folder in reversed(found):
+            torn = _torn(folder)
+            if torn is None:
+                stage = _manifest(folder).get("stage", "rl")
+                if stage != self._stage:
+                    raise ConfigError(
+                        f"{folder} is a checkpoint of {stage}, not of {self._stage}: choose another run.name"
+                    )
+                return folder
+            CHECKPOINTS.labels("torn").inc()
+            log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=torn)
+        raise ConfigError(
+            f"none of the checkpoints in {self._folder} is whole ({_torn(found[-1])}): bring one back from a copy, or "
+            "start again with --fresh"
+        )
 
-    def save(
+    def begin(
         self,
         engine: Any,
         processor: Any,
         number: int,
         state: dict[str, Any],
-        also: Callable[[Path], None] = lambda folder: None,  # noqa: ARG005
-    ) -> Path:
-        """Writes a checkpoint on every rank; it counts once its folder has its final name.
+        also: dict[str, tuple[Any, dict[str, Tensor]]] | None = None,
+    ) -> None:
+        """Copies the state of every rank and begins to write it. The one before is waited for.
 
         Args:
-            state: what the trainer keeps besides weights and optimizer; must be JSON.
-            also: writes more into the folder it is given; called on every rank.
+            state: what the trainer keeps besides weights and optimizer; must be JSON. Its `score`, if any, says how
+                good the policy is; the best checkpoint is kept.
+            also: by folder, other models and their snapshots.
         """
-        final = self._folder / f"{number:06d}"
-        aside = self._folder / f".writing-{number:06d}"
-        if is_main() and aside.exists():
-            shutil.rmtree(aside)
-        dist.barrier()
-        engine.save_checkpoint(str(aside), tag="engine", save_latest=False)
-        export_policy(engine.module, processor, aside / POLICY)
-        also(aside)
+        self.settle(wait=True)
+        started = time.monotonic()
+        aside = self._folder / f"{_ASIDE}{number:06d}"
         if is_main():
-            manifest = aside / _MANIFEST
-            manifest.write_text(json.dumps({"stage": self._stage, **state}, indent=1), encoding="utf-8")
+            for left in self._folder.glob(f"{_ASIDE}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        dist.barrier()
+        pieces = snapshot(engine)
+        models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
+
+        def write() -> None:
+            write_pieces(pieces, aside / _STATE)
+            if is_main():
+                for folder, (model, weights) in models.items():
+                    write_export(model, processor, weights, aside / folder)
             for file in sorted(aside.rglob("*")):
                 _fsync(file)
-            if final.exists():
-                shutil.rmtree(final)
-            aside.rename(final)
-            _fsync(self._folder)
-            for old in self._all()[: -self._keep]:
-                shutil.rmtree(old)
-            log.info("checkpoint written", folder=str(final))
+
+        self._writing = _Writing(number, aside, {"stage": self._stage, **state}, write)
+        self._writing.start()
+        SNAPSHOT_SECONDS.set(time.monotonic() - started)
+
+    def settle(self, *, wait: bool = False) -> Path | None:
+        """The checkpoint under way, once it has become whole; None while it has not. Every rank calls it.
+
+        Args:
+            wait: until it has.
+
+        Raises:
+            CheckpointError: with `wait`: it could not be written.
+        """
+        writing = self._writing
+        if writing is None:
+            return None
+        if wait:
+            writing.join(WRITE_TIMEOUT_S)
+            if writing.is_alive():
+                writing.failure = TimeoutError(f"not written in {WRITE_TIMEOUT_S:.0f} s")
+        if not all_ranks(not writing.is_alive() or writing.failure is not None):
+            return None
+        self._writing = None
+        if any_rank(writing.failure is not None):
+            self._give_up(writing, wait=wait)
+            return None
+        final = self._folder / f"{writing.number:06d}"
+        if is_main():
+            self._put_in_place(writing, final)
         dist.barrier()
         return final
 
     def load(self, engine: Any, folder: Path) -> dict[str, Any]:
-        """Restores weights and optimizer on every rank and returns the trainer's state."""
-        engine.load_checkpoint(str(folder), tag="engine")
+        """Restores weights and optimizer on every rank and returns the trainer's state.
+
+        Raises:
+            ConfigError: it is a checkpoint of another model.
+        """
+        try:
+            restore(engine, folder / _STATE)
+        except PiecesError as error:
+            raise ConfigError(str(error)) from error
         return _manifest(folder)
+
+    def _put_in_place(self, writing: _Writing, final: Path) -> None:
+        manifest = writing.aside / _MANIFEST
+        sizes = {
+            str(file.relative_to(writing.aside)): file.stat().st_size
+            for file in sorted(writing.aside.rglob("*"))
+            if file.is_file() and file != manifest
+        }
+        manifest.write_text(json.dumps({**writing.state, "files": sizes}, indent=1), encoding="utf-8")
+        _fsync(manifest)
+        _fsync(writing.aside)
+        if final.exists():
+            shutil.rmtree(final)
+        writing.aside.rename(final)
+        _fsync(self._folder)
+        self._prune()
+        CHECKPOINTS.labels("written").inc()
+        WRITE_SECONDS.set(time.monotonic() - writing.started)
+        log.info("checkpoint written", folder=str(final), seconds=round(time.monotonic() - writing.started, 3))
+
+    def _give_up(self, writing: _Writing, *, wait: bool) -> None:
+        CHECKPOINTS.labels("failed").inc()
+        if is_main():
+            shutil.rmtree(writing.aside, ignore_errors=True)
+        if wait:
+            reason = writing.failure or "another rank failed, see its log"
+            raise CheckpointError(f"checkpoint {writing.number} could not be written to {self._folder}: {reason}")
+
+    def _prune(self) -> None:
+        """Keeps the latest and the best."""
+        found = self._all()
+        scores = {folder: score for folder in found if (score := _manifest(folder).get("score")) is not None}
+        kept = set(found[-self._keep :])
+        if scores:
+            best = max(scores, key=lambda folder: (scores[folder], folder))
+            kept.add(best)
+            link = self._folder / f"{_ASIDE}{BEST}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(best.name)
+            link.rename(self._folder / BEST)
+        for folder in found:
+            if folder not in kept:
+                shutil.rmtree(folder)
 
     def _all(self) -> list[Path]:
         if not self._folder.is_dir():
             return []
         return sorted(f for f in self._folder.iterdir() if f.name.isdigit() and (f / _MANIFEST).is_file())
+
+
+def _torn(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where nothing is."""
+    try:
+        sizes = _manifest(folder)["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_MANIFEST} cannot be read: {error!r}"
+    for name, size in sizes.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

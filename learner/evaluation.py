@@ -5,16 +5,22 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+import structlog
+from prometheus_client import Counter
+
 from learner.engine import is_main
-from learner.streams import LearnerStreams
+from learner.streams import Asked, LearnerStreams
 from vision_sr1.config import Config
-from vision_sr1.dataset import QuestionRow, Questions
+from vision_sr1.dataset import DataError, QuestionRow, Questions
 from vision_sr1.groups import evaluation_id
 from vision_sr1.parsing import parse_response
 from vision_sr1.tasks.task import description_fidelity
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-Collect = Callable[[str, int], list[pb.ScoredGroup]]
+Collect = Callable[[Asked, int], list[pb.ScoredGroup]]
+REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, each time.")
+
+log = structlog.get_logger()
 
 
 class Evaluator:
@@ -26,16 +32,13 @@ class Evaluator:
 
     def __call__(self, version: int, streams: LearnerStreams, collect: Collect) -> dict[str, dict[str, float]]:
         """Metrics by split and name; each answer goes to `evaluation/v{version}-{split}.jsonl`. Every rank calls it."""
-        rows = {
-            evaluation_id(split, version, index): questions[index]
-            for split, questions in self._splits.items()
-            for index in range(len(questions))
-        }
+        rows = self._rows(version, streams.attempt)
         if not rows:
             return {}
         if is_main():
             streams.feed(rows.items(), pb.PURPOSE_EVALUATION, version)
-        groups = {group.id: group for group in collect("evaluated", len(rows))}
+        asked = Asked("evaluated", pb.PURPOSE_EVALUATION, version, set(rows), rows.__getitem__)
+        groups = {group.id: group for group in collect(asked, len(rows))}
         if not is_main():
             return {}
         summary = {}
@@ -48,6 +51,18 @@ class Evaluator:
             self._write(version, split, answers)
             summary[split] = _metrics(answers)
         return summary
+
+    def _rows(self, version: int, attempt: int) -> dict[str, QuestionRow]:
+        """Rows by prompt id; those that cannot be used are left out."""
+        rows = {}
+        for split, questions in self._splits.items():
+            for index in range(len(questions)):
+                try:
+                    rows[evaluation_id(split, version, attempt, index)] = questions[index]
+                except DataError as error:
+                    REFUSED.inc()
+                    log.error("row refused", split=split, error=str(error))
+        return rows
 
     def _write(self, version: int, split: str, answers: list[dict[str, object]]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)

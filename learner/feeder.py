@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import Counter
 
 from vision_sr1.dataset import DataError, QuestionRow, Questions
-from vision_sr1.groups import training_id
+from vision_sr1.groups import training_id, training_place
 
 log = structlog.get_logger()
 
@@ -46,8 +46,13 @@ class Feeder:
         self._order = self._order_of(state.epoch)
 
     @property
+    def outstanding(self) -> list[str]:
+        """Prompts issued whose groups were not learned from yet, in the order they were drawn."""
+        return self._state.outstanding
+
+    @property
     def in_flight(self) -> int:
-        """Prompts issued whose groups were not learned from yet."""
+        """How many are outstanding."""
         return len(self._state.outstanding)
 
     def draw(self, count: int) -> list[tuple[str, QuestionRow]]:
@@ -82,7 +87,22 @@ class Feeder:
 
     def again(self) -> list[tuple[str, QuestionRow]]:
         """The outstanding prompts once more, as after a restart; the streams refuse those they still hold."""
-        return [(prompt_id, self._questions[int(prompt_id.partition("/")[2])]) for prompt_id in self._state.outstanding]
+        return [(prompt_id, self.row(prompt_id)) for prompt_id in self._state.outstanding]
+
+    def row(self, prompt_id: str) -> QuestionRow:
+        """The row that a prompt was made of.
+
+        Raises:
+            DataError: it cannot be read any more.
+        """
+        return self._questions[training_place(prompt_id)[1]]
+
+    def is_to_come(self, prompt_id: str) -> bool:
+        """Whether the prompt has yet to be drawn: after a crash, groups of such prompts may be there already."""
+        epoch, index = training_place(prompt_id)
+        if epoch != self._state.epoch:
+            return epoch > self._state.epoch
+        return index in self._order[self._state.position :]
 
     def learned(self, prompt_ids: list[str]) -> None:
         """Takes prompts off the outstanding ones."""

@@ -1,6 +1,5 @@
 """The reference policy of the KL term: a frozen copy of the policy as it once was."""
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learner.engine import build_frozen_engine
-from learner.export import export_policy
+from learner.export import export_snapshot
 from learner.lora import merged_parameters, without_adapters
 from learner.packing import Pack
 from learner.policy import token_logprobs
@@ -19,20 +18,23 @@ from vision_sr1.config import Config
 class Reference(Protocol):
     """Predicts; may follow the policy; is part of a checkpoint where the run's start does not give it back."""
 
+    model: torch.nn.Module
+
     def logprobs(self, pack: Pack) -> Float[Tensor, " selected"]:
         """Log-probabilities of the pack's selected tokens."""
 
     def refresh(self, policy: torch.nn.Module) -> None:
         """Takes over the policy's weights. A collective."""
 
-    def save(self, processor: Any, folder: Path) -> None:
-        """Writes the weights in Hugging Face format, unless they are the run's initial ones. A collective."""
+    def snapshot(self) -> dict[str, Tensor] | None:
+        """The weights in CPU memory on rank 0, unless they are the run's initial ones. A collective."""
 
 
 class BaseWeights:
     """The policy without its adapters: takes no memory of its own, and never changes."""
 
     def __init__(self, engine: Any, device: torch.device) -> None:
+        self.model = engine.module
         self._engine = engine
         self._device = device
 
@@ -44,7 +46,7 @@ class BaseWeights:
     def refresh(self, policy: torch.nn.Module) -> None:
         """There is nothing to take over."""
 
-    def save(self, processor: Any, folder: Path) -> None:
+    def snapshot(self) -> None:
         """There is nothing that the policy's checkpoint lacks."""
 
 
@@ -60,7 +62,7 @@ class FrozenCopy:
         self._is_initial = is_initial
         self._device = device
         self._engine = build_frozen_engine(config, model, device, offload=config.learner.reference.offload)
-        self._model = model
+        self.model = model
 
     def logprobs(self, pack: Pack) -> Float[Tensor, " selected"]:
         """See `Reference`."""
@@ -69,10 +71,9 @@ class FrozenCopy:
 
     def refresh(self, policy: torch.nn.Module) -> None:
         """See `Reference`."""
-        write_parameters(merged_parameters(policy), self._model)
+        write_parameters(merged_parameters(policy), self.model.parameters())
         self._is_initial = False
 
-    def save(self, processor: Any, folder: Path) -> None:
+    def snapshot(self) -> dict[str, Tensor] | None:
         """See `Reference`."""
-        if not self._is_initial:
-            export_policy(self._model, processor, folder)
+        return None if self._is_initial else export_snapshot(self.model)

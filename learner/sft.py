@@ -73,12 +73,15 @@ class SftTrainer:
             for batch in self._batches():
                 if self._learn(batch):
                     self._checkpoint()
+                    self._checkpoints.settle(wait=True)
                     return False
+                self._checkpoints.settle()
                 last = self._step == self._steps
                 if last or (settings.evaluate_every and self._step % settings.evaluate_every == 0):
                     self._evaluate()
                 if not last and settings.checkpoint_every and self._step % settings.checkpoint_every == 0:
                     self._checkpoint()
+        self._checkpoints.settle(wait=True)
         aside = self._output.with_name(f".writing-{self._output.name}")
         export_policy(self._engine.module, self._builder.processor, aside)
         if is_main():
@@ -131,7 +134,7 @@ class SftTrainer:
         return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
 
     def _checkpoint(self) -> None:
-        self._checkpoints.save(self._engine, self._builder.processor, self._step, {"step": self._step})
+        self._checkpoints.begin(self._engine, self._builder.processor, self._step, {"step": self._step})
 
     def _batches(self) -> Iterator[list[Sequence | None]]:
         """This rank's shares of the batches still to come, in an order that the seed decides, epoch after epoch."""

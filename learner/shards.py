@@ -58,10 +58,10 @@ def full_shape(parameter: Tensor) -> torch.Size:
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def write_parameters(values: Iterable[tuple[str, Tensor]], target: torch.nn.Module) -> None:
-    """Writes full tensors, in the module's order, into a model that may be sharded. A collective."""
+def write_parameters(values: Iterable[tuple[str, Tensor]], targets: Iterable[Tensor]) -> None:
+    """Writes full tensors into parameters that may be sharded, in the order given. A collective."""
     with torch.no_grad():
-        for (_, value), parameter in zip(values, target.parameters(), strict=True):
+        for (_, value), parameter in zip(values, targets, strict=True):
             if not _is_sharded(parameter):
                 parameter.copy_(value)
                 continue

@@ -64,7 +64,7 @@ class BatchStatistics:
         names = sorted(self._sums)
         every = torch.cat([torch.stack([self._sums[name].double() for name in names]), self._log_ratios])
         dist.all_reduce(every)
-        total = dict(zip(names, every[: len(names)].tolist(), strict=True))
+        total = defaultdict(float, zip(names, every[: len(names)].tolist(), strict=True))
         tokens = max(1.0, total["tokens"])
         result = {
             "mismatch_kl/engine_trainer": total["mismatch/fresh"] / max(1.0, total["mismatch_tokens/fresh"]),

@@ -6,7 +6,9 @@ collective which another will not join.
 
 import asyncio
 import time
+from collections import Counter as Count
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import torch
 import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 
+from learner.agreement import main_rank
 from learner.engine import is_main
 from learner.feeder import sampling_seed
 from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
 from vision_sr1.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
+from vision_sr1.streams.status import depth_and_age
+from vision_sr1.streams.whereabouts import Whereabouts
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
@@ -29,10 +34,13 @@ log = structlog.get_logger()
 GROUPS = Counter(
     "vision_sr1_learner_groups", "Groups collected, by purpose and whether they had rollouts.", ["purpose", "state"]
 )
+STRAYS = Counter("vision_sr1_learner_stray_groups", "Groups let go of because nobody waits for them.", ["stream"])
+ASKED_AGAIN = Counter("vision_sr1_learner_prompts_asked_again", "Prompts issued again because the streams lost them.")
 DEPTH = Gauge("vision_sr1_stream_depth", "Entries in a stream.", ["stream"])
 AGE = Gauge("vision_sr1_stream_age_seconds", "Age of a stream's oldest entry.", ["stream"])
 
 POLL_S = 1.0
+SCARCE_MEMORY = 0.8  # of what the server may use
 _WAIT, _REPUBLISH, _DONE, _STOP = range(4)
 
 
@@ -44,14 +52,43 @@ class GroupsTimeoutError(RuntimeError):
     """No scored group came for too long; the message says where work is stuck."""
 
 
+class SupersededError(RuntimeError):
+    """Another learner leads this run."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Groups that the learner waits for.
+
+    Attributes:
+        stream: `scored` or `evaluated`.
+        policy_version: that the prompts were issued at.
+        prompt_ids: whose groups are wanted; of rank 0.
+        row: what a prompt was made of.
+        is_to_come: whether a prompt will be issued later; its group is kept until then.
+    """
+
+    stream: str
+    purpose: "pb.Purpose"
+    policy_version: int
+    prompt_ids: set[str]
+    row: Callable[[str], QuestionRow]
+    is_to_come: Callable[[str], bool] = lambda prompt_id: False  # noqa: ARG005
+
+
 class LearnerStreams:
-    """Prompts out, scored groups in."""
+    """Prompts out, scored groups in.
+
+    Attributes:
+        attempt: how many learners have led the run before this one, where it was resumed.
+    """
 
     def __init__(self, config: Config, is_stopping: Callable[[], bool]) -> None:
         self._config = config
         self.is_stopping = is_stopping
+        self.attempt = 0
         self._runner = asyncio.Runner()
-        self._redis = self._run(connect(config.streams))
+        self._redis = self._run(connect(config.streams, hurried=is_stopping))
         keys = Keys(config.run.name)
         self._blobs = Blobs(self._redis, keys, config.streams.image_ttl_s)
         self._fleet = Fleet(self._redis, keys)
@@ -61,65 +98,88 @@ class LearnerStreams:
             for name in ("prompts", "rollouts", "scored", "evaluated")
         }
         self._keys = keys
+        self._whereabouts = Whereabouts(self._redis, keys)
         self._collected: dict[str, Entry] = {}  # by prompt id, until a checkpoint holds them
-        self._redelivered: list[Entry] = []
+        self._early: dict[str, tuple[Entry, pb.ScoredGroup]] = {}  # by id of prompts that are to come
+        self._redelivered: dict[str, list[Entry]] = {"scored": [], "evaluated": []}
+        self._interruptions = 0
+        self._images: dict[str, list[str]] = {}  # hashes by id of prompts in flight
+        self._uses: Count[str] = Count()  # of images by prompts in flight
+        self._published: pb.PublishedWeights | None = None
 
     def open(self, *, resume: bool) -> None:
         """Makes the groups; a fresh run forgets what an earlier one of its name left, a resumed one takes it up."""
+        if not resume:
+            self._run(self._forget())
         for name in ("scored", "evaluated"):
             self._run(self._streams[name].open())
         self._run(self._fleet.publish(None))  # what an earlier learner published is not what this one holds
+        self._generation = int(self._run(self._redis.incr(self._keys.learner)))
+        self.attempt = self._generation - 1
         if resume:
-            self._redelivered = self._run(self._streams["scored"].read_own())
+            self._redelivered["scored"] = self._run(self._streams["scored"].read_own())
             self._run(self._acknowledge_own("evaluated"))
-        else:
-            self._run(self._forget())
 
     def feed(self, prompts: Iterable[tuple[str, QuestionRow]], purpose: Any, policy_version: int) -> None:
         """Issues prompts, to be answered under `policy_version` or a later one."""
         self._run(self._feed(prompts, purpose, policy_version))
 
     def collect(
-        self, name: str, count: int, republish: Callable[[], None], stale: Callable[[], bool]
+        self,
+        asked: Asked,
+        count: int,
+        *,
+        republish: Callable[[], None],
+        stale: Callable[[], bool],
+        meanwhile: Callable[[], None],
     ) -> list[pb.ScoredGroup]:
-        """Waits for `count` groups on a stream; every rank calls it and gets them.
+        """Waits for `count` of the groups asked for; every rank calls it and gets them.
 
         Args:
-            name: `scored` or `evaluated`.
             republish: called on every rank when rank 0's `stale` says that an actor lacks the current version.
+            meanwhile: called on every rank about once a second.
 
         Raises:
             StoppedError: the learner was asked to stop.
             GroupsTimeoutError: nothing came for `groups_timeout_s`.
+            SupersededError: another learner leads the run.
         """
         groups: list[pb.ScoredGroup] = []
-        quiet_since = time.monotonic()
+        wanted = set(asked.prompt_ids)
+        quiet_since = looked_at = time.monotonic()
         while True:
-            command, failure = _WAIT, ""
+            command = _WAIT
+            failure: RuntimeError | None = None
             if is_main():
-                before = len(groups)
-                groups += self._take(name, count - len(groups))
-                if len(groups) > before:
-                    quiet_since = time.monotonic()
+                came = self._take(asked, wanted, count - len(groups))
+                groups += came
+                wanted -= {group.id for group in came}
+                now = time.monotonic()
+                if came:
+                    quiet_since = looked_at = now
                 if self.is_stopping():
                     command = _STOP
+                elif not self._leads():
+                    command = _STOP
+                    failure = SupersededError(f"another learner has taken over the run {self._config.run.name!r}")
                 elif len(groups) >= count:
                     command = _DONE
-                elif time.monotonic() - quiet_since > self._config.learner.groups_timeout_s:
-                    command, failure = _STOP, self._stuck(name, len(groups), count)
+                elif now - quiet_since > self._config.learner.groups_timeout_s:
+                    command = _STOP
+                    failure = GroupsTimeoutError(self._stuck(asked.stream, len(groups), count))
                 elif stale():
                     command = _REPUBLISH
-            told = torch.tensor(command)
-            dist.broadcast(told, 0)
-            command = int(told)
+                elif now - looked_at > 2 * self._config.streams.lease_s:
+                    looked_at = now
+                    self._ask_again(asked, wanted)
+            command = main_rank(command)
             if command == _STOP:
-                if failure:
-                    raise GroupsTimeoutError(failure)
-                raise StoppedError
+                raise failure or StoppedError
             if command == _REPUBLISH:
                 republish()
             if command == _DONE:
                 return share(groups)
+            meanwhile()
 
     def images(self, sha256s: Iterable[str]) -> dict[str, bytes]:
         """Encoded images by their hash."""
@@ -130,25 +190,36 @@ class LearnerStreams:
         return self._run(fetch())
 
     def image_refs(self, images: list[bytes]) -> list[pb.ImageRef]:
-        """Stores encoded images for the actors."""
+        """Stores encoded images for the actors, for use at once."""
 
         async def put() -> list[pb.ImageRef]:
-            return [await self._blobs.put(image) for image in images]
+            refs = [await self._blobs.put(image) for image in images]
+            await self._blobs.release(ref.sha256 for ref in refs if not self._uses[ref.sha256])
+            return refs
 
         return self._run(put())
 
     def acknowledge(self, prompt_ids: Iterable[str]) -> None:
         """Lets go of the groups of these prompts: a checkpoint holds them."""
-        held = [entry for prompt_id in prompt_ids if (entry := self._collected.pop(prompt_id, None))]
+        ids = list(prompt_ids)
+        held = [entry for prompt_id in ids if (entry := self._collected.pop(prompt_id, None))]
         self._run(self._streams["scored"].acknowledge(held))
+        self._run(self._release_images(ids))
+
+    def memory_is_scarce(self) -> bool:
+        """Whether Redis is about to refuse writes: a checkpoint would let go of what has been learned from."""
+        memory = self._run(self._redis.info("memory"))
+        allowed = int(memory.get("maxmemory", 0))
+        return allowed > 0 and int(memory["used_memory"]) > SCARCE_MEMORY * allowed
 
     def observe(self) -> None:
         """Sets the metrics of all streams."""
 
         async def look() -> None:
-            for name, stream in self._streams.items():
-                DEPTH.labels(name).set(await stream.depth())
-                AGE.labels(name).set(await stream.age_s())
+            for name in self._streams:
+                depth, age_s = await depth_and_age(self._redis, self._keys.stream(name))
+                DEPTH.labels(name).set(depth)
+                AGE.labels(name).set(age_s)
 
         self._run(look())
 
@@ -167,6 +238,7 @@ class LearnerStreams:
         if folder is not None:
             weights.folder = str(folder.relative_to(self._config.run.path))
             weights.sha256.update(file_digests(folder))
+        self._published = weights
         self._run(self._fleet.publish(weights))
 
     def close(self) -> None:
@@ -177,27 +249,78 @@ class LearnerStreams:
     def _run(self, work: Any) -> Any:
         return self._runner.run(work)
 
-    def _take(self, name: str, count: int) -> list[pb.ScoredGroup]:
-        stream = self._streams[name]
-        if name == "scored" and self._redelivered:
-            entries, self._redelivered = self._redelivered[:count], self._redelivered[count:]
-        else:
-            entries = self._run(stream.read(count, POLL_S)) if count else []
-        if name == "scored":
-            self._collected.update({entry.item: entry for entry in entries})
-        else:
-            self._run(stream.acknowledge(entries))
+    def _leads(self) -> bool:
+        """Whether no other learner has taken over since this one opened the streams."""
+        generation = self._run(self._redis.get(self._keys.learner))
+        if generation is None:  # the server has lost everything: what only this learner knows is written again
+            self._run(self._redis.set(self._keys.learner, self._generation))
+            self._run(self._fleet.publish(self._published))
+            return True
+        return int(generation) == self._generation
+
+    def _take(self, asked: Asked, wanted: set[str], count: int) -> list[pb.ScoredGroup]:
+        """Up to `count` groups that are wanted and there, or that come within POLL_S."""
+        if count <= 0:
+            return []
         groups = []
-        for entry in entries:
-            try:
-                group = decode(pb.ScoredGroup, entry.message)
-            except WireError as error:
-                self._run(stream.set_aside(entry, str(error), []))
-                group = pb.ScoredGroup(id=entry.item)
-            purpose = "evaluation" if name == "evaluated" else "train"
-            GROUPS.labels(purpose, "complete" if group.rollouts else "empty").inc()
+        for prompt_id in sorted(wanted & self._early.keys())[:count]:
+            self._collected[prompt_id], group = self._early.pop(prompt_id)
             groups.append(group)
+        for entry in [] if groups else self._next(asked.stream, count):
+            group = self._read_group(asked.stream, entry)
+            if entry.item in wanted:
+                if asked.stream == "scored":
+                    self._collected[entry.item] = entry
+                else:
+                    self._run(self._streams[asked.stream].acknowledge([entry]))
+                    self._run(self._release_images([entry.item]))
+                groups.append(group)
+            elif asked.stream == "scored" and asked.is_to_come(entry.item):
+                self._early[entry.item] = entry, group
+            else:
+                STRAYS.labels(asked.stream).inc()
+                log.info("group let go of: nobody waits for it", stream=asked.stream, item=entry.item)
+                self._run(self._streams[asked.stream].acknowledge([entry]))
+        for group in groups:
+            purpose = "evaluation" if asked.stream == "evaluated" else "train"
+            GROUPS.labels(purpose, "complete" if group.rollouts else "empty").inc()
         return groups
+
+    def _next(self, name: str, count: int) -> list[Entry]:
+        """Entries that came to this consumer: earlier and were not seen, or now."""
+        stream = self._streams[name]
+        if self._redis.patience.interruptions > self._interruptions:  # a reply may have been lost, entries and all
+            self._interruptions = self._redis.patience.interruptions
+            known = {entry.entry_id for entry in self._collected.values()}
+            known |= {entry.entry_id for entry, _ in self._early.values()}
+            self._redelivered[name] = [e for e in self._run(stream.read_own()) if e.entry_id not in known]
+        if waiting := self._redelivered[name]:
+            self._redelivered[name] = waiting[count:]
+            return waiting[:count]
+        entries: list[Entry] = self._run(stream.read(count, POLL_S))
+        return entries
+
+    def _read_group(self, name: str, entry: Entry) -> pb.ScoredGroup:
+        try:
+            return decode(pb.ScoredGroup, entry.message)
+        except WireError as error:
+            self._run(self._streams[name].bury(entry, str(error)))
+            return pb.ScoredGroup(id=entry.item)
+
+    def _ask_again(self, asked: Asked, wanted: set[str]) -> None:
+        """Issues prompts once more that the streams have lost, as a server does that comes back without its last
+        writes."""
+        group_size = 1 if asked.purpose == pb.PURPOSE_EVALUATION else self._config.sampling.group_size
+        lost = self._run(self._whereabouts.lost(wanted, asked.stream, group_size))
+        if lost:
+            ASKED_AGAIN.inc(len(lost))
+            log.error("prompts were lost by the streams and are issued again", prompts=len(lost), stream=asked.stream)
+            self.feed([(prompt_id, asked.row(prompt_id)) for prompt_id in lost], asked.purpose, asked.policy_version)
+
+    async def _release_images(self, prompt_ids: Iterable[str]) -> None:
+        used = Count(sha256 for prompt_id in prompt_ids for sha256 in self._images.pop(prompt_id, ()))
+        self._uses -= used  # drops those whose count is 0
+        await self._blobs.release(sha256 for sha256 in used if not self._uses[sha256])
 
     async def _feed(self, prompts: Iterable[tuple[str, QuestionRow]], purpose: Any, policy_version: int) -> None:
         sampling = self._config.sampling
@@ -212,7 +335,7 @@ class LearnerStreams:
                 question=row.question,
                 answer=row.answer,
                 data_source=row.data_source,
-                images=[await self._blobs.put(image) for image in row.images],
+                images=await self._put_images(prompt_id, row.images),
                 group_size=1 if evaluation else sampling.group_size,
                 sampling=pb.SamplingParams(
                     temperature=0.0 if evaluation else sampling.temperature,
@@ -226,17 +349,25 @@ class LearnerStreams:
             outputs.append(Output("prompts", prompt_id, prompt.SerializeToString()))
         await self._streams["prompts"].append(outputs)
 
+    async def _put_images(self, prompt_id: str, images: list[bytes]) -> list[pb.ImageRef]:
+        refs = [await self._blobs.put(image) for image in images]
+        if prompt_id not in self._images:
+            self._images[prompt_id] = [ref.sha256 for ref in refs]
+            self._uses.update(self._images[prompt_id])
+        return refs
+
     async def _acknowledge_own(self, name: str) -> None:
         await self._streams[name].acknowledge(await self._streams[name].read_own())
 
     async def _forget(self) -> None:
         streams = {self._keys.stream(name) for name in (*self._streams, "dead")}
-        kept = (self._keys.actors, self._keys.stream("blob"))
         async for key in self._redis.scan_iter(match=self._keys.stream("*"), count=1000):
             name = key.decode()
             if name in streams:
                 await self._redis.xtrim(name, maxlen=0, approximate=False)
-            elif not name.startswith(kept):
+            elif name.startswith(self._keys.stream("blob")):
+                await self._redis.expire(name, self._config.streams.image_ttl_s)
+            elif not name.startswith(self._keys.actors):
                 await self._redis.delete(name)
 
     def _stuck(self, name: str, have: int, wanted: int) -> str:

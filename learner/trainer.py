@@ -3,7 +3,8 @@
 import hashlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -14,17 +15,19 @@ import torch
 import torch.distributed as dist
 from prometheus_client import Counter, start_http_server
 
+from learner.agreement import any_rank, main_rank
 from learner.checkpoint import POLICY, Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
+from learner.ledger import Ledger
 from learner.policy import choose_trainable, load_policy
 from learner.publisher import Publisher
 from learner.reference import BaseWeights, FrozenCopy, Reference
 from learner.samples import group_has_signal
 from learner.scalars import ScalarLog
 from learner.sequences import SequenceBuilder
-from learner.streams import LearnerStreams, StoppedError
+from learner.streams import Asked, LearnerStreams, StoppedError
 from learner.transfer import FleetTransfer
 from learner.update import PolicyUpdate
 from learner.verification import Probe
@@ -32,6 +35,7 @@ from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import sample_version
+from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -39,6 +43,14 @@ log = structlog.get_logger()
 DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Groups left out because nothing in them differs.")
 
 _REFERENCE = "reference"  # folder in a checkpoint; there once the reference is not the initial policy
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A batch in whose midst the learner was stopped: its prompts in its own order, and the steps already taken."""
+
+    prompts: list[str]
+    steps: int
 
 
 class Trainer:
@@ -62,19 +74,25 @@ class Trainer:
         self._engine = build_engine(
             config, policy, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        state: dict[str, Any] = {"policy_version": 0, "batch": 0, "feeder": {}}
+        state: dict[str, Any] = {"policy_version": 0, "batch": 0, "feeder": {}, "unfinished": None, "best": None}
         if latest is not None:
             state = self._checkpoints.load(self._engine, latest)
             log.info("resumed", checkpoint=str(latest), policy_version=state["policy_version"])
         self.version: int = state["policy_version"]
         self._batch: int = state["batch"]
-        self._learned: list[str] = []  # prompts learned from since the last checkpoint
+        self._unfinished = Unfinished(**state["unfinished"]) if state["unfinished"] else None
+        self._best: float | None = state["best"]
+        self._score: float | None = None  # of the policy as it is now, where it was evaluated
+        self._learned: list[str] = []  # prompts learned from since the last checkpoint was begun
+        self._held: list[str] = []  # prompts that the checkpoint being written holds
         self._reference: Reference | None = None
         if any(component.kl_coef > 0 for component in settings.components):
             self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         questions = Questions(config.data.train, config.data)
+        self._questions = questions
         self._feeder = Feeder(questions, config.run.seed, FeederState(**state["feeder"]))
+        self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)
         self._streams = LearnerStreams(config, lambda: self._stopping)
         probe = Probe(config, self._engine, self._builder, questions, device)
@@ -106,15 +124,18 @@ class Trainer:
                 self._streams.feed(self._feeder.again(), pb.PURPOSE_TRAIN, self.version)
             while self._batch < settings.batches:
                 self._train_batch()
+                self._settle()
                 last = self._batch == settings.batches
                 if last or (settings.evaluate_every and self._batch % settings.evaluate_every == 0):
                     self._evaluate()
-                if last or self._batch % settings.checkpoint_every == 0:
+                if last or self._checkpoint_is_due():
                     self._checkpoint()
+            self._settle(wait=True)
         except StoppedError:
             log.info("stopping", batch=self._batch)
-            if self._learned:
+            if self._learned or self._unfinished:
                 self._checkpoint()
+            self._settle(wait=True)
             return False
         finally:
             self._scalars.close()
@@ -123,12 +144,29 @@ class Trainer:
         return True
 
     def _train_batch(self) -> None:
-        """Draw prompts, wait until they are answered and scored, learn from them, publish the new weights."""
+        """Draw prompts, wait until they are answered and scored, learn from them, publish the new weights.
+
+        Raises:
+            StoppedError: the learner was asked to stop; `_unfinished` says where in the batch.
+        """
         settings = self._config.learner
         started = time.monotonic()
         groups = self._collect_batch()
         rollout_seconds = time.monotonic() - started
-        scalars = self._update.learn(groups, self.version, self._streams.images)
+        learned = self._update.learn(
+            groups,
+            self.version,
+            partial(self._images, groups),
+            first_step=self._unfinished.steps if self._unfinished else 0,
+            # Proximal log-probabilities are those of the policy before the batch, which a resumed learner lacks.
+            interrupted=(lambda: False) if settings.off_policy.recompute_proximal else self._is_stopped_anywhere,
+        )
+        ids = [group.id for group in groups]
+        if not learned.is_whole:
+            self._unfinished = Unfinished(ids, learned.steps)
+            raise StoppedError
+        self._unfinished = None
+        self._score = None
         self._let_go(groups)
         self._batch += 1
         self.version += 1
@@ -138,10 +176,12 @@ class Trainer:
         published = time.monotonic()
         self._publish()
         if is_main():
+            self._ledger.record(self._batch, self.version, ids)
             self._streams.observe()
             now = time.monotonic()
             rollouts = sum(len(group.rollouts) for group in groups)
-            scalars |= _batch_scalars(groups, settings) | {
+            scalars = learned.scalars | _batch_scalars(groups, settings)
+            scalars |= {
                 "seconds/rollouts": rollout_seconds,
                 "seconds/publish": now - published,
                 "seconds/batch": now - started,
@@ -153,10 +193,16 @@ class Trainer:
     def _collect_batch(self) -> list[pb.ScoredGroup]:
         """A batch of groups in an order of its own, whatever order they came in; see `GroupsConfig`."""
         settings = self._config.learner
+        if self._unfinished is not None:
+            prompts = self._unfinished.prompts
+            by_id = {group.id: group for group in self._collect(prompts, len(prompts))}
+            return [by_id[prompt_id] for prompt_id in prompts]
         batch: list[pb.ScoredGroup] = []
         for attempt in range(1 + settings.groups.replacement_rounds):
             self._feed()
-            groups = self._collect("scored", settings.prompts_per_batch - len(batch))
+            had = {group.id for group in batch}
+            outstanding = [prompt_id for prompt_id in self._feeder.outstanding if prompt_id not in had]
+            groups = self._collect(outstanding, settings.prompts_per_batch - len(batch))
             dropped: list[pb.ScoredGroup] = []
             for group in groups:
                 keep = not settings.groups.drop_without_signal or group_has_signal(group, settings)
@@ -167,6 +213,17 @@ class Trainer:
                 break
             log.info("groups without signal", dropped=len(dropped), kept=len(batch), attempt=attempt + 1)
         return _in_own_order(batch)
+
+    def _images(self, groups: list[pb.ScoredGroup], sha256s: Iterable[str]) -> dict[str, bytes]:
+        """Encoded images by their hash: from Redis, and from the data set where Redis has lost them."""
+        wanted = list(sha256s)
+        try:
+            return self._streams.images(wanted)
+        except BlobMissingError as error:
+            log.warning("images are read from the data set again", error=str(error))
+        images = (image for group in groups for image in self._feeder.row(group.id).images)
+        found = {hashlib.sha256(image).hexdigest(): image for image in images}
+        return {sha256: found[sha256] for sha256 in wanted}
 
     def _feed(self) -> None:
         """Issues as many prompts as the staleness bound and the rest of the run leave room for."""
@@ -187,31 +244,79 @@ class Trainer:
     def _publish(self) -> None:
         self._publisher.publish(self.version)
 
-    def _collect(self, stream: str, count: int) -> list[pb.ScoredGroup]:
+    def _collect(self, prompt_ids: Iterable[str], count: int) -> list[pb.ScoredGroup]:
+        """So many of these prompts' groups."""
+        return self._wait_for(
+            Asked("scored", pb.PURPOSE_TRAIN, self.version, set(prompt_ids), self._feeder.row, self._feeder.is_to_come),
+            count,
+        )
+
+    def _wait_for(self, asked: Asked, count: int) -> list[pb.ScoredGroup]:
         return self._streams.collect(
-            stream, count, republish=self._publish, stale=partial(self._publisher.is_stale, self.version)
+            asked,
+            count,
+            republish=self._publish,
+            stale=partial(self._publisher.is_stale, self.version),
+            meanwhile=self._settle,
         )
 
     def _evaluate(self) -> None:
-        summary = self._evaluator(self.version, self._streams, self._collect)
+        summary = self._evaluator(self.version, self._streams, self._wait_for)
         if is_main():
             scalars = {f"eval_{name}/{split}": v for split, values in summary.items() for name, v in values.items()}
             self._scalars.log(self._batch, scalars | {"policy/version": float(self.version)})
             log.info("evaluated", policy_version=self.version, **summary)
+            self._score = self._score_in(scalars)
+
+    def _score_in(self, scalars: dict[str, float]) -> float | None:
+        name = self._config.learner.keep_best
+        if name is None:
+            return None
+        if name not in scalars:
+            known = ", ".join(sorted(scalars)) or "none, for data.evaluation is empty"
+            raise ConfigError(f"learner.keep_best: no evaluation gives {name!r}; known: {known}")
+        return scalars[name]
+
+    def _checkpoint_is_due(self) -> bool:
+        """By the clock, for a policy better than those before, or to let go of what fills Redis; rank 0 decides."""
+        due = self._batch % self._config.learner.checkpoint_every == 0
+        if is_main():
+            due |= self._score is not None and (self._best is None or self._score > self._best)
+            if not due and self._streams.memory_is_scarce():
+                log.warning("Redis is nearly full: a checkpoint lets go of what was learned from", batch=self._batch)
+                due = True
+        return bool(main_rank(int(due)))
 
     def _checkpoint(self) -> None:
-        state = {"policy_version": self.version, "batch": self._batch, "feeder": self._feeder.state_dict()}
-        folder = self._checkpoints.save(
-            self._engine, self._builder.processor, self.version, state, also=self._save_reference
-        )
-        if is_main():
-            self._streams.published(self.version, folder / POLICY)
-            self._streams.acknowledge(self._learned)
-        self._learned = []
+        """Begins to write the state as it is now."""
+        self._settle(wait=True)
+        if self._score is not None and (self._best is None or self._score > self._best):
+            self._best = self._score
+        state = {
+            "policy_version": self.version,
+            "batch": self._batch,
+            "feeder": self._feeder.state_dict(),
+            "unfinished": asdict(self._unfinished) if self._unfinished else None,
+            "best": self._best,
+            "score": self._score,
+        }
+        also = {}
+        if self._reference is not None and (weights := self._reference.snapshot()) is not None:
+            also[_REFERENCE] = (self._reference.model, weights)
+        self._checkpoints.begin(self._engine, self._builder.processor, self.version, state, also)
+        self._held, self._learned = self._learned, []
 
-    def _save_reference(self, folder: Path) -> None:
-        if self._reference is not None:
-            self._reference.save(self._builder.processor, folder / _REFERENCE)
+    def _settle(self, *, wait: bool = False) -> None:
+        """Lets go of what a checkpoint holds, once it is on disk."""
+        folder = self._checkpoints.settle(wait=wait)
+        if folder is None or not is_main():
+            return
+        if folder.name == f"{self.version:06d}":
+            self._streams.published(self.version, folder / POLICY)
+        self._streams.acknowledge(self._held)
+
+    def _is_stopped_anywhere(self) -> bool:
+        return any_rank(self._stopping)
 
     def _request_stop(self, *_: object) -> None:
         self._stopping = True

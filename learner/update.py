@@ -30,6 +30,20 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
+class Learned:
+    """What came of a batch.
+
+    Attributes:
+        steps: optimizer steps of the batch that have been taken, those before this call included.
+        is_whole: whether these are all of them.
+    """
+
+    steps: int
+    is_whole: bool
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
 class _Step:
     """This rank's part of one optimizer step, and N_k of every component over all ranks."""
 
@@ -51,38 +65,52 @@ class PolicyUpdate:
         self._rope = partial(rope_positions, engine.module)
         self._device = device
 
-    def learn(self, groups: list[pb.ScoredGroup], policy_version: int, fetch_images: FetchImages) -> dict[str, float]:
-        """Takes the batch's optimizer steps and returns its scalars. Every rank calls it with the same groups.
+    def learn(
+        self,
+        groups: list[pb.ScoredGroup],
+        policy_version: int,
+        fetch_images: FetchImages,
+        *,
+        first_step: int = 0,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> Learned:
+        """Takes the batch's optimizer steps. Every rank calls it with the same groups.
 
         Args:
             groups: the batch; those without rollouts are left out.
-            policy_version: of the policy as it is now.
+            policy_version: of the policy as it was before the batch.
             fetch_images: encoded images by their hash.
+            first_step: steps of this batch that were taken before.
+            interrupted: asked after each step, on every rank with the same answer; the batch ends there if true.
         """
         started = time.monotonic()
         settings = self._settings
         samples = training_samples([group for group in groups if group.rollouts], settings, policy_version)
         if not samples:
             log.warning("a batch without a rollout: nothing to learn from", policy_version=policy_version)
-            return {}
+            return Learned(first_step, True, {})
+        starts = range(0, len(samples), settings.prompts_per_step)[first_step:]
         steps = [
             self._share([sample for group in samples[first : first + settings.prompts_per_step] for sample in group])
-            for first in range(0, len(samples), settings.prompts_per_step)
+            for first in starts
         ]
         statistics = BatchStatistics(settings, self._device)
         if settings.off_policy.recompute_proximal:
             self._compute_proximal(steps, fetch_images, statistics)
-        norms = []
-        for number, step in enumerate(steps):
-            self._take(step, fetch_images, statistics, is_first=number == 0)
+        norms: list[float] = []
+        for step in steps:
+            self._take(step, fetch_images, statistics, is_first=first_step == 0 and not norms)
             norms.append(float(self._engine.get_global_grad_norm() or 0.0))
+            if len(norms) < len(steps) and interrupted():
+                break
         seconds = time.monotonic() - started
         tokens = sum(len(sample) for group in samples for sample in group)
-        return statistics.scalars(len(steps)) | {
+        scalars = statistics.scalars(len(norms)) | {
             "grad_norm/mean": float(np.mean(norms)),
             "seconds/learn": seconds,
             "tokens_per_second/learn": tokens / seconds,
         }
+        return Learned(first_step + len(norms), len(norms) == len(steps), scalars)
 
     def _share(self, samples: list[TrainingSample]) -> _Step:
         """Gives each rank its part of a step's samples, cut into as many micro-batches as any other rank has."""

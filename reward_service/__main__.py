@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from redis.exceptions import RedisError
 from transformers import AutoTokenizer
 
 from reward_service.api import create_app
@@ -22,14 +23,17 @@ from reward_service.traces import TraceStore
 from vision_sr1.config import Config
 from vision_sr1.fleet import Fleet
 from vision_sr1.service import run_service
-from vision_sr1.streams import Blobs, Keys, Stream, connect
+from vision_sr1.streams import Blobs, Keys, Stream, check_takes_writes, connect
 
 log = structlog.get_logger()
+
+PROBE_TIMEOUT_S = 2.0
 
 
 async def serve(config: Config) -> None:
     """Scores rollouts and serves the API until SIGTERM or SIGINT."""
-    redis = await connect(config.streams)
+    stop = asyncio.Event()
+    redis = await connect(config.streams, hurried=stop.is_set)
     keys = Keys(config.run.name)
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     config.run.path.mkdir(parents=True, exist_ok=True)
@@ -43,19 +47,26 @@ async def serve(config: Config) -> None:
     await rollouts.open()
     worker = ScoringWorker(config, rollouts, scorer, store.record)
 
+    outages: list[RedisError] = []
+
+    async def score() -> None:
+        try:
+            await worker.consumer.run(stop)
+        except RedisError as error:
+            outages.append(error)
+        server.should_exit = True
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stop = asyncio.Event()
         writing = asyncio.create_task(store.write_forever())
-        scoring = asyncio.create_task(worker.consumer.run(stop))
-        scoring.add_done_callback(lambda _: setattr(server, "should_exit", True))
+        scoring = asyncio.create_task(score())
         yield
         stop.set()
         await scoring
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
 
-    app = create_app(store, redis.ping, lifespan)
+    app = create_app(store, lambda: check_takes_writes(redis, keys.stream("probe"), PROBE_TIMEOUT_S), lifespan)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -73,6 +84,8 @@ async def serve(config: Config) -> None:
         await judge.close()
     store.close()
     await redis.aclose()
+    if outages:
+        raise outages[0]
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """The reward service's main path: take rollouts, score them, emit a group when its last member is scored."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import answer_reward, response_rewards
 from vision_sr1.config import Config, RewardConfig
-from vision_sr1.groups import group_stream, without_group
+from vision_sr1.groups import empty_group, group_stream, is_evaluation, without_group
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -47,6 +48,8 @@ class Scorer:
         if parsed.description:
             await asyncio.gather(self._ask(scored, parsed.description), self._judged(scored, parsed.description))
         for name, value in scored.rewards.items():
+            if not math.isfinite(value):
+                raise UnusableRolloutError(f"rollout {rollout.id}: the reward {name!r} is {value}")
             metrics.REWARDS.labels(name).observe(value)
         return scored
 
@@ -83,10 +86,36 @@ class Scorer:
         return await asyncio.to_thread(answer_reward, answer, scored.rollout.prompt.answer, self._grader)
 
 
+class UnusableRolloutError(ValueError):
+    """A rollout that must not be learned from: one of its numbers is not finite, or it contradicts itself."""
+
+
+def check_usable(rollout: pb.Rollout) -> None:
+    """Refuses what would poison a batch.
+
+    Raises:
+        UnusableRolloutError: with the value at fault.
+    """
+    sample = rollout.sample
+    if len(sample.logprobs) != len(sample.response_token_ids):
+        raise UnusableRolloutError(
+            f"rollout {rollout.id} of actor {rollout.actor_id} has {len(sample.logprobs)} log-probabilities for "
+            f"{len(sample.response_token_ids)} tokens"
+        )
+    for place, value in enumerate(sample.logprobs):
+        if not math.isfinite(value):
+            raise UnusableRolloutError(
+                f"rollout {rollout.id} of actor {rollout.actor_id}: the log-probability of token {place} is {value}"
+            )
+    if not sample.versions:
+        raise UnusableRolloutError(f"rollout {rollout.id} of actor {rollout.actor_id} names no policy version")
+
+
 class ScoringWorker:
     """Consumes the rollout stream."""
 
     def __init__(self, config: Config, rollouts: Stream, scorer: Scorer, on_scored: OnScored) -> None:
+        self._config = config
         self._rollouts = rollouts
         self._scorer = scorer
         self._on_scored = on_scored
@@ -94,8 +123,8 @@ class ScoringWorker:
             rollouts,
             config.streams,
             self._score,
-            permanent=(WireError,),
-            without=lambda entry: [without_group(entry.item.rpartition("/")[0])],
+            permanent=(WireError, UnusableRolloutError),
+            without=self._go_on_without,
             capacity=config.reward.rollouts_in_flight,
             drain_s=config.reward.drain_s,
         )
@@ -105,19 +134,27 @@ class ScoringWorker:
         started = time.monotonic()
         rollout = decode(pb.Rollout, entry.message)
         metrics.AGE_SECONDS.observe(max(0.0, time.time() - rollout.finished_at))
+        check_usable(rollout)
         scored = await self._scorer.score(rollout)
         prompt = rollout.prompt
         member = pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=prompt.id, purpose=prompt.purpose, rollouts=[scored])
-        emitted = await self._rollouts.assemble(
-            entry,
-            Output(group_stream(prompt.id), prompt.id, member.SerializeToString()),
-            rollout.sample_index,
-            prompt.group_size,
-        )
+        await self._assemble(entry, member, rollout.sample_index, prompt.group_size)
         self._on_scored(scored)
         metrics.SCORE_SECONDS.observe(time.monotonic() - started)
-        if emitted:
+
+    async def _assemble(self, entry: Entry, member: pb.ScoredGroup, index: int, group_size: int) -> None:
+        output = Output(group_stream(member.id), member.id, member.SerializeToString())
+        if await self._rollouts.assemble(entry, output, index, group_size):
             metrics.GROUPS.inc()
+
+    async def _go_on_without(self, entry: Entry) -> None:
+        """Completes the group of a rollout that was set aside without it, or gives the group up."""
+        prompt_id, _, index = entry.item.rpartition("/")
+        if self._config.streams.spent_groups == "complete" and index.isdecimal():
+            group_size = 1 if is_evaluation(prompt_id) else self._config.sampling.group_size
+            await self._assemble(entry, empty_group(prompt_id), int(index), group_size)
+        else:
+            await self._rollouts.hand_over(entry, [without_group(prompt_id)])
 
 
 def _set_spans(scored: pb.ScoredRollout, pieces: list[bytes], parsed: ParsedResponse) -> None:

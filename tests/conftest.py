@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vision_sr1.config import Config, load_config
-from vision_sr1.streams.embedded import EmbeddedRedis, start_embedded_redis
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
@@ -52,14 +52,12 @@ def single_rank() -> Iterator[torch.device]:
 @pytest.fixture
 def embedded_redis(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     """A Redis server of the test's own."""
-    server = start_embedded_redis(tmp_path / "redis")
-    yield server
-    server.process.kill()
-    server.process.wait()
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture
 def redis_config(embedded_redis: EmbeddedRedis) -> Config:
     """A configuration that points at it."""
-    environment = {"VISION_SR1_REDIS_URL": embedded_redis.url, "VISION_SR1_REDIS_PASSWORD": embedded_redis.password}
-    return load_config(None, ["streams.lease_s=0.3", "streams.max_deliveries=3"], environment=environment).config
+    options = ["streams.lease_s=0.3", "streams.max_deliveries=3"]
+    return load_config(None, options, environment=embedded_redis.environment).config

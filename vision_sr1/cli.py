@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, NoReturn
 
 import typer
@@ -11,15 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 from vision_sr1 import __version__
-from vision_sr1.config import ConfigError, LoadedConfig, load_config
+from vision_sr1.config import Config, ConfigError, LoadedConfig, load_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets that the project makes itself.")
 model_app = typer.Typer(no_args_is_help=True, help="Models that the project makes itself.")
+streams_app = typer.Typer(no_args_is_help=True, help="The streams of a run that goes on.")
+dead_app = typer.Typer(no_args_is_help=True, help="Entries that could not be handled.")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
+app.add_typer(streams_app, name="streams")
+streams_app.add_typer(dead_app, name="dead")
 
 console = Console()
 errors = Console(stderr=True)
@@ -28,6 +33,7 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YA
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")]
+Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
 Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
 
 
@@ -135,10 +141,52 @@ def model_tiny(
     console.print(f"wrote {folder}")
 
 
+@streams_app.command("status")
+def streams_status(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Every stream's entries, the age of the oldest, and who holds how many."""
+    _on_streams(config, overrides, lambda commands, effective: commands.show_status(effective, console))
+
+
+@dead_app.command("list")
+def dead_list(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Every entry that was set aside, and why."""
+    _on_streams(config, overrides, lambda commands, effective: commands.list_dead(effective, console))
+
+
+@dead_app.command("show")
+def dead_show(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
+    """One entry with its error and its whole message."""
+    _on_streams(config, overrides, lambda commands, effective: commands.show_dead(effective, letter, console))
+
+
+@dead_app.command("retry")
+def dead_retry(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Puts an entry back into its stream, after its cause was mended."""
+    _on_streams(config, overrides, lambda commands, effective: commands.retry_dead(effective, letter, console))
+
+
+@dead_app.command("drop")
+def dead_drop(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
+    """Forgets an entry."""
+    _on_streams(config, overrides, lambda commands, effective: commands.drop_dead(effective, letter, console))
+
+
 @app.command()
 def version() -> None:
     """Prints the version."""
     console.print(__version__)
+
+
+def _on_streams(path: Path, overrides: list[str] | None, work: Callable[[ModuleType, Config], None]) -> None:
+    from vision_sr1.streams import StreamsUnavailableError, commands
+    from vision_sr1.streams.dead_letters import NoDeadLetterError
+
+    try:
+        work(commands, _load(path, overrides or []).config)
+    except ConfigError as error:
+        _fail(str(error))
+    except (StreamsUnavailableError, NoDeadLetterError) as error:
+        _fail(str(error), status=1)
 
 
 def _resuming(resume: bool) -> list[str]:

@@ -20,9 +20,19 @@ def training_id(epoch: int, index: int) -> str:
     return f"{epoch}/{index}"
 
 
-def evaluation_id(split: str, policy_version: int, index: int) -> str:
-    """The id of an evaluation prompt."""
-    return f"{split}@{policy_version}/{index}"
+def training_place(prompt_id: str) -> tuple[int, int]:
+    """Epoch and data set index of a training prompt, by its id."""
+    epoch, _, index = prompt_id.partition("/")
+    return int(epoch), int(index)
+
+
+def evaluation_id(split: str, policy_version: int, attempt: int, index: int) -> str:
+    """The id of an evaluation prompt.
+
+    Args:
+        attempt: how often the run was resumed: what an earlier learner asked and did not see is asked anew.
+    """
+    return f"{split}@{policy_version}{f'.{attempt}' if attempt else ''}/{index}"
 
 
 def requery_id(rollout_id: str) -> str:
@@ -40,11 +50,12 @@ def group_stream(prompt_id: str) -> str:
     return "evaluated" if is_evaluation(prompt_id) else "scored"
 
 
+def empty_group(prompt_id: str) -> pb.ScoredGroup:
+    """A group without rollouts; as a member of a group, it adds nothing."""
+    purpose = pb.PURPOSE_EVALUATION if is_evaluation(prompt_id) else pb.PURPOSE_TRAIN
+    return pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=prompt_id, purpose=purpose)
+
+
 def without_group(prompt_id: str) -> Output:
     """An empty group: tells whoever waits for the prompt's group that there will be none."""
-    group = pb.ScoredGroup(
-        schema_version=SCHEMA_VERSION,
-        id=prompt_id,
-        purpose=pb.PURPOSE_EVALUATION if is_evaluation(prompt_id) else pb.PURPOSE_TRAIN,
-    )
-    return Output(group_stream(prompt_id), prompt_id, group.SerializeToString())
+    return Output(group_stream(prompt_id), prompt_id, empty_group(prompt_id).SerializeToString())

@@ -5,13 +5,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from redis.exceptions import RedisError
+
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.dataset import DataError
 from vision_sr1.logs import configure_logging
 from vision_sr1.prompts import TemplateError
 from vision_sr1.streams import StreamsUnavailableError
 
-MISTAKES = (ConfigError, DataError, TemplateError, StreamsUnavailableError)
+MISTAKES = (ConfigError, DataError, TemplateError)  # to start again would not help
+OUTAGES = (StreamsUnavailableError, RedisError)  # it may
 
 
 def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], None]) -> int:
@@ -21,7 +24,8 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
         parser: with the service's own options; `prog` names it in logs.
 
     Returns:
-        The exit status: 2 for a mistake of the user's, whose message goes to standard error.
+        The exit status: 2 for a mistake of the user's, 1 where Redis was out of reach for too long; the message goes
+        to standard error.
     """
     parser.add_argument("config", type=Path, help="the run's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -33,4 +37,7 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
     except MISTAKES as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except OUTAGES as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 1
     return 0

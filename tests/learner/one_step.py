@@ -45,7 +45,7 @@ def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> 
     engine.backward = lambda *a, **k: (passes.append(1), backward(*a, **k))
     frozen = FrozenCopy(config, reference, device, is_initial=True)
     update = PolicyUpdate(config, engine, frozen, SequenceBuilder(config.model), device)
-    scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder))
+    scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder)).scalars
     gradient = {
         "micro_batches": torch.tensor(len(passes)),
         "loss": torch.tensor(sum(scalars[f"loss/{c.name}"] for c in config.learner.components)),

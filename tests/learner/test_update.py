@@ -9,6 +9,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 
 from learner.engine import build_engine
+from learner.export import write_export
 from learner.packing import Pack, pack
 from learner.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.reference import FrozenCopy
@@ -44,7 +45,7 @@ class Learner:
         self.groups, self._images = make_groups(self.config, conversations, prompts=4, group_size=4)
 
     def learn(self, groups: list[pb.ScoredGroup] | None = None) -> dict[str, float]:
-        return self.update.learn(self.groups if groups is None else groups, 0, lambda _: self._images)
+        return self.update.learn(self.groups if groups is None else groups, 0, lambda _: self._images).scalars
 
     def weights(self) -> Weights:
         return {name: value.detach().clone() for name, value in full_parameters(self.policy)}
@@ -176,13 +177,13 @@ def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, lea
     assert trained.learn()["kl/answer"] >= 0.0
     moved = trained.learn()["kl/answer"]
     assert moved > 1e-4
-    trained.reference.save(trained.builder.processor, tmp_path / "initial")
-    assert not (tmp_path / "initial").exists(), "the initial policy is on disk already"
+    assert trained.reference.snapshot() is None, "the initial policy is on disk already"
     trained.reference.refresh(trained.policy)
     assert trained.learn()["kl/answer"] < moved / 2
-    trained.reference.save(trained.builder.processor, tmp_path / "reference")
+    weights = trained.reference.snapshot()
+    write_export(trained.reference.model, trained.builder.processor, weights, tmp_path / "reference")
     saved = load_policy(trained.config, str(tmp_path / "reference"), forbidden_token_ids=[])
-    kept = {name: value.clone() for name, value in full_parameters(trained.reference._model)}
+    kept = {name: value.clone() for name, value in full_parameters(trained.reference.model)}
     assert changed(kept, dict(saved.named_parameters())) == set()
 
 

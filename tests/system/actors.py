@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, connect
-from vision_sr1.streams.embedded import start_embedded_redis
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -77,16 +77,11 @@ class Actor:
 @contextmanager
 def redis_for(folder: Path, *overrides: str) -> Iterator[tuple[Config, dict[str, str]]]:
     """A Redis and a configuration that finds it, with the variables that a service's process needs."""
-    server = start_embedded_redis(folder / "redis")
-    environment = {"VISION_SR1_REDIS_URL": server.url, "VISION_SR1_REDIS_PASSWORD": server.password}
-    try:
-        config = load_config(
-            None, [f"run.dir={folder}", "metrics.actor_port=0", *overrides], environment=environment
-        ).config
+    with EmbeddedRedis(folder / "redis") as server:
+        options = [f"run.dir={folder}", "metrics.actor_port=0", *overrides]
+        config = load_config(None, options, environment=server.environment).config
         save_config(config, folder / "config.yaml")
-        yield config, environment
-    finally:
-        server.process.kill()
+        yield config, server.environment
 
 
 @contextmanager

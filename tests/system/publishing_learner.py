@@ -93,7 +93,7 @@ class PublishingLearner:
             name: tensor.detach() + 0.05 * tensor.detach().std() * torch.randn_like(tensor)
             for name, tensor in full_parameters(policy)
         }
-        write_parameters(weights.items(), policy)
+        write_parameters(weights.items(), policy.parameters())
         if is_main():
             save_file(weights, self._folder / f"v{version}.safetensors")
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 from redis.asyncio import Redis
 
-from vision_sr1.config import Config, StreamsConfig, load_config
+from vision_sr1.config import Config, ConfigError, StreamsConfig, load_config
 from vision_sr1.ports import free_port
 from vision_sr1.streams import (
     BlobMissingError,
@@ -121,7 +121,7 @@ async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(re
         redis_config.streams,
         handle,
         permanent=(),
-        without=lambda entry: [Output("scored", entry.item, b"none")],
+        without=lambda entry: stream.hand_over(entry, [Output("scored", entry.item, b"none")]),
         capacity=4,
         drain_s=1.0,
     )
@@ -158,7 +158,7 @@ async def test_consumers_with_room_for_everything_share_it(redis: Redis, redis_c
                 redis_config.streams,
                 handle,
                 permanent=(),
-                without=lambda entry: [],  # noqa: ARG005
+                without=handle,
                 capacity=64,
                 drain_s=5.0,
             )
@@ -226,13 +226,18 @@ async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis
     assert await stream.depth() == 0
 
 
-async def test_images_are_stored_under_their_hash_and_expire(redis: Redis):
+async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: Redis):
     blobs = Blobs(redis, KEYS, ttl_s=1)
     png = b"\x89PNG" + b"\0" * 10
     ref = await blobs.put(png)
     assert ref.media_type == "image/png"
-    assert await blobs.get(ref) == png
+    await asyncio.sleep(1.2)
+    assert await blobs.get(ref) == png, "nobody has let go of it"
+    await blobs.release([ref.sha256])
     assert await blobs.put(png) == ref
+    await asyncio.sleep(1.2)
+    assert await blobs.get(ref) == png, "somebody has stored it again"
+    await blobs.release([ref.sha256])
     await asyncio.sleep(1.2)
     with pytest.raises(BlobMissingError, match=ref.sha256):
         await blobs.get(ref)
@@ -242,7 +247,7 @@ async def test_a_wrong_password_is_said_clearly(redis_config: Config):
     config = load_config(
         None, environment={"VISION_SR1_REDIS_URL": redis_config.streams.url, "VISION_SR1_REDIS_PASSWORD": "wrong"}
     ).config
-    with pytest.raises(StreamsUnavailableError, match="VISION_SR1_REDIS_PASSWORD"):
+    with pytest.raises(ConfigError, match="VISION_SR1_REDIS_PASSWORD"):
         await connect(config.streams)
 
 

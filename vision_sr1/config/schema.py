@@ -332,6 +332,11 @@ class LearnerConfig(Section):
     evaluate_every: int = Field(5, ge=0, description="Batches between evaluations; 0: only first and last.")
     checkpoint_every: Positive = Field(15, description="Batches between checkpoints.")
     keep_checkpoints: Positive = Field(2, description="Latest checkpoints kept.")
+    keep_best: str | None = Field(
+        None,
+        description="Scalar of the evaluation, such as eval_accuracy/normal, by which the best checkpoint is kept too; "
+        "null: only the latest.",
+    )
     groups_timeout_s: Seconds = Field(600.0, description="With no scored group for this long the run stops.")
     resume: bool = Field(False, description="Continue from the run's last checkpoint.")
     off_policy: OffPolicyConfig = OffPolicyConfig()
@@ -370,9 +375,16 @@ class StreamsConfig(Section):
     password: SecretStr | None = Field(None, description="Set it with VISION_SR1_REDIS_PASSWORD, not in a file.")
     lease_s: Seconds = Field(15.0, description="Entries of a consumer silent for this long go to another.")
     max_deliveries: Positive = Field(5, description="Deliveries before an entry goes to the dead letters.")
-    image_ttl_s: Positive = Field(86_400, description="Images unused for this long are forgotten.")
+    spent_groups: Literal["complete", "drop"] = Field(
+        "complete",
+        description="A group of which a rollout went to the dead letters: learned from without it, or not at all.",
+    )
+    image_ttl_s: Positive = Field(600, description="Images are kept for so long after the last use of their prompts.")
     id_ttl_s: Positive = Field(86_400, description="For this long a repeated id is recognised.")
     timeout_s: Seconds = Field(10.0, description="For one answer of the server.")
+    outage_s: Seconds = Field(
+        300.0, description="A server that is gone, full, frozen or failing over is waited for; then the service ends."
+    )
 
 
 class MetricsConfig(Section):

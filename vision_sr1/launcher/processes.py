@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ class ServiceProcess:
     """One service: its command, where its output goes, and how often it may be restarted.
 
     `wrapper_report` is how a wrapper such as torchrun begins its own account of a failure, after the service's.
+    `again` is added to the command when it is started again.
     """
 
     name: str
@@ -29,14 +31,17 @@ class ServiceProcess:
     log: Path
     restarts_left: int = 0
     wrapper_report: str | None = None
+    again: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _log_start: int = field(default=0, init=False)
 
     def start(self) -> None:
         """Starts it in a process group of its own, so that a terminal's Ctrl-C reaches the launcher alone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_start = self.log.stat().st_size if self.log.is_file() else 0
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                self.command,
+                [*self.command, *(self.again if self.process is not None else ())],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -48,6 +53,14 @@ class ServiceProcess:
     def exit_status(self) -> int | None:
         """None while it runs."""
         return self.process.poll() if self.process is not None else None
+
+    def own_status(self) -> int:
+        """The exit status of the service itself, where a wrapper reports it; negative where a signal ended it."""
+        status = self.exit_status()
+        if status and self.wrapper_report is not None:
+            reported = re.findall(re.escape(self.wrapper_report) + r":\s*(-?\d+)", self._written())
+            status = int(reported[-1]) if reported else status
+        return status or 0
 
     def terminate(self) -> None:
         """Asks it to stop."""
@@ -70,13 +83,19 @@ class ServiceProcess:
 
     def last_lines(self, count: int = 15) -> str:
         """The end of what the service itself wrote to its log."""
-        if not self.log.is_file():
-            return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self._written().splitlines()
         if self.wrapper_report is not None:
             reports = [index for index, line in enumerate(lines) if self.wrapper_report in line]
             lines = lines[: reports[-1]] if reports else lines
         return "\n".join(lines[-count:])
+
+    def _written(self) -> str:
+        """The log since the service was last started."""
+        if not self.log.is_file():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
 
 
 def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:

@@ -31,6 +31,7 @@ class ScalarTail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.is_file() else 0
+        self.lines = 0  # read so far
         self.latest: dict[str, float] = {}
         self.recent: deque[tuple[float, float]] = deque(maxlen=20)  # (time, step)
 
@@ -44,6 +45,7 @@ class ScalarTail:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
+                self.lines += 1
                 scalars = json.loads(line)
                 self.latest.update(scalars)
                 self.recent.append((scalars["time"], scalars["step"]))

@@ -1,26 +1,23 @@
 """Running a stage on this machine: the services' own commands as processes, watched until the learner is done."""
 
 import contextlib
-import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 
+import psutil
 import redis
 from rich.console import Console
 
-from vision_sr1.config import Config, ConfigError, save_config
+from vision_sr1.config import Config, ConfigError
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
-from vision_sr1.ports import Ports
+from vision_sr1.launcher.services import RESTARTS, Services
 from vision_sr1.streams import Keys
-from vision_sr1.streams.embedded import start_embedded_redis
+from vision_sr1.streams.embedded import EmbeddedRedis
 
-RESTARTS = 5
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
 WATCH_S = 0.25
 LEARNER_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
@@ -48,11 +45,16 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
     _prepare(config, fresh)
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0
-    with Ports() as ports, _interruptible() as interrupted, ProgressView(console, phase, tail, steps) as view:
-        learner = _learner(config, _save(config), {}, ports, "--sft")
+    with (
+        Services(config, needs_redis=False) as services,
+        _interruptible() as interrupted,
+        ProgressView(console, phase, tail, steps) as view,
+    ):
+        learner = services.learner("--sft")
+        learner.restarts_left = 0
         learner.start()
         try:
-            _watch([learner], learner, interrupted, lambda: view.update({}, ""), console)
+            _watch([learner], learner, tail, interrupted, lambda: view.update({}, ""), console)
         finally:
             stop_all([([learner], LEARNER_STOP_S)])
 
@@ -68,39 +70,27 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         StageFailedError: a service failed more often than it may be restarted.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
-    folder = config.run.path
     _prepare(config, fresh)
-    with _interruptible() as interrupted, Ports() as ports:
-        environment: dict[str, str] = {}
-        embedded = None
-        if config.streams.url is None:
-            embedded = start_embedded_redis(folder / "redis")
-            environment = {"VISION_SR1_REDIS_URL": embedded.url, "VISION_SR1_REDIS_PASSWORD": embedded.password}
-        config = _with_free_ports(config, ports)
-        path = _save(config)
-        actors = [_actor(config, path, environment, index, ports) for index in range(config.actors.count)]
-        reward = _service(config, "reward_service", ["-m", "reward_service", str(path)], environment, RESTARTS)
-        learner = _learner(config, path, environment, ports)
-        tail = ScalarTail(folder / "scalars.jsonl")
+    with _interruptible() as interrupted, Services(config) as services:
+        config = services.config
+        actors = [services.actor(index) for index in range(config.actors.count)]
+        reward, learner = services.reward_service(), services.learner()
+        tail = ScalarTail(config.run.path / "scalars.jsonl")
         console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/docs", highlight=False)
-        depths = _DepthReader(config, environment)
+        depths = _DepthReader(config, services.environment)
+
+        def look() -> None:
+            _keep_up(services.redis, console)
+            view.update(depths.read(), "" if tail.latest else "starting services")
+
         try:
             with ProgressView(console, phase, tail, config.learner.batches) as view:
                 for service in (*actors, reward, learner):
                     service.start()
-                _watch(
-                    [*actors, reward, learner],
-                    learner,
-                    interrupted,
-                    lambda: view.update(depths.read(), "" if tail.latest else "starting services"),
-                    console,
-                )
+                _watch([*actors, reward, learner], learner, tail, interrupted, look, console)
         finally:
             stop_all([([learner], LEARNER_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
             depths.close()
-            if embedded is not None:
-                embedded.process.terminate()
-                embedded.process.wait()
 
 
 def _prepare(config: Config, fresh: bool) -> None:
@@ -119,36 +109,47 @@ def _prepare(config: Config, fresh: bool) -> None:
 def _watch(
     services: list[ServiceProcess],
     learner: ServiceProcess,
+    tail: ScalarTail,
     interrupted: Callable[[], bool],
     draw: Callable[[], None],
     console: Console,
 ) -> None:
-    """Waits for the learner to end; restarts other services that end before it."""
+    """Waits for the learner to end; restarts services that end before it.
+
+    The learner goes on from its last checkpoint, if it was killed or has learned something since it was started: one
+    that fails before would fail again.
+    """
+    lines_at_start = tail.lines
     while True:
         if interrupted():
             raise InterruptedRunError("stopped by the user")
-        status = learner.exit_status()
-        if status is not None:
-            if status != 0:
-                raise StageFailedError(
-                    f"the learner ended with status {status}; {learner.log}:\n{learner.last_lines()}"
-                )
-            return
         for service in services:
-            status = service.exit_status()
-            if service is learner or status is None:
+            if service.exit_status() is None:
                 continue
-            if service.restarts_left == 0 or status == USER_MISTAKE:
+            status = service.own_status()
+            if service is learner and status == 0:
+                return
+            hopeless = service is learner and status > 0 and tail.lines == lines_at_start
+            if service.restarts_left == 0 or status == USER_MISTAKE or hopeless:
                 raise StageFailedError(
-                    f"{service.name} ended with status {status} after {RESTARTS - service.restarts_left} restarts; "
-                    f"{service.log}:\n{service.last_lines()}"
+                    f"{'the learner' if service is learner else service.name} ended with status {status} after "
+                    f"{RESTARTS - service.restarts_left} restarts; {service.log}:\n{service.last_lines()}"
                 )
             service.restarts_left -= 1
             service.kill_tree()
             console.print(f"{service.name} ended with status {status}; restarting it (log: {service.log})")
             service.start()
+            if service is learner:
+                lines_at_start = tail.lines
         draw()
         time.sleep(WATCH_S)
+
+
+def _keep_up(server: EmbeddedRedis | None, console: Console) -> None:
+    """Starts the embedded Redis again where it has ended: it has all that it had acknowledged."""
+    if server is not None and (status := server.process.poll()) is not None:
+        console.print(f"Redis ended with status {status}; restarting it")
+        server.start()
 
 
 @contextlib.contextmanager
@@ -157,6 +158,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     received: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
+        if received:  # a second time: there is no more waiting
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
         received.append(signum)
 
     before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -167,71 +172,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(signum, handler)
 
 
-def _save(config: Config) -> Path:
-    config.run.path.mkdir(parents=True, exist_ok=True)
-    path = config.run.path / "config.yaml"
-    save_config(config, path)
-    return path
-
-
-def _service(
-    config: Config, name: str, arguments: list[str], environment: dict[str, str], restarts: int
-) -> ServiceProcess:
-    shared = {
-        "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_NO_USAGE_STATS": "1",
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
-    if Path(config.model.path).is_dir():
-        shared["HF_HUB_OFFLINE"] = "1"
-    return ServiceProcess(
-        name=name,
-        command=[sys.executable, *arguments],
-        environment={**shared, **environment},
-        log=config.run.path / "logs" / f"{name}.log",
-        restarts_left=restarts,
-    )
-
-
-def _actor(config: Config, path: Path, environment: dict[str, str], index: int, ports: Ports) -> ServiceProcess:
-    arguments = ["-m", "actors", str(path), "--id", f"actor-{index}"]
-    if config.metrics.actor_port:
-        port = ports.keep(config.metrics.host, config.metrics.actor_port + index)
-        arguments.append(f"metrics.actor_port={port}")
-    return _service(config, f"actor-{index}", arguments, environment, RESTARTS)
-
-
-def _learner(config: Config, path: Path, environment: dict[str, str], ports: Ports, *options: str) -> ServiceProcess:
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={config.learner.processes}",
-        "--master-addr=127.0.0.1",
-        f"--master-port={ports.keep()}",
-        "-m",
-        "learner",
-        str(path),
-        *options,
-    ]
-    learner = _service(config, "learner", torchrun, environment, 0)
-    learner.wrapper_report = "failed (exitcode"
-    return learner
-
-
-def _with_free_ports(config: Config, ports: Ports) -> Config:
-    """The configuration with ports that are taken replaced by free ones."""
-    tree = config.model_copy(deep=True)
-    tree.reward.port = ports.keep(config.reward.host, config.reward.port)
-    if config.metrics.learner_port:
-        tree.metrics.learner_port = ports.keep(config.metrics.host, config.metrics.learner_port)
-    return tree
-
-
 class _DepthReader:
     """Stream depths for the display; empty while Redis cannot be read."""
 
-    def __init__(self, config: Config, environment: dict[str, str]) -> None:
+    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
         url = environment.get("VISION_SR1_REDIS_URL", config.streams.url or "")
         secret = config.streams.password.get_secret_value() if config.streams.password else None
         password = environment.get("VISION_SR1_REDIS_PASSWORD", secret)

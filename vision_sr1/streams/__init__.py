@@ -4,6 +4,7 @@ from vision_sr1.streams.blobs import BlobMissingError, Blobs
 from vision_sr1.streams.connection import StreamsUnavailableError, connect
 from vision_sr1.streams.consumer import Consumer
 from vision_sr1.streams.keys import Keys
+from vision_sr1.streams.outage import PatientRedis, check_takes_writes
 from vision_sr1.streams.stream import Entry, Output, Stream
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "Entry",
     "Keys",
     "Output",
+    "PatientRedis",
     "Stream",
     "StreamsUnavailableError",
+    "check_takes_writes",
     "connect",
 ]

@@ -1,6 +1,7 @@
 """Images in Redis, once each, under the SHA-256 of their encoded bytes."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -21,7 +22,7 @@ class BlobMissingError(LookupError):
 
 
 class Blobs:
-    """The blob store of a run. Each use of an image extends its life."""
+    """The blob store of a run. An image stays until it is let go of, and then for another `ttl_s`."""
 
     def __init__(self, redis: Redis, keys: Keys, ttl_s: int) -> None:
         self._redis: Any = redis  # replies are typed as the union of all decodings
@@ -31,20 +32,28 @@ class Blobs:
     async def put(self, data: bytes) -> ImageRef:
         """Stores an encoded image and returns the reference that stands for it everywhere else."""
         sha256 = hashlib.sha256(data).hexdigest()
-        await self._redis.set(self._keys.blob(sha256), data, ex=self._ttl_s)
+        await self._redis.set(self._keys.blob(sha256), data)
         return ImageRef(sha256=sha256, media_type=media_type(data))
 
     async def get(self, ref: ImageRef) -> bytes:
         """The encoded image.
 
         Raises:
-            BlobMissingError: it expired; raise streams.image_ttl_s if runs pause for longer.
+            BlobMissingError: nobody has stored it, or it was let go of.
         """
-        data = await self._redis.getex(self._keys.blob(ref.sha256), ex=self._ttl_s)
+        data = await self._redis.get(self._keys.blob(ref.sha256))
         if data is None:
-            raise BlobMissingError(f"image {ref.sha256} is not in the blob store (streams.image_ttl_s: {self._ttl_s})")
+            raise BlobMissingError(
+                f"image {ref.sha256} is not in the blob store: it was let go of more than {self._ttl_s} s ago "
+                "(streams.image_ttl_s), or the server lost it"
+            )
         image: bytes = data
         return image
+
+    async def release(self, sha256s: Iterable[str]) -> None:
+        """Lets go of images that no prompt in flight refers to."""
+        for sha256 in sha256s:
+            await self._redis.expire(self._keys.blob(sha256), self._ttl_s)
 
 
 def media_type(data: bytes) -> str:

@@ -1,18 +1,17 @@
 """Connecting to Redis: `redis://`, `rediss://`, or `redis+sentinel://host:port,host:port/service/db`."""
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Sentinel
 from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from vision_sr1.config import ConfigError, StreamsConfig
+from vision_sr1.streams.outage import Patience, PatientRedis
 
-RETRIES = 5
 CONNECTIONS = 16
 SENTINEL_CONNECTIONS = 4096  # its pool does not wait, it refuses
 
@@ -21,49 +20,51 @@ class StreamsUnavailableError(RuntimeError):
     """Redis does not answer, or refuses this client; the message says which server and what to check."""
 
 
-async def connect(config: StreamsConfig) -> Redis:
-    """A client whose commands are retried on lost connections, a bounded number of times.
+async def connect(config: StreamsConfig, hurried: Callable[[], bool] = lambda: False) -> PatientRedis:
+    """A client whose commands outlast an outage of `outage_s`; shorter ones while `hurried` is true.
 
     Raises:
-        ConfigError: no URL, or one of an unknown kind.
-        StreamsUnavailableError: the server does not answer a ping.
+        ConfigError: no URL, one of an unknown kind, or a password that the server refuses.
+        StreamsUnavailableError: the server has not answered for `timeout_s`.
     """
     if config.url is None:
         raise ConfigError("streams.url is not set: give a Redis URL, or start through `vision-sr1 train`")
-    client = _client(config, config.url)
+    client = PatientRedis(_pool(config, config.url), Patience(config.outage_s, hurried))
     try:
-        await client.ping()
-    except RedisError as error:
+        await Patience(config.timeout_s, hurried).keep(client.hasty.ping)
+    except (RedisError, OSError) as error:
         await client.aclose()
-        where = urlsplit(config.url).hostname
-        raise StreamsUnavailableError(
-            f"Redis at {where} ({urlsplit(config.url).scheme}): {error}; "
+        refused = isinstance(error, (AuthenticationError, NoPermissionError)) or "AUTH" in str(error)
+        where = urlsplit(config.url)
+        raise (ConfigError if refused else StreamsUnavailableError)(
+            f"Redis at {where.netloc.rpartition('@')[2] or where.path} ({where.scheme}): {error}; "
             "check streams.url and VISION_SR1_REDIS_PASSWORD"
         ) from error
     return client
 
 
-def _client(config: StreamsConfig, url: str) -> Redis:
+def _pool(config: StreamsConfig, url: str) -> ConnectionPool:
     password = config.password.get_secret_value() if config.password else None
     parts = urlsplit(url)
     options: dict[str, Any] = {
         "socket_timeout": config.timeout_s,
         "socket_connect_timeout": config.timeout_s,
-        "retry": Retry(ExponentialBackoff(cap=2.0, base=0.05), RETRIES),
-        "retry_on_error": [RedisConnectionError, RedisTimeoutError],
+        "retry": Retry(NoBackoff(), 0),  # whole commands are tried again, which find a new master behind Sentinel
         "health_check_interval": 15,
     }
     if parts.scheme in ("redis", "rediss", "unix"):
         if password is not None:
             options["password"] = password
         # Work in flight shares a few connections and waits its turn for one.
-        pool = BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=config.timeout_s, **options)
-        return Redis.from_pool(pool)
+        return BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=config.timeout_s, **options)
     if parts.scheme == "redis+sentinel":
         hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
         service, _, db = parts.path.strip("/").partition("/")
-        sentinel = Sentinel(
-            [(host, int(port)) for host, _, port in hosts], sentinel_kwargs={"password": password}, **options
-        )
-        return sentinel.master_for(service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS)
+        try:
+            addresses = [(host, int(port)) for host, _, port in hosts]
+        except ValueError:
+            raise ConfigError(f"streams.url: {parts.netloc!r} is not host:port,host:port of sentinels") from None
+        sentinel = Sentinel(addresses, sentinel_kwargs={"password": password}, **options)
+        master = sentinel.master_for(service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS)
+        return master.connection_pool
     raise ConfigError(f"streams.url: unknown scheme {parts.scheme!r}; known: redis, rediss, unix, redis+sentinel")

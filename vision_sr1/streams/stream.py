@@ -8,16 +8,20 @@ from typing import Any
 
 import structlog
 from prometheus_client import Counter
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from vision_sr1.config import StreamsConfig
 from vision_sr1.streams.keys import Keys
+from vision_sr1.streams.outage import PatientRedis
 
 log = structlog.get_logger()
 
 DEAD = Counter("vision_sr1_dead_letters", "Entries set aside after too many deliveries.", ["stream"])
 REPEATED = Counter("vision_sr1_repeated_outputs", "Outputs refused because their id was already written.", ["stream"])
+
+OWN_AT_ONCE = 64  # entries per reply when a consumer reads what it held
+DEAD_STREAM = "dead"
+GIVEN_BACK_MS = 86_400_000  # an entry as idle as this is nobody's
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Stream:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: PatientRedis,
         keys: Keys,
         name: str,
         config: StreamsConfig,
@@ -59,6 +63,7 @@ class Stream:
     ) -> None:
         self.name = name
         self._redis: Any = redis  # replies are typed as the union of all protocols and decodings
+        self._patience = redis.patience
         self._keys = keys
         self._key = keys.stream(name)
         self._config = config
@@ -66,6 +71,7 @@ class Stream:
         self._consumer = consumer
         self._hand_over = redis.register_script(_script("hand_over"))
         self._assemble = redis.register_script(_script("assemble"))
+        self._bury = redis.register_script(_script("bury"))
         self._claims = claims
         self._claim_from = "0-0"
         self._claimed_at = 0.0
@@ -87,24 +93,26 @@ class Stream:
 
         Entries delivered more than `max_deliveries` times come too, so that the caller can set them aside.
         """
-        entries: list[Entry] = []
-        if self._claims and time.monotonic() - self._claimed_at > self._config.lease_s / 3:
-            self._claimed_at = time.monotonic()
-            entries = await self._claim(count)
-        if len(entries) < count:
-            block_ms = None if entries or block_s <= 0 else max(1, int(1000 * block_s))
-            reply = await self._redis.xreadgroup(
-                self._group, self._consumer, {self._key: ">"}, count=count - len(entries), block=block_ms
-            )
-            new = reply[self._key.encode()][0] if isinstance(reply, dict) and reply else reply[0][1] if reply else []
-            entries += [_entry(entry_id, fields, 1) for entry_id, fields in new]
-        return entries
+        try:
+            return await self._read(count, block_s)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            log.error("consumer group is gone, made again", stream=self.name, group=self._group)
+            await self.open()
+            return []
 
     async def read_own(self) -> list[Entry]:
         """Entries delivered to this consumer and not acknowledged, oldest first: what it held when it died."""
-        reply = await self._redis.xreadgroup(self._group, self._consumer, {self._key: "0"})
-        own = reply[self._key.encode()][0] if isinstance(reply, dict) and reply else reply[0][1] if reply else []
-        return [_entry(entry_id, fields, 1) for entry_id, fields in own if fields]
+        own: list[Entry] = []
+        last: bytes | str = "0"
+        while True:
+            reply = await self._redis.xreadgroup(self._group, self._consumer, {self._key: last}, count=OWN_AT_ONCE)
+            found = self._fields(reply)
+            own += [_entry(entry_id, fields, 1) for entry_id, fields in found if fields]
+            if not found:
+                return own
+            last = found[-1][0]
 
     async def renew(self, entries: list[Entry]) -> None:
         """Extends the lease of entries that are being worked on."""
@@ -141,24 +149,37 @@ class Stream:
         """Hands entries back for others to read at once, as a consumer that stops does."""
         for entry in entries:
             await self._redis.xclaim(
-                self._key, self._group, self._consumer, 0, [entry.entry_id], idle=86_400_000, justid=True
+                self._key, self._group, self._consumer, 0, [entry.entry_id], idle=GIVEN_BACK_MS, justid=True
             )
 
     async def acknowledge(self, entries: list[Entry]) -> None:
         """Acknowledges and deletes entries that need no output."""
-        if entries:
-            ids: list[Any] = [entry.entry_id for entry in entries]
+        for first in range(0, len(entries), OWN_AT_ONCE):
+            ids: list[Any] = [entry.entry_id for entry in entries[first : first + OWN_AT_ONCE]]
             async with self._redis.pipeline(transaction=True) as pipe:
                 pipe.xack(self._key, self._group, *ids)
                 pipe.xdel(self._key, *ids)
                 await pipe.execute()
 
-    async def set_aside(self, entry: Entry, error: str, outputs: list[Output]) -> None:
-        """Moves an entry to the dead letters, with the outputs that let others go on without it."""
-        DEAD.labels(self.name).inc()
-        log.error("set aside", stream=self.name, item=entry.item, deliveries=entry.deliveries, error=error)
-        dead = Output("dead", f"{self.name}/{entry.item}", entry.message)
-        await self._run_hand_over(entry.entry_id, [dead, *outputs])
+    async def note_failure(self, entry: Entry, error: str) -> None:
+        """Remembers why an entry could not be handled this time, for whoever sets it aside."""
+        await self._redis.set(self._keys.failure(self.name, entry.item), error, ex=self._config.id_ttl_s)
+
+    async def bury(self, entry: Entry, error: str) -> None:
+        """Copies an entry to the dead letters with its error; once, however often it is called."""
+        noted = await self._redis.get(self._keys.failure(self.name, entry.item))
+        if noted is not None:
+            error = f"{error}; the last error: {bytes(noted).decode()}"
+        item = f"{self.name}/{entry.item}"
+        fields: list[Any] = ["id", item, "message", entry.message, "error", error]
+        fields += ["deliveries", str(entry.deliveries), "consumer", self._consumer]
+        new = await self._bury(
+            keys=[self._keys.stream(DEAD_STREAM), self._keys.written(DEAD_STREAM, item)],
+            args=[self._config.id_ttl_s, *fields],
+        )
+        if new:
+            DEAD.labels(self.name).inc()
+            log.error("set aside", stream=self.name, item=entry.item, deliveries=entry.deliveries, error=error)
 
     def is_spent(self, entry: Entry) -> bool:
         """Whether the entry was delivered so often that it should be set aside."""
@@ -175,12 +196,35 @@ class Stream:
             return 0.0
         return max(0.0, time.time() - int(bytes(oldest[0][0]).split(b"-")[0]) / 1000)
 
+    async def _read(self, count: int, block_s: float) -> list[Entry]:
+        entries: list[Entry] = []
+        if self._claims and time.monotonic() - self._claimed_at > self._config.lease_s / 3:
+            self._claimed_at = time.monotonic()
+            entries = await self._claim(count)
+        if len(entries) < count:
+            block_s = min(block_s, self._config.timeout_s / 2)
+            block_ms = None if entries or block_s <= 0 else max(1, int(1000 * block_s))
+            reply = await self._redis.xreadgroup(
+                self._group, self._consumer, {self._key: ">"}, count=count - len(entries), block=block_ms
+            )
+            entries += [_entry(entry_id, fields, 1) for entry_id, fields in self._fields(reply)]
+        return entries
+
+    def _fields(self, reply: Any) -> list[Any]:
+        """Entries' ids and fields in a reply of XREADGROUP, of either protocol."""
+        found: list[Any] = (
+            reply[self._key.encode()][0] if isinstance(reply, dict) and reply else reply[0][1] if reply else []
+        )
+        return found
+
     async def _claim(self, count: int) -> list[Entry]:
+        # While the server was out of reach the living could not renew their leases either: they are given time to.
+        steady = self._patience.steady_s > self._config.lease_s
         reply = await self._redis.xautoclaim(
             self._key,
             self._group,
             self._consumer,
-            min_idle_time=int(1000 * self._config.lease_s),
+            min_idle_time=int(1000 * self._config.lease_s) if steady else GIVEN_BACK_MS,
             start_id=self._claim_from,
             count=count,
         )

@@ -1,0 +1,97 @@
+"""The services of one run as processes of this machine: their commands, their ports, and their Redis."""
+
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from vision_sr1.config import Config, save_config
+from vision_sr1.launcher.processes import ServiceProcess
+from vision_sr1.ports import Ports
+from vision_sr1.streams.embedded import EmbeddedRedis
+
+RESTARTS = 5
+
+
+class Services(ExitStack):
+    """Commands and what they share. Where no Redis is configured, an embedded one runs until this is left.
+
+    Attributes:
+        config: as given, with ports that are taken replaced by free ones.
+        redis: the embedded server; None where one is configured.
+    """
+
+    def __init__(self, config: Config, *, needs_redis: bool = True) -> None:
+        super().__init__()
+        self.redis: EmbeddedRedis | None = None
+        self._ports = self.enter_context(Ports())
+        self._environment: dict[str, str] = {}
+        self.config = config.model_copy(deep=True)
+        if needs_redis and config.streams.url is None:
+            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep())
+            self.enter_context(self.redis)
+            self._environment = self.redis.environment
+        if needs_redis:
+            self.config.reward.port = self._ports.keep(config.reward.host, config.reward.port)
+        if config.metrics.learner_port:
+            self.config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
+        config.run.path.mkdir(parents=True, exist_ok=True)
+        self._file = config.run.path / "config.yaml"
+        save_config(self.config, self._file)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What services need to find Redis, beside the configuration's file."""
+        return self._environment
+
+    def actor(self, index: int) -> ServiceProcess:
+        """The actor with this number."""
+        arguments = ["-m", "actors", str(self._file), "--id", f"actor-{index}"]
+        metrics = self.config.metrics
+        if metrics.actor_port:
+            arguments.append(f"metrics.actor_port={self._ports.keep(metrics.host, metrics.actor_port + index)}")
+        return self._service(f"actor-{index}", arguments, RESTARTS)
+
+    def reward_service(self, index: int = 0) -> ServiceProcess:
+        """A replica of the reward service; those after the first have ports of their own."""
+        arguments = ["-m", "reward_service", str(self._file)]
+        if index == 0:
+            return self._service("reward_service", arguments, RESTARTS)
+        arguments.append(f"reward.port={self._ports.keep(self.config.reward.host)}")
+        return self._service(f"reward_service-{index}", arguments, RESTARTS)
+
+    def learner(self, *options: str) -> ServiceProcess:
+        """The learner's ranks under torchrun."""
+        torchrun = [
+            "-m",
+            "torch.distributed.run",
+            f"--nproc-per-node={self.config.learner.processes}",
+            "--master-addr=127.0.0.1",
+            f"--master-port={self._ports.keep()}",
+            "-m",
+            "learner",
+            str(self._file),
+            *options,
+        ]
+        learner = self._service("learner", torchrun, RESTARTS)
+        learner.wrapper_report = "failed (exitcode"
+        learner.again = ("learner.resume=true",)
+        return learner
+
+    def _service(self, name: str, arguments: list[str], restarts: int) -> ServiceProcess:
+        shared = {
+            "TOKENIZERS_PARALLELISM": "false",
+            "VLLM_NO_USAGE_STATS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        }
+        if Path(self.config.model.path).is_dir():
+            shared["HF_HUB_OFFLINE"] = "1"
+        return ServiceProcess(
+            name=name,
+            command=[sys.executable, *arguments],
+            environment={**shared, **self._environment},
+            log=self.config.run.path / "logs" / f"{name}.log",
+            restarts_left=restarts,
+        )

@@ -1,0 +1,130 @@
+"""`vision-sr1 streams`: the streams of a run that goes on, looked at and mended from outside."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError
+from google.protobuf.text_format import MessageToString
+from rich.console import Console
+from rich.table import Table
+
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.streams.connection import connect
+from vision_sr1.streams.dead_letters import DeadLetter, DeadLetters
+from vision_sr1.streams.embedded import running_server
+from vision_sr1.streams.keys import Keys
+from vision_sr1.streams.outage import PatientRedis
+from vision_sr1.streams.status import stream_statuses
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+T = TypeVar("T")
+
+_KINDS: dict[str, Any] = {
+    "prompts": pb.Prompt,
+    "rollouts": pb.Rollout,
+    "scored": pb.ScoredGroup,
+    "evaluated": pb.ScoredGroup,
+}
+
+
+def show_status(config: Config, console: Console) -> None:
+    """Prints every stream's depth, age, consumers, pending and dead entries."""
+
+    async def look(redis: PatientRedis) -> None:
+        table = Table("stream", "entries", "oldest", "held by consumers", "dead", "consumers", box=None, pad_edge=False)
+        for stream in await stream_statuses(redis, Keys(config.run.name)):
+            consumers = ", ".join(f"{c.name} ({c.pending}, idle {c.idle_s:.0f} s)" for c in stream.consumers)
+            counts = [str(stream.depth), f"{stream.age_s:.0f} s", str(stream.pending), str(stream.dead)]
+            table.add_row(stream.name, *counts, consumers or "none")
+        console.print(table)
+
+    _on_streams(config, look)
+
+
+def list_dead(config: Config, console: Console) -> None:
+    """Prints all dead letters, a line each."""
+
+    async def look(redis: PatientRedis) -> None:
+        letters = await DeadLetters(redis, Keys(config.run.name)).all()
+        table = Table("letter", "set aside", "deliveries", "error", box=None, pad_edge=False)
+        for letter in letters:
+            table.add_row(letter.name, f"{letter.age_s:.0f} s ago", str(letter.deliveries), letter.error)
+        console.print(table if letters else "no dead letters")
+
+    _on_streams(config, look)
+
+
+def show_dead(config: Config, name: str, console: Console) -> None:
+    """Prints a dead letter with its message."""
+
+    async def look(redis: PatientRedis) -> None:
+        for letter in await _named(DeadLetters(redis, Keys(config.run.name)), name):
+            console.print(f"{letter.name}: {letter.error}", style="bold", highlight=False, markup=False)
+            console.print(f"delivered {letter.deliveries} times, set aside by {letter.consumer}", highlight=False)
+            console.print(_message(letter), highlight=False, markup=False, soft_wrap=True)
+
+    _on_streams(config, look)
+
+
+def retry_dead(config: Config, name: str, console: Console) -> None:
+    """Puts dead letters back into their streams."""
+
+    async def work(redis: PatientRedis) -> None:
+        dead = DeadLetters(redis, Keys(config.run.name))
+        for letter in await _named(dead, name):
+            await dead.retry(letter)
+            console.print(f"{letter.name} is on its stream again", highlight=False)
+
+    _on_streams(config, work)
+
+
+def drop_dead(config: Config, name: str, console: Console) -> None:
+    """Forgets dead letters."""
+
+    async def work(redis: PatientRedis) -> None:
+        dead = DeadLetters(redis, Keys(config.run.name))
+        for letter in await _named(dead, name):
+            await dead.drop(letter)
+            console.print(f"dropped {letter.name}", highlight=False)
+
+    _on_streams(config, work)
+
+
+async def _named(dead: DeadLetters, name: str) -> list[DeadLetter]:
+    return await dead.all() if name == "all" else [await dead.get(name)]
+
+
+def _message(letter: DeadLetter) -> str:
+    kind = _KINDS[letter.stream]
+    try:
+        return MessageToString(kind.FromString(letter.message), as_utf8=True)
+    except (DecodeError, UnicodeDecodeError):
+        return f"{len(letter.message)} bytes that are no {kind.__name__}: {letter.message[:200]!r}"
+
+
+def _on_streams(config: Config, work: Callable[[PatientRedis], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with _connected(config) as redis:
+            return await work(redis)
+
+    return asyncio.run(run())
+
+
+@contextlib.asynccontextmanager
+async def _connected(config: Config) -> AsyncIterator[PatientRedis]:
+    streams = config.streams
+    if streams.url is None:
+        found = running_server(config.run.path / "redis")
+        if found is None:
+            raise ConfigError(
+                f"no Redis of the run {config.run.name!r} is running under {config.run.path}: start the run, or name "
+                "its server in VISION_SR1_REDIS_URL"
+            )
+        streams = found
+    redis = await connect(streams)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()

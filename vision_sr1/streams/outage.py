@@ -1,0 +1,184 @@
+"""Patience with Redis: a command that finds it gone, full, failing over or frozen is sent again for a bounded time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+from prometheus_client import Counter, Gauge
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+log = structlog.get_logger()
+
+UP = Gauge("vision_sr1_redis_up", "1 while Redis does what this process asks of it.")
+RETRIES = Counter("vision_sr1_redis_retries", "Commands sent to Redis again, by the reason.", ["reason"])
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+HURRIED_S = 1.0  # patience of a process that is to stop
+SLOW_S = 2.0  # a server that takes longer may have kept others from renewing their leases
+# What a server says that will do the same later: it is full, loading, failing over, or cannot write its file. Within a
+# script the word is all that tells.
+_PASSING = {
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": MasterDownError,
+    "MISCONF": None,
+    "NOREPLICAS": None,
+    "max number of clients": None,
+}
+
+T = TypeVar("T")
+
+
+def passing(error: Exception) -> str | None:
+    """Why a command may succeed when it is sent again; None where it would not."""
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return None
+    for word, kind in _PASSING.items():
+        if (kind is not None and isinstance(error, kind)) or word in str(error):
+            return word.lower().replace(" ", "_")
+    if isinstance(error, RedisTimeoutError):
+        return "timeout"
+    return "connection" if isinstance(error, (RedisConnectionError, OSError)) else None
+
+
+class Patience:
+    """How long one process waits for Redis, and since when Redis has been well.
+
+    Args:
+        outage_s: a command is sent again for so long.
+        hurried: while true, for HURRIED_S only.
+
+    Attributes:
+        interruptions: commands that were not answered; what they did is unknown.
+    """
+
+    def __init__(self, outage_s: float, hurried: Callable[[], bool]) -> None:
+        self._outage_s = outage_s
+        self._hurried = hurried
+        self._steady_since = time.monotonic()
+        self._is_out = False
+        self.interruptions = 0
+        UP.set(1)
+
+    @property
+    def steady_s(self) -> float:
+        """Seconds for which Redis has answered everything, and in time."""
+        return 0.0 if self._is_out else time.monotonic() - self._steady_since
+
+    async def keep(self, send: Callable[[], Awaitable[T]]) -> T:
+        """What `send` returns, sent again while that can help.
+
+        Raises:
+            RedisError: it would not help, or has not for `outage_s`.
+        """
+        started, pause = time.monotonic(), FIRST_PAUSE_S
+        while True:
+            sent = time.monotonic()
+            try:
+                reply = await send()
+            except (RedisError, OSError) as error:
+                reason = passing(error)
+                if reason is None:
+                    raise
+                self.interruptions += 1
+                self._note_outage(reason, error)
+                if time.monotonic() - started > (HURRIED_S if self._hurried() else self._outage_s):
+                    raise
+                RETRIES.labels(reason).inc()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                self._note_answer(time.monotonic() - sent)
+                return reply
+
+    def _note_outage(self, reason: str, error: Exception) -> None:
+        if not self._is_out:
+            self._is_out = True
+            UP.set(0)
+            log.error("Redis is not available", reason=reason, error=str(error), waiting_s=self._outage_s)
+
+    def _note_answer(self, seconds: float) -> None:
+        if self._is_out:
+            self._is_out = False
+            self._steady_since = time.monotonic()
+            UP.set(1)
+            log.info("Redis is available again")
+        elif seconds > SLOW_S:
+            self._steady_since = time.monotonic()
+
+
+class _PatientPipeline(Pipeline):
+    """Commands that are sent again together."""
+
+    patience: Patience
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        commands = list(self.command_stack)
+
+        async def send() -> list[Any]:
+            self.command_stack = list(commands)
+            return await super(_PatientPipeline, self).execute(raise_on_error)
+
+        return await self.patience.keep(send)
+
+
+class PatientRedis(Redis):
+    """A client whose commands outlast an outage of `patience`. A command may have been carried out before it is sent
+    again: only such as may be repeated are to be sent.
+
+    Attributes:
+        hasty: a client on the same connections that tries once.
+    """
+
+    def __init__(self, pool: ConnectionPool, patience: Patience) -> None:
+        super().__init__(connection_pool=pool)
+        self.patience = patience
+        self.hasty: Redis = Redis(connection_pool=pool)
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """See `Redis.execute_command`."""
+
+        async def send() -> Any:
+            try:
+                return await super(PatientRedis, self).execute_command(*args, **options)
+            except ResponseError as error:
+                if passing(error) == "readonly":  # a replica by now: behind Sentinel, new connections find the master
+                    await self.connection_pool.disconnect(inuse_connections=False)
+                raise
+
+        return await self.patience.keep(send)
+
+    def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
+        """See `Redis.pipeline`."""
+        pipeline = _PatientPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.patience = self.patience
+        return pipeline
+
+
+async def check_takes_writes(redis: PatientRedis, key: str, timeout_s: float) -> None:
+    """Returns where the server takes writes now; a readiness probe.
+
+    Raises:
+        RedisError: it does not; the message says why.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            await redis.hasty.set(key, "1", ex=60)
+    except TimeoutError:
+        raise RedisTimeoutError(f"Redis has not answered for {timeout_s:g} s") from None
