@@ -23,6 +23,7 @@ from actors.worker import PromptWorker
 from vision_sr1 import rpc
 from vision_sr1.config import Config
 from vision_sr1.fleet import Fleet
+from vision_sr1.model_check import check_model
 from vision_sr1.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
@@ -131,6 +132,7 @@ def main() -> int:
     parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
+        check_model(config.model.path)
         if config.metrics.actor_port:
             start_http_server(config.metrics.actor_port, config.metrics.host)
         asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}"))

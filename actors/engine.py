@@ -2,12 +2,10 @@
 
 import asyncio
 import hashlib
-import io
 import os
 from collections.abc import AsyncIterator
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
 from vllm import SamplingParams
 from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
@@ -19,6 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from actors.adapter import Adapter, room_for
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
+from vision_sr1.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
 
@@ -224,7 +223,10 @@ class PolicyEngine:
         except ImageMarkerError as error:
             raise BadRequestError(str(error)) from error
         if images:
-            prompt["multi_modal_data"] = {"image": [_decode(data) for data in images]}
+            try:
+                prompt["multi_modal_data"] = {"image": [plain_image(data) for data in images]}
+            except UnusableImageError as error:
+                raise BadRequestError(str(error)) from error
         try:
             (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
         except (ValueError, VLLMClientError) as error:
@@ -322,12 +324,3 @@ def transfer_backend(config: Config, device: str) -> str:
 def weight_transfer(config: Config, device: str) -> str:
     """How an actor takes weights: `adapter` beside the calls of an update, otherwise by `transfer_backend`."""
     return "adapter" if config.learner.lora.goes_to_actors else transfer_backend(config, device)
-
-
-def _decode(data: bytes) -> Image.Image:
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadRequestError(f"an image of {len(data)} bytes cannot be read: {error}") from error
-    return image.convert("RGB")

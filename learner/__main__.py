@@ -13,6 +13,7 @@ from learner.streams import GroupsTimeoutError, SupersededError
 from learner.trainer import Trainer
 from learner.verification import WeightsDivergedError
 from vision_sr1.config import Config
+from vision_sr1.model_check import check_model
 from vision_sr1.service import run_service
 
 _PR_SET_PDEATHSIG = 1
@@ -26,6 +27,7 @@ def main() -> int:
     _end_with_torchrun()
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
+        check_model(config.model.path)
         if arguments.sft:
             SftTrainer(config).run()
         else:

@@ -1,6 +1,5 @@
 """Sequences to train on: token ids with their images, and which tokens are the response."""
 
-import io
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -10,8 +9,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
-from vision_sr1.chat import content_parts
+from vision_sr1.chat import content_parts, control_tokens, harmless
 from vision_sr1.config import ModelConfig
+from vision_sr1.images import plain_image
 
 
 class SequenceError(ValueError):
@@ -62,13 +62,14 @@ class SequenceBuilder:
         self._pixels = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
         self._max_len = config.max_model_len
         self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+        self._control_tokens = control_tokens(self.tokenizer)
         self._end_of_turn: str = self.tokenizer.eos_token
 
     def images(self, encoded: list[bytes]) -> Images | None:
         """Decodes and preprocesses images exactly as the actors' processor does; None for an empty list."""
         if not encoded:
             return None
-        pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in encoded]
+        pictures = [plain_image(data) for data in encoded]
         features = self.processor.image_processor(images=pictures, size=self._pixels, return_tensors="pt")
         return Images(features["pixel_values"], features["image_grid_thw"])
 
@@ -101,7 +102,8 @@ class SequenceBuilder:
         for message in messages:
             here = message["content"].count("<image>") or (remaining if not turns else 0)
             remaining -= here
-            turns.append({"role": message["role"], "content": content_parts(message["content"], here)})
+            content = harmless(message["content"], self._control_tokens)
+            turns.append({"role": message["role"], "content": content_parts(content, here)})
         ids: list[int] = []
         selected: list[int] = []
         rendered = ""

@@ -2,7 +2,11 @@
 
 from typing import Any
 
+from prometheus_client import Counter
+
 from vision_sr1.prompts import IMAGE_MARKER
+
+DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in the text of prompts, made plain text.")
 
 
 class ImageMarkerError(ValueError):
@@ -33,10 +37,30 @@ def content_parts(text: str, num_images: int) -> list[dict[str, str]]:
 
 
 def render_user_turn(tokenizer: Any, text: str, num_images: int) -> str:
-    """The prompt of a single user's turn, ready for the assistant's reply, by the model's own chat template."""
-    messages = [{"role": "user", "content": content_parts(text, num_images)}]
+    """The prompt of a single user's turn, ready for the assistant's reply, by the model's own chat template.
+
+    What the text has of the template's control tokens is text to the model.
+    """
+    messages = [{"role": "user", "content": content_parts(harmless(text, control_tokens(tokenizer)), num_images)}]
     rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return rendered
+
+
+def control_tokens(tokenizer: Any) -> frozenset[str]:
+    """What a tokenizer would read as a command: its special tokens, and all that are written <|so|>."""
+    written = {token for token in tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}
+    return frozenset(written | set(tokenizer.all_special_tokens))
+
+
+def harmless(text: str, controls: frozenset[str]) -> str:
+    """The text with a space inside each control token, which makes it plain text."""
+    if "<" not in text and not any(token in text for token in controls):
+        return text
+    for token in sorted(controls, key=len, reverse=True):
+        if token in text:
+            DEFUSED.inc(text.count(token))
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
 
 
 def vision_token_ids(tokenizer: Any) -> list[int]:

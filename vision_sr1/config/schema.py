@@ -69,6 +69,12 @@ class DataConfig(Section):
         "answer", description="Jinja file, or name of a built-in template, that turns a question into a prompt."
     )
     max_image_bytes: Positive = Field(20_000_000, description="Larger encoded images are refused.")
+    max_image_pixels: Positive = Field(
+        89_478_485, description="Images of more pixels are refused before they are decoded."
+    )
+    image_root: Path | None = Field(
+        None, description="Folder that image paths in the data start from and stay in; default: the data file's own."
+    )
 
 
 class SamplingConfig(Section):

@@ -1,0 +1,122 @@
+"""Images from anywhere, made safe before anything else sees them: what cannot be used is refused, what differs from a
+plain picture of red, green and blue is made one."""
+
+import io
+import warnings
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from prometheus_client import Counter
+
+MENDED = Counter("vision_sr1_images_mended", "Images that were made plain pictures, by what they were.", ["what"])
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+MAX_PIXELS = 89_478_485  # of an image that is decoded; larger ones are taken for decompression bombs
+MAX_ASPECT_RATIO = 200  # the model's own processor refuses longer ones
+_PLAIN = ("RGB", "L", "1")
+
+
+class UnusableImageError(ValueError):
+    """An image cannot be used; the message says why and what to do."""
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The decoded image as it is, its first frame where it is animated. Its size is checked before it is decoded.
+
+    Raises:
+        UnusableImageError: no image of a known format, a truncated one, or one whose size is out of bounds.
+    """
+    if not data:
+        raise UnusableImageError("an image of 0 bytes")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_size(*image.size, max_pixels)
+            image.load()
+    except UnidentifiedImageError:
+        raise UnusableImageError(
+            f"{len(data)} bytes that are no image (they begin with {data[:12]!r}); known formats: {', '.join(FORMATS)}"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(f"a decompression bomb: {error}") from None
+    except UnusableImageError:
+        raise
+    except Exception as error:  # decoders raise whatever their format's damage leads them to
+        raise UnusableImageError(f"an image of {len(data)} bytes is cut off or damaged: {error!r}") from error
+    return image
+
+
+def plain_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in red, green and blue, 8 bit each.
+
+    Transparency is put on white, 16 bit is scaled to 8, an orientation that a camera noted is carried out.
+
+    Raises:
+        UnusableImageError: see `open_image`.
+    """
+    return _plain(open_image(data, max_pixels))
+
+
+def stored_form(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The bytes under which an image travels: as they are where every decoder sees the same in them, else as PNG.
+
+    Raises:
+        UnusableImageError: see `open_image`.
+    """
+    image = open_image(data, max_pixels)
+    what = _peculiarity(image)
+    if what is None:
+        return data
+    MENDED.labels(what).inc()
+    encoded = io.BytesIO()
+    _plain(image).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height == 0:
+        raise UnusableImageError(f"an image of {width} x {height} pixels")
+    if width * height > max_pixels:
+        raise UnusableImageError(
+            f"an image of {width} x {height} pixels: {max_pixels} are allowed (data.max_image_pixels); scale it down"
+        )
+    if max(width, height) >= MAX_ASPECT_RATIO * min(width, height):
+        raise UnusableImageError(
+            f"an image of {width} x {height} pixels: one side is {MAX_ASPECT_RATIO} times the other or more; cut it"
+        )
+
+
+def _peculiarity(image: Image.Image) -> str | None:
+    if getattr(image, "n_frames", 1) > 1:
+        return "animated"
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return "transparent"
+    if image.mode.startswith(("I", "F")):
+        return "16_bit"
+    if image.mode not in _PLAIN:
+        return image.mode.lower()
+    if image.getexif().get(0x0112, 1) != 1:
+        return "turned"
+    return None
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _to_8_bit(image).convert("RGB")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """From 16 bit a pixel, or from numbers of any range where the largest is beyond 16 bit."""
+    values = image.convert("F")
+    low, high = values.getextrema()
+    assert isinstance(low, float)
+    assert isinstance(high, float)
+    top = 65535.0 if 255 < high <= 65535 and low >= 0 else max(high, 255.0)
+    floor = min(low, 0.0)
+    return values.point(lambda value: value * (255.0 / (top - floor)) - floor * 255.0 / (top - floor)).convert("L")
