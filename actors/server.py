@@ -13,6 +13,7 @@ from actors import metrics
 from actors.engine import NO_VERSION, BadRequestError, PolicyEngine
 from actors.updates import NoUpdateError, WeightUpdates
 from vision_sr1.streams import BlobMissingError, Blobs
+from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -67,6 +68,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"actor {self.info.id} holds policy version {held}, not {request.required_policy_version}",
             )
+        traceparent = dict(context.invocation_metadata() or ()).get("traceparent", "")
         try:
             images = [await self._blobs.get(ref) for ref in request.images]
             async for index, sample in self._engine.sample(
@@ -79,6 +81,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             ):
                 self.count_tokens("text" if not images else "image", len(sample.response_token_ids))
                 yield pb.GenerateResponse(sample_index=index, sample=sample, actor_id=self.info.id)
+            log.debug("generate", request=request.request_id, trace_id=trace_id(str(traceparent)))
         except (BadRequestError, BlobMissingError) as error:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"request {request.request_id}: {error}")
         finally:

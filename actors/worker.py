@@ -10,6 +10,7 @@ from vision_sr1.groups import requery_id, without_group
 from vision_sr1.parsing import TokenBytes, parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
+from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
@@ -42,6 +43,10 @@ class PromptWorker:
         """One prompt: every rollout goes out when it is finished; the last takes the prompt off the stream."""
         started = time.time()
         prompt = decode(pb.Prompt, entry.message)
+        with span("answer", prompt.traceparent, prompt=prompt.id):
+            await self._answer_prompt(entry, prompt, started)
+
+    async def _answer_prompt(self, entry: Entry, prompt: pb.Prompt, started: float) -> None:
         await self._engine.wait_for_version(prompt.policy_version)
         await self._updates.serving.wait()
         self._updates.prompts.add(prompt.id)

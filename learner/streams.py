@@ -26,6 +26,7 @@ from vision_sr1.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
 from vision_sr1.streams.status import depth_and_age
 from vision_sr1.streams.whereabouts import Whereabouts
+from vision_sr1.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
@@ -345,6 +346,7 @@ class LearnerStreams:
                 ),
                 policy_version=policy_version,
                 issued_at=time.time(),
+                traceparent=new_traceparent("issue", prompt=prompt_id),
             )
             outputs.append(Output("prompts", prompt_id, prompt.SerializeToString()))
         await self._streams["prompts"].append(outputs)

@@ -36,6 +36,7 @@ from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import sample_version
 from vision_sr1.streams import BlobMissingError
+from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -177,6 +178,9 @@ class Trainer:
         self._publish()
         if is_main():
             self._ledger.record(self._batch, self.version, ids)
+            for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
+                with span("learn", prompt.traceparent, prompt=prompt.id):
+                    log.debug("learned from", batch=self._batch)
             self._streams.observe()
             now = time.monotonic()
             rollouts = sum(len(group.rollouts) for group in groups)

@@ -13,6 +13,7 @@ from starlette.types import Lifespan
 
 from reward_service.traces import CursorError, Trace, TraceFilter, TraceStore
 from vision_sr1 import __version__
+from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Reward = Annotated[float | None, Query(ge=0, le=1)]
@@ -67,6 +68,7 @@ class TraceView(BaseModel):
     finish_reason: str
     actor_id: str
     seconds: float = Field(description="From taking the prompt to the finished rollout.")
+    trace_id: str = Field(description="By which the logs of all services name this prompt's way; W3C trace context.")
 
 
 class TracePage(BaseModel):
@@ -198,6 +200,7 @@ def _view(trace: Trace) -> TraceView:
         finish_reason=rollout.sample.finish_reason,
         actor_id=rollout.actor_id,
         seconds=rollout.finished_at - rollout.started_at,
+        trace_id=trace_id(rollout.prompt.traceparent),
     )
 
 

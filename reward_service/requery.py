@@ -14,6 +14,7 @@ from vision_sr1.config import RewardConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompts import PromptTemplate
+from vision_sr1.tracing import span
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION
@@ -54,7 +55,8 @@ class Requerier:
         asked, lost, last = pb.ActorInfo(id=rollout.actor_id, address=rollout.actor_address), set(), ""
         for attempt in range(1, self._config.requery_attempts + 1):
             try:
-                reply = await self._generate(asked.address, request)
+                with span("requery", rollout.prompt.traceparent, actor=asked.id):
+                    reply = await self._generate(asked.address, request, rollout.prompt.traceparent)
             except grpc.aio.AioRpcError as error:
                 last = f"{asked.id}: {error.code().name} {error.details()}"
                 log.warning("re-query failed", rollout=rollout.id, attempt=attempt, actor=asked.id, error=last)
@@ -115,11 +117,13 @@ class Requerier:
         for channel in self._channels.values():
             await channel.close()
 
-    async def _generate(self, address: str, request: actor_pb2.GenerateRequest) -> Any:
+    async def _generate(self, address: str, request: actor_pb2.GenerateRequest, traceparent: str) -> Any:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = grpc.aio.insecure_channel(address, rpc.CLIENT)
-        call = actor_pb2_grpc.ActorStub(channel).Generate(request, timeout=self._config.requery_timeout_s)
+        call = actor_pb2_grpc.ActorStub(channel).Generate(
+            request, timeout=self._config.requery_timeout_s, metadata=(("traceparent", traceparent),)
+        )
         async for reply in call:
             return reply
         raise RequeryFailedError(f"{address} answered a re-query with nothing")

@@ -13,6 +13,7 @@ from vision_sr1.parsing import ParsedResponse
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 _SENTENCE_END = re.compile(r"[.;!?\n]+")
+_MARKS = " \"'`*_()[]{}<>,-"
 _LEAD_IN = r"\b(?:answer|solution|result)\b\s*(?:is|=|:|must be|would be|should be)?\s*:?\s*(?:the|an?)?\s*"
 
 
@@ -44,10 +45,11 @@ def states_answer(description: str, answer: str | None) -> bool:
         return True
     if not answer:
         return False
-    stated = re.escape(answer.strip().lower())
-    if re.search(_LEAD_IN + rf"\W?{stated}(?!\w)", description.lower()):
+    stated = re.escape(" ".join(answer.lower().split()))
+    sentences = [" ".join(sentence.split()) for sentence in _SENTENCE_END.split(description.lower())]
+    if re.search(_LEAD_IN + rf"\W?{stated}(?!\w)", " ".join(description.lower().split())):
         return True
-    return any(re.fullmatch(rf"\W*{stated}\W*", sentence) for sentence in _SENTENCE_END.split(description.lower()))
+    return any(re.fullmatch(rf"\W?{stated}\W?", sentence.strip(_MARKS)) for sentence in sentences)
 
 
 def overlong(rollout: pb.Rollout, buffer_tokens: int) -> float:

@@ -17,10 +17,13 @@ from vision_sr1.config import Config, RewardConfig
 from vision_sr1.groups import empty_group, group_stream, is_evaluation, without_group
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
+from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 log = structlog.get_logger()
+
+GRADING_TIMEOUT_S = 30.0
 
 OnScored = Callable[[pb.ScoredRollout], None]
 
@@ -44,7 +47,9 @@ class Scorer:
         scored = pb.ScoredRollout(rollout=rollout, response=b"".join(pieces).decode("utf-8", errors="replace"))
         _set_spans(scored, pieces, parsed)
         scored.rewards.update(dict.fromkeys(self._config.names, 0.0))
-        scored.rewards.update(await asyncio.to_thread(response_rewards, parsed, rollout, self._grader, self._config))
+        async with asyncio.timeout(GRADING_TIMEOUT_S):
+            rewards = await asyncio.to_thread(response_rewards, parsed, rollout, self._grader, self._config)
+        scored.rewards.update(rewards)
         if parsed.description:
             await asyncio.gather(self._ask(scored, parsed.description), self._judged(scored, parsed.description))
         for name, value in scored.rewards.items():
@@ -83,7 +88,8 @@ class Scorer:
         scored.rewards["judge"] = await self._grade(answer, scored)
 
     async def _grade(self, answer: str | None, scored: pb.ScoredRollout) -> float:
-        return await asyncio.to_thread(answer_reward, answer, scored.rollout.prompt.answer, self._grader)
+        async with asyncio.timeout(GRADING_TIMEOUT_S):
+            return await asyncio.to_thread(answer_reward, answer, scored.rollout.prompt.answer, self._grader)
 
 
 class UnusableRolloutError(ValueError):
@@ -134,9 +140,10 @@ class ScoringWorker:
         started = time.monotonic()
         rollout = decode(pb.Rollout, entry.message)
         metrics.AGE_SECONDS.observe(max(0.0, time.time() - rollout.finished_at))
-        check_usable(rollout)
-        scored = await self._scorer.score(rollout)
         prompt = rollout.prompt
+        with span("score", prompt.traceparent, prompt=prompt.id, rollout=rollout.id):
+            check_usable(rollout)
+            scored = await self._scorer.score(rollout)
         member = pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=prompt.id, purpose=prompt.purpose, rollouts=[scored])
         await self._assemble(entry, member, rollout.sample_index, prompt.group_size)
         self._on_scored(scored)

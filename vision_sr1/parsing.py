@@ -10,18 +10,21 @@ from typing import Any, Literal
 
 # The authors' code removes white space around each of < > / before it reads a response; tags here match either way.
 _OPEN, _CLOSE = rb"<\s*%s\s*>", rb"<\s*/\s*%s\s*>"
-_DESCRIPTION = re.compile(_OPEN % b"description" + rb"(?P<content>.*?)" + _CLOSE % b"description", re.DOTALL)
-_THINK = re.compile(_OPEN % b"think" + rb"(?P<content>.*?)" + _CLOSE % b"think", re.DOTALL)
-_BOXED = re.compile(rb"\\boxed\{")
-_DESCRIBED, _THOUGHT = (block.pattern.replace(b"?P<content>", b"") for block in (_DESCRIPTION, _THINK))
-_ANSWERED = rb"\s*(?P<answer>\\boxed\{.*\})\s*"
+_BOX = rb"\\boxed\{"
+_BLOCKS = {name: (re.compile(_OPEN % name), re.compile(_CLOSE % name)) for name in (b"description", b"think")}
+_BEGINS_DESCRIBED = re.compile(rb"\s*" + _OPEN % b"description")
+_DESCRIBED_THINKS = re.compile(_CLOSE % b"description" + rb"\s*" + _OPEN % b"think")
+_BEGINS_THINKING = re.compile(rb"\s*" + _OPEN % b"think")
+_THOUGHT_ANSWERS = re.compile(_CLOSE % b"think" + rb"\s*(?=" + _BOX + rb")")
+_BOXED = re.compile(_BOX)
 
 Span = tuple[int, int]
 ResponseFormat = Literal["description_think_answer", "think_answer"]
 
-_FORMATS: dict[ResponseFormat, re.Pattern[bytes]] = {
-    "description_think_answer": re.compile(rb"\s*" + _DESCRIBED + rb"\s*" + _THOUGHT + _ANSWERED, re.DOTALL),
-    "think_answer": re.compile(rb"\s*" + _THOUGHT + _ANSWERED, re.DOTALL),
+# How each format begins, and what joins its blocks: it ends with the answer that the last of these leads to.
+_FORMATS: dict[ResponseFormat, tuple[re.Pattern[bytes], list[re.Pattern[bytes]]]] = {
+    "description_think_answer": (_BEGINS_DESCRIBED, [_DESCRIBED_THINKS, _THOUGHT_ANSWERS]),
+    "think_answer": (_BEGINS_THINKING, [_THOUGHT_ANSWERS]),
 }
 
 
@@ -45,23 +48,41 @@ class ParsedResponse:
 
 def parse_response(response: bytes) -> ParsedResponse:
     """Reads a response strictly: what is not in its block is not taken for it."""
-    description = _DESCRIPTION.search(response)
-    think = _THINK.search(response, description.end() if description else 0)
+    description = _block(b"description", response, 0)
+    think = _block(b"think", response, description.whole[1] if description else 0)
     boxed = _last_box(response)
     return ParsedResponse(
-        description=_text(description["content"]) if description else None,
+        description=_text(response[slice(*description.content)]) if description else None,
         answer=_text(response[boxed[0] + len(b"\\boxed{") : boxed[1] - 1]) if boxed else None,
         format=_format(response),
-        description_span=description.span() if description else None,
-        think_span=think.span() if think else None,
+        description_span=description.whole if description else None,
+        think_span=think.whole if think else None,
         answer_span=boxed,
     )
 
 
+@dataclass(frozen=True)
+class _Block:
+    whole: Span
+    content: Span
+
+
+def _block(name: bytes, response: bytes, start: int) -> _Block | None:
+    """The first complete block; in one pass, however many tags are opened and never closed."""
+    opening, closing = _BLOCKS[name]
+    first = opening.search(response, start)
+    last = closing.search(response, first.end()) if first else None
+    if first is None or last is None:
+        return None
+    return _Block((first.start(), last.end()), (first.end(), last.start()))
+
+
 def _format(response: bytes) -> ResponseFormat | None:
-    for name, pattern in _FORMATS.items():
-        whole = pattern.fullmatch(response)
-        if whole is not None and _is_one_box(whole["answer"]):
+    for name, (beginning, joints) in _FORMATS.items():
+        found = beginning.match(response)
+        for joint in joints:
+            found = joint.search(response, found.end()) if found else None
+        if found and _is_one_box(response[found.end() :].rstrip()):
             return name
     return None
 

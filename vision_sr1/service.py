@@ -12,6 +12,7 @@ from vision_sr1.dataset import DataError
 from vision_sr1.logs import configure_logging
 from vision_sr1.prompts import TemplateError
 from vision_sr1.streams import StreamsUnavailableError
+from vision_sr1.tracing import configure_tracing
 
 MISTAKES = (ConfigError, DataError, TemplateError)  # to start again would not help
 OUTAGES = (StreamsUnavailableError, RedisError)  # it may
@@ -33,6 +34,7 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
     try:
         config = load_config(arguments.config, arguments.overrides).config
         configure_logging(config, parser.prog)
+        configure_tracing(config, parser.prog)
         serve(config, arguments)
     except MISTAKES as error:
         sys.stderr.write(f"{error}\n")

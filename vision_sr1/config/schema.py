@@ -403,6 +403,10 @@ class MetricsConfig(Section):
     learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(9102, description="Of learner rank 0; 0: off.")
     tensorboard: bool = Field(True, description="Write event files to the run's folder.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where OpenTelemetry spans go, over HTTP, such as http://collector:4318/v1/traces; null: nowhere.",
+    )
 
 
 class Config(Section):

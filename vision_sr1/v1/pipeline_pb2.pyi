@@ -37,7 +37,7 @@ class ImageRef(_message.Message):
     def __init__(self, sha256: _Optional[str] = ..., media_type: _Optional[str] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("schema_version", "id", "run", "purpose", "question", "answer", "data_source", "images", "group_size", "sampling", "policy_version", "issued_at")
+    __slots__ = ("schema_version", "id", "run", "purpose", "question", "answer", "data_source", "images", "group_size", "sampling", "policy_version", "issued_at", "traceparent")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class Prompt(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     id: str
     run: str
@@ -62,7 +63,8 @@ class Prompt(_message.Message):
     sampling: SamplingParams
     policy_version: int
     issued_at: float
-    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., run: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., data_source: _Optional[str] = ..., images: _Optional[_Iterable[_Union[ImageRef, _Mapping]]] = ..., group_size: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., policy_version: _Optional[int] = ..., issued_at: _Optional[float] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., run: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., data_source: _Optional[str] = ..., images: _Optional[_Iterable[_Union[ImageRef, _Mapping]]] = ..., group_size: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., policy_version: _Optional[int] = ..., issued_at: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class VersionSpan(_message.Message):
     __slots__ = ("policy_version", "start", "end")
