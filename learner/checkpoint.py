@@ -4,6 +4,7 @@ Training waits only for a copy of the state in memory; the copy is written besid
 checkpoint counts from the moment its folder has its final name, and only while its files have the sizes it was given.
 """
 
+import contextvars
 import json
 import os
 import shutil
@@ -53,14 +54,17 @@ class _Writing(threading.Thread):
         self.failure: Exception | None = None
         self.started = time.monotonic()
         self._write = write
+        self._context = contextvars.copy_context()  # what logs say of service and run
 
     def run(self) -> None:
         """Writes; what goes wrong is kept for the ranks to agree on."""
         try:
-            self._write()
+            self._context.run(self._write)
         except Exception as error:
             self.failure = error
-            log.error("checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error))
+            self._context.run(
+                log.error, "checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error)
+            )
 
 
 class Checkpoints:
@@ -129,12 +133,12 @@ class Checkpoints:
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
 
         def write() -> None:
-            write_pieces(pieces, aside / _STATE)
+            _fsync(write_pieces(pieces, aside / _STATE))
             if is_main():
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)
-            for file in sorted(aside.rglob("*")):
-                _fsync(file)
+                    for file in (aside / folder).rglob("*"):
+                        _fsync(file)
 
         self._writing = _Writing(number, aside, {"stage": self._stage, **state}, write)
         self._writing.start()
@@ -188,8 +192,8 @@ class Checkpoints:
             if file.is_file() and file != manifest
         }
         manifest.write_text(json.dumps({**writing.state, "files": sizes}, indent=1), encoding="utf-8")
-        _fsync(manifest)
-        _fsync(writing.aside)
+        for path in (manifest, *(folder for folder in writing.aside.iterdir() if folder.is_dir()), writing.aside):
+            _fsync(path)
         if final.exists():
             shutil.rmtree(final)
         writing.aside.rename(final)

@@ -59,10 +59,12 @@ def snapshot(engine: Any) -> dict[str, Tensor]:
     return copies
 
 
-def write_pieces(pieces: dict[str, Tensor], folder: Path) -> None:
-    """Writes a rank's snapshot into the folder that all ranks share."""
+def write_pieces(pieces: dict[str, Tensor], folder: Path) -> Path:
+    """Writes a rank's snapshot into the folder that all ranks share, as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(pieces, folder / f"rank-{dist.get_rank():05d}.safetensors")
+    path = folder / f"rank-{dist.get_rank():05d}.safetensors"
+    save_file(pieces, path)
+    return path
 
 
 def restore(engine: Any, folder: Path) -> None:

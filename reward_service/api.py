@@ -1,7 +1,7 @@
 """The REST API: what every reward saw."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.concurrency import run_in_threadpool
@@ -16,6 +16,7 @@ from vision_sr1 import __version__
 from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
+Version = Annotated[int | None, Query(ge=-1, le=2**31 - 1)]
 Reward = Annotated[float | None, Query(ge=0, le=1)]
 
 
@@ -85,19 +86,28 @@ class GroupView(BaseModel):
     traces: list[TraceView]
 
 
+class ErrorView(BaseModel):
+    """What was wrong with a request."""
+
+    detail: str
+
+
+_ERROR: dict[str, Any] = {"model": ErrorView}
+
+
 def create_app(
     store: TraceStore, ping: Callable[[], Awaitable[object]], lifespan: Lifespan[FastAPI] | None = None
 ) -> FastAPI:
     """The application over a trace store; `ping` raises RedisError where the streams are out of reach."""
     app = FastAPI(title="Vision-SR1 reward traces", version=__version__, lifespan=lifespan)
 
-    @app.get("/v1/traces")
+    @app.get("/v1/traces", responses={400: _ERROR})
     async def traces(
         run: str | None = None,
         purpose: Annotated[str | None, Query(pattern="^(train|evaluation)$")] = None,
         data_source: str | None = None,
-        min_version: int | None = None,
-        max_version: int | None = None,
+        min_version: Version = None,
+        max_version: Version = None,
         min_format: Reward = None,
         max_format: Reward = None,
         min_accuracy: Reward = None,
@@ -124,10 +134,10 @@ def create_app(
         try:
             found, next_cursor = await run_in_threadpool(store.traces, wanted, cursor, limit)
         except CursorError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(400, str(error)) from error
         return TracePage(traces=[_view(trace) for trace in found], next_cursor=next_cursor)
 
-    @app.get("/v1/traces/{trace_id:path}")
+    @app.get("/v1/traces/{trace_id:path}", responses={404: _ERROR})
     async def trace(trace_id: str, run: str | None = None) -> TraceView:
         """One trace by its rollout's id."""
         found = await run_in_threadpool(store.trace, trace_id, run)
@@ -135,7 +145,7 @@ def create_app(
             raise HTTPException(404, f"no trace {trace_id!r}; list them with /v1/traces")
         return _view(found)
 
-    @app.get("/v1/groups/{group_id:path}")
+    @app.get("/v1/groups/{group_id:path}", responses={404: _ERROR})
     async def group(group_id: str, run: str | None = None) -> GroupView:
         """All rollouts of a prompt, by the prompt's id."""
         found = await run_in_threadpool(store.group, group_id, run)
@@ -143,7 +153,7 @@ def create_app(
             raise HTTPException(404, f"no group {group_id!r}; a trace names its own as group_id")
         return GroupView(id=group_id, traces=[_view(trace) for trace in found])
 
-    @app.get("/v1/images/{sha}", response_class=Response)
+    @app.get("/v1/images/{sha}", response_class=Response, responses={404: _ERROR})
     async def image(sha: str) -> Response:
         """An image by its SHA-256, as the policy's processor received it."""
         found = await run_in_threadpool(store.image, sha)
@@ -158,7 +168,7 @@ def create_app(
         """Whether the process runs."""
         return {"status": "ok"}
 
-    @app.get("/readyz")
+    @app.get("/readyz", responses={503: _ERROR})
     async def readyz() -> dict[str, str]:
         """Whether streams and trace store answer."""
         try:

@@ -1,8 +1,10 @@
 """Images from anywhere, made safe before anything else sees them: what cannot be used is refused, what differs from a
 plain picture of red, green and blue is made one."""
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from prometheus_client import Counter
@@ -19,58 +21,62 @@ class UnusableImageError(ValueError):
     """An image cannot be used; the message says why and what to do."""
 
 
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The decoded image as it is, its first frame where it is animated. Its size is checked before it is decoded.
+def plain_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in red, green and blue, 8 bit each; its size is checked before it is decoded.
+
+    Of an animation it is the first frame; transparency is put on white, 16 bit is scaled to 8, an orientation that a
+    camera noted is carried out.
 
     Raises:
         UnusableImageError: no image of a known format, a truncated one, or one whose size is out of bounds.
     """
-    if not data:
-        raise UnusableImageError("an image of 0 bytes")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            _check_size(*image.size, max_pixels)
-            image.load()
-    except UnidentifiedImageError:
-        raise UnusableImageError(
-            f"{len(data)} bytes that are no image (they begin with {data[:12]!r}); known formats: {', '.join(FORMATS)}"
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise UnusableImageError(f"a decompression bomb: {error}") from None
-    except UnusableImageError:
-        raise
-    except Exception as error:  # decoders raise whatever their format's damage leads them to
-        raise UnusableImageError(f"an image of {len(data)} bytes is cut off or damaged: {error!r}") from error
-    return image
-
-
-def plain_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in red, green and blue, 8 bit each.
-
-    Transparency is put on white, 16 bit is scaled to 8, an orientation that a camera noted is carried out.
-
-    Raises:
-        UnusableImageError: see `open_image`.
-    """
-    return _plain(open_image(data, max_pixels))
+    with _refusing(data):
+        return _plain(_opened(data, max_pixels))
 
 
 def stored_form(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     """The bytes under which an image travels: as they are where every decoder sees the same in them, else as PNG.
 
     Raises:
-        UnusableImageError: see `open_image`.
+        UnusableImageError: see `plain_image`.
     """
-    image = open_image(data, max_pixels)
-    what = _peculiarity(image)
-    if what is None:
-        return data
-    MENDED.labels(what).inc()
-    encoded = io.BytesIO()
-    _plain(image).save(encoded, "PNG")
-    return encoded.getvalue()
+    with _refusing(data):
+        image = _opened(data, max_pixels)
+        what = _peculiarity(image)
+        if what is None:
+            return data
+        MENDED.labels(what).inc()
+        encoded = io.BytesIO()
+        _plain(image).save(encoded, "PNG")
+        return encoded.getvalue()
+
+
+@contextlib.contextmanager
+def _refusing(data: bytes) -> Iterator[None]:
+    """Decoders raise whatever their format's damage leads them to."""
+    try:
+        yield
+    except UnusableImageError:
+        raise
+    except UnidentifiedImageError:
+        raise UnusableImageError(
+            f"{len(data)} bytes that are no image (they begin with {data[:12]!r}); known formats: {', '.join(FORMATS)}"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise UnusableImageError(f"a decompression bomb: {error}") from None
+    except Exception as error:
+        raise UnusableImageError(f"an image of {len(data)} bytes is cut off or damaged: {error!r}") from error
+
+
+def _opened(data: bytes, max_pixels: int) -> Image.Image:
+    if not data:
+        raise UnusableImageError("an image of 0 bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is ours
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(*image.size, max_pixels)
+        image.load()
+    return image
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -124,7 +124,7 @@ async def test_what_is_not_there_is_404(api: httpx.AsyncClient, path: str):
 
 @pytest.mark.parametrize("params", [{"cursor": "nonsense"}, {"limit": 0}, {"min_accuracy": 2}])
 async def test_bad_parameters_are_refused(api: httpx.AsyncClient, params: dict):
-    assert (await api.get("/v1/traces", params=params)).status_code == 422
+    assert (await api.get("/v1/traces", params=params)).status_code in (400, 422)
 
 
 async def test_ready_only_while_redis_answers(store: TraceStore):

@@ -1,0 +1,90 @@
+"""What reads bytes from outside, each as a function that must return or raise what it says, whatever it is given."""
+
+import contextlib
+import io
+
+from vision_sr1.config import DataConfig
+from vision_sr1.dataset import DataError, _Images, _text
+from vision_sr1.images import UnusableImageError, plain_image, stored_form
+from vision_sr1.parsing import parse_response
+from vision_sr1.v1 import actor_pb2, pipeline_pb2
+from vision_sr1.wire import WireError, decode
+
+MESSAGES = (
+    pipeline_pb2.Prompt,
+    pipeline_pb2.Rollout,
+    pipeline_pb2.ScoredGroup,
+    pipeline_pb2.ActorInfo,
+    pipeline_pb2.PublishedWeights,
+    actor_pb2.GenerateRequest,
+)
+MAX_PIXELS = 1_000_000
+
+
+def response_parser(data: bytes) -> None:
+    """Spans are within the response, and in order."""
+    parsed = parse_response(data)
+    last = 0
+    for span in (parsed.description_span, parsed.think_span):
+        if span is not None:
+            assert last <= span[0] < span[1] <= len(data)
+            last = span[1]
+    if parsed.answer_span is not None:
+        assert 0 <= parsed.answer_span[0] < parsed.answer_span[1] <= len(data)
+    assert parsed.format != "description_think_answer" or parsed.description is not None
+    assert parsed.format is None or parsed.answer is not None
+
+
+def protobuf_decoders(data: bytes) -> None:
+    """A message, or an error that says what is wrong."""
+    for kind in MESSAGES:
+        with contextlib.suppress(WireError):
+            message = decode(kind, data)
+            assert message.SerializeToString() is not None
+
+
+def images(data: bytes) -> None:
+    """A picture that every service reads alike, or a reason."""
+    with contextlib.suppress(UnusableImageError):
+        stored = stored_form(data, MAX_PIXELS)
+        picture = plain_image(stored, MAX_PIXELS)
+        assert picture.mode == "RGB"
+        assert picture.width * picture.height <= MAX_PIXELS
+
+
+def texts_and_paths(data: bytes) -> None:
+    """A text that travels, or a reason; a path never leads out of its folder."""
+    with contextlib.suppress(DataError):
+        assert _text(data, "a text").encode()
+    name = data.decode("utf-8", errors="surrogateescape")
+    with contextlib.suppress(DataError):
+        _Images("nowhere/rows.parquet", DataConfig()).read([name], "a row")
+        raise AssertionError(f"read {name!r}, though the folder is not there")
+
+
+TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths)}
+
+
+def seeds() -> list[bytes]:
+    """Inputs that lead a fuzzer to the interesting places."""
+    from PIL import Image
+
+    pictures = []
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
+        encoded = io.BytesIO()
+        Image.new("RGB", (9, 7), "red").save(encoded, kind)
+        pictures.append(encoded.getvalue())
+    prompt = pipeline_pb2.Prompt(schema_version=1, id="0/1", question="q", images=[pipeline_pb2.ImageRef(sha256="a")])
+    rollout = pipeline_pb2.Rollout(schema_version=1, id="0/1/0", prompt=prompt)
+    group = pipeline_pb2.ScoredGroup(schema_version=1, rollouts=[pipeline_pb2.ScoredRollout(rollout=rollout)])
+    messages = [message.SerializeToString() for message in (prompt, rollout, group)]
+    response = b"<description>a red square</description> <think>the square</think> \\boxed{\\frac{1}{2}}"
+    return [
+        response,
+        response[20:],
+        b"../../etc/passwd",
+        b"https://a/b.png",
+        "caf\u00e9".encode(),
+        *messages,
+        *pictures,
+    ]
