@@ -12,22 +12,22 @@ class Ledger:
     def __init__(self, run_folder: Path) -> None:
         self._path = run_folder / LEDGER
 
-    def record(self, batch: int, policy_version: int, prompt_ids: list[str]) -> None:
+    def record(self, batch: int, policy_version: int, rollouts: dict[str, int]) -> None:
         """One batch.
 
         Args:
             batch: its number, from 1.
             policy_version: that it made.
-            prompt_ids: whose groups it learned from, those left out included.
+            rollouts: how many rollouts of each prompt it learned from, by the prompt's id.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"batch": batch, "policy_version": policy_version, "prompts": prompt_ids}) + "\n")
+            file.write(json.dumps({"batch": batch, "policy_version": policy_version, "prompts": rollouts}) + "\n")
 
 
-def read_ledger(run_folder: Path) -> dict[int, list[str]]:
-    """The prompts of each batch by its number."""
-    batches: dict[int, list[str]] = {}
+def read_ledger(run_folder: Path) -> dict[int, dict[str, int]]:
+    """Rollouts by prompt of each batch by its number."""
+    batches: dict[int, dict[str, int]] = {}
     for line in (run_folder / LEDGER).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         batches[entry["batch"]] = entry["prompts"]

@@ -177,7 +177,7 @@ class Trainer:
         published = time.monotonic()
         self._publish()
         if is_main():
-            self._ledger.record(self._batch, self.version, ids)
+            self._ledger.record(self._batch, self.version, {group.id: len(group.rollouts) for group in groups})
             for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
                 with span("learn", prompt.traceparent, prompt=prompt.id):
                     log.debug("learned from", batch=self._batch)
