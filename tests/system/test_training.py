@@ -1,6 +1,8 @@
 """RL end to end: all services as processes, started, disturbed, stopped and resumed as a user would."""
 
+import json
 import math
+import random
 import signal
 import subprocess
 import time
@@ -16,12 +18,14 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from learner.ledger import read_ledger
 from reward_service.traces import Trace
 from tests.system.conftest import Run, fine_tuning, training
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
+from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
@@ -48,9 +52,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, sh
     return finished(tmp_path_factory.mktemp("trained"), cold_start_model, shapes)
 
 
+OPTIONS = ["learner.batches=3", "learner.processes=2", "learner.zero_stage=3", "metrics.log_level=debug"]
+
+
 def finished(folder: Path, model: Path, data: dict[str, Path]) -> Run:
-    options = ["learner.batches=3", "learner.processes=2", "learner.zero_stage=3"]
-    run = training(folder, model, data, *options)
+    run = training(folder, model, data, *OPTIONS)
     status, output = run.finish()
     assert status == 0, output + run.logs()
     return run
@@ -80,6 +86,45 @@ def test_the_same_seed_gives_the_same_run(
         for name, value in first.items():
             if name.startswith(("loss/", "grad_norm/", "reward/", "kl/")):
                 assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
+
+
+def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights(
+    trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
+):
+    run = training(tmp_path, cold_start_model, shapes, *OPTIONS)
+    process = run.start()
+    leftovers.append(psutil.Process(process.pid))
+    chance = random.Random(5)
+    for step in (1, 2):
+        run.wait_for_step(step)
+        time.sleep(chance.uniform(0.0, 1.5))
+        for child in psutil.Process(process.pid).children():
+            if "learner" in child.cmdline():
+                child.kill()  # torchrun alone: the kernel takes its ranks
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output + run.logs()
+    assert output.count("learner ended with status -9; restarting it") == 2, output
+    checkpoint = Path("runs/run/checkpoints/000003/policy/model.safetensors")
+    undisturbed, weights = (load_file(r.folder / checkpoint) for r in (trained, run))
+    assert all(torch.equal(weights[name], value) for name, value in undisturbed.items())
+    ledgers = [read_ledger(r.folder / "runs" / "run") for r in (trained, run)]
+    assert ledgers[0] == ledgers[1]
+    assert [list(groups.values()) for groups in ledgers[1].values()] == [[4] * 4] * 3
+
+
+def test_the_logs_of_all_services_can_be_joined_on_a_trace(trained: Run):
+    asked = (s.rollout.prompt for s in traces(trained) if s.HasField("requery"))
+    prompt = next(prompt for prompt in asked if prompt.purpose == pb.PURPOSE_TRAIN)
+    found: dict[str, set[str]] = {}
+    for file in (trained.folder / "runs" / "run" / "logs").glob("*.log"):
+        for line in file.read_text().splitlines():
+            if trace_id(prompt.traceparent) in line:
+                event = json.loads(line)
+                found.setdefault(event["service"], set()).add(event["event"])
+    assert found.keys() == {"actors", "reward_service", "learner"}
+    assert {"answer", "generate"} <= found["actors"]
+    assert {"score", "requery"} <= found["reward_service"]
+    assert "learn" in found["learner"]
 
 
 def test_each_prompt_is_answered_group_size_times_by_one_version(trained: Run):
