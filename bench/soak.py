@@ -31,7 +31,7 @@ from vision_sr1.config import Config, load_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 from vision_sr1.streams.status import stream_statuses
@@ -44,6 +44,7 @@ PAUSE_S = (3.0, 9.0)  # between faults
 FREEZE_S = (2.0, 8.0)
 LEARNER_REST_S = 30.0  # it takes 15 to come up
 FINISH_S = 900.0
+LATE_S = 180.0  # for an actor that was killed at the very end: it reads the last checkpoint
 SAMPLE_S = 5.0
 TOLERANCE = 1e-3  # of log-probabilities: actor beside transformers
 
@@ -169,6 +170,8 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         faults = disturb(watch, minutes, random.Random(seed))
         until(watch, "waking up", lambda: not watch.frozen)
         batches = finish(watch, learner, config)
+        actors = [service.name for service in others if service.name.startswith("actor")]
+        until(watch, "the actors' last version", lambda: _holders(config, batches) == len(actors), LATE_S)
         wrong = audit(made.config, watch, batches)
         pids = [
             process.pid for main in watch.processes().values() for process in [main, *main.children(recursive=True)]
@@ -356,12 +359,12 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     redis = await connect(streams)
     actors = await Fleet(redis, Keys(config.run.name)).alive()
     await redis.aclose()
-    wrong = [] if len(actors) == 2 else [f"{len(actors)} actors are alive instead of 2"]
+    wrong = []
     for actor in actors:
         request = actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
             request_id=f"audit-{actor.id}",
-            text=PromptTemplate(config.data.prompt_template).answer(row.question),
+            text=PromptTemplate(config.data.prompt_template).answer(row.question.replace(IMAGE_MARKER, "")),
             num_samples=1,
             sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=24, seed=1),
             required_policy_version=batches,
@@ -380,6 +383,20 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
         if worst > TOLERANCE:
             wrong.append(f"actor {actor.id}: log-probabilities differ from the checkpoint's by {worst:.4f}")
     return wrong
+
+
+def _holders(config: Config, version: int) -> int:
+    """Actors alive that hold the version."""
+
+    async def look() -> int:
+        streams = running_server(config.run.path / "redis")
+        assert streams is not None
+        redis = await connect(streams)
+        actors = await Fleet(redis, Keys(config.run.name)).alive()
+        await redis.aclose()
+        return sum(actor.policy_version == version for actor in actors)
+
+    return asyncio.run(look())
 
 
 def _batches(config: Config) -> int:

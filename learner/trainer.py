@@ -174,25 +174,31 @@ class Trainer:
         refresh_every = settings.reference.refresh_every
         if self._reference is not None and refresh_every and self._batch % refresh_every == 0:
             self._reference.refresh(self._engine.module)
-        published = time.monotonic()
-        self._publish()
         if is_main():
-            self._ledger.record(self._batch, self.version, {group.id: len(group.rollouts) for group in groups})
-            for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
-                with span("learn", prompt.traceparent, prompt=prompt.id):
-                    log.debug("learned from", batch=self._batch)
-            self._streams.observe()
+            self._record(groups)
+        published = time.monotonic()
+        try:
+            self._publish()
+        finally:  # a learner that is stopped while it waits for an actor has learned all the same
             now = time.monotonic()
             rollouts = sum(len(group.rollouts) for group in groups)
-            scalars = learned.scalars | _batch_scalars(groups, settings)
-            scalars |= {
+            timings = {
                 "seconds/rollouts": rollout_seconds,
                 "seconds/publish": now - published,
                 "seconds/batch": now - started,
                 "rollouts_per_second/mean": rollouts / (now - started),
                 "policy/version": float(self.version),
             }
-            self._scalars.log(self._batch, scalars)
+            self._scalars.log(self._batch, learned.scalars | _batch_scalars(groups, settings) | timings)
+        if is_main():
+            self._streams.observe()
+
+    def _record(self, groups: list[pb.ScoredGroup]) -> None:
+        """Which prompts the batch learned from: in the ledger, and on the trace of each."""
+        self._ledger.record(self._batch, self.version, {group.id: len(group.rollouts) for group in groups})
+        for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
+            with span("learn", prompt.traceparent, prompt=prompt.id):
+                log.debug("learned from", batch=self._batch)
 
     def _collect_batch(self) -> list[pb.ScoredGroup]:
         """A batch of groups in an order of its own, whatever order they came in; see `GroupsConfig`."""
