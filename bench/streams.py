@@ -19,6 +19,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from vision_sr1.config import Config, load_config
+from vision_sr1.logs import configure_logging
 from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -126,6 +127,8 @@ def measure(way: str, config: Config, rollouts: list[bytes], replicas: int) -> f
 
 
 def _play(config: Config, ready: Any, done: Any, role: Any, work: Any) -> None:
+    configure_logging(config, "bench")
+
     async def run() -> None:
         redis = await connect(config.streams)
         await role(config, redis, ready, done, work)
