@@ -4,6 +4,7 @@ Training waits only for a copy of the state in memory; the copy is written besid
 checkpoint counts from the moment its folder has its final name, and only while its files have the sizes it was given.
 """
 
+import contextlib
 import contextvars
 import json
 import os
@@ -37,6 +38,7 @@ WRITE_TIMEOUT_S = 1800.0
 _STATE = "state"
 _MANIFEST = "trainer.json"
 _ASIDE = ".writing-"
+_REPLACED = ".replaced-"  # by a later one of the same number
 
 
 class CheckpointError(RuntimeError):
@@ -84,6 +86,11 @@ class Checkpoints:
         Raises:
             ConfigError: there is one, but the run is not to be resumed, or it is of another stage.
         """
+        for replaced in self._folder.glob(f"{_REPLACED}*"):
+            final = self._folder / replaced.name.removeprefix(_REPLACED)
+            if not final.exists():  # the learner died in between
+                with contextlib.suppress(FileNotFoundError):  # another rank was first
+                    replaced.rename(final)
         found = self._all()
         if not found:
             return None
@@ -126,7 +133,7 @@ class Checkpoints:
         started = time.monotonic()
         aside = self._folder / f"{_ASIDE}{number:06d}"
         if is_main():
-            for left in self._folder.glob(f"{_ASIDE}*"):
+            for left in (*self._folder.glob(f"{_ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
         dist.barrier()
         pieces = snapshot(engine)
@@ -194,10 +201,12 @@ class Checkpoints:
         manifest.write_text(json.dumps({**writing.state, "files": sizes}, indent=1), encoding="utf-8")
         for path in (manifest, *(folder for folder in writing.aside.iterdir() if folder.is_dir()), writing.aside):
             _fsync(path)
+        replaced = self._folder / f"{_REPLACED}{final.name}"
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(replaced)
         writing.aside.rename(final)
         _fsync(self._folder)
+        shutil.rmtree(replaced, ignore_errors=True)
         self._prune()
         CHECKPOINTS.labels("written").inc()
         WRITE_SECONDS.set(time.monotonic() - writing.started)

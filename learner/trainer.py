@@ -307,6 +307,7 @@ class Trainer:
             "batch": self._batch,
             "feeder": self._feeder.state_dict(),
             "unfinished": asdict(self._unfinished) if self._unfinished else None,
+            "learned": self._learned,
             "best": self._best,
             "score": self._score,
         }

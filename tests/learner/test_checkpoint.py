@@ -122,6 +122,14 @@ def test_what_a_killed_learner_was_writing_is_cleared_away(saver):
     assert one.names() == ["000001"]
 
 
+def test_one_that_was_being_replaced_when_the_learner_died_is_there_again(saver):
+    one = saver()
+    one.save(1).rename(one.folder / ".replaced-000001")
+    assert one.checkpoints.to_resume() == one.folder / "000001"
+    one.save(1)
+    assert one.names() == ["000001"]
+
+
 def test_the_latest_and_the_best_are_kept(saver):
     one = saver("learner.keep_checkpoints=2")
     for number, score in ((1, 0.2), (2, 0.9), (3, None), (4, 0.5), (5, None)):
