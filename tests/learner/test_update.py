@@ -170,6 +170,17 @@ def test_stale_tokens_count_less_with_each_version_beyond_the_bound(learner):
     assert norms[1] == pytest.approx(norms[0] / 4, rel=1e-4)
 
 
+def test_a_batch_that_is_interrupted_between_steps_is_finished_as_if_it_had_not_been(learner):
+    whole, halved = learner(), learner()
+    whole.learn()
+    first = halved.update.learn(halved.groups, 0, lambda _: halved._images, interrupted=lambda: True)
+    assert (first.steps, first.is_whole) == (1, False)
+    second = halved.update.learn(halved.groups, 0, lambda _: halved._images, first_step=1)
+    assert (second.steps, second.is_whole) == (2, True)
+    assert all(math.isfinite(value) for value in second.scalars.values())
+    assert changed(whole.weights(), halved.weights()) == set()
+
+
 @pytest.mark.parametrize("place", ["learner.zero_stage=1", "learner.zero_stage=3", "learner.reference.offload=true"])
 def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, learner, tmp_path: Path):
     trained = learner(place)

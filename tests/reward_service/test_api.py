@@ -1,17 +1,18 @@
 """The REST API over a real SQLite store."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 
 from reward_service.api import create_app
 from reward_service.traces import TraceFilter, TraceStore
 from vision_sr1.config import Config
-from vision_sr1.streams import Blobs, Keys, connect
+from vision_sr1.streams import Blobs, Keys, check_takes_writes, connect
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
@@ -48,10 +49,6 @@ async def written(store: TraceStore, count: int) -> None:
 
 
 async def up() -> None: ...
-
-
-async def down() -> None:
-    raise RedisConnectionError("no route")
 
 
 @pytest.fixture
@@ -127,13 +124,28 @@ async def test_bad_parameters_are_refused(api: httpx.AsyncClient, params: dict):
     assert (await api.get("/v1/traces", params=params)).status_code in (400, 422)
 
 
-async def test_ready_only_while_redis_answers(store: TraceStore):
-    transport = httpx.ASGITransport(create_app(store, down))
+@pytest.mark.parametrize("fault", ["frozen", "full"])
+async def test_readiness_is_that_of_the_streams(
+    store: TraceStore, redis_config: Config, embedded_redis: EmbeddedRedis, fault: str
+):
+    redis = await connect(redis_config.streams)
+    transport = httpx.ASGITransport(create_app(store, lambda: check_takes_writes(redis, "probe", 0.5)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 200
+        if fault == "frozen":
+            embedded_redis.process.send_signal(signal.SIGSTOP)
+        else:
+            await redis.config_set("maxmemory", 1)
         reply = await client.get("/readyz")
-    assert reply.status_code == 503
-    assert "no route" in reply.json()["detail"]
+        assert reply.status_code == 503
+        assert reply.json()["detail"].startswith("not ready: ")
+        assert (await client.get("/healthz")).status_code == 200
+        if fault == "frozen":
+            embedded_redis.process.send_signal(signal.SIGCONT)
+        else:
+            await redis.config_set("maxmemory", 0)
+        assert (await client.get("/readyz")).status_code == 200
+    await redis.aclose()
 
 
 async def test_the_openapi_document_and_metrics_are_served(api: httpx.AsyncClient):

@@ -1,6 +1,7 @@
 """After each published version the actor is transformers on the learner's weights."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import psutil
 import pytest
 import torch
 from grpc_health.v1 import health_pb2
@@ -143,6 +145,28 @@ def test_the_actor_equals_transformers_after_each_version(
         actor.generate("square " * 300, [])
     with pytest.raises(grpc.RpcError, match=r"temperature must be in \[0, 2\]"):
         actor.generate("what", [], sampling=pb.SamplingParams(temperature=50.0, top_p=1.0, max_tokens=4))
+
+
+def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, learner: Learner):
+    assert actor.health() == health_pb2.HealthCheckResponse.SERVING
+    port = int(actor.config.streams.url.rpartition(":")[2].partition("/")[0])
+    server = next(
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections())
+    )
+    try:
+        for number, status in (
+            (signal.SIGSTOP, health_pb2.HealthCheckResponse.NOT_SERVING),
+            (signal.SIGCONT, health_pb2.HealthCheckResponse.SERVING),
+        ):
+            server.send_signal(number)
+            deadline = time.monotonic() + 60
+            while actor.health() != status:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    finally:
+        server.send_signal(signal.SIGCONT)
 
 
 def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
