@@ -1,8 +1,5 @@
 """The gradient of an optimizer step does not depend on how its batch is cut, distributed or sharded."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +9,8 @@ from safetensors.torch import load_file
 from tests.conftest import TINY
 from tests.learner.groups import make_groups, write_groups
 from tests.learner.one_step import gradient_file
+from tests.learner.ranks import run_ranks
 from vision_sr1.config import load_config
-from vision_sr1.ports import free_port
 
 STEP = [*TINY, "learner.prompts_per_batch=8", "learner.prompts_per_step=8", "learner.max_grad_norm=1e9"]
 Gradient = dict[str, torch.Tensor]
@@ -29,18 +26,8 @@ def batch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: di
 
 def gradients(batch: Path, model: Path, ranks: int, stages: list[int], budget: int) -> dict[int, Gradient]:
     """By ZeRO stage, with micro-batches of at most `budget` tokens."""
-    process = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}"),
-            *("--master-addr=127.0.0.1", f"--master-port={free_port()}", "-m", "tests.learner.one_step"),
-            *(batch, ",".join(map(str, stages)), f"model.path={model}", f"learner.micro_batch_tokens={budget}", *STEP),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    options = [f"model.path={model}", f"learner.micro_batch_tokens={budget}", *STEP]
+    run_ranks("tests.learner.one_step", ranks, batch, ",".join(map(str, stages)), *options)
     return {stage: load_file(gradient_file(batch, ranks, stage)) for stage in stages}
 
 

@@ -70,24 +70,22 @@ def show_dead(config: Config, name: str, console: Console) -> None:
 
 def retry_dead(config: Config, name: str, console: Console) -> None:
     """Puts dead letters back into their streams."""
-
-    async def work(redis: PatientRedis) -> None:
-        dead = DeadLetters(redis, Keys(config.run.name))
-        for letter in await _named(dead, name):
-            await dead.retry(letter)
-            console.print(f"{letter.name} is on its stream again", highlight=False)
-
-    _on_streams(config, work)
+    _with_each(config, name, DeadLetters.retry, lambda letter: console.print(f"{letter} is on its stream again"))
 
 
 def drop_dead(config: Config, name: str, console: Console) -> None:
     """Forgets dead letters."""
+    _with_each(config, name, DeadLetters.drop, lambda letter: console.print(f"dropped {letter}"))
 
+
+def _with_each(
+    config: Config, name: str, do: Callable[[DeadLetters, DeadLetter], Awaitable[None]], say: Callable[[str], None]
+) -> None:
     async def work(redis: PatientRedis) -> None:
         dead = DeadLetters(redis, Keys(config.run.name))
         for letter in await _named(dead, name):
-            await dead.drop(letter)
-            console.print(f"dropped {letter.name}", highlight=False)
+            await do(dead, letter)
+            say(letter.name)
 
     _on_streams(config, work)
 

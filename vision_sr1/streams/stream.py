@@ -189,13 +189,6 @@ class Stream:
         """Entries in the stream, those being worked on included."""
         return int(await self._redis.xlen(self._key))
 
-    async def age_s(self) -> float:
-        """Seconds since the oldest entry was written; 0 for an empty stream."""
-        oldest = await self._redis.xrange(self._key, count=1)
-        if not oldest:
-            return 0.0
-        return max(0.0, time.time() - int(bytes(oldest[0][0]).split(b"-")[0]) / 1000)
-
     async def _read(self, count: int, block_s: float) -> list[Entry]:
         entries: list[Entry] = []
         if self._claims and time.monotonic() - self._claimed_at > self._config.lease_s / 3:
