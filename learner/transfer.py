@@ -8,13 +8,13 @@ from typing import Any
 
 import structlog
 import torch
-import torch.distributed as dist
 from prometheus_client import Counter as Metric
 from prometheus_client import Gauge, Histogram
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
+from learner.agreement import main_rank
 from learner.engine import is_main
 from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
@@ -109,12 +109,12 @@ class FleetTransfer:
                 self._regroup(actors, version)
             except RuntimeError as error:
                 failure = error
-        if _on_all_ranks(failure is None):
+        if main_rank(int(failure is None)):
             try:
                 self._run()
             except RuntimeError as error:
                 failure = error
-        if not _on_all_ranks(failure is None):
+        if not main_rank(int(failure is None)):
             if is_main():
                 SYNC_FAILURES.inc()
                 self.lost = self._broken_by(failure)
@@ -269,10 +269,3 @@ def first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:
 
 def _ids(actors: list[ActorInfo]) -> list[str]:
     return [actor.id for actor in actors]
-
-
-def _on_all_ranks(main_is_well: bool) -> bool:
-    """What rank 0 says, on every rank."""
-    state = torch.tensor(int(main_is_well))
-    dist.broadcast(state, 0)
-    return bool(state)
