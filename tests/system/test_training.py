@@ -171,8 +171,9 @@ def test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_t
     process = run.start()
     leftovers.append(psutil.Process(process.pid))
     run.wait_for_step(1)
-    for service in ("actors", "reward_service"):
-        next(p for p in psutil.Process(process.pid).children() if service in p.cmdline()).kill()
+    for service in ("actors", "reward_service", "redis"):
+        children = psutil.Process(process.pid).children()
+        next(child for child in children if service in child.cmdline() or service in child.name()).kill()
         seen = max(int(line["step"]) for line in run.scalars())
         run.wait_for_step(seen + 2)
 
@@ -185,6 +186,7 @@ def test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_t
     assert process.returncode == 130
     assert "actor-0 ended with status -9; restarting it" in output
     assert "reward_service ended with status -9; restarting it" in output
+    assert "Redis ended with status -9; restarting it" in output
     assert [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
 
     status, output = run.finish()
