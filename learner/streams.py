@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import structlog
 import torch
 import torch.distributed as dist
 from prometheus_client import Counter, Gauge
+from redis.exceptions import RedisError
 
 from learner.agreement import main_rank
 from learner.engine import is_main
@@ -75,6 +76,18 @@ class Asked:
     prompt_ids: set[str]
     row: Callable[[str], QuestionRow]
     is_to_come: Callable[[str], bool] = lambda prompt_id: False  # noqa: ARG005
+
+
+@dataclass
+class _Waiting:
+    """Where a wait for groups stands: those that came, those that are still wanted, and since when none came."""
+
+    asked: Asked
+    count: int
+    wanted: set[str]
+    groups: list[pb.ScoredGroup] = field(default_factory=list)
+    quiet_since: float = field(default_factory=time.monotonic)
+    looked_at: float = field(default_factory=time.monotonic)
 
 
 class LearnerStreams:
@@ -145,42 +158,51 @@ class LearnerStreams:
             GroupsTimeoutError: nothing came for `groups_timeout_s`.
             SupersededError: another learner leads the run.
         """
-        groups: list[pb.ScoredGroup] = []
-        wanted = set(asked.prompt_ids)
-        quiet_since = looked_at = time.monotonic()
+        waiting = _Waiting(asked, count, set(asked.prompt_ids))
         while True:
             command = _WAIT
             failure: RuntimeError | None = None
             if is_main():
-                came = self._take(asked, wanted, count - len(groups))
-                groups += came
-                wanted -= {group.id for group in came}
-                now = time.monotonic()
-                if came:
-                    quiet_since = looked_at = now
-                if self.is_stopping():
+                try:
+                    command = self._look(waiting, stale)
+                except (GroupsTimeoutError, SupersededError) as error:
+                    command, failure = _STOP, error
+                except RedisError:
+                    if not self.is_stopping():
+                        raise
                     command = _STOP
-                elif not self._leads():
-                    command = _STOP
-                    failure = SupersededError(f"another learner has taken over the run {self._config.run.name!r}")
-                elif len(groups) >= count:
-                    command = _DONE
-                elif now - quiet_since > self._config.learner.groups_timeout_s:
-                    command = _STOP
-                    failure = GroupsTimeoutError(self._stuck(asked.stream, len(groups), count))
-                elif stale():
-                    command = _REPUBLISH
-                elif now - looked_at > 2 * self._config.streams.lease_s:
-                    looked_at = now
-                    self._ask_again(asked, wanted)
             command = main_rank(command)
             if command == _STOP:
                 raise failure or StoppedError
             if command == _REPUBLISH:
                 republish()
             if command == _DONE:
-                return share(groups)
+                return share(waiting.groups)
             meanwhile()
+
+    def _look(self, waiting: _Waiting, stale: Callable[[], bool]) -> int:
+        """Takes what has come, and says what all ranks are to do next."""
+        asked = waiting.asked
+        came = self._take(asked, waiting.wanted, waiting.count - len(waiting.groups))
+        waiting.groups += came
+        waiting.wanted -= {group.id for group in came}
+        now = time.monotonic()
+        if came:
+            waiting.quiet_since = waiting.looked_at = now
+        if self.is_stopping():
+            return _STOP
+        if not self._leads():
+            raise SupersededError(f"another learner has taken over the run {self._config.run.name!r}")
+        if len(waiting.groups) >= waiting.count:
+            return _DONE
+        if now - waiting.quiet_since > self._config.learner.groups_timeout_s:
+            raise GroupsTimeoutError(self._stuck(asked.stream, len(waiting.groups), waiting.count))
+        if stale():
+            return _REPUBLISH
+        if now - waiting.looked_at > 2 * self._config.streams.lease_s:
+            waiting.looked_at = now
+            self._ask_again(asked, waiting.wanted)
+        return _WAIT
 
     def images(self, sha256s: Iterable[str]) -> dict[str, bytes]:
         """Encoded images by their hash."""

@@ -1,9 +1,10 @@
 """The RL loop, in the words of the design: draw, answer, score, learn, publish."""
 
+import contextlib
 import hashlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import structlog
 import torch
 import torch.distributed as dist
 from prometheus_client import Counter, start_http_server
+from redis.exceptions import RedisError
 
 from learner.agreement import any_rank, main_rank
 from learner.checkpoint import POLICY, Checkpoints
@@ -243,7 +245,8 @@ class Trainer:
         room = (1 + settings.max_staleness) * settings.prompts_per_batch
         remaining = (settings.batches - self._batch) * settings.prompts_per_batch
         count = max(0, min(room, remaining) - self._feeder.in_flight)
-        self._streams.feed(self._feeder.draw(count), pb.PURPOSE_TRAIN, self.version)
+        with self._unless_stopping():
+            self._streams.feed(self._feeder.draw(count), pb.PURPOSE_TRAIN, self.version)
 
     def _let_go(self, groups: list[pb.ScoredGroup]) -> None:
         """These groups are done with; the next checkpoint says so."""
@@ -322,9 +325,21 @@ class Trainer:
         folder = self._checkpoints.settle(wait=wait)
         if folder is None or not is_main():
             return
-        if folder.name == f"{self.version:06d}":
-            self._streams.published(self.version, folder / POLICY)
-        self._streams.acknowledge(self._held)
+        with self._unless_stopping():
+            if folder.name == f"{self.version:06d}":
+                self._streams.published(self.version, folder / POLICY)
+            self._streams.acknowledge(self._held)
+
+    @contextlib.contextmanager
+    def _unless_stopping(self) -> Iterator[None]:
+        """A learner that is to stop writes its checkpoint though Redis is out of reach: what it could not say there, the
+        next one finds out."""
+        try:
+            yield
+        except RedisError as error:
+            if not self._stopping:
+                raise
+            log.warning("stopping without Redis", error=str(error))
 
     def _is_stopped_anywhere(self) -> bool:
         return any_rank(self._stopping)
