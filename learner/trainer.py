@@ -332,8 +332,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _unless_stopping(self) -> Iterator[None]:
-        """A learner that is to stop writes its checkpoint though Redis is out of reach: what it could not say there, the
-        next one finds out."""
+        """A learner that is to stop does so though Redis is out of reach; the next one finds out what it could not say."""
         try:
             yield
         except RedisError as error:

@@ -1,17 +1,19 @@
 """The learner's side of the streams after faults: groups that are early, stray, doubled or lost, on a real Redis."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from learner.streams import Asked, GroupsTimeoutError, LearnerStreams, SupersededError
+from learner.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
 from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
 from vision_sr1.groups import group_stream
 from vision_sr1.streams import Keys, Output, Stream, connect
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("run")
@@ -28,10 +30,11 @@ def row(prompt_id: str) -> QuestionRow:
 def make(redis_config: Config, single_rank: torch.device) -> Iterator[Make]:
     made = []
 
-    def learner(*, resume: bool = False, **settings: float) -> LearnerStreams:
+    def learner(*, resume: bool = False, stopping: list[bool] = (), **settings: float) -> LearnerStreams:
         config = redis_config.model_copy(deep=True)
         config.learner.groups_timeout_s = settings.get("groups_timeout_s", 30.0)
-        made.append(LearnerStreams(config, lambda: False))
+        config.streams.timeout_s = 1.0
+        made.append(LearnerStreams(config, lambda: bool(stopping)))
         made[-1].open(resume=resume)
         return made[-1]
 
@@ -193,6 +196,17 @@ def test_the_older_of_two_learners_gives_way(make: Make):
     make(resume=True)
     with pytest.raises(SupersededError, match="another learner has taken over the run 'run'"):
         collect(older, ["0/1"])
+
+
+def test_a_learner_that_is_to_stop_does_so_though_redis_does_not_answer(make: Make, embedded_redis: EmbeddedRedis):
+    stopping: list[bool] = []
+    streams = make(stopping=stopping)
+    feed(streams, "0/1")
+    embedded_redis.process.send_signal(signal.SIGSTOP)
+    stopping.append(True)
+    with pytest.raises(StoppedError):
+        collect(streams, ["0/1"])
+    embedded_redis.process.send_signal(signal.SIGCONT)
 
 
 def test_a_fresh_run_takes_nothing_from_an_earlier_one_of_its_name(make: Make, redis_config: Config):

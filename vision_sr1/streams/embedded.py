@@ -17,6 +17,7 @@ from vision_sr1.config import StreamsConfig
 from vision_sr1.ports import free_port
 
 START_TIMEOUT_S = 15.0
+STOP_TIMEOUT_S = 2.0  # what it has acknowledged is in its file already
 _ADDRESS = "address.json"
 
 
@@ -81,7 +82,7 @@ class EmbeddedRedis:
         """Stops the server; it writes what it holds."""
         self.process.terminate()
         try:
-            self.process.wait(timeout=START_TIMEOUT_S)
+            self.process.wait(timeout=STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
