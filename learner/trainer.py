@@ -332,7 +332,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _unless_stopping(self) -> Iterator[None]:
-        """A learner that is to stop does so though Redis is out of reach; the next one finds out what it could not say."""
+        """A learner that is to stop does so though Redis is out of reach; the next one finds out what is unsaid."""
         try:
             yield
         except RedisError as error:
