@@ -62,4 +62,4 @@ def test_conversations_that_cannot_be_used_are_left_out_and_counted(tmp_path: Pa
     assert line["sft/refused"] == 2.0
     logs = run.logs()
     assert "no assistant turn to learn from" in logs
-    assert "an image has neither bytes nor a path" in logs
+    assert "image 0: an image of 0 bytes" in logs
