@@ -45,6 +45,7 @@ FREEZE_S = (2.0, 8.0)
 LEARNER_REST_S = 30.0  # it takes 15 to come up
 FINISH_S = 900.0
 LATE_S = 180.0  # for an actor that was killed at the very end: it reads the last checkpoint
+END_S = 20.0
 SAMPLE_S = 5.0
 TOLERANCE = 1e-3  # of log-probabilities: actor beside transformers
 
@@ -173,12 +174,10 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         actors = [service.name for service in others if service.name.startswith("actor")]
         until(watch, "the actors' last version", lambda: _holders(config, batches) == len(actors), LATE_S)
         wrong = audit(made.config, watch, batches)
-        pids = [
-            process.pid for main in watch.processes().values() for process in [main, *main.children(recursive=True)]
-        ]
-    left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-    if left:
-        wrong.append(f"{len(left)} processes are left")
+        processes = [p for main in watch.processes().values() for p in [main, *main.children(recursive=True)]]
+    _, left = psutil.wait_procs(processes, timeout=END_S)  # an engine ends a moment after its actor
+    if left := [process for process in left if process.status() != psutil.STATUS_ZOMBIE]:
+        wrong.append(f"{len(left)} processes are left: {', '.join(process.name() for process in left)}")
     return {
         "name": "soak_faults",
         "value": sum(faults.values()),
