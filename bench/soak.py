@@ -176,8 +176,8 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         wrong = audit(made.config, watch, batches)
         processes = [p for main in watch.processes().values() for p in [main, *main.children(recursive=True)]]
     _, left = psutil.wait_procs(processes, timeout=END_S)  # an engine ends a moment after its actor
-    if left := [process for process in left if process.status() != psutil.STATUS_ZOMBIE]:
-        wrong.append(f"{len(left)} processes are left: {', '.join(process.name() for process in left)}")
+    if names := [name for process in left if (name := _running(process))]:
+        wrong.append(f"{len(names)} processes are left: {', '.join(names)}")
     return {
         "name": "soak_faults",
         "value": sum(faults.values()),
@@ -396,6 +396,14 @@ def _holders(config: Config, version: int) -> int:
         return sum(actor.policy_version == version for actor in actors)
 
     return asyncio.run(look())
+
+
+def _running(process: psutil.Process) -> str | None:
+    """The name of a process that runs; None of one that has ended, whether or not its parent has noticed."""
+    try:
+        return None if process.status() == psutil.STATUS_ZOMBIE else str(process.name())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _batches(config: Config) -> int:
