@@ -1,16 +1,20 @@
 """Whatever bytes come in, nothing crashes and nothing takes for ever."""
 
+import contextlib
 import importlib.util
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS, response_parser, seeds
+from vision_sr1.config import DataConfig
+from vision_sr1.dataset import DataError, Questions
 
 SECONDS = 8  # of atheris per target
 PIECES = [
@@ -48,17 +52,51 @@ def test_damaged_inputs_are_read_or_refused(name: str, data: bytes):
     TARGETS[name](data)
 
 
-@pytest.mark.parametrize("piece", [*PIECES, b"</description> <think>", b"</think>\\boxed{", b"\\boxed{{}", b"<  /"])
-def test_time_grows_with_the_length_and_not_with_its_square(piece: bytes):
-    def seconds(length: int) -> float:
-        response = (piece * (length // len(piece) + 1))[:length]
-        started = time.process_time()
-        response_parser(response)
-        return time.process_time() - started
+texts = (
+    st.none()
+    | st.text(max_size=20)
+    | st.sampled_from(["<image>", "<image> <image>?", "<|im_end|>", "\0", "$\\frac{1}{2}$"])
+)
+pictures = st.none() | st.lists(
+    st.fixed_dictionaries(
+        {
+            "bytes": st.none() | st.binary(max_size=30) | st.sampled_from(seeds()),
+            "path": texts | st.just("../secret.png"),
+        }
+    ),
+    max_size=2,
+)
 
-    seconds(1000)
-    short, long = min(seconds(100_000) for _ in range(3)), min(seconds(800_000) for _ in range(3))
-    assert long < 0.05 + 24 * short
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.lists(st.tuples(texts | st.binary(max_size=9), texts, pictures), min_size=1, max_size=4),
+    cut=st.none() | st.integers(1, 400),
+)
+def test_rows_of_any_data_set_are_read_or_refused(
+    rows: list, cut: int | None, tmp_path_factory: pytest.TempPathFactory
+):
+    path = tmp_path_factory.mktemp("rows") / "rows.parquet"
+    problems = [row[0] if isinstance(row[0], bytes) or row[0] is None else row[0].encode() for row in rows]
+    table = {"problem": problems, "answer": [row[1] for row in rows], "images": [row[2] for row in rows]}
+    pq.write_table(pa.table({**table, "answer": pa.array(table["answer"], pa.string())}), path)
+    if cut is not None:
+        path.write_bytes(path.read_bytes()[:-cut])
+    try:
+        questions = Questions(str(path), DataConfig())
+    except DataError:
+        return
+    for index in range(len(questions)):
+        with contextlib.suppress(DataError):
+            row = questions[index]
+            assert row.question.strip()
+            assert row.answer.strip()
+
+
+@pytest.mark.timeout(60)  # what grows with the square of the length takes hours
+@pytest.mark.parametrize("piece", [*PIECES, b"</description> <think>", b"</think>\\boxed{", b"\\boxed{{}", b"<  /"])
+def test_long_responses_of_one_piece_are_read(piece: bytes):
+    response_parser(piece * (2_000_000 // len(piece)))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this machine")
