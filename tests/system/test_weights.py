@@ -133,7 +133,7 @@ def test_the_actor_equals_transformers_after_each_version(
 
     with pytest.raises(grpc.RpcError, match="holds policy version 2, not 7"):
         actor.generate("what color is the square", [], required_policy_version=7)
-    with pytest.raises(grpc.RpcError, match="cannot be read"):
+    with pytest.raises(grpc.RpcError, match="that are no image"):
         actor.generate("<image>what", [actor.image(b"\x89PNG no picture")])
     with pytest.raises(grpc.RpcError, match="not in the blob store"):
         actor.generate("<image>what", [pb.ImageRef(sha256="00")])
