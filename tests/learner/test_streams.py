@@ -209,6 +209,15 @@ def test_a_learner_that_is_to_stop_does_so_though_redis_does_not_answer(make: Ma
     embedded_redis.process.send_signal(signal.SIGCONT)
 
 
+def test_memory_is_scarce_before_the_server_is_full(make: Make, redis_config: Config):
+    streams = make()
+    assert not streams.memory_is_scarce(), "a server without a limit is never full"
+    used = redis(redis_config, lambda client: client.info("memory"))["used_memory"]
+    for limit, scarce in ((int(1.1 * used), True), (4 * used, False)):
+        redis(redis_config, lambda client, limit=limit: client.config_set("maxmemory", limit))
+        assert streams.memory_is_scarce() == scarce
+
+
 def test_a_fresh_run_takes_nothing_from_an_earlier_one_of_its_name(make: Make, redis_config: Config):
     earlier = make()
     feed(earlier, "0/1", "0/2")
