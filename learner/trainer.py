@@ -93,7 +93,6 @@ class Trainer:
             self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         questions = Questions(config.data.train, config.data)
-        self._questions = questions
         self._feeder = Feeder(questions, config.run.seed, FeederState(**state["feeder"]))
         self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)
@@ -294,16 +293,20 @@ class Trainer:
         """By the clock, for a policy better than those before, or to let go of what fills Redis; rank 0 decides."""
         due = self._batch % self._config.learner.checkpoint_every == 0
         if is_main():
-            due |= self._score is not None and (self._best is None or self._score > self._best)
+            due |= self._is_best()
             if not due and self._streams.memory_is_scarce():
                 log.warning("Redis is nearly full: a checkpoint lets go of what was learned from", batch=self._batch)
                 due = True
         return bool(main_rank(int(due)))
 
+    def _is_best(self) -> bool:
+        """Whether the policy as it is now was evaluated, and is better than all that checkpoints have held."""
+        return self._score is not None and (self._best is None or self._score > self._best)
+
     def _checkpoint(self) -> None:
         """Begins to write the state as it is now."""
         self._settle(wait=True)
-        if self._score is not None and (self._best is None or self._score > self._best):
+        if self._is_best():
             self._best = self._score
         state = {
             "policy_version": self.version,
