@@ -1,7 +1,6 @@
 """`torchrun -m learner CONFIG` trains by RL; `torchrun -m learner --sft CONFIG` fine-tunes on conversations."""
 
 import argparse
-import ctypes
 import os
 import signal
 import sys
@@ -14,24 +13,23 @@ from learner.trainer import Trainer
 from learner.verification import WeightsDivergedError
 from vision_sr1.config import Config
 from vision_sr1.model_check import check_model
-from vision_sr1.service import run_service
+from vision_sr1.service import end_with_parent, run_service
 
-_PR_SET_PDEATHSIG = 1
+STOPPED = 128 + signal.SIGTERM  # exit status of work that is not done: whoever started it is to start it again
 
 
 def main() -> int:
-    """Runs one rank; the exit status is 2 where starting again would not help, 1 where work got stuck."""
+    """Runs one rank; its exit status is 2 where starting again would not help, 1 where work got stuck."""
     parser = argparse.ArgumentParser(prog="learner", description=__doc__)
     parser.add_argument("--sft", action="store_true", help="supervised fine-tuning instead of RL")
 
-    _end_with_torchrun()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the rank would go on beside those of the torchrun started next
+        end_with_parent(signal.SIGKILL)
 
-    def run(config: Config, arguments: argparse.Namespace) -> None:
+    def run(config: Config, arguments: argparse.Namespace) -> int:
         check_model(config.model.path)
-        if arguments.sft:
-            SftTrainer(config).run()
-        else:
-            Trainer(config).run()
+        trainer = SftTrainer(config) if arguments.sft else Trainer(config)
+        return 0 if trainer.run() else STOPPED
 
     try:
         return run_service(parser, run)
@@ -41,12 +39,6 @@ def main() -> int:
     except (PublishError, GroupsTimeoutError, CheckpointError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-
-
-def _end_with_torchrun() -> None:
-    """Has the kernel kill this rank when torchrun dies: it would go on beside the ranks of the one started next."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

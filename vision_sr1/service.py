@@ -1,6 +1,7 @@
 """How every service starts: its configuration file and overrides, its logs, and mistakes said in one line."""
 
 import argparse
+import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,15 @@ from vision_sr1.tracing import configure_tracing
 MISTAKES = (ConfigError, DataError, TemplateError)  # to start again would not help
 OUTAGES = (StreamsUnavailableError, RedisError)  # it may
 
+_PR_SET_PDEATHSIG = 1
 
-def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], None]) -> int:
+
+def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], int | None]) -> int:
     """Reads the command line and the configuration and serves.
 
     Args:
         parser: with the service's own options; `prog` names it in logs.
+        serve: returns an exit status, or None for 0.
 
     Returns:
         The exit status: 2 for a mistake of the user's, 1 where Redis was out of reach for too long; the message goes
@@ -35,11 +39,15 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
         config = load_config(arguments.config, arguments.overrides).config
         configure_logging(config, parser.prog)
         configure_tracing(config, parser.prog)
-        serve(config, arguments)
+        return serve(config, arguments) or 0
     except MISTAKES as error:
         sys.stderr.write(f"{error}\n")
         return 2
     except OUTAGES as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-    return 0
+
+
+def end_with_parent(signum: int) -> None:
+    """Has the kernel send this process a signal when its parent dies without taking it down."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)

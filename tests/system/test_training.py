@@ -112,6 +112,43 @@ def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights
     assert [list(groups.values()) for groups in ledgers[1].values()] == [[4] * 4] * 3
 
 
+def test_a_learner_that_is_stopped_in_the_midst_of_a_batch_goes_on_there_with_the_same_weights(
+    tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
+):
+    options = ["learner.batches=4", "learner.prompts_per_batch=16", "learner.prompts_per_step=1"]
+    runs = []
+    for name in ("undisturbed", "stopped"):
+        (tmp_path / name).mkdir()
+        runs.append(training(tmp_path / name, cold_start_model, shapes, *options))
+    undisturbed, run = runs
+    status, output = undisturbed.finish()
+    assert status == 0, output + undisturbed.logs()
+    pace = {line["step"]: line for line in undisturbed.scalars() if "seconds/batch" in line}
+    process = run.start()
+    leftovers.append(psutil.Process(process.pid))
+    steps_taken: list[int] = []
+    while len(steps_taken) < 3 and not any(steps_taken):
+        step = len(steps_taken) + 1
+        run.wait_for_step(step)
+        time.sleep(pace[step + 1]["seconds/rollouts"] + 0.5 * pace[step + 1]["seconds/learn"])
+        processes = [(p, p.cmdline()) for p in psutil.Process(process.pid).children(recursive=True)]
+        rank = next(p for p, line in processes if "learner" in line and "torch.distributed.run" not in line)
+        rank.terminate()
+        psutil.wait_procs([rank], timeout=60)
+        latest = max((run.folder / "runs" / "run" / "checkpoints").glob("[0-9]*"))
+        unfinished = json.loads((latest / "trainer.json").read_text())["unfinished"]
+        steps_taken.append(unfinished["steps"] if unfinished else 0)
+    assert 0 < steps_taken[-1] < 16, "never stopped in the midst of a batch"
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output + run.logs()
+    assert output.count("learner ended with status 143; restarting it") == len(steps_taken), output
+    checkpoint = Path("runs/run/checkpoints/000004/policy/model.safetensors")
+    expected, weights = (load_file(r.folder / checkpoint) for r in runs)
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    ledgers = [read_ledger(r.folder / "runs" / "run") for r in runs]
+    assert ledgers[0] == ledgers[1]
+
+
 def test_the_logs_of_all_services_can_be_joined_on_a_trace(trained: Run):
     asked = (s.rollout.prompt for s in traces(trained) if s.HasField("requery"))
     prompt = next(prompt for prompt in asked if prompt.purpose == pb.PURPOSE_TRAIN)

@@ -1,7 +1,6 @@
 """Processes that the launcher starts, watches and takes down; none outlives it."""
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
@@ -9,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+from vision_sr1.service import end_with_parent
+
 POLL_S = 0.05
 
 
@@ -47,7 +48,7 @@ class ServiceProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM),
             )
 
     def exit_status(self) -> int | None:
@@ -108,8 +109,3 @@ def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:
             time.sleep(POLL_S)
         for service in services:
             service.kill_tree()
-
-
-def _end_with_parent() -> None:
-    """Has the kernel end this process when the launcher dies without taking it down."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
