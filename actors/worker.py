@@ -28,6 +28,7 @@ class PromptWorker:
         self._blobs = blobs
         self._tokens = TokenBytes(engine.tokenizer)
         self._template = PromptTemplate(config.data.prompt_template)
+        self._reward = config.reward
         self.consumer = Consumer(
             prompts,
             config.streams,
@@ -54,11 +55,14 @@ class PromptWorker:
             images = [await self._blobs.get(ref) for ref in prompt.images]
             text = self._template.answer(prompt.question)
             remaining = prompt.group_size
+            asked: set[str] = set()  # re-queries that this prompt's rollouts are asked
             samples = self._engine.sample(prompt.id, text, images, prompt.sampling, prompt.group_size, priority=0)
             async for index, sample in samples:
                 rollout = self._rollout(prompt, index, sample, started)
-                if self._is_described(sample):
-                    self._updates.requeries.add(requery_id(rollout.id))
+                requery = self._requery(rollout)
+                if requery is not None and requery not in asked:
+                    asked.add(requery)
+                    self._updates.requeries.add(requery)
                 output = Output("rollouts", rollout.id, rollout.SerializeToString())
                 remaining -= 1
                 if remaining:
@@ -75,9 +79,11 @@ class PromptWorker:
         """Gives up the group of a prompt that was set aside."""
         await self._prompts.hand_over(entry, [without_group(entry.item)])
 
-    def _is_described(self, sample: pb.Sample) -> bool:
-        """Whether the reward service will ask what the description is worth."""
-        return bool(parse_response(b"".join(self._tokens.pieces(list(sample.response_token_ids)))).description)
+    def _requery(self, rollout: pb.Rollout) -> str | None:
+        """The id under which the reward service will ask what the description is worth; None where there is none."""
+        pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
+        description = parse_response(b"".join(pieces)).description
+        return requery_id(rollout, description, self._reward.requery) if description else None
 
     def _rollout(self, prompt: pb.Prompt, index: int, sample: pb.Sample, started: float) -> pb.Rollout:
         return pb.Rollout(

@@ -188,7 +188,7 @@ def _groups(config: Config, builder: Any, sizes: Sizes, seed: int) -> tuple[list
             scored = group.rollouts.add()
             scored.rollout.prompt.images.add(sha256=name)
             scored.rollout.sample.CopyFrom(_sample(rng, prompt_ids, sizes.response_tokens))
-            scored.requery.sample.CopyFrom(_sample(rng, prompt_ids[-4:] * 40, sizes.response_tokens // 2))
+            scored.requeries.add().sample.CopyFrom(_sample(rng, prompt_ids[-4:] * 40, sizes.response_tokens // 2))
             scored.description.CopyFrom(pb.TokenSpan(start=0, end=sizes.response_tokens // 2))
             for reward in config.reward.names:
                 scored.rewards[reward] = float(rng.integers(0, 2))
@@ -212,7 +212,7 @@ def _held(images: dict[str, bytes], _: set[str]) -> dict[str, bytes]:
 def _lengths(groups: list[pb.ScoredGroup]) -> Iterator[int]:
     for group in groups:
         for scored in group.rollouts:
-            for sample in (scored.rollout.sample, scored.requery.sample):
+            for sample in (scored.rollout.sample, *(requery.sample for requery in scored.requeries)):
                 yield len(sample.prompt_token_ids) + len(sample.response_token_ids)
 
 

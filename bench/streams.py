@@ -156,22 +156,20 @@ async def _write(config: Config, redis: PatientRedis, ready: Any, _: Any, rollou
 
 
 async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: int) -> None:
-    from transformers import AutoTokenizer
-
-    from reward_service.graders import GRADERS
-    from reward_service.requery import Requerier
-    from reward_service.scoring import Scorer, ScoringWorker
+    from reward_service.scoring import open_scorer
+    from reward_service.worker import ScoringWorker
     from vision_sr1.fleet import Fleet
 
     consumer = f"replica-{os.getpid()}"
-    stream = Stream(redis, KEYS, "rollouts", config.streams, group="reward", consumer=consumer)
-    await stream.open()
-    requerier = Requerier(config.reward, Fleet(redis, KEYS))
-    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    scorer = Scorer(config.reward, tokenizer, GRADERS[config.reward.grader], requerier, None)
-    worker = ScoringWorker(config, stream, scorer, lambda scored: None)  # noqa: ARG005
-    ready.wait(WAIT_S)
-    await worker.consumer.run(asyncio.Event())
+    rollouts, assembled = (
+        Stream(redis, KEYS, name, config.streams, group="reward", consumer=consumer)
+        for name in ("rollouts", "assembled")
+    )
+    await rollouts.open()
+    async with open_scorer(config, Fleet(redis, KEYS)) as scorer:
+        worker = ScoringWorker(config, rollouts, assembled, scorer, lambda scored: None)  # noqa: ARG005
+        ready.wait(WAIT_S)
+        await worker.run(asyncio.Event())
 
 
 async def _take(config: Config, redis: PatientRedis, ready: Any, done: Any, rollouts: int) -> None:

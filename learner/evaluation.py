@@ -81,28 +81,25 @@ def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) ->
         "scene": row.scene,
         "response": scored.response,
         "description": description,
-        "requery_answer": scored.requery.answer,
+        "requery_answer": scored.requeries[0].answer if scored.requeries else "",
         **dict(sorted(scored.rewards.items())),
         "fidelity": None if row.scene is None else description_fidelity(description, row.scene),
     }
 
 
 def _metrics(answers: list[dict[str, object]]) -> dict[str, float]:
-    """Means over the answers.
+    """Means over the answers that have the reward.
 
     `shortcut` is the paper's language shortcut rate: the share of all samples whose answer is right although the
     description alone does not lead to it, by the policy's own judgement; `judge_shortcut` by the judge's.
     """
-    names = ("accuracy", "visual", "format", "answer_leak", "judge")
-    metrics = {
-        name: fmean(float(str(a[name])) for a in answers) if answers else 0.0
-        for name in names
-        if all(name in a for a in answers)
-    }
+    metrics = {}
+    for name in ("accuracy", "visual", "format", "answer_leak", "judge", "fidelity"):
+        values = [float(str(answer[name])) for answer in answers if answer.get(name) is not None]
+        if values:
+            metrics[name] = fmean(values)
     for name, judge in (("shortcut", "visual"), ("judge_shortcut", "judge")):
-        if judge in metrics:
-            metrics[name] = fmean(bool(a["accuracy"]) and not a[judge] for a in answers) if answers else 0.0
-    faithful = [float(str(a["fidelity"])) for a in answers if a["fidelity"] is not None]
-    if faithful:
-        metrics["fidelity"] = fmean(faithful)
+        both = [answer for answer in answers if {"accuracy", judge} <= answer.keys()]
+        if both:
+            metrics[name] = fmean(bool(answer["accuracy"]) and not answer[judge] for answer in both)
     return metrics

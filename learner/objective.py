@@ -6,7 +6,8 @@ Pure functions. Notation of the paper's equations 4 to 9: the loss of component 
 
 with rho = pi / pi_old, N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and
 L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the gain of a token with A_k < 0 from below by c A_k.
-The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641).
+The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641). Advantages
+A_k are those of `vision_sr1.advantages`.
 """
 
 from dataclasses import dataclass
@@ -15,9 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vision_sr1.config import AdvantageNormalizer, ComponentConfig, KlEstimator
-
-Rewards = dict[str, Float[Tensor, " group"]]  # of one prompt's answers, by name
+from vision_sr1.config import ComponentConfig, KlEstimator
 
 
 @dataclass(frozen=True)
@@ -50,56 +49,6 @@ class ComponentTokens:
     mask: Bool[Tensor, " selected"]
     advantages: Float[Tensor, " selected"]
     normalizer: float
-
-
-def component_advantages(
-    component: ComponentConfig, groups: list[Rewards], epsilon: float
-) -> list[Float[Tensor, " group"]]:
-    """A component's advantages in every group of a batch.
-
-    `gdpo` (arXiv 2601.05242) normalizes each named reward in its group, sums them by their factors, and divides the
-    sums, whose mean is 0, by their deviation over the batch; all others normalize the sum of the rewards in its group.
-
-    Raises:
-        KeyError: a group lacks a reward that the component names.
-    """
-    if component.advantage != "gdpo":
-        return [group_advantages(_weighted_sum(component, group), component.advantage, epsilon) for group in groups]
-    sums = [
-        _weighted_sum(component, {name: group_advantages(group[name], "group", epsilon) for name in component.reward})
-        for group in groups
-    ]
-    every = torch.cat([*sums, torch.zeros(0)])
-    scale = every.std() + epsilon if len(every) > 1 else 1.0
-    return [values / scale for values in sums]
-
-
-def group_advantages(
-    rewards: Float[Tensor, " group"], normalizer: AdvantageNormalizer, epsilon: float
-) -> Float[Tensor, " group"]:
-    """Advantages relative to one prompt's group; exactly 0 where its rewards are all equal.
-
-    Args:
-        rewards: of the prompt's answers; a group of one has no advantage.
-        normalizer: `group`: (r - mean) / (std + epsilon), with the unbiased deviation as in the authors' code (GRPO);
-            `group_mean`: r - mean (Dr. GRPO, arXiv 2503.20783); `leave_one_out`: r - mean of the others (RLOO,
-            arXiv 2402.14740).
-        epsilon: keeps the quotient finite.
-    """
-    size = len(rewards)
-    if not has_signal(rewards):
-        return torch.zeros_like(rewards)
-    centered = rewards - rewards.mean()
-    if normalizer == "group_mean":
-        return centered
-    if normalizer == "leave_one_out":
-        return centered * size / (size - 1)
-    return centered / (rewards.std() + epsilon)
-
-
-def has_signal(rewards: Float[Tensor, " group"]) -> bool:
-    """Whether a group's rewards differ, so that there is something to learn from it."""
-    return bool((rewards != rewards[:1]).any())
 
 
 def importance_weights(
@@ -173,7 +122,3 @@ def _sequence_means(
     total = log_ratio.new_zeros(count).index_add(0, sequences, log_ratio)
     size = log_ratio.new_zeros(count).index_add(0, sequences, mask.to(log_ratio.dtype))
     return (total / size.clamp(min=1.0))[sequences]
-
-
-def _weighted_sum(component: ComponentConfig, rewards: Rewards) -> Float[Tensor, " group"]:
-    return sum(factor * rewards[name] for name, factor in component.reward.items())  # type: ignore[return-value]

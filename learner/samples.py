@@ -1,12 +1,13 @@
 """From scored groups to what the objective needs: sequences with behaviour log-probabilities, masks and advantages."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
-from learner.objective import Rewards, component_advantages
+from vision_sr1.advantages import Rewards, component_advantages, has_signal
 from vision_sr1.config import LearnerConfig
 from vision_sr1.groups import was_cut_off
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -21,7 +22,7 @@ class TrainingSample:
         images: of the prompt; empty for a re-query.
         behaviour_logprobs: of the response tokens, under the policy that sampled them.
         staleness: of the response tokens: versions between the policy that sampled them and the one that learns.
-        masks: by component name, the response tokens that it trains.
+        masks: by component name, the response tokens that it trains; none where the component's reward is missing.
         advantages: by component name.
     """
 
@@ -46,39 +47,51 @@ def training_samples(
         settings: the objective's components and which tokens are left out of them.
         policy_version: of the policy that is to learn, before the batch.
     """
-    rewards = [group_rewards(group) for group in groups]
-    advantages = {
-        component.name: component_advantages(component, rewards, settings.advantage_epsilon)
-        for component in settings.components
-    }
+    answering = _advantages([group_rewards(group) for group in groups], settings)
+    asking = _advantages([requery_rewards(group) for group in groups], settings)
     samples: list[list[TrainingSample]] = []
-    for number, group in enumerate(groups):
+    for group, own, second in zip(groups, answering, asking, strict=True):
         samples.append([])
-        for index, scored in enumerate(group.rollouts):
-            own = {name: float(values[number][index]) for name, values in advantages.items()}
+        for scored, advantages in zip(group.rollouts, own, strict=True):
             images = tuple(ref.sha256 for ref in scored.rollout.prompt.images)
             samples[-1].append(
-                _sample(scored.rollout.sample, images, token_sets(scored), own, settings, policy_version)
+                _sample(scored.rollout.sample, images, token_sets(scored), advantages, settings, policy_version)
             )
-            if scored.HasField("requery"):
-                every = np.ones(len(scored.requery.sample.response_token_ids), dtype=bool)
+            asked = list(islice(second, _entries(scored, group)))
+            for requery, advantages in zip(scored.requeries, asked, strict=False):
+                every = np.ones(len(requery.sample.response_token_ids), dtype=bool)
                 samples[-1].append(
-                    _sample(scored.requery.sample, (), {"requery": every}, own, settings, policy_version)
+                    _sample(requery.sample, (), {"requery": every}, advantages, settings, policy_version)
                 )
     return samples
 
 
 def group_rewards(group: pb.ScoredGroup) -> Rewards:
-    """The group's rewards by name."""
-    names = group.rollouts[0].rewards if group.rollouts else ()
-    return {name: torch.tensor([r.rewards[name] for r in group.rollouts], dtype=torch.float64) for name in names}
+    """The group's rewards by name, one of each per rollout."""
+    return _rewards([dict(scored.rewards) for scored in group.rollouts], group)
+
+
+def requery_rewards(group: pb.ScoredGroup) -> Rewards:
+    """The group's rewards by name, one of each per re-query: what it was given itself, and its rollout's others.
+
+    A rollout that was not asked, for it has no description, counts as much as one that was.
+    """
+    given: list[dict[str, float]] = []
+    for scored in group.rollouts:
+        rewards = dict(scored.rewards)
+        asked = [
+            {**rewards, "visual": np.nan, **requery.rewards} if requery.rewards else rewards  # schema 1 has none there
+            for requery in scored.requeries
+        ]
+        given += asked or [rewards] * _entries(scored, group)
+    return _rewards(given, group)
 
 
 def group_has_signal(group: pb.ScoredGroup, settings: LearnerConfig) -> bool:
     """Whether any component can learn something from the group: some answer has an advantage."""
     rewards = group_rewards(group)
     return any(
-        bool(component_advantages(component, [rewards], settings.advantage_epsilon)[0].any())
+        has_signal(component_advantages(component, [rewards], settings.advantage_epsilon)[0])
         for component in settings.components
         if component.weight and group.rollouts
     )
@@ -104,6 +117,24 @@ def token_staleness(sample: pb.Sample, policy_version: int) -> Int[np.ndarray, "
     return staleness
 
 
+def _rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
+    names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
+    return {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
+
+
+def _entries(scored: pb.ScoredRollout, group: pb.ScoredGroup) -> int:
+    """How many of the group's `requery_rewards` are of this rollout."""
+    return len(scored.requeries) or max(1, *(len(other.requeries) for other in group.rollouts))
+
+
+def _advantages(rewards: list[Rewards], settings: LearnerConfig) -> Iterator[Iterator[dict[str, float]]]:
+    """Advantages by component: of every group, those of its entries."""
+    names = [component.name for component in settings.components]
+    values = [component_advantages(c, rewards, settings.advantage_epsilon) for c in settings.components]
+    for of_group in zip(*values, strict=True):
+        yield (dict(zip(names, map(float, entry), strict=True)) for entry in zip(*of_group, strict=True))
+
+
 def _sample(
     sample: pb.Sample,
     images: tuple[str, ...],
@@ -125,8 +156,10 @@ def _sample(
         behaviour_logprobs=np.asarray(sample.logprobs, dtype=np.float32),
         staleness=staleness,
         masks={
-            c.name: trained & np.logical_or.reduce([none, *(sets[tokens] for tokens in c.tokens if tokens in sets)])
+            c.name: none
+            if np.isnan(advantages[c.name])
+            else trained & np.logical_or.reduce([none, *(sets[tokens] for tokens in c.tokens if tokens in sets)])
             for c in settings.components
         },
-        advantages=advantages,
+        advantages={name: 0.0 if np.isnan(value) else value for name, value in advantages.items()},
     )

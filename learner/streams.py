@@ -25,7 +25,7 @@ from vision_sr1.config import Config
 from vision_sr1.dataset import QuestionRow
 from vision_sr1.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
-from vision_sr1.streams.status import depth_and_age
+from vision_sr1.streams.status import STREAMS, depth_and_age
 from vision_sr1.streams.whereabouts import Whereabouts
 from vision_sr1.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -109,7 +109,7 @@ class LearnerStreams:
         self._view = FleetView(self._fleet)
         self._streams = {
             name: Stream(self._redis, keys, name, config.streams, group="learner", consumer="learner", claims=False)
-            for name in ("prompts", "rollouts", "scored", "evaluated")
+            for name in STREAMS
         }
         self._keys = keys
         self._whereabouts = Whereabouts(self._redis, keys)

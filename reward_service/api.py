@@ -20,6 +20,13 @@ Version = Annotated[int | None, Query(ge=-1, le=2**31 - 1)]
 Reward = Annotated[float | None, Query(ge=0, le=1)]
 
 
+class RewardView(BaseModel):
+    """One reward and why it is what it is."""
+
+    value: float | None = Field(description="Null where it is missing: nothing is learned from it.")
+    explanation: str
+
+
 class RequeryView(BaseModel):
     """The second rollout: what the policy was asked, and what it said, without the image."""
 
@@ -28,6 +35,8 @@ class RequeryView(BaseModel):
     answer: str
     policy_version: int
     same_weights: bool = Field(description="Answered by the policy version that wrote the rollout.")
+    shared: bool = Field(description="Asked for another rollout of the group, whose description is the same.")
+    rewards: dict[str, float]
     tokens: int
 
 
@@ -59,11 +68,11 @@ class TraceView(BaseModel):
     reference_answer: str
     images: list[str] = Field(description="SHA-256 of each; see /v1/images/{sha}.")
     response: str
-    rewards: dict[str, float]
+    rewards: dict[str, RewardView]
     description: SpanView | None
     think: SpanView | None
     answer: SpanView | None
-    requery: RequeryView | None = Field(description="Null where the response had no description to ask about.")
+    requeries: list[RequeryView] = Field(description="Empty where the response had no description to ask about.")
     judgement: JudgementView | None = Field(description="Null without a judge.")
     tokens: int
     finish_reason: str
@@ -200,11 +209,14 @@ def _view(trace: Trace) -> TraceView:
         reference_answer=rollout.prompt.answer,
         images=[ref.sha256 for ref in rollout.prompt.images],
         response=scored.response,
-        rewards=dict(sorted(scored.rewards.items())),
+        rewards={
+            name: RewardView(value=scored.rewards.get(name), explanation=scored.explanations.get(name, ""))
+            for name in sorted({*scored.rewards, *scored.missing})
+        },
         description=_span(scored, "description"),
         think=_span(scored, "think"),
         answer=_span(scored, "answer"),
-        requery=_requery(scored, trace.policy_version) if scored.HasField("requery") else None,
+        requeries=[_requery(requery, trace.policy_version) for requery in scored.requeries],
         judgement=_judgement(scored.judgement) if scored.HasField("judgement") else None,
         tokens=len(rollout.sample.response_token_ids),
         finish_reason=rollout.sample.finish_reason,
@@ -221,14 +233,15 @@ def _span(scored: pb.ScoredRollout, name: str) -> SpanView | None:
     return SpanView(start=span.start, end=span.end)
 
 
-def _requery(scored: pb.ScoredRollout, policy_version: int) -> RequeryView:
-    requery = scored.requery
+def _requery(requery: pb.Requery, policy_version: int) -> RequeryView:
     return RequeryView(
         prompt=requery.prompt,
         response=requery.response,
         answer=requery.answer,
         policy_version=requery.policy_version,
         same_weights=requery.policy_version == policy_version,
+        shared=requery.shared,
+        rewards=dict(sorted(requery.rewards.items())),
         tokens=len(requery.sample.response_token_ids),
     )
 

@@ -9,6 +9,8 @@ REWARDS = Histogram(
     ["name"],
     buckets=(-1.0, -0.5, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
 )
+MISSING = Counter("vision_sr1_reward_missing", "Rewards that could not be given, by name.", ["name"])
+GRADINGS = Counter("vision_sr1_reward_gradings", "Answers graded, by grader and outcome.", ["grader", "outcome"])
 REQUERIES = Counter("vision_sr1_reward_requeries", "Re-queries, by outcome.", ["outcome"])
 OTHER_VERSION = Counter(
     "vision_sr1_reward_requeries_other_version", "Re-queries answered by another policy version than the rollout's."
@@ -16,6 +18,9 @@ OTHER_VERSION = Counter(
 REQUERY_SECONDS = Histogram("vision_sr1_reward_requery_seconds", "A re-query, all attempts.")
 JUDGEMENTS = Counter("vision_sr1_reward_judgements", "Answers of the external judge, by outcome.", ["outcome"])
 JUDGE_SECONDS = Histogram("vision_sr1_reward_judge_seconds", "One answer of the external judge, all attempts.")
+JUDGE_TOKENS = Counter("vision_sr1_reward_judge_tokens", "Tokens of the external judge, by kind.", ["kind"])
+JUDGE_USD = Counter("vision_sr1_reward_judge_usd", "Cost of the external judge at the configured prices, US dollars.")
+FUNCTION_SECONDS = Histogram("vision_sr1_reward_function_seconds", "A reward function, all attempts.", ["name"])
 SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "From taking a rollout to handing it over.")
 AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "From a rollout's end to its score.")
 TRACES = Counter("vision_sr1_reward_traces", "Traces, by outcome.", ["outcome"])

@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
-from typing import Any
+from collections import OrderedDict
 
 import grpc
 import structlog
 
 from reward_service import metrics
 from vision_sr1 import rpc
-from vision_sr1.config import RewardConfig
+from vision_sr1.config import RequeryConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompts import PromptTemplate
@@ -23,6 +23,7 @@ log = structlog.get_logger()
 
 PRIORITY = -1  # ahead of new prompts, which have 0
 RETRY_PAUSE_S = 0.5
+SHARED_AT_MOST = 8192  # re-queries remembered for rollouts with equal descriptions
 
 
 class RequeryFailedError(RuntimeError):
@@ -32,31 +33,49 @@ class RequeryFailedError(RuntimeError):
 class Requerier:
     """Asks actors over gRPC; keeps one channel per actor."""
 
-    def __init__(self, config: RewardConfig, fleet: Fleet) -> None:
+    def __init__(self, config: RequeryConfig, fleet: Fleet) -> None:
         self._config = config
         self._fleet = fleet
-        self._template = PromptTemplate(config.requery_template)
+        self._template = PromptTemplate(config.template)
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._shared: OrderedDict[tuple[str, int], asyncio.Task[list[pb.Requery]]] = OrderedDict()
 
     def prompt(self, description: str, question: str) -> str:
         """The user's turn of a re-query: nothing of the rollout but its description, and no image."""
         return self._template.requery(description, question)
 
-    async def ask(self, rollout: pb.Rollout, description: str) -> pb.Requery:
-        """One answer: from the rollout's own actor while it lives, then from another; under the rollout's policy
-        version while an actor holds it.
+    async def ask(self, rollout: pb.Rollout, description: str) -> list[pb.Requery]:
+        """`samples` answers: from the rollout's own actor while it lives, then from another; under the rollout's
+        policy version while an actor holds it. Rollouts of a group with equal descriptions may share them.
 
         Raises:
             RequeryFailedError: no actor answered.
         """
-        started = time.monotonic()
         request = self._request(rollout, description)
+        if not self._config.is_shared(rollout.prompt.sampling.temperature):
+            return await self._ask(rollout, request)
+        key = (request.request_id, request.required_policy_version)
+        asking = self._shared.get(key)
+        if asking is None or (asking.done() and (asking.cancelled() or asking.exception())):
+            asking = self._shared[key] = asyncio.create_task(self._ask(rollout, request))
+            if len(self._shared) > SHARED_AT_MOST:
+                self._shared.popitem(last=False)
+            return await asyncio.shield(asking)
+        metrics.REQUERIES.labels("shared").inc()
+        shared = []
+        for requery in await asyncio.shield(asking):
+            shared.append(pb.Requery(shared=True))
+            shared[-1].MergeFrom(requery)
+        return shared
+
+    async def _ask(self, rollout: pb.Rollout, request: actor_pb2.GenerateRequest) -> list[pb.Requery]:
+        started = time.monotonic()
         wanted = request.required_policy_version
         asked, lost, last = pb.ActorInfo(id=rollout.actor_id, address=rollout.actor_address), set(), ""
-        for attempt in range(1, self._config.requery_attempts + 1):
+        for attempt in range(1, self._config.attempts + 1):
             try:
                 with span("requery", rollout.prompt.traceparent, actor=asked.id):
-                    reply = await self._generate(asked.address, request, rollout.prompt.traceparent)
+                    replies = await self._generate(asked.address, request, rollout.prompt.traceparent)
             except grpc.aio.AioRpcError as error:
                 last = f"{asked.id}: {error.code().name} {error.details()}"
                 log.warning("re-query failed", rollout=rollout.id, attempt=attempt, actor=asked.id, error=last)
@@ -72,24 +91,25 @@ class Requerier:
             else:
                 metrics.REQUERIES.labels("answered").inc()
                 metrics.REQUERY_SECONDS.observe(time.monotonic() - started)
-                version = sample_version(reply.sample)
-                return pb.Requery(
-                    prompt=request.text, sample=reply.sample, actor_id=reply.actor_id, policy_version=version
-                )
+                return [_requery(request, reply) for reply in replies]
         metrics.REQUERIES.labels("failed").inc()
-        raise RequeryFailedError(f"{rollout.id}: no actor answered its re-query; {last}")
+        raise RequeryFailedError(f"no actor answered the re-query; {last}")
 
     def _request(self, rollout: pb.Rollout, description: str) -> actor_pb2.GenerateRequest:
+        config = self._config
         sampling = pb.SamplingParams()
         sampling.CopyFrom(rollout.prompt.sampling)
-        sampling.max_tokens = self._config.requery_max_tokens
-        if sampling.HasField("seed"):
-            sampling.seed += rollout.sample_index  # equal descriptions of a group are not asked with equal luck
+        sampling.max_tokens = config.max_tokens
+        if config.temperature is not None:
+            sampling.temperature = config.temperature
+        if sampling.HasField("seed") and not config.is_shared(rollout.prompt.sampling.temperature):
+            # Equal descriptions of a group are not asked with equal luck.
+            sampling.seed += rollout.sample_index * config.samples
         return actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
-            request_id=requery_id(rollout.id),
+            request_id=requery_id(rollout, description, config),
             text=self.prompt(description, rollout.prompt.question),
-            num_samples=1,
+            num_samples=config.samples,
             sampling=sampling,
             priority=PRIORITY,
             required_policy_version=sample_version(rollout.sample),
@@ -104,7 +124,7 @@ class Requerier:
 
     async def _another(self, lost: set[str], policy_version: int) -> pb.ActorInfo | None:
         """A living actor, one that holds the version if there is one; None where none comes within the time-out."""
-        deadline = time.monotonic() + self._config.requery_timeout_s
+        deadline = time.monotonic() + self._config.timeout_s
         while time.monotonic() < deadline:
             living = [a for a in await self._fleet.alive() if a.id not in lost and a.policy_version >= 0]
             if living:
@@ -117,13 +137,25 @@ class Requerier:
         for channel in self._channels.values():
             await channel.close()
 
-    async def _generate(self, address: str, request: actor_pb2.GenerateRequest, traceparent: str) -> Any:
+    async def _generate(
+        self, address: str, request: actor_pb2.GenerateRequest, traceparent: str
+    ) -> list[actor_pb2.GenerateResponse]:
         channel = self._channels.get(address)
         if channel is None:
             channel = self._channels[address] = grpc.aio.insecure_channel(address, rpc.CLIENT)
         call = actor_pb2_grpc.ActorStub(channel).Generate(
-            request, timeout=self._config.requery_timeout_s, metadata=(("traceparent", traceparent),)
+            request, timeout=self._config.timeout_s, metadata=(("traceparent", traceparent),)
         )
-        async for reply in call:
-            return reply
-        raise RequeryFailedError(f"{address} answered a re-query with nothing")
+        replies = [reply async for reply in call]
+        if len(replies) < request.num_samples:
+            raise RequeryFailedError(f"{address} answered {len(replies)} of {request.num_samples} re-queries")
+        return sorted(replies, key=lambda reply: reply.sample_index)
+
+
+def _requery(request: actor_pb2.GenerateRequest, reply: actor_pb2.GenerateResponse) -> pb.Requery:
+    return pb.Requery(
+        prompt=request.text,
+        sample=reply.sample,
+        actor_id=reply.actor_id,
+        policy_version=sample_version(reply.sample),
+    )

@@ -1,167 +1,189 @@
-"""The reward service's main path: take rollouts, score them, emit a group when its last member is scored."""
+"""Scoring: every reward of a rollout or a group, each with its explanation, or with why it is missing."""
 
 import asyncio
-import math
-import time
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from statistics import fmean
 from typing import Any
 
 import structlog
+from transformers import AutoTokenizer
 
 from reward_service import metrics
-from reward_service.graders import Grader
+from reward_service.grading import Grading
 from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
-from reward_service.rewards import answer_reward, response_rewards
+from reward_service.rewards import RESPONSE_REWARDS
+from reward_service.rewards.functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
-from vision_sr1.groups import empty_group, group_stream, is_evaluation, without_group
+from vision_sr1.fleet import Fleet
+from vision_sr1.groups import was_cut_off
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
-from vision_sr1.streams import Consumer, Entry, Output, Stream
-from vision_sr1.tracing import span
+from vision_sr1.rewards import JUDGE, Answered, Missing, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 log = structlog.get_logger()
 
-GRADING_TIMEOUT_S = 30.0
-
-OnScored = Callable[[pb.ScoredRollout], None]
+NOTHING_TO_ASK = Reward(0.0, "no description: nothing to ask about")
+EXPLANATION_LENGTH = 500  # characters
 
 
 class Scorer:
-    """Scores one rollout: pure but for the re-query and the judge."""
+    """Gives rewards. What one of them cannot be given for never stops another."""
 
     def __init__(
-        self, config: RewardConfig, tokenizer: Any, grader: Grader, requerier: Requerier, judge: Judge | None
+        self,
+        config: RewardConfig,
+        tokenizer: Any,
+        grading: Grading,
+        requerier: Requerier,
+        judge: Judge | None,
+        functions: RewardFunctions,
     ) -> None:
         self._config = config
         self._tokens = TokenBytes(tokenizer)
-        self._grader = grader
+        self._grading = grading
         self._requerier = requerier
         self._judge = judge
+        self._functions = functions
 
     async def score(self, rollout: pb.Rollout) -> pb.ScoredRollout:
-        """The rollout with its rewards, the spans of its parts, its re-query and its judgement."""
+        """The rollout with its rewards, the spans of its parts, its re-queries and its judgement."""
         pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
         parsed = parse_response(b"".join(pieces))
         scored = pb.ScoredRollout(rollout=rollout, response=b"".join(pieces).decode("utf-8", errors="replace"))
         _set_spans(scored, pieces, parsed)
-        scored.rewards.update(dict.fromkeys(self._config.names, 0.0))
-        async with asyncio.timeout(GRADING_TIMEOUT_S):
-            rewards = await asyncio.to_thread(response_rewards, parsed, rollout, self._grader, self._config)
-        scored.rewards.update(rewards)
-        if parsed.description:
-            await asyncio.gather(self._ask(scored, parsed.description), self._judged(scored, parsed.description))
-        for name, value in scored.rewards.items():
-            if not math.isfinite(value):
-                raise UnusableRolloutError(f"rollout {rollout.id}: the reward {name!r} is {value}")
-            metrics.REWARDS.labels(name).observe(value)
+        answered = _answered(scored, parsed)
+        _give(scored, {name: rule(answered, self._config) for name, rule in RESPONSE_REWARDS.items()})
+        accuracy, visual, judged = await asyncio.gather(
+            self._grading.grade(parsed.answer, rollout.prompt),
+            self._visual(scored, parsed.description),
+            self._judged(scored, parsed.description),
+        )
+        _give(scored, {"accuracy": accuracy, **visual, **judged})
+        if self._config.functions:
+            _give(scored, await self._functions.of_rollout(_answered(scored, parsed)))
         return scored
 
-    async def _ask(self, scored: pb.ScoredRollout, description: str) -> None:
-        """The policy's own answer from the description."""
-        try:
-            requery = await self._requerier.ask(scored.rollout, description)
-        except RequeryFailedError as error:
-            log.error("visual reward given up", rollout=scored.rollout.id, error=str(error))
+    async def score_group(self, group: pb.ScoredGroup) -> None:
+        """Adds the rewards that are given per group."""
+        answers = [_answered(scored, parse_response(self._response(scored))) for scored in group.rollouts]
+        if not answers:
             return
-        response = b"".join(self._tokens.pieces(list(requery.sample.response_token_ids)))
-        parsed = parse_response(response)
-        requery.response = response.decode("utf-8", errors="replace")
-        requery.answer = parsed.answer or ""
-        scored.requery.CopyFrom(requery)
-        scored.rewards["visual"] = await self._grade(parsed.answer, scored)
-        scored.rewards["requery_format"] = float(parsed.format == "think_answer")
+        given = await self._functions.of_group(answers)
+        for place, scored in enumerate(group.rollouts):
+            _give(scored, {name: outcomes[place] for name, outcomes in given.items()})
 
-    async def _judged(self, scored: pb.ScoredRollout, description: str) -> None:
+    async def _visual(self, scored: pb.ScoredRollout, description: str | None) -> dict[str, Outcome]:
+        """The policy's own answers from the description."""
+        if not description:
+            return {"visual": NOTHING_TO_ASK, "requery_format": NOTHING_TO_ASK}
+        try:
+            answers = await self._requerier.ask(scored.rollout, description)
+        except RequeryFailedError as error:
+            log.error("re-query given up", rollout=scored.rollout.id, error=str(error))
+            return {"visual": Missing(str(error)), "requery_format": Missing(str(error))}
+        right: list[Outcome] = []
+        for answer in answers:
+            response = b"".join(self._tokens.pieces(list(answer.sample.response_token_ids)))
+            parsed = parse_response(response)
+            requery = scored.requeries.add()
+            requery.CopyFrom(answer)
+            requery.response = response.decode("utf-8", errors="replace")
+            requery.answer = parsed.answer or ""
+            requery.rewards["requery_format"] = float(parsed.format == "think_answer")
+            right.append(await self._grading.grade(parsed.answer, scored.rollout.prompt))
+            if isinstance(right[-1], Reward):
+                requery.rewards["visual"] = right[-1].value
+        formats = [requery.rewards["requery_format"] for requery in scored.requeries]
+        return {
+            "visual": _mean(right),
+            "requery_format": Reward(fmean(formats), f"{sum(formats):g} of {len(formats)} are <think>, \\boxed{{}}"),
+        }
+
+    async def _judged(self, scored: pb.ScoredRollout, description: str | None) -> dict[str, Outcome]:
         """The judge's answer from the description."""
         if self._judge is None:
-            return
+            return {}
+        if not description:
+            return {JUDGE: NOTHING_TO_ASK}
         turn = self._requerier.prompt(description, scored.rollout.prompt.question)
         try:
             response = await self._judge.answer(turn)
         except JudgeFailedError as error:
-            log.error("judge's reward given up", rollout=scored.rollout.id, error=str(error))
-            return
+            log.error("judge given up", rollout=scored.rollout.id, error=str(error))
+            return {JUDGE: Missing(str(error))}
         answer = parse_response(response.encode()).answer
         scored.judgement.CopyFrom(pb.Judgement(model=self._judge.model, response=response, answer=answer or ""))
-        scored.rewards["judge"] = await self._grade(answer, scored)
+        return {JUDGE: await self._grading.grade(answer, scored.rollout.prompt)}
 
-    async def _grade(self, answer: str | None, scored: pb.ScoredRollout) -> float:
-        async with asyncio.timeout(GRADING_TIMEOUT_S):
-            return await asyncio.to_thread(answer_reward, answer, scored.rollout.prompt.answer, self._grader)
-
-
-class UnusableRolloutError(ValueError):
-    """A rollout that must not be learned from: one of its numbers is not finite, or it contradicts itself."""
+    def _response(self, scored: pb.ScoredRollout) -> bytes:
+        return b"".join(self._tokens.pieces(list(scored.rollout.sample.response_token_ids)))
 
 
-def check_usable(rollout: pb.Rollout) -> None:
-    """Refuses what would poison a batch.
+@contextlib.asynccontextmanager
+async def open_scorer(config: Config, fleet: Fleet) -> AsyncIterator[Scorer]:
+    """A scorer with all that it asks: graders, actors, the judge and functions of the user's.
 
     Raises:
-        UnusableRolloutError: with the value at fault.
+        ConfigError: a reward's function cannot be found.
     """
-    sample = rollout.sample
-    if len(sample.logprobs) != len(sample.response_token_ids):
-        raise UnusableRolloutError(
-            f"rollout {rollout.id} of actor {rollout.actor_id} has {len(sample.logprobs)} log-probabilities for "
-            f"{len(sample.response_token_ids)} tokens"
-        )
-    for place, value in enumerate(sample.logprobs):
-        if not math.isfinite(value):
-            raise UnusableRolloutError(
-                f"rollout {rollout.id} of actor {rollout.actor_id}: the log-probability of token {place} is {value}"
-            )
-    if not sample.versions:
-        raise UnusableRolloutError(f"rollout {rollout.id} of actor {rollout.actor_id} names no policy version")
+    reward = config.reward
+    tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    functions = RewardFunctions(reward.functions, reward.processes)
+    grading, requerier = Grading(reward), Requerier(reward.requery, fleet)
+    judge = Judge(reward.judge) if reward.judge.url else None
+    try:
+        yield Scorer(reward, tokenizer, grading, requerier, judge, functions)
+    finally:
+        await requerier.close()
+        await grading.close()
+        await functions.close()
+        if judge is not None:
+            await judge.close()
 
 
-class ScoringWorker:
-    """Consumes the rollout stream."""
-
-    def __init__(self, config: Config, rollouts: Stream, scorer: Scorer, on_scored: OnScored) -> None:
-        self._config = config
-        self._rollouts = rollouts
-        self._scorer = scorer
-        self._on_scored = on_scored
-        self.consumer = Consumer(
-            rollouts,
-            config.streams,
-            self._score,
-            permanent=(WireError, UnusableRolloutError),
-            without=self._go_on_without,
-            capacity=config.reward.rollouts_in_flight,
-            drain_s=config.reward.drain_s,
-        )
-
-    async def _score(self, entry: Entry) -> None:
-        """One rollout: score it and put it into its group; whoever completes the group emits it."""
-        started = time.monotonic()
-        rollout = decode(pb.Rollout, entry.message)
-        metrics.AGE_SECONDS.observe(max(0.0, time.time() - rollout.finished_at))
-        prompt = rollout.prompt
-        with span("score", prompt.traceparent, prompt=prompt.id, rollout=rollout.id):
-            check_usable(rollout)
-            scored = await self._scorer.score(rollout)
-        member = pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=prompt.id, purpose=prompt.purpose, rollouts=[scored])
-        await self._assemble(entry, member, rollout.sample_index, prompt.group_size)
-        self._on_scored(scored)
-        metrics.SCORE_SECONDS.observe(time.monotonic() - started)
-
-    async def _assemble(self, entry: Entry, member: pb.ScoredGroup, index: int, group_size: int) -> None:
-        output = Output(group_stream(member.id), member.id, member.SerializeToString())
-        if await self._rollouts.assemble(entry, output, index, group_size):
-            metrics.GROUPS.inc()
-
-    async def _go_on_without(self, entry: Entry) -> None:
-        """Completes the group of a rollout that was set aside without it, or gives the group up."""
-        prompt_id, _, index = entry.item.rpartition("/")
-        if self._config.streams.spent_groups == "complete" and index.isdecimal():
-            group_size = 1 if is_evaluation(prompt_id) else self._config.sampling.group_size
-            await self._assemble(entry, empty_group(prompt_id), int(index), group_size)
+def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Missing):
+            scored.missing.append(name)
+            metrics.MISSING.labels(name).inc()
+            log.error("reward missing", rollout=scored.rollout.id, reward=name, reason=outcome.reason)
         else:
-            await self._rollouts.hand_over(entry, [without_group(prompt_id)])
+            scored.rewards[name] = outcome.value
+            metrics.REWARDS.labels(name).observe(outcome.value)
+        said = outcome.reason if isinstance(outcome, Missing) else outcome.explanation
+        scored.explanations[name] = said[:EXPLANATION_LENGTH]
+
+
+def _mean(outcomes: list[Outcome]) -> Outcome:
+    """Of those that are not missing."""
+    given = [outcome for outcome in outcomes if isinstance(outcome, Reward)]
+    if not given:
+        return next(outcome for outcome in outcomes if isinstance(outcome, Missing))
+    said = "; ".join(dict.fromkeys(reward.explanation for reward in given))
+    value = fmean(reward.value for reward in given)
+    return Reward(value, said if len(outcomes) == 1 else f"mean of {len(given)} of {len(outcomes)}: {said}")
+
+
+def _answered(scored: pb.ScoredRollout, parsed: ParsedResponse) -> Answered:
+    rollout = scored.rollout
+    prompt = rollout.prompt
+    return Answered(
+        id=rollout.id,
+        question=prompt.question,
+        reference=prompt.answer,
+        data_source=prompt.data_source,
+        response=scored.response,
+        description=parsed.description,
+        answer=parsed.answer,
+        format=parsed.format,
+        token_ids=tuple(rollout.sample.response_token_ids),
+        max_tokens=prompt.sampling.max_tokens,
+        was_cut_off=was_cut_off(rollout.sample),
+        requeries=tuple(requery.response for requery in scored.requeries),
+        rewards=dict(scored.rewards),
+    )
 
 
 def _set_spans(scored: pb.ScoredRollout, pieces: list[bytes], parsed: ParsedResponse) -> None:

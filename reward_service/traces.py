@@ -39,9 +39,9 @@ class Trace(Base):
     purpose: Mapped[str] = mapped_column(String(16))
     data_source: Mapped[str] = mapped_column(String(256), index=True)
     policy_version: Mapped[int] = mapped_column(index=True)
-    format: Mapped[float]
-    accuracy: Mapped[float]
-    visual: Mapped[float]
+    format: Mapped[float | None]
+    accuracy: Mapped[float | None]
+    visual: Mapped[float | None]
     text: Mapped[str] = mapped_column(Text)
     message: Mapped[bytes] = mapped_column(LargeBinary)
 
@@ -217,9 +217,9 @@ def _trace(scored: pb.ScoredRollout) -> Trace:
         purpose="evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
         data_source=prompt.data_source,
         policy_version=sample_version(rollout.sample),
-        text="\n".join((prompt.question, prompt.answer, scored.response, scored.requery.response)),
+        text="\n".join((prompt.question, prompt.answer, scored.response, *(r.response for r in scored.requeries))),
         message=scored.SerializeToString(),
-        **{name: scored.rewards.get(name, 0.0) for name in REWARD_NAMES},
+        **{name: scored.rewards.get(name) for name in REWARD_NAMES},
     )
 
 

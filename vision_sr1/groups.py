@@ -1,8 +1,13 @@
 """Groups on their way to the learner: which stream they take, and the word that one will not come."""
 
+import hashlib
+
+from vision_sr1.config import RequeryConfig
 from vision_sr1.streams import Output
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION
+
+ASSEMBLED = "assembled"  # the stream of groups whose rewards are not all given: those per group are still to come
 
 
 def sample_version(sample: pb.Sample) -> int:
@@ -35,9 +40,11 @@ def evaluation_id(split: str, policy_version: int, attempt: int, index: int) -> 
     return f"{split}@{policy_version}{f'.{attempt}' if attempt else ''}/{index}"
 
 
-def requery_id(rollout_id: str) -> str:
-    """The id of the request that asks what a rollout's description is worth."""
-    return f"{rollout_id}/requery"
+def requery_id(rollout: pb.Rollout, description: str, config: RequeryConfig) -> str:
+    """The id of the request that asks what a rollout's description is worth: the same for rollouts that share it."""
+    if config.is_shared(rollout.prompt.sampling.temperature):
+        return f"{rollout.prompt.id}/requery/{hashlib.sha256(description.encode()).hexdigest()[:16]}"
+    return f"{rollout.id}/requery"
 
 
 def is_evaluation(prompt_id: str) -> bool:

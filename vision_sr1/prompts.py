@@ -1,6 +1,6 @@
 """From a question to the text of the user's turn: the answering prompt and the re-query prompt.
 
-Templates are Jinja, so that a user can point `data.prompt_template` and `reward.requery_template` at their own.
+Templates are Jinja, so that a user can point `data.prompt_template` and `reward.requery.template` at their own.
 """
 
 from pathlib import Path

@@ -1,7 +1,6 @@
 """How every service starts: its configuration file and overrides, its logs, and mistakes said in one line."""
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +16,6 @@ from vision_sr1.tracing import configure_tracing
 
 MISTAKES = (ConfigError, DataError, TemplateError)  # to start again would not help
 OUTAGES = (StreamsUnavailableError, RedisError)  # it may
-
-_PR_SET_PDEATHSIG = 1
 
 
 def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], int | None]) -> int:
@@ -46,8 +43,3 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
     except OUTAGES as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
-
-
-def end_with_parent(signum: int) -> None:
-    """Has the kernel send this process a signal when its parent dies without taking it down."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class WireError(ValueError):

@@ -15,7 +15,6 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from learner.evaluation import answer_record
 from reward_service.graders import mathruler
-from reward_service.rewards import answer_reward
 from reward_service.traces import TraceFilter, TraceStore
 from vision_sr1.chat import render_user_turn
 from vision_sr1.config import DataConfig
@@ -110,7 +109,7 @@ def judge(answers: list[Answer], policy: Reader, base: Reader) -> Verdict:
     }
 
     def right(by: list[str | None]) -> list[bool]:
-        return [bool(answer_reward(said, str(a["reference"]), mathruler)) for said, a in zip(by, answers, strict=True)]
+        return [said is not None and mathruler(said, str(a["reference"])) for said, a in zip(by, answers, strict=True)]
 
     enough = {"self": [bool(a["visual"]) for a in answers]} | {name: right(by) for name, by in said.items()}
 

@@ -34,7 +34,10 @@ def make_groups(config: Config, conversations: Path, prompts: int, group_size: i
                 scored.rewards[reward] = float(rng.integers(0, 2))
             if index % 3:  # some have no description
                 scored.description.CopyFrom(pb.TokenSpan(start=1, end=length // 2))
-                scored.requery.sample.CopyFrom(_sample(rng, prompt_ids[-4:], int(rng.integers(3, 12))))
+                requery = scored.requeries.add(
+                    rewards={name: scored.rewards[name] for name in ("visual", "requery_format")}
+                )
+                requery.sample.CopyFrom(_sample(rng, prompt_ids[-4:], int(rng.integers(3, 12))))
         groups.append(group)
     return groups, images
 

@@ -42,7 +42,7 @@ def scored(
     )
     if description:
         result.description.CopyFrom(pb.TokenSpan(start=description[0], end=description[1]))
-        result.requery.sample.CopyFrom(
+        result.requeries.add(rewards={"visual": visual}).sample.CopyFrom(
             pb.Sample(prompt_token_ids=[4], response_token_ids=[5, 6], logprobs=[-0.5, -0.25])
         )
     return result
@@ -136,3 +136,50 @@ def test_a_group_has_a_signal_where_any_component_has_one():
         blind, settings("learner.preset=vision_sr1_channels", "learner.components=[" + SUM + "]")
     )
     assert group_has_signal(blind, settings("learner.preset=vision_sr1_channels"))
+
+
+def test_a_missing_reward_trains_none_of_its_components_tokens_and_changes_nobody_elses_advantage():
+    blank = scored(1, 0)
+    del blank.rewards["accuracy"]
+    blank.missing.append("accuracy")
+    without = samples_of(group(scored(1, 0), scored(0, 1)))
+    samples = samples_of(group(scored(1, 0), blank, scored(0, 1)))
+    assert not samples[2].masks["answer"].any()
+    assert samples[2].masks["description"].any()
+    assert [samples[place].advantages["answer"] for place in (0, 4)] == [
+        without[place].advantages["answer"] for place in (0, 2)
+    ]
+    assert group_has_signal(group(scored(1, 0), blank, scored(0, 1)), settings("learner.preset=see_think"))
+    assert not group_has_signal(group(scored(1, 0), blank), settings("learner.preset=see_think"))
+
+
+def test_each_of_several_re_queries_is_trained_by_what_it_was_given_itself():
+    """The reward of the description is their mean; a response without one counts as much as one with."""
+    twice, silent = scored(1, 0.5), scored(0, 0, description=None)
+    twice.requeries[0].rewards["visual"] = 1.0
+    twice.requeries.add(sample=twice.requeries[0].sample, rewards={"visual": 0.0})
+    answer, right, wrong, blind = samples_of(group(twice, silent))
+    values = np.array([1.0, 0.0, 0.0, 0.0])
+    expected = (values - values.mean()) / (values.std(ddof=1) + 1e-6)
+    assert right.advantages["requery"] == pytest.approx(expected[0])
+    assert wrong.advantages["requery"] == pytest.approx(expected[1])
+    assert right.masks["requery"].all()
+    assert wrong.masks["requery"].all()
+    assert answer.advantages["description"] == pytest.approx(-blind.advantages["description"])
+
+
+def test_re_queries_without_rewards_of_their_own_have_those_of_their_rollout():
+    """As services of schema 1 wrote them."""
+    groups = [group(scored(1, 0), scored(0, 1)) for _ in range(2)]
+    for old in groups[1].rollouts:
+        old.requeries[0].ClearField("rewards")
+    new, old = (samples_of(one) for one in groups)
+    assert [s.advantages for s in old] == [s.advantages for s in new]
+
+
+def test_one_of_two_re_queries_that_could_not_be_graded_is_not_trained():
+    half = scored(1, 1)
+    half.requeries.add(sample=half.requeries[0].sample, rewards={"requery_format": 1.0})
+    samples = samples_of(group(half, scored(0, 0)))
+    assert samples[1].masks["requery"].all()
+    assert not samples[2].masks["requery"].any()

@@ -54,7 +54,8 @@ class Learner:
         """Replaces the groups' behaviour log-probabilities by what the policy now says."""
         for group in self.groups:
             for scored in group.rollouts:
-                for sample, images in ((scored.rollout.sample, True), (scored.requery.sample, False)):
+                samples = [(scored.rollout.sample, True), *((requery.sample, False) for requery in scored.requeries)]
+                for sample, images in samples:
                     if sample.response_token_ids:
                         sample.ClearField("logprobs")
                         sample.logprobs.extend(self.logprobs(sample, scored.rollout.prompt.images if images else ()))
@@ -112,7 +113,7 @@ def test_degenerate_groups_give_no_nan(learner):
         scored.rollout.sample.finish_reason = "length"
     for scored in silent.rollouts:
         scored.ClearField("description")
-        scored.ClearField("requery")
+        scored.ClearField("requeries")
         scored.rollout.sample.ClearField("response_token_ids")
         scored.rollout.sample.ClearField("logprobs")
         scored.rollout.sample.ClearField("versions")
@@ -144,7 +145,9 @@ def test_importance_weights_correct_for_actors_that_disagree(learner):
             scored.rollout.sample.logprobs.extend(likely)
     scalars = disagreeing.learn()
     answers = sum(len(s.rollout.sample.response_token_ids) for g in disagreeing.groups for s in g.rollouts)
-    requeries = sum(len(s.requery.sample.response_token_ids) for g in disagreeing.groups for s in g.rollouts)
+    requeries = sum(
+        len(r.sample.response_token_ids) for g in disagreeing.groups for s in g.rollouts for r in s.requeries
+    )
     assert scalars["off_policy/truncated"] == pytest.approx(answers / (answers + requeries))
     assert scalars["mismatch_kl/engine_trainer"] > 0.1
     assert scalars["ratio/p99"] == pytest.approx(1.0, abs=1e-3), "ratios are to the trainer's own, before the batch"
@@ -251,5 +254,5 @@ def test_every_sample_of_every_group_is_learned_from(learner):
     made = learner()
     samples = training_samples(made.groups, made.config.learner, 0)
     assert [len(group) for group in samples] == [
-        len(group.rollouts) + sum(scored.HasField("requery") for scored in group.rollouts) for group in made.groups
+        len(group.rollouts) + sum(len(scored.requeries) for scored in group.rollouts) for group in made.groups
     ]

@@ -32,10 +32,12 @@ def scored(
         rollout=rollout,
         response="<description>100% red</description>",
         rewards={"format": 0.0, "accuracy": accuracy, "visual": visual},
+        explanations={"accuracy": "'red' is 'red'", "judge": "it was out"},
+        missing=["judge"],
     )
     result.description.CopyFrom(pb.TokenSpan(start=0, end=3))
     if index % 2:
-        result.requery.CopyFrom(pb.Requery(prompt="100% red. what?", response="blue", policy_version=version + 1))
+        result.requeries.add(prompt="100% red. what?", response="blue", policy_version=version + 1)
     return result
 
 
@@ -102,11 +104,17 @@ async def test_filters(api: httpx.AsyncClient, filters: dict, versions: list[int
 
 async def test_a_trace_shows_what_its_rewards_saw(api: httpx.AsyncClient):
     trace = (await api.get("/v1/traces/0/3/1")).json()
-    assert trace["rewards"] == {"format": 0.0, "accuracy": 1.0, "visual": 0.0}
-    assert trace["requery"]["prompt"] == "100% red. what?"
-    assert trace["requery"]["same_weights"] is False
+    assert trace["rewards"] == {
+        "accuracy": {"value": 1.0, "explanation": "'red' is 'red'"},
+        "format": {"value": 0.0, "explanation": ""},
+        "judge": {"value": None, "explanation": "it was out"},
+        "visual": {"value": 0.0, "explanation": ""},
+    }
+    (requery,) = trace["requeries"]
+    assert requery["prompt"] == "100% red. what?"
+    assert requery["same_weights"] is False
     assert trace["description"] == {"start": 0, "end": 3}
-    assert (await api.get("/v1/traces/0/3/0")).json()["requery"] is None
+    assert (await api.get("/v1/traces/0/3/0")).json()["requeries"] == []
 
 
 async def test_a_group_has_its_rollouts_in_order(api: httpx.AsyncClient):

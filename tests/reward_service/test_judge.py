@@ -1,16 +1,21 @@
 """The external judge against a real OpenAI-compatible server."""
 
+import asyncio
+import contextlib
+import json
 import os
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import uvicorn
 
+from reward_service import metrics
 from reward_service.judge import Judge, JudgeFailedError
 from vision_sr1.config import JudgeConfig
 from vision_sr1.ports import free_port
@@ -72,3 +77,81 @@ async def test_a_judge_that_is_not_there_is_given_up():
     with pytest.raises(JudgeFailedError, match="reader at http://127.0.0.1"):
         await judge.answer("what color is the square")
     await judge.close()
+
+
+async def test_tokens_and_cost_are_counted(endpoint: str):
+    before = {kind: metrics.JUDGE_TOKENS.labels(kind)._value.get() for kind in ("prompt", "completion")}
+    usd = metrics.JUDGE_USD._value.get()
+    prices = {"usd_per_million_prompt_tokens": 2.0, "usd_per_million_completion_tokens": 10.0}
+    judge = Judge(JudgeConfig(url=endpoint, model="reader", max_tokens=8, **prices))
+    await judge.answer("what color is the square")
+    spent = {kind: metrics.JUDGE_TOKENS.labels(kind)._value.get() - value for kind, value in before.items()}
+    assert spent["prompt"] > 5
+    assert 0 < spent["completion"] <= 8
+    cost = (2.0 * spent["prompt"] + 10.0 * spent["completion"]) / 1e6
+    assert metrics.JUDGE_USD._value.get() - usd == pytest.approx(cost)
+    await judge.close()
+
+
+class Busy:
+    """An endpoint that turns away the first requests, and knows how many it had at once."""
+
+    def __init__(self, refusals: int) -> None:
+        self.arrivals: list[float] = []
+        self.most = self._now = 0
+        self._refusals = refusals
+
+    async def __call__(self, scope, _receive, send) -> None:
+        assert scope["type"] == "http"
+        self.arrivals.append(time.monotonic())
+        self._now += 1
+        self.most = max(self.most, self._now)
+        await asyncio.sleep(0.05)
+        self._now -= 1
+        refused = len(self.arrivals) <= self._refusals
+        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "red"}}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "reader", "choices": [message]}
+        body = json.dumps({"error": {"message": "too many requests"}} if refused else reply).encode()
+        headers = [(b"content-type", b"application/json"), (b"retry-after", b"0")]
+        await send({"type": "http.response.start", "status": 429 if refused else 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Busy) -> AsyncIterator[str]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
+    running = asyncio.create_task(server.serve())
+    for _ in range(500):
+        if server.started:
+            break
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}/v1"
+    server.should_exit = True
+    await running
+
+
+async def test_a_busy_endpoint_is_asked_again():
+    async with serving(Busy(refusals=2)) as url:
+        judge = Judge(JudgeConfig(url=url, model="reader", attempts=3))
+        assert await judge.answer("what?") == "red"
+        await judge.close()
+    async with serving(Busy(refusals=2)) as url:
+        judge = Judge(JudgeConfig(url=url, model="reader", attempts=2))
+        with pytest.raises(JudgeFailedError, match="too many requests"):
+            await judge.answer("what?")
+        await judge.close()
+
+
+async def test_it_is_asked_no_more_at_once_and_no_oftener_than_configured():
+    app = Busy(refusals=0)
+    async with serving(app) as url:
+        judge = Judge(JudgeConfig(url=url, model="reader", requests_in_flight=2))
+        await asyncio.gather(*(judge.answer("what?") for _ in range(8)))
+        assert app.most == 2
+        await judge.close()
+        app.arrivals.clear()
+        judge = Judge(JudgeConfig(url=url, model="reader", requests_per_minute=600))
+        await asyncio.gather(*(judge.answer("what?") for _ in range(6)))
+        assert app.arrivals[-1] - app.arrivals[0] > 0.4, "five tenths of a second for five more requests"
+        await judge.close()

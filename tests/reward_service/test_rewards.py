@@ -1,47 +1,60 @@
+"""The rewards that follow from the response alone."""
+
 import pytest
 
-from reward_service.graders import mathruler
-from reward_service.rewards import answer_reward, overlong, response_rewards, states_answer
+from reward_service.rewards import RESPONSE_REWARDS
 from vision_sr1.config import RewardConfig
 from vision_sr1.parsing import parse_response
-from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.rewards import RANGES, Answered, Reward
+
+
+def answered(response: bytes, **changes: object) -> Answered:
+    parsed = parse_response(response)
+    values = {
+        "id": "0/0/0",
+        "question": "what color is the square",
+        "reference": "red",
+        "data_source": "shapes",
+        "response": response.decode(),
+        "description": parsed.description,
+        "answer": parsed.answer,
+        "format": parsed.format,
+        "token_ids": tuple(range(10)),
+        "max_tokens": 100,
+        "was_cut_off": False,
+        "requeries": (),
+        "rewards": {},
+    }
+    return Answered(**values | changes)
+
+
+def reward(name: str, response: bytes, config: RewardConfig | None = None, **changes: object) -> Reward:
+    given = RESPONSE_REWARDS[name](answered(response, **changes), config or RewardConfig())
+    low, high = RANGES[name]
+    assert low <= given.value <= high
+    assert given.explanation
+    return given
+
+
+DESCRIBED = rb"<description>a</description><think>b</think>\boxed{red}"
+THINKING = rb"<think>b</think>\boxed{red}"
 
 
 @pytest.mark.parametrize(
-    ("answer", "reference", "right"),
+    ("asked", "response", "value", "why"),
     [
-        ("red", "red", True),
-        (" red ", "red", True),
-        ("blue", "red", False),
-        ("0.5", "\\frac{1}{2}", True),
-        ("", "red", False),
+        ("description_think_answer", DESCRIBED, 1.0, "and nothing else"),
+        ("description_think_answer", THINKING, 0.0, r"is <think>, \boxed{}, not <description>"),
+        ("description_think_answer", b"red", 0.0, r"no description and no \boxed{}"),
+        ("description_think_answer", rb"the answer is \boxed{red}", 0.0, "; no description"),
+        ("think_answer", DESCRIBED, 0.0, "is <description>"),
+        ("think_answer", THINKING, 1.0, "and nothing else"),
     ],
 )
-def test_mathruler_compares_words_and_expressions(answer: str, reference: str, right: bool):
-    assert mathruler(answer, reference) is right
-
-
-def rewards(response: bytes, config: RewardConfig | None = None) -> dict[str, float]:
-    rollout = pb.Rollout(prompt=pb.Prompt(answer="red", sampling=pb.SamplingParams(max_tokens=10)))
-    return response_rewards(parse_response(response), rollout, mathruler, config or RewardConfig())
-
-
-def test_format_and_accuracy_are_independent():
-    right = rewards(rb"the answer is \boxed{red}")
-    assert (right["format"], right["accuracy"]) == (0.0, 1.0)
-    wrong = rewards(rb"<description>a</description><think>b</think>\boxed{blue}")
-    assert (wrong["format"], wrong["accuracy"]) == (1.0, 0.0)
-
-
-def test_the_format_asked_for_is_the_configured_one():
-    thinks_only = RewardConfig(response_format="think_answer")
-    described = rb"<description>a</description><think>b</think>\boxed{red}"
-    assert rewards(described, thinks_only)["format"] == 0.0
-    assert rewards(rb"<think>b</think>\boxed{red}", thinks_only)["format"] == 1.0
-
-
-def test_no_answer_is_not_right_even_where_the_reference_looks_like_none():
-    assert answer_reward(None, "None", mathruler) == 0.0
+def test_the_format_asked_for_is_the_configured_one(asked: str, response: bytes, value: float, why: str):
+    given = reward("format", response, RewardConfig(response_format=asked))
+    assert given.value == value
+    assert why in given.explanation
 
 
 @pytest.mark.parametrize(
@@ -57,7 +70,10 @@ def test_no_answer_is_not_right_even_where_the_reference_looks_like_none():
     ],
 )
 def test_an_answer_stated_in_a_description_is_a_leak(description: str, answer: str):
-    assert states_answer(description, answer)
+    boxed = rf"<description>{description}</description><think></think>\boxed{{{answer}}}"
+    given = reward("answer_leak", boxed.encode())
+    assert given.value == 1.0
+    assert given.explanation.partition("'")[2].rstrip("'").split()[-1].replace("\\\\", "\\") in description.lower()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +90,8 @@ def test_an_answer_stated_in_a_description_is_a_leak(description: str, answer: s
     ],
 )
 def test_an_observation_is_no_leak(description: str, answer: str | None):
-    assert not states_answer(description, answer)
+    leaking = answered(b"", description=description, answer=answer)
+    assert RESPONSE_REWARDS["answer_leak"](leaking, RewardConfig()).value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -89,6 +106,20 @@ def test_an_observation_is_no_leak(description: str, answer: str | None):
     ],
 )
 def test_overlong_responses_are_punished_softly(length: int, buffer: int, finish: str, expected: float):
-    sample = pb.Sample(response_token_ids=range(length), finish_reason=finish)
-    rollout = pb.Rollout(sample=sample, prompt=pb.Prompt(sampling=pb.SamplingParams(max_tokens=100)))
-    assert overlong(rollout, buffer) == expected
+    config = RewardConfig(overlong_buffer_tokens=buffer)
+    given = reward("overlong", b"", config, token_ids=tuple(range(length)), was_cut_off=finish == "length")
+    assert given.value == expected
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ((), 0.0),
+        (tuple(range(7)), 0.0),
+        (tuple(range(100)), 0.0),
+        ((*range(8), *range(8)), -1 / 9),
+        ((1,) * 108, -100 / 101),
+    ],
+)
+def test_saying_the_same_again_is_punished(tokens: tuple[int, ...], expected: float):
+    assert reward("repetition", b"", token_ids=tokens).value == pytest.approx(expected)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from reward_service.graders import mathruler
-from reward_service.requery import Requerier
-from reward_service.scoring import Scorer, ScoringWorker
-from vision_sr1.config import Config
+from reward_service.scoring import open_scorer
+from reward_service.worker import ScoringWorker
+from vision_sr1.config import Config, RewardFunctionConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams.dead_letters import DeadLetters
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("run")
@@ -43,19 +43,21 @@ async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
 
 
 @contextlib.asynccontextmanager
-async def scoring(redis: PatientRedis, config: Config, model: Path, grader=mathruler) -> AsyncIterator[Stream]:
+async def scoring(redis: PatientRedis, config: Config, model: Path) -> AsyncIterator[tuple[Stream, list]]:
+    """A worker at work: its stream, and what it records as traces."""
     config.sampling.group_size = GROUP_SIZE
-    stream = Stream(redis, KEYS, "rollouts", config.streams, group="reward", consumer="one")
-    await stream.open()
-    requerier = Requerier(config.reward, Fleet(redis, KEYS))
-    scorer = Scorer(config.reward, AutoTokenizer.from_pretrained(model), grader, requerier, None)
-    worker = ScoringWorker(config, stream, scorer, lambda scored: None)
-    stop = asyncio.Event()
-    running = asyncio.create_task(worker.consumer.run(stop))
-    yield stream
-    stop.set()
-    await running
-    await requerier.close()
+    config.model.path = str(model)
+    rollouts, assembled = (
+        Stream(redis, KEYS, name, config.streams, group="reward", consumer="one") for name in ("rollouts", "assembled")
+    )
+    traces: list[pb.ScoredRollout] = []
+    async with open_scorer(config, Fleet(redis, KEYS)) as scorer:
+        worker = ScoringWorker(config, rollouts, assembled, scorer, traces.append)
+        stop = asyncio.Event()
+        running = asyncio.create_task(worker.run(stop))
+        yield rollouts, traces
+        stop.set()
+        await running
 
 
 async def emitted(redis: PatientRedis) -> pb.ScoredGroup:
@@ -79,7 +81,7 @@ async def dead(redis: PatientRedis) -> dict[str, str]:
         (lambda r: r.sample.logprobs.__setitem__(0, float("-inf")), "the log-probability of token 0 is -inf"),
         (lambda r: r.sample.logprobs.pop(), "log-probabilities for"),
         (lambda r: r.sample.ClearField("versions"), "names no policy version"),
-        (lambda r: setattr(r, "schema_version", 99), "schema version 99, this service knows 1"),
+        (lambda r: setattr(r, "schema_version", 99), "schema version 99, this service knows 2"),
     ],
 )
 async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
@@ -88,7 +90,7 @@ async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
     bad(rollouts[1])
-    async with scoring(redis, redis_config, tiny_model) as stream:
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
         await stream.append([Output("rollouts", f"0/7/{i}", r.SerializeToString()) for i, r in enumerate(rollouts)])
         group = await emitted(redis)
     assert [r.rollout.sample_index for r in group.rollouts] == [0, 2]
@@ -103,7 +105,7 @@ async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
 async def test_such_a_group_can_be_dropped_instead(redis: PatientRedis, redis_config: Config, tiny_model: Path):
     redis_config.streams.spent_groups = "drop"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    async with scoring(redis, redis_config, tiny_model) as stream:
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
         await stream.append([Output("rollouts", "0/7/0", b"\xff\xff no message")])
         group = await emitted(redis)
         more = [Output("rollouts", f"0/7/{i}", rollout(tokenizer, i).SerializeToString()) for i in (1, 2)]
@@ -117,34 +119,68 @@ async def test_such_a_group_can_be_dropped_instead(redis: PatientRedis, redis_co
     assert await redis.keys(KEYS.stream("partial") + "*") == []
 
 
-async def test_a_grader_that_always_fails_ends_in_the_dead_letters_with_its_error(
+async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its_group_whole(
     redis: PatientRedis, redis_config: Config, tiny_model: Path
 ):
-    def fails(answer: str, reference: str) -> bool:
-        raise ZeroDivisionError(f"{answer} against {reference}")
-
+    redis_config.reward.grader = "math_verify"
+    redis_config.reward.grading_timeout_s = 1.0
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    async with scoring(redis, redis_config, tiny_model, fails) as stream:
-        data = [rollout(tokenizer, index).SerializeToString() for index in range(GROUP_SIZE)]
-        await stream.append([Output("rollouts", f"0/7/{index}", message) for index, message in enumerate(data)])
+    rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
+    endless = rollout(tokenizer, 1)
+    endless.prompt.answer = "9^{9^{9^{9}}}"
+    rollouts[1] = endless
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        await stream.append([Output("rollouts", r.id, r.SerializeToString()) for r in rollouts])
         group = await emitted(redis)
-    assert len(group.rollouts) == 0
-    errors = await dead(redis)
-    assert len(errors) == GROUP_SIZE
-    assert (
-        "delivered 4 times and never finished; the last error: ZeroDivisionError('red against red')"
-        in errors.popitem()[1]
-    )
+    assert [list(scored.missing) for scored in group.rollouts] == [[], ["accuracy"], []]
+    assert "accuracy" not in dict(group.rollouts[1].rewards)
+    assert group.rollouts[1].explanations["accuracy"].endswith("took longer than 1 s")
+    assert [dict(scored.rewards).get("accuracy") for scored in group.rollouts] == [1.0, None, 1.0]
+    assert await dead(redis) == {}
 
 
-async def test_a_reward_that_is_not_finite_is_not_learned_from(
+async def test_functions_of_the_users_see_what_was_given_before_and_groups_wait_for_those_per_group(
     redis: PatientRedis, redis_config: Config, tiny_model: Path
 ):
+    here = "tests.reward_service.user_rewards"
+    redis_config.reward.functions = {
+        "sees": RewardFunctionConfig(function=f"{here}:sees"),
+        "agreement": RewardFunctionConfig(function=f"{here}:agreement", per="group"),
+        "raises": RewardFunctionConfig(function=f"{here}:raises", per="group"),
+    }
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    async with scoring(redis, redis_config, tiny_model, lambda answer, reference: float("nan")) as stream:
-        await stream.append([Output("rollouts", "0/7/0", rollout(tokenizer, 0).SerializeToString())])
-        for _ in range(100):
-            if found := await dead(redis):
-                break
-            await asyncio.sleep(0.05)
-    assert found == {"rollouts/0/7/0": "rollout 0/7/0: the reward 'accuracy' is nan"}
+    async with scoring(redis, redis_config, tiny_model) as (stream, traces):
+        rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
+        await stream.append([Output("rollouts", r.id, r.SerializeToString()) for r in rollouts])
+        group = await emitted(redis)
+        await until(lambda: len(traces) == GROUP_SIZE)
+    for scored in group.rollouts:
+        assert scored.rewards["sees"] == 1.0
+        assert "'visual'" in scored.explanations["sees"]
+        assert scored.rewards["agreement"] == 1.0
+        assert list(scored.missing) == ["raises"]
+    assert [trace.SerializeToString(deterministic=True) for trace in traces] == [
+        scored.SerializeToString(deterministic=True) for scored in group.rollouts
+    ]
+    assert await redis.xlen(KEYS.stream("assembled")) == 0
+
+
+async def test_an_assembled_group_that_cannot_be_read_is_given_up(
+    redis: PatientRedis, redis_config: Config, tiny_model: Path
+):
+    function = RewardFunctionConfig(function="tests.reward_service.user_rewards:agreement", per="group")
+    redis_config.reward.functions = {"agreement": function}
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        await stream.append([Output("assembled", "0/7", b"\xff\xff no message")])
+        group = await emitted(redis)
+        assert (group.id, len(group.rollouts)) == ("0/7", 0)
+        (letter,) = await DeadLetters(redis, KEYS).all()
+        assert letter.name == "assembled/0/7"
+
+
+async def until(condition) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    pytest.fail("it did not come")

@@ -1,12 +1,14 @@
 """Weights for a fleet whose actors die, stall, come late and come back, from a learner that does so too."""
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -24,7 +26,7 @@ from reward_service.requery import Requerier
 from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import vision_token_ids
-from vision_sr1.config import Config
+from vision_sr1.config import Config, RequeryConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.fleet import Fleet as Registry
 from vision_sr1.streams import Keys, connect
@@ -209,36 +211,77 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
     fleet.check(6, "c", "e")
 
 
+@contextlib.asynccontextmanager
+async def asking(fleet: Fleet, **options: object) -> AsyncIterator[Requerier]:
+    redis = await connect(fleet.config.streams)
+    config = RequeryConfig(template="plain_requery", max_tokens=8, **options)
+    requerier = Requerier(config, Registry(redis, Keys(fleet.config.run.name)))
+    yield requerier
+    await requerier.close()
+    await redis.aclose()
+
+
+def rollout_of(actor: Actor, version: int, index: int = 0) -> pb.Rollout:
+    """One that was sampled, not greedily, with a seed."""
+    sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, seed=7)
+    return pb.Rollout(
+        id=f"0/0/{index}",
+        sample_index=index,
+        prompt=pb.Prompt(id="0/0", question="what color is the square", sampling=sampling),
+        sample=pb.Sample(versions=[pb.VersionSpan(policy_version=version, end=1)]),
+        actor_id=actor.info.id,
+        actor_address=actor.info.address,
+    )
+
+
+async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_ones_differ(fleet: Fleet):
+    """With the fleet of the test before: two actors that hold version 6."""
+    rollouts = [rollout_of(fleet.actors["c"], 6, index) for index in range(3)]
+
+    async def answers(requerier: Requerier) -> list[list[pb.Requery]]:
+        return await asyncio.gather(*(requerier.ask(rollout, "top left square red") for rollout in rollouts))
+
+    def tokens(requeries: list[pb.Requery]) -> list[list[int]]:
+        return [list(requery.sample.response_token_ids) for requery in requeries]
+
+    async with asking(fleet, temperature=0) as requerier:
+        first, *others = await answers(requerier)
+        (apart,) = await requerier.ask(rollouts[0], "top left square blue")
+    assert [requery.shared for requery in first] == [False]
+    assert all([requery.shared for requery in other] == [True] for other in others)
+    assert all(tokens(other) == tokens(first) for other in others)
+    assert not apart.shared
+    async with asking(fleet, samples=2) as requerier:
+        each = await answers(requerier)
+        again = await answers(requerier)
+    assert not any(requery.shared for requeries in each for requery in requeries)
+    assert len({tuple(ids) for requeries in each for ids in tokens(requeries)}) > 1
+    assert [tokens(requeries) for requeries in again] == [tokens(requeries) for requeries in each], "they are seeded"
+    async with asking(fleet, samples=2, reuse="always") as requerier:
+        each = await answers(requerier)
+    assert sorted(requery.shared for requeries in each for requery in requeries) == [False] * 2 + [True] * 4
+
+
 async def test_a_requery_stays_with_its_actor_and_goes_to_another_when_that_one_is_gone(
     fleet: Fleet, say: Callable[[str], None]
 ):
-    """Goes on with the fleet of the test before: two actors that hold version 6."""
+    """Goes on with the same fleet."""
     own, other = fleet.actors["c"], fleet.actors["e"]
-    redis = await connect(fleet.config.streams)
-    reward = fleet.config.reward.model_copy(update={"requery_template": "plain_requery", "requery_max_tokens": 8})
-    requerier = Requerier(reward, Registry(redis, Keys(fleet.config.run.name)))
 
     async def ask(version: int) -> pb.Requery:
-        rollout = pb.Rollout(
-            id=f"0/0/{version}",
-            prompt=pb.Prompt(question="what color is the square", sampling=pb.SamplingParams(top_p=1.0)),
-            sample=pb.Sample(versions=[pb.VersionSpan(policy_version=version, end=1)]),
-            actor_id=own.info.id,
-            actor_address=own.info.address,
-        )
-        return await requerier.ask(rollout, "top left square red")
+        (requery,) = await requerier.ask(rollout_of(own, version), "top left square red")
+        return requery
 
-    requery = await ask(6)
-    assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
-    requery = await ask(5)
-    assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
-    own.signal(signal.SIGSTOP)
-    started = time.monotonic()
-    requery = await ask(6)
-    say(f"an actor stalls: another has answered its re-query after {time.monotonic() - started:.1f} s")
-    assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)
-    own.signal(signal.SIGKILL)
-    requery = await ask(6)
-    assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)
-    await requerier.close()
-    await redis.aclose()
+    async with asking(fleet) as requerier:
+        requery = await ask(6)
+        assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
+        requery = await ask(5)
+        assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
+        own.signal(signal.SIGSTOP)
+        started = time.monotonic()
+        requery = await ask(6)
+        say(f"an actor stalls: another has answered its re-query after {time.monotonic() - started:.1f} s")
+        assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)
+        own.signal(signal.SIGKILL)
+        requery = await ask(6)
+        assert (requery.actor_id, requery.policy_version) == (other.info.id, 6)

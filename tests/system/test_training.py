@@ -150,7 +150,7 @@ def test_a_learner_that_is_stopped_in_the_midst_of_a_batch_goes_on_there_with_th
 
 
 def test_the_logs_of_all_services_can_be_joined_on_a_trace(trained: Run):
-    asked = (s.rollout.prompt for s in traces(trained) if s.HasField("requery"))
+    asked = (s.rollout.prompt for s in traces(trained) if s.requeries)
     prompt = next(prompt for prompt in asked if prompt.purpose == pb.PURPOSE_TRAIN)
     found: dict[str, set[str]] = {}
     for file in (trained.folder / "runs" / "run" / "logs").glob("*.log"):
@@ -177,18 +177,18 @@ def test_the_requery_sees_the_description_and_the_question_and_nothing_else(trai
     tokenizer = AutoTokenizer.from_pretrained(cold_start_model)
     vision = set(vision_token_ids(tokenizer))
     template = PromptTemplate("plain_requery")
-    asked = [scored for scored in traces(trained) if scored.HasField("requery")]
+    asked = [(scored, requery) for scored in traces(trained) for requery in scored.requeries]
     assert len(asked) > 10, "the cold start should write descriptions"
-    for scored in asked:
+    for scored, requery in asked:
         description = scored.response.partition("<description>")[2].partition("</description>")[0]
-        assert scored.requery.prompt == template.requery(description, scored.rollout.prompt.question)
-        ids = list(scored.requery.sample.prompt_token_ids)
+        assert requery.prompt == template.requery(description, scored.rollout.prompt.question)
+        ids = list(requery.sample.prompt_token_ids)
         assert not vision & set(ids)
-        assert tokenizer.decode(ids) == f"<|im_start|>user\n{scored.requery.prompt}<|im_end|>\n<|im_start|>assistant\n"
+        assert tokenizer.decode(ids) == f"<|im_start|>user\n{requery.prompt}<|im_end|>\n<|im_start|>assistant\n"
         assert vision & set(scored.rollout.sample.prompt_token_ids)
     for scored in traces(trained):
         if "</description>" not in scored.response:
-            assert not scored.HasField("requery")
+            assert not scored.requeries
             assert scored.rewards["visual"] == 0.0
 
 

@@ -25,6 +25,7 @@ from learner.verification import Probe
 from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
+from vision_sr1.config import RequeryConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import requery_id
 from vision_sr1.parsing import TokenBytes, parse_response
@@ -436,20 +437,17 @@ def test_an_update_waits_until_re_queries_are_home(actor: Actor, learner: Learne
         await feed(prompts, ["requeries/0"], version, max_tokens=64)
         answers = await take(rollouts, 8)
         pieces = TokenBytes(learner.builder.tokenizer)
-        described = [
-            rollout
-            for rollout in answers
-            if parse_response(b"".join(pieces.pieces(list(rollout.sample.response_token_ids)))).description
-        ]
+        parsed = [parse_response(b"".join(pieces.pieces(list(r.sample.response_token_ids)))) for r in answers]
+        described = [(r, p.description) for r, p in zip(answers, parsed, strict=True) if p.description]
         assert described, "the cold start should write descriptions"
         publishing = asyncio.create_task(asyncio.to_thread(transfer.send, version + 1, [actor.info]))
         await asyncio.sleep(1.0)
-        for rollout in described:
+        for rollout, description in described:
             sample = await asyncio.to_thread(
                 actor.generate,
                 "top left square red . what color is the square",
                 [],
-                request_id=requery_id(rollout.id),
+                request_id=requery_id(rollout, description, RequeryConfig()),
                 required_policy_version=version,
             )
             assert [span.policy_version for span in sample.versions] == [version]

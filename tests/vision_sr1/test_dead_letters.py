@@ -42,7 +42,7 @@ async def buried(redis: PatientRedis, config: Config) -> Stream:
 
 async def test_status_tells_depth_age_consumers_and_the_dead(redis: PatientRedis, redis_config: Config):
     await buried(redis, redis_config)
-    prompts, rollouts, scored, _ = await stream_statuses(redis, KEYS)
+    prompts, rollouts, _, scored, _ = await stream_statuses(redis, KEYS)
     assert (prompts.name, prompts.depth, prompts.pending, prompts.dead) == ("prompts", 1, 1, 1)
     assert [(c.name, c.pending) for c in prompts.consumers] == [("actor-1", 1)]
     assert prompts.age_s >= 0

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -159,7 +159,11 @@ def _refuse_unknown_keys(tree: dict[str, Any], model: type[BaseModel], prefix: s
         section = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
         if section is None:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and get_origin(field.annotation) is dict:
+            for name, item in value.items():
+                if isinstance(item, dict):
+                    _refuse_unknown_keys(item, section, f"{prefix}{key}.{name}.")
+        elif isinstance(value, dict):
             _refuse_unknown_keys(value, section, f"{prefix}{key}.")
         elif isinstance(value, list):
             for index, item in enumerate(value):

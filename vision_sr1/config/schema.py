@@ -9,11 +9,13 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from vision_sr1.parsing import ResponseFormat
+from vision_sr1.rewards import JUDGE, RANGES
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
+GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 
 
@@ -113,6 +115,29 @@ class ActorsConfig(Section):
     drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish prompts before handing them back.")
 
 
+class RequeryConfig(Section):
+    """The second rollout: the policy answers from its description alone."""
+
+    template: str = Field(
+        "requery", description="Jinja file or built-in template: description and question to re-query prompt."
+    )
+    samples: Positive = Field(1, description="Answers to one re-query; the reward `visual` is the mean of theirs.")
+    temperature: float | None = Field(None, ge=0, description="0 is greedy; null: that of the rollout.")
+    reuse: Literal["greedy", "always"] = Field(
+        "greedy",
+        description="Rollouts of a group with equal descriptions share one re-query: where it is greedy, or always. "
+        "Sampled ones that are shared give the reading of descriptions less to learn from.",
+    )
+    max_tokens: Positive = Field(2048, description="Response tokens at most.")
+    timeout_s: Seconds = Field(120.0, description="A re-query not answered by then is tried again.")
+    attempts: Positive = Field(3, description="Tries before the reward `visual` is missing.")
+
+    def is_shared(self, temperature: float) -> bool:
+        """Whether equal descriptions share the re-query of a rollout that was sampled at this temperature."""
+        own = temperature if self.temperature is None else self.temperature
+        return self.reuse == "always" or own == 0
+
+
 class JudgeConfig(Section):
     """Another model that answers from the description: the reward `judge`, beside the policy's own `visual`."""
 
@@ -121,7 +146,33 @@ class JudgeConfig(Section):
     api_key: SecretStr | None = Field(None, description="Set it with VISION_SR1_JUDGE_API_KEY, not in a file.")
     max_tokens: Positive = Field(2048, description="Tokens of one judgement at most.")
     timeout_s: Seconds = Field(60.0, description="For one try.")
-    attempts: Positive = Field(3, description="Tries before the reward is given up as 0.")
+    attempts: Positive = Field(3, description="Tries, with a pause that doubles, before the reward is missing.")
+    requests_in_flight: Positive = Field(32, description="Asked at once by one replica; a server batches them.")
+    requests_per_minute: int | None = Field(None, gt=0, description="Of one replica at most; null: no limit.")
+    usd_per_million_prompt_tokens: float = Field(0.0, ge=0, description="Price, for the cost metric.")
+    usd_per_million_completion_tokens: float = Field(0.0, ge=0, description="Price, for the cost metric.")
+
+
+class RewardFunctionConfig(Section):
+    """A reward of your own: a Python function (docs/rewards.md)."""
+
+    function: str | None = Field(
+        None,
+        pattern=r"^[\w.]+:[\w.]+$",
+        description="module:function; null: the entry point of this name in the group vision_sr1.rewards.",
+    )
+    per: Literal["rollout", "group"] = Field(
+        "rollout", description="What it is given: one answer, or all answers to a prompt."
+    )
+    range: tuple[float, float] = Field((0.0, 1.0), description="Least and greatest value; others count as missing.")
+    timeout_s: Seconds = Field(10.0, description="For one try.")
+    attempts: Positive = Field(2, description="Tries before the reward is missing.")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Self:
+        if not self.range[0] < self.range[1]:
+            raise ValueError(f"range {list(self.range)}: the first number must be less than the second")
+        return self
 
 
 class RewardConfig(Section):
@@ -129,7 +180,11 @@ class RewardConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address of the REST API.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8088, description="Port of the REST API.")
-    grader: Literal["mathruler"] = Field("mathruler", description="Rule that compares answers.")
+    grader: GraderName = Field("mathruler", description="Rule that compares answers.")
+    graders: dict[str, GraderName] = Field({}, description="Other rules by data source.")
+    grading_timeout_s: Seconds = Field(5.0, description="A grader that takes longer is killed; the reward is missing.")
+    processes: Positive = Field(1, description="Of one replica, in which graders run; as many for `functions`.")
+    numeric_tolerance: float = Field(0.01, ge=0, description="Relative error that the grader `numeric` lets pass.")
     response_format: ResponseFormat = Field(
         "description_think_answer", description="Blocks that the reward `format` asks of a response, in this order."
     )
@@ -139,25 +194,31 @@ class RewardConfig(Section):
         description="The reward `overlong` falls from 0 to -1 over the last so many tokens before sampling.max_tokens "
         "(DAPO); 0: -1 where the response was cut off.",
     )
-    requery_template: str = Field(
-        "requery", description="Jinja file or built-in template: description and question to re-query prompt."
-    )
-    requery_max_tokens: Positive = Field(2048, description="Response tokens of a re-query at most.")
-    requery_timeout_s: Seconds = Field(120.0, description="A re-query not answered by then is tried again.")
-    requery_attempts: Positive = Field(3, description="Tries before a visual reward is given up as 0.")
+    functions: dict[str, RewardFunctionConfig] = Field({}, description="Rewards of your own by name.")
     rollouts_in_flight: Positive = Field(512, description="Rollouts scored at once by one replica.")
     drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish rollouts before handing them back.")
     trace_url: str | None = Field(
         None, description="SQLAlchemy URL of the trace store; default: traces.sqlite in the run's folder."
     )
     trace_buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
+    requery: RequeryConfig = RequeryConfig()
     judge: JudgeConfig = JudgeConfig()
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Rewards that every rollout gets, and their least and greatest values."""
+        judge = {JUDGE: (0.0, 1.0)} if self.judge.url else {}
+        return {**RANGES, **judge, **{name: function.range for name, function in self.functions.items()}}
 
     @property
     def names(self) -> list[str]:
         """Rewards that every rollout gets."""
-        given = ["format", "accuracy", "visual", "requery_format", "answer_leak", "overlong"]
-        return [*given, "judge"] if self.judge.url else given
+        return list(self.ranges)
+
+    @property
+    def has_group_functions(self) -> bool:
+        """Whether some reward can only be given once all answers to a prompt are there."""
+        return any(function.per == "group" for function in self.functions.values())
 
     @model_validator(mode="after")
     def _judge_is_named(self) -> Self:
@@ -165,12 +226,19 @@ class RewardConfig(Section):
             raise ValueError("judge.url needs judge.model: the model's name at that endpoint")
         return self
 
+    @model_validator(mode="after")
+    def _functions_have_names_of_their_own(self) -> Self:
+        for name in self.functions:
+            if name in RANGES or name == JUDGE:
+                raise ValueError(f"functions.{name}: a built-in reward has this name; choose another")
+        return self
+
 
 class ComponentConfig(Section):
     """One component of the objective: a reward, the tokens it trains, and its own clipping and KL."""
 
     name: str = Field(description="Label in metrics.")
-    reward: dict[str, float] = Field(description="Named rewards and their factors, summed.")
+    reward: dict[str, float] = Field(min_length=1, description="Named rewards and their factors, summed.")
     tokens: list[TokenSet] = Field(min_length=1, description="Sets of tokens that the component trains.")
     weight: float = Field(1.0, ge=0, description="Factor of the component in the loss (lambda).")
     advantage: AdvantageNormalizer = Field(

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _KINDS: dict[str, Any] = {
     "prompts": pb.Prompt,
     "rollouts": pb.Rollout,
+    "assembled": pb.ScoredGroup,
     "scored": pb.ScoredGroup,
     "evaluated": pb.ScoredGroup,
 }

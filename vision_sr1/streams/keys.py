@@ -10,7 +10,7 @@ class Keys:
     run: str
 
     def stream(self, name: str) -> str:
-        """The stream `prompts`, `rollouts`, `scored`, `evaluated` or `dead`."""
+        """The stream `prompts`, `rollouts`, `assembled`, `scored`, `evaluated` or `dead`."""
         return f"vision_sr1:{{{self.run}}}:{name}"
 
     def written(self, stream: str, item: str) -> str:

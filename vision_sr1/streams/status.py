@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from vision_sr1.streams.keys import Keys
 from vision_sr1.streams.stream import DEAD_STREAM
 
-STREAMS = ("prompts", "rollouts", "scored", "evaluated")
+STREAMS = ("prompts", "rollouts", "assembled", "scored", "evaluated")
 
 
 @dataclass(frozen=True)

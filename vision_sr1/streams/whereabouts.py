@@ -5,6 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from vision_sr1.groups import ASSEMBLED
 from vision_sr1.streams.keys import Keys
 
 AT_ONCE = 256
@@ -36,13 +37,13 @@ class Whereabouts:
                 members[prompt_id].add(int(index))
         for prompt_id, found in members.items():
             found |= {int(field) for field in await self._redis.hkeys(self._keys.partial(prompt_id))}
-        arrived = await self._items(final_stream)
+        arrived = await self._items(ASSEMBLED) | await self._items(final_stream)
         lost = sorted(p for p, found in members.items() if p not in arrived and len(found) < group_size)
         for prompt_id in lost:
             gone = set(range(group_size)) - members[prompt_id]
             await self._redis.delete(
                 self._keys.written("prompts", prompt_id),
-                self._keys.written(final_stream, prompt_id),
+                *(self._keys.written(stream, prompt_id) for stream in (ASSEMBLED, final_stream)),
                 *(self._keys.written("rollouts", f"{prompt_id}/{index}") for index in gone),
             )
         return lost

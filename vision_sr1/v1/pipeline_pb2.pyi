@@ -121,20 +121,31 @@ class TokenSpan(_message.Message):
     def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class Requery(_message.Message):
-    __slots__ = ("prompt", "sample", "response", "answer", "actor_id", "policy_version")
+    __slots__ = ("prompt", "sample", "response", "answer", "actor_id", "policy_version", "rewards", "shared")
+    class RewardsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     ACTOR_ID_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     sample: Sample
     response: str
     answer: str
     actor_id: str
     policy_version: int
-    def __init__(self, prompt: _Optional[str] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ..., actor_id: _Optional[str] = ..., policy_version: _Optional[int] = ...) -> None: ...
+    rewards: _containers.ScalarMap[str, float]
+    shared: bool
+    def __init__(self, prompt: _Optional[str] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ..., actor_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., rewards: _Optional[_Mapping[str, float]] = ..., shared: _Optional[bool] = ...) -> None: ...
 
 class Judgement(_message.Message):
     __slots__ = ("model", "response", "answer")
@@ -147,7 +158,7 @@ class Judgement(_message.Message):
     def __init__(self, model: _Optional[str] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ...) -> None: ...
 
 class ScoredRollout(_message.Message):
-    __slots__ = ("rollout", "response", "rewards", "description", "think", "answer", "requery", "judgement")
+    __slots__ = ("rollout", "response", "rewards", "description", "think", "answer", "requeries", "judgement", "explanations", "missing")
     class RewardsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -155,23 +166,34 @@ class ScoredRollout(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class ExplanationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ROLLOUT_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     THINK_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
-    REQUERY_FIELD_NUMBER: _ClassVar[int]
+    REQUERIES_FIELD_NUMBER: _ClassVar[int]
     JUDGEMENT_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATIONS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     rollout: Rollout
     response: str
     rewards: _containers.ScalarMap[str, float]
     description: TokenSpan
     think: TokenSpan
     answer: TokenSpan
-    requery: Requery
+    requeries: _containers.RepeatedCompositeFieldContainer[Requery]
     judgement: Judgement
-    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., response: _Optional[str] = ..., rewards: _Optional[_Mapping[str, float]] = ..., description: _Optional[_Union[TokenSpan, _Mapping]] = ..., think: _Optional[_Union[TokenSpan, _Mapping]] = ..., answer: _Optional[_Union[TokenSpan, _Mapping]] = ..., requery: _Optional[_Union[Requery, _Mapping]] = ..., judgement: _Optional[_Union[Judgement, _Mapping]] = ...) -> None: ...
+    explanations: _containers.ScalarMap[str, str]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, rollout: _Optional[_Union[Rollout, _Mapping]] = ..., response: _Optional[str] = ..., rewards: _Optional[_Mapping[str, float]] = ..., description: _Optional[_Union[TokenSpan, _Mapping]] = ..., think: _Optional[_Union[TokenSpan, _Mapping]] = ..., answer: _Optional[_Union[TokenSpan, _Mapping]] = ..., requeries: _Optional[_Iterable[_Union[Requery, _Mapping]]] = ..., judgement: _Optional[_Union[Judgement, _Mapping]] = ..., explanations: _Optional[_Mapping[str, str]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ScoredGroup(_message.Message):
     __slots__ = ("schema_version", "id", "purpose", "rollouts")

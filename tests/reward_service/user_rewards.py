@@ -1,0 +1,71 @@
+"""Reward functions as users write them."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+from vision_sr1.rewards import Answered, Reward
+
+
+def brevity(answered: Answered) -> Reward:
+    tokens = len(answered.token_ids)
+    return Reward(1.0 - tokens / answered.max_tokens, f"{tokens} of {answered.max_tokens} tokens")
+
+
+async def waits(answered: Answered) -> float:
+    await asyncio.sleep(0.01)
+    return 0.25
+
+
+def agreement(group: list[Answered]) -> list[Reward]:
+    """The share of the other answers that are the same."""
+    answers = [answered.answer for answered in group]
+    return [Reward((answers.count(a) - 1) / (len(answers) - 1), f"{a} is said by others") for a in answers]
+
+
+def raises(answered: Answered) -> float:
+    raise LookupError(f"nothing known of {answered.id}")
+
+
+def hangs(answered: Answered) -> float:
+    time.sleep(3600)
+    return 1.0
+
+
+async def hangs_waiting(answered: Answered) -> float:
+    await asyncio.sleep(3600)
+    return 1.0
+
+
+def dies(answered: Answered) -> float:
+    os._exit(3)
+
+
+def too_large(answered: Answered) -> float:
+    return 7.0
+
+
+def not_finite(answered: Answered) -> float:
+    return float("nan")
+
+
+def says_nothing(answered: Answered) -> None:
+    return None
+
+
+def of_one_only(group: list[Answered]) -> list[float]:
+    return [1.0]
+
+
+def fails_once(answered: Answered) -> float:
+    mark = Path(answered.question)
+    if not mark.exists():
+        mark.touch()
+        raise ConnectionError("the first time")
+    return 1.0
+
+
+def sees(answered: Answered) -> Reward:
+    """What was given before it."""
+    return Reward(answered.rewards["accuracy"], f"{sorted(answered.rewards)} of {answered.requeries}")
