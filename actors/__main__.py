@@ -22,6 +22,7 @@ from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
 from vision_sr1 import rpc
 from vision_sr1.config import Config
+from vision_sr1.ending import end_tasks
 from vision_sr1.fleet import Fleet
 from vision_sr1.model_check import check_model
 from vision_sr1.service import run_service
@@ -31,6 +32,8 @@ from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
+
+END_TIMEOUT_S = 2.0
 
 
 async def serve(config: Config, actor_id: str) -> None:
@@ -80,9 +83,7 @@ async def serve(config: Config, actor_id: str) -> None:
         worker = PromptWorker(config, engine, service, prompts, blobs)
         await worker.consumer.run(stop)
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await end_tasks(background, END_TIMEOUT_S)
         with contextlib.suppress(RedisError):  # forgotten then when it has missed its heartbeats
             await fleet.leave(actor_id)
         await server.stop(grace=1.0)

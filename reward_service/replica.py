@@ -24,6 +24,7 @@ from vision_sr1.streams import Blobs, Keys, Stream, check_takes_writes, connect
 log = structlog.get_logger()
 
 PROBE_TIMEOUT_S = 2.0
+WRITE_TIMEOUT_S = 2.0  # for traces that wait when the service ends
 
 
 async def serve(config: Config) -> None:
@@ -78,7 +79,7 @@ async def _run(
         stop.set()
         await scoring
         writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+        await asyncio.wait([writing], timeout=WRITE_TIMEOUT_S)
 
     server = uvicorn.Server(
         uvicorn.Config(

@@ -8,6 +8,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
 from vision_sr1.config import StreamsConfig
+from vision_sr1.ending import end_tasks
 from vision_sr1.streams.stream import Entry, Stream
 
 log = structlog.get_logger()
@@ -15,6 +16,7 @@ log = structlog.get_logger()
 HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", ["stream", "outcome"])
 IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
 READ_BLOCK_S = 0.5
+END_TIMEOUT_S = 2.0
 SHARES = 8  # of its free capacity a consumer takes one at a time,
 POLITENESS_S = 0.05  # and waits in between, the longer the busier it is: others get theirs
 
@@ -79,10 +81,7 @@ class Consumer:
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=self._drain_s)
         finally:
-            lease.cancel()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end_tasks([lease, *self._tasks], END_TIMEOUT_S)
             await self._give_back()
 
     async def _give_back(self) -> None:
