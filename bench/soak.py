@@ -25,12 +25,12 @@ from typing import Any
 import grpc
 import psutil
 
-from learner.ledger import read_ledger
 from vision_sr1 import rpc
 from vision_sr1.config import Config, load_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
+from vision_sr1.ledger import read_ledger
 from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from vision_sr1.advantages import Rewards, component_advantages, has_signal
 from vision_sr1.config import LearnerConfig
+from vision_sr1.credit import group_rewards, requery_entries, requery_rewards, token_sets
 from vision_sr1.groups import was_cut_off
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -57,34 +58,13 @@ def training_samples(
             samples[-1].append(
                 _sample(scored.rollout.sample, images, token_sets(scored), advantages, settings, policy_version)
             )
-            asked = list(islice(second, _entries(scored, group)))
+            asked = list(islice(second, requery_entries(scored, group)))
             for requery, advantages in zip(scored.requeries, asked, strict=False):
                 every = np.ones(len(requery.sample.response_token_ids), dtype=bool)
                 samples[-1].append(
                     _sample(requery.sample, (), {"requery": every}, advantages, settings, policy_version)
                 )
     return samples
-
-
-def group_rewards(group: pb.ScoredGroup) -> Rewards:
-    """The group's rewards by name, one of each per rollout."""
-    return _rewards([dict(scored.rewards) for scored in group.rollouts], group)
-
-
-def requery_rewards(group: pb.ScoredGroup) -> Rewards:
-    """The group's rewards by name, one of each per re-query: what it was given itself, and its rollout's others.
-
-    A rollout that was not asked, for it has no description, counts as much as one that was.
-    """
-    given: list[dict[str, float]] = []
-    for scored in group.rollouts:
-        rewards = dict(scored.rewards)
-        asked = [
-            {**rewards, "visual": np.nan, **requery.rewards} if requery.rewards else rewards  # schema 1 has none there
-            for requery in scored.requeries
-        ]
-        given += asked or [rewards] * _entries(scored, group)
-    return _rewards(given, group)
 
 
 def group_has_signal(group: pb.ScoredGroup, settings: LearnerConfig) -> bool:
@@ -97,34 +77,12 @@ def group_has_signal(group: pb.ScoredGroup, settings: LearnerConfig) -> bool:
     )
 
 
-def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " response"]]:
-    """The answering rollout's token sets: `description` is its block with tags, `reasoning` all other tokens.
-
-    Every response token is in exactly one of the two; a response without a description block is all reasoning.
-    """
-    length = len(scored.rollout.sample.response_token_ids)
-    description = np.zeros(length, dtype=bool)
-    if scored.HasField("description"):
-        description[scored.description.start : scored.description.end] = True
-    return {"response": np.ones(length, dtype=bool), "description": description, "reasoning": ~description}
-
-
 def token_staleness(sample: pb.Sample, policy_version: int) -> Int[np.ndarray, " response"]:
     """How many versions before `policy_version` each response token was sampled."""
     staleness = np.zeros(len(sample.response_token_ids), dtype=np.int64)
     for span in sample.versions:
         staleness[span.start : span.end] = policy_version - span.policy_version
     return staleness
-
-
-def _rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
-    names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
-    return {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
-
-
-def _entries(scored: pb.ScoredRollout, group: pb.ScoredGroup) -> int:
-    """How many of the group's `requery_rewards` are of this rollout."""
-    return len(scored.requeries) or max(1, *(len(other.requeries) for other in group.rollouts))
 
 
 def _advantages(rewards: list[Rewards], settings: LearnerConfig) -> Iterator[Iterator[dict[str, float]]]:

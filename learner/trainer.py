@@ -22,7 +22,6 @@ from learner.checkpoint import POLICY, Checkpoints
 from learner.engine import build_engine, init_process_group, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
-from learner.ledger import Ledger
 from learner.policy import choose_trainable, load_policy
 from learner.publisher import Publisher
 from learner.reference import BaseWeights, FrozenCopy, Reference
@@ -37,6 +36,7 @@ from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import sample_version
+from vision_sr1.ledger import Ledger
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb

@@ -1,6 +1,6 @@
 """The reward service's metrics."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 GROUPS = Counter("vision_sr1_reward_groups", "Groups completed and emitted.")
 REWARDS = Histogram(
@@ -24,3 +24,4 @@ FUNCTION_SECONDS = Histogram("vision_sr1_reward_function_seconds", "A reward fun
 SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "From taking a rollout to handing it over.")
 AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "From a rollout's end to its score.")
 TRACES = Counter("vision_sr1_reward_traces", "Traces, by outcome.", ["outcome"])
+STORE_UP = Gauge("vision_sr1_reward_trace_store_up", "Whether the trace store took what it was given last.")

@@ -41,24 +41,33 @@ class Scorer:
         functions: RewardFunctions,
     ) -> None:
         self._config = config
-        self._tokens = TokenBytes(tokenizer)
+        self._tokenizer = tokenizer
+        self.tokens = TokenBytes(tokenizer)
         self._grading = grading
         self._requerier = requerier
         self._judge = judge
         self._functions = functions
 
-    async def score(self, rollout: pb.Rollout) -> pb.ScoredRollout:
-        """The rollout with its rewards, the spans of its parts, its re-queries and its judgement."""
-        pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
+    def token_ids(self, text: str) -> list[int]:
+        """A response that was written by hand, as the policy's tokens."""
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    async def score(self, rollout: pb.Rollout, answered: pb.ScoredRollout | None = None) -> pb.ScoredRollout:
+        """The rollout with its rewards, the spans of its parts, its re-queries and its judgement.
+
+        Args:
+            answered: the same rollout scored before: its re-queries and judgement are graded, and nobody is asked.
+        """
+        pieces = self.tokens.pieces(list(rollout.sample.response_token_ids))
         parsed = parse_response(b"".join(pieces))
         scored = pb.ScoredRollout(rollout=rollout, response=b"".join(pieces).decode("utf-8", errors="replace"))
         _set_spans(scored, pieces, parsed)
-        answered = _answered(scored, parsed)
-        _give(scored, {name: rule(answered, self._config) for name, rule in RESPONSE_REWARDS.items()})
+        view = _answered(scored, parsed)
+        _give(scored, {name: rule(view, self._config) for name, rule in RESPONSE_REWARDS.items()})
         accuracy, visual, judged = await asyncio.gather(
             self._grading.grade(parsed.answer, rollout.prompt),
-            self._visual(scored, parsed.description),
-            self._judged(scored, parsed.description),
+            self._visual(scored, parsed.description, answered),
+            self._judged(scored, parsed.description, answered),
         )
         _give(scored, {"accuracy": accuracy, **visual, **judged})
         if self._config.functions:
@@ -74,23 +83,29 @@ class Scorer:
         for place, scored in enumerate(group.rollouts):
             _give(scored, {name: outcomes[place] for name, outcomes in given.items()})
 
-    async def _visual(self, scored: pb.ScoredRollout, description: str | None) -> dict[str, Outcome]:
+    async def _visual(
+        self, scored: pb.ScoredRollout, description: str | None, answered: pb.ScoredRollout | None
+    ) -> dict[str, Outcome]:
         """The policy's own answers from the description."""
         if not description:
             return {"visual": NOTHING_TO_ASK, "requery_format": NOTHING_TO_ASK}
         try:
-            answers = await self._requerier.ask(scored.rollout, description)
+            if answered is not None and answered.requeries:
+                answers = list(answered.requeries)
+            else:
+                answers = await self._requerier.ask(scored.rollout, description)
         except RequeryFailedError as error:
             log.error("re-query given up", rollout=scored.rollout.id, error=str(error))
             return {"visual": Missing(str(error)), "requery_format": Missing(str(error))}
         right: list[Outcome] = []
         for answer in answers:
-            response = b"".join(self._tokens.pieces(list(answer.sample.response_token_ids)))
+            response = b"".join(self.tokens.pieces(list(answer.sample.response_token_ids)))
             parsed = parse_response(response)
             requery = scored.requeries.add()
             requery.CopyFrom(answer)
             requery.response = response.decode("utf-8", errors="replace")
             requery.answer = parsed.answer or ""
+            requery.rewards.clear()
             requery.rewards["requery_format"] = float(parsed.format == "think_answer")
             right.append(await self._grading.grade(parsed.answer, scored.rollout.prompt))
             if isinstance(right[-1], Reward):
@@ -101,7 +116,9 @@ class Scorer:
             "requery_format": Reward(fmean(formats), f"{sum(formats):g} of {len(formats)} are <think>, \\boxed{{}}"),
         }
 
-    async def _judged(self, scored: pb.ScoredRollout, description: str | None) -> dict[str, Outcome]:
+    async def _judged(
+        self, scored: pb.ScoredRollout, description: str | None, answered: pb.ScoredRollout | None
+    ) -> dict[str, Outcome]:
         """The judge's answer from the description."""
         if self._judge is None:
             return {}
@@ -109,7 +126,10 @@ class Scorer:
             return {JUDGE: NOTHING_TO_ASK}
         turn = self._requerier.prompt(description, scored.rollout.prompt.question)
         try:
-            response = await self._judge.answer(turn)
+            if answered is not None and answered.HasField("judgement"):
+                response = answered.judgement.response
+            else:
+                response = await self._judge.answer(turn)
         except JudgeFailedError as error:
             log.error("judge given up", rollout=scored.rollout.id, error=str(error))
             return {JUDGE: Missing(str(error))}
@@ -118,7 +138,7 @@ class Scorer:
         return {JUDGE: await self._grading.grade(answer, scored.rollout.prompt)}
 
     def _response(self, scored: pb.ScoredRollout) -> bytes:
-        return b"".join(self._tokens.pieces(list(scored.rollout.sample.response_token_ids)))
+        return b"".join(self.tokens.pieces(list(scored.rollout.sample.response_token_ids)))
 
 
 @contextlib.asynccontextmanager

@@ -172,6 +172,24 @@ def dead_drop(letter: Letter, config: ConfigPath, overrides: Overrides = None) -
 
 
 @app.command()
+def traces(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, such as runs/NAME.")],
+    overrides: Overrides = None,
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them to a parquet file instead.")] = None,
+) -> None:
+    """Serves what the rewards of a finished or stopped run saw, read-only, with nothing else running."""
+    from vision_sr1.launcher.traces import export_traces, serve_traces
+
+    if not (run / "config.yaml").is_file():
+        _fail(f"{run} is no folder of a run: it has no config.yaml")
+    place = [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}", *(overrides or [])]
+    effective = _load(run / "config.yaml", place).config
+    if export is not None:
+        raise typer.Exit(export_traces(run / "config.yaml", place, export, console))
+    raise typer.Exit(serve_traces(run / "config.yaml", place, effective, console))
+
+
+@app.command()
 def version() -> None:
     """Prints the version."""
     console.print(__version__)

@@ -15,14 +15,13 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from learner.evaluation import answer_record
 from reward_service.graders import mathruler
-from reward_service.traces import TraceFilter, TraceStore
+from reward_service.store import TraceFilter, TraceReader, open_store
 from vision_sr1.chat import render_user_turn
-from vision_sr1.config import DataConfig
+from vision_sr1.config import DataConfig, TracesConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.shapes import answer_by_rule
-from vision_sr1.v1 import pipeline_pb2 as pb
 
 JUDGES = ("self", "base", "rule")
 Answer = dict[str, object]
@@ -82,12 +81,13 @@ def training_answers(run: Path, data: Path, batches: range) -> list[Answer]:
         data: folder of what it learned from.
     """
     questions = Questions(str(data / "train.parquet"), DataConfig())
-    store = TraceStore(f"sqlite:///{run}/traces.sqlite", None, buffer=1)
-    wanted = TraceFilter(purpose="train", min_version=batches.start, max_version=batches.stop - 1)
+    url = f"sqlite:///{run}/traces.sqlite"
+    reader = TraceReader(open_store(TracesConfig(), url, read_only=True))
+    wanted = TraceFilter(run=run.name, purpose="train", min_version=batches.start, max_version=batches.stop - 1)
     all_of_them = sys.maxsize - 1  # the store looks for one more than its limit, and SQLite counts no further
-    newest_first, _ = store.traces(wanted, None, limit=all_of_them)
-    store.close()
-    by_id = {trace.id: pb.ScoredRollout.FromString(trace.message) for trace in reversed(newest_first)}
+    newest_first, _ = reader.traces(wanted, None, limit=all_of_them)
+    reader.close()
+    by_id = {found.scored.rollout.id: found.scored for found in reversed(newest_first)}
     return [
         answer_record(rollout_id, questions[int(scored.rollout.prompt.id.rpartition("/")[2])], scored)
         for rollout_id, scored in sorted(by_id.items())

@@ -1,12 +1,11 @@
-import asyncio
-import contextlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from bench.claims.judges import Reader, judge, training_answers
 from learner.evaluation import answer_record
-from reward_service.traces import TraceFilter, TraceStore
+from tests.reward_service.conftest import Store
+from tests.reward_service.test_store import write
 from vision_sr1.config import DataConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -16,7 +15,7 @@ def scored(row: dict, index: int, *, description: str, visual: float, version: i
     prompt = pb.Prompt(
         id=f"0/{index}", run="r", purpose=pb.PURPOSE_TRAIN, question=row["problem"], answer=row["answer"]
     )
-    sample = pb.Sample(response_token_ids=[1], versions=[pb.VersionSpan(policy_version=version, end=1)])
+    sample = pb.Sample(response_token_ids=[len(description)], versions=[pb.VersionSpan(policy_version=version, end=1)])
     response = f"<description> {description}</description><think> so</think>\\boxed{{{row['answer']}}}"
     rewards = {"accuracy": 1.0, "visual": visual, "format": 1.0, "answer_leak": 0.0}
     return pb.ScoredRollout(
@@ -43,21 +42,15 @@ def test_a_right_answer_from_a_wrong_description_is_a_shortcut_to_the_judges_tha
 
 async def test_the_answers_of_a_batch_are_read_from_the_traces(shapes, tmp_path: Path):
     raw = pq.read_table(shapes["train"]).to_pylist()
-    store = TraceStore(f"sqlite:///{tmp_path}/traces.sqlite", None, buffer=10)
+    folder = tmp_path / "r"
+    folder.mkdir()
+    store = Store(f"sqlite:///{folder}/traces.sqlite")
     for version in range(3):
-        for index in range(2):
-            store.record(scored(raw[index], index + 2 * version, description="none", visual=0.0, version=version))
-    store.record(scored(raw[2], 2, description="again", visual=0.0, version=1))  # sampled anew after a restart
-    writing = asyncio.create_task(store.write_forever())
-    for _ in range(200):
-        if len(store.traces(TraceFilter(), None, 10)[0]) == 7:
-            break
-        await asyncio.sleep(0.05)
-    writing.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await writing
-    store.close()
-    answers = training_answers(tmp_path, shapes["train"].parent, range(1, 2))
+        answers = [scored(raw[i], i + 2 * version, description="none", visual=0.0, version=version) for i in range(2)]
+        await write(store, *answers)
+    await write(store, scored(raw[2], 2, description="again", visual=0.0, version=1))  # sampled anew after a restart
+    store.engine.dispose()
+    answers = training_answers(folder, shapes["train"].parent, range(1, 2))
     assert [a["id"] for a in answers] == ["0/2/0", "0/3/0"]
     assert [a["description"] for a in answers] == ["again", "none"]
     assert answers[0]["scene"] == raw[2]["scene"]

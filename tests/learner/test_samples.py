@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.samples import TrainingSample, group_has_signal, token_sets, training_samples
+from learner.samples import TrainingSample, group_has_signal, training_samples
 from vision_sr1.config import LearnerConfig, load_config
+from vision_sr1.credit import token_sets
 from vision_sr1.parsing import parse_response, token_span
 from vision_sr1.v1 import pipeline_pb2 as pb
 

@@ -1,193 +1,460 @@
-"""The REST API over a real SQLite store."""
+"""The REST API over real stores."""
 
 import asyncio
+import contextlib
+import json
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
+from transformers import AutoTokenizer
 
-from reward_service.api import create_app
-from reward_service.traces import TraceFilter, TraceStore
-from vision_sr1.config import Config
-from vision_sr1.streams import Blobs, Keys, check_takes_writes, connect
+from reward_service.api import ApiContext, create_app
+from reward_service.api.security import check_closed
+from reward_service.scoring import open_scorer
+from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.test_store import scored, write
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.fleet import Fleet
+from vision_sr1.ledger import Ledger
+from vision_sr1.parsing import TokenBytes
+from vision_sr1.ports import free_port
+from vision_sr1.streams import Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
-def scored(
-    index: int, *, run: str = "r", version: int = 0, accuracy: float = 1.0, visual: float = 0.0
-) -> pb.ScoredRollout:
-    prompt = pb.Prompt(
-        id=f"0/{index // 2}", run=run, question=f"what is number {index}", answer="red", data_source="shapes"
-    )
-    sample = pb.Sample(
-        response_token_ids=[1, 2, 3],
-        finish_reason="stop",
-        versions=[pb.VersionSpan(policy_version=version, end=3)],
-    )
-    rollout = pb.Rollout(id=f"0/{index // 2}/{index % 2}", sample_index=index % 2, prompt=prompt, sample=sample)
-    result = pb.ScoredRollout(
-        rollout=rollout,
-        response="<description>100% red</description>",
-        rewards={"format": 0.0, "accuracy": accuracy, "visual": visual},
-        explanations={"accuracy": "'red' is 'red'", "judge": "it was out"},
-        missing=["judge"],
-    )
-    result.description.CopyFrom(pb.TokenSpan(start=0, end=3))
-    if index % 2:
-        result.requeries.add(prompt="100% red. what?", response="blue", policy_version=version + 1)
-    return result
-
-
-async def written(store: TraceStore, count: int) -> None:
-    """Returns when the store holds so many traces."""
-    for _ in range(200):
-        if len(store.traces(TraceFilter(), None, 200)[0]) >= count:
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail(f"{count} traces were not written")
-
-
-async def up() -> None: ...
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return load_config(None, [f"run.name={RUN}", f"run.dir={tmp_path}"], environment={}).config
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[TraceStore]:
-    store = TraceStore(f"sqlite:///{tmp_path}/traces.sqlite", None, buffer=100)
-    for index in range(10):
-        store.record(scored(index, version=index, accuracy=float(index % 2)))
-    writing = asyncio.create_task(store.write_forever())
-    await written(store, 10)
-    yield store
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
-    store.close()
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path}/traces.sqlite")
 
 
-@pytest.fixture
-async def api(store: TraceStore) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(create_app(store, up))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+@contextlib.asynccontextmanager
+async def asking(config: Config, store: Store, **parts: object) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(ApiContext(config=config, reader=store.reader, **parts))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 
 
-async def test_a_cursor_leads_through_all_traces_once_newest_first(api: httpx.AsyncClient):
-    seen, cursor = [], None
-    while True:
-        page = (await api.get("/v1/traces", params={"limit": 4} | ({"cursor": cursor} if cursor else {}))).json()
-        seen += [trace["policy_version"] for trace in page["traces"]]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
-    assert seen == list(range(9, -1, -1))
+@pytest.fixture
+async def api(config: Config, store: Store) -> AsyncIterator[httpx.AsyncClient]:
+    """Ten traces in five groups; answers of odd number are right though their descriptions do not suffice."""
+    await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
+    async with asking(config, store) as client:
+        yield client
+
+
+async def get(api: httpx.AsyncClient, path: str, **params: object) -> dict:
+    reply = await api.get(path, params=params)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+async def test_pages_of_traces_and_groups(api: httpx.AsyncClient):
+    page = await get(api, "/v1/traces", limit=4)
+    assert [trace["policy_version"] for trace in page["traces"]] == [9, 8, 7, 6]
+    page = await get(api, "/v1/traces", limit=4, cursor=page["next_cursor"])
+    assert [trace["policy_version"] for trace in page["traces"]] == [5, 4, 3, 2]
+    page = await get(api, "/v1/groups", limit=3)
+    assert [group["id"] for group in page["groups"]] == ["0/4", "0/3", "0/2"]
+    page = await get(api, "/v1/groups", limit=3, cursor=page["next_cursor"])
+    assert [group["id"] for group in page["groups"]] == ["0/1", "0/0"]
+    assert page["next_cursor"] is None
 
 
 @pytest.mark.parametrize(
     ("filters", "versions"),
     [
         ({"min_version": 3, "max_version": 5}, [5, 4, 3]),
-        ({"min_accuracy": 0.5, "max_version": 4}, [3, 1]),
+        ({"pattern": "shortcut", "max_version": 4}, [3, 1]),
         ({"max_accuracy": 0.5, "min_version": 6}, [8, 6]),
-        ({"q": "NUMBER 7"}, [7]),
-        ({"q": "100%", "min_version": 9}, [9]),
-        ({"q": "10_%"}, []),
+        ({"q": "number 7", "min_accuracy": 1}, [7]),
         ({"run": "other"}, []),
         ({"data_source": "digits"}, []),
+        ({"purpose": "train", "min_version": 9}, [9]),
     ],
 )
 async def test_filters(api: httpx.AsyncClient, filters: dict, versions: list[int]):
-    page = (await api.get("/v1/traces", params=filters)).json()
+    page = await get(api, "/v1/traces", **filters)
     assert [trace["policy_version"] for trace in page["traces"]] == versions
 
 
-async def test_a_trace_shows_what_its_rewards_saw(api: httpx.AsyncClient):
-    trace = (await api.get("/v1/traces/0/3/1")).json()
-    assert trace["rewards"] == {
-        "accuracy": {"value": 1.0, "explanation": "'red' is 'red'"},
-        "format": {"value": 0.0, "explanation": ""},
-        "judge": {"value": None, "explanation": "it was out"},
-        "visual": {"value": 0.0, "explanation": ""},
-    }
-    (requery,) = trace["requeries"]
-    assert requery["prompt"] == "100% red. what?"
-    assert requery["same_weights"] is False
-    assert trace["description"] == {"start": 0, "end": 3}
-    assert (await api.get("/v1/traces/0/3/0")).json()["requeries"] == []
+async def test_a_trace_shows_what_its_rewards_saw_and_why_they_are_what_they_are(config: Config, store: Store):
+    trace = scored(3, visual=None)
+    trace.explanations.update({"accuracy": "'red' is 'red'", "visual": "no actor answered"})
+    trace.description.CopyFrom(pb.TokenSpan(start=0, end=3))
+    await write(store, trace, scored(2))
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/traces/0/1/1")
+        assert shown["rewards"] == {
+            "accuracy": {"value": 1.0, "explanation": "'red' is 'red'"},
+            "format": {"value": 0.0, "explanation": ""},
+            "visual": {"value": None, "explanation": "no actor answered"},
+        }
+        (requery,) = shown["requeries"]
+        assert requery["prompt"] == "100% red. what?"
+        assert requery["same_weights"] is False
+        assert shown["description"] == {"start": 0, "end": 3}
+        assert (await get(api, "/v1/traces/0/1/0"))["requeries"] == []
 
 
-async def test_a_group_has_its_rollouts_in_order(api: httpx.AsyncClient):
-    group = (await api.get("/v1/groups/0/2")).json()
-    assert [trace["id"] for trace in group["traces"]] == ["0/2/0", "0/2/1"]
+async def test_a_group_has_its_rollouts_in_order_with_their_advantages_and_the_step_that_learned_from_it(
+    config: Config, store: Store
+):
+    await write(store, scored(5, accuracy=0.0), scored(4, accuracy=1.0, visual=None), scored(6))
+    Ledger(config.run.path).record(7, 7, {"0/2": 2})
+    async with asking(config, store) as api:
+        group = await get(api, "/v1/groups/0/2")
+        assert [trace["id"] for trace in group["traces"]] == ["0/2/0", "0/2/1"]
+        assert group["step"] == 7
+        assert group["advantages"]["answer"] == pytest.approx([0.5**0.5, -(0.5**0.5)], rel=1e-4)
+        assert group["advantages"]["description"] == [None, 0.0]
+        assert [group["id"] for group in (await get(api, "/v1/groups", step=7))["groups"]] == ["0/2"]
+        assert (await get(api, "/v1/groups", step=8))["groups"] == []
+        assert (await get(api, "/v1/groups/0/3"))["step"] is None
 
 
-@pytest.mark.parametrize("path", ["/v1/traces/none/such", "/v1/groups/none", "/v1/images/00"])
-async def test_what_is_not_there_is_404(api: httpx.AsyncClient, path: str):
-    assert (await api.get(path)).status_code == 404
+async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
+    config: Config, store: Store, tiny_model: Path
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    trace = scored(0)
+    ids = tokenizer("<description> red </description> \\boxed{red}").input_ids
+    sample = trace.rollout.sample
+    del sample.response_token_ids[:], sample.versions[:]
+    sample.response_token_ids.extend(ids)
+    sample.logprobs.extend([-0.25] * len(ids))
+    sample.versions.add(policy_version=3, start=0, end=2)
+    sample.versions.add(policy_version=4, start=2, end=len(ids))
+    trace.description.CopyFrom(pb.TokenSpan(start=0, end=3))
+    await write(store, trace)
+    async with asking(config, store) as api:
+        assert (await api.get("/v1/traces/0/0/0/tokens")).status_code == 503
+    async with asking(config, store, tokens=TokenBytes(tokenizer)) as api:
+        tokens = (await get(api, "/v1/traces/0/0/0/tokens"))["tokens"]
+    assert "".join(token["text"] for token in tokens) == "<description> red </description> \\boxed{red}"
+    assert [token["policy_version"] for token in tokens[:4]] == [3, 3, 4, 4]
+    assert [token["segment"] for token in tokens[:4]] == ["description"] * 3 + [""]
+    assert tokens[0]["logprob"] == -0.25
 
 
-@pytest.mark.parametrize("params", [{"cursor": "nonsense"}, {"limit": 0}, {"min_accuracy": 2}])
-async def test_bad_parameters_are_refused(api: httpx.AsyncClient, params: dict):
-    assert (await api.get("/v1/traces", params=params)).status_code in (400, 422)
+@pytest.mark.parametrize(
+    ("path", "status", "detail"),
+    [
+        ("/v1/traces/none/such", 404, "no trace 'none/such' in run 'r'"),
+        ("/v1/groups/none", 404, "no group 'none' in run 'r'"),
+        ("/v1/images/00", 404, "no image '00'"),
+        ("/v1/nothing", 404, "Not Found"),
+        ("/v1/traces?cursor=nonsense", 400, "is not one of this service's; start again without it"),
+        ("/v1/traces?limit=0", 422, "query.limit: Input should be greater than or equal to 1 (got '0')"),
+        ("/v1/traces?pattern=all", 422, "query.pattern: Input should be 'both_wrong'"),
+        ("/v1/pipeline", 503, "the run is over"),
+    ],
+)
+async def test_an_error_is_a_problem_that_says_what_to_do(api: httpx.AsyncClient, path: str, status: int, detail: str):
+    reply = await api.get(path)
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["status"] == status
+    assert detail in reply.json()["detail"]
+
+
+async def test_statistics_are_distributions_and_curves_by_data_source(config: Config, store: Store):
+    await write(
+        store,
+        scored(0, version=0, accuracy=1.0, visual=0.0),
+        scored(1, version=0, accuracy=1.0, visual=1.0),
+        scored(2, version=1, accuracy=0.0, visual=1.0, source="digits"),
+        scored(3, version=1, accuracy=1.0, visual=None, source="digits"),
+    )
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/statistics")
+        overall, (digits, shapes) = shown["overall"], shown["data_sources"]
+        assert (digits["data_source"], shapes["data_source"]) == ("digits", "shapes")
+        assert overall["rewards"]["accuracy"]["mean"] == 0.75
+        assert (overall["rewards"]["visual"]["count"], overall["rewards"]["visual"]["missing"]) == (3, 1)
+        bars = overall["rewards"]["accuracy"]["distribution"]
+        assert [(round(bar["low"], 2), bar["count"]) for bar in bars] == [(0.0, 1), (0.95, 3)]
+        assert overall["outcomes"] == {"both_wrong": 0, "sufficient_only": 1, "shortcut": 1, "both_right": 1}
+        assert overall["shortcut_rate"] == pytest.approx(1 / 3)
+        assert shapes["disagreement"] == 0.5
+        curve = overall["curve"]
+        assert curve["policy_versions"] == [0, 1]
+        assert curve["rewards"]["accuracy"] == [1.0, 0.5]
+        assert curve["rewards"]["response_tokens"] == [10.0, 10.0]
+        assert curve["shortcut_rate"] == [0.5, 0.0]
+        assert curve["rollouts"] == [2, 2]
+        only = await get(api, "/v1/statistics", data_source="digits")
+        assert [source["data_source"] for source in only["data_sources"]] == ["digits"]
+        (run,) = (await api.get("/v1/runs")).json()
+        assert (run["name"], run["is_served"], run["rollouts"], run["policy_versions"]) == (RUN, True, 4, [0, 1])
+
+
+async def test_the_learners_curves_are_those_of_its_file_as_it_grows(config: Config, store: Store):
+    config.run.path.mkdir(parents=True, exist_ok=True)
+    lines = [
+        {"step": 1, "time": 0.0, "kl/answer": 0.5},
+        {"step": 2, "time": 1.0, "kl/answer": 0.25, "loss/answer": 1.0},
+    ]
+    file = config.run.path / "scalars.jsonl"
+    async with asking(config, store) as api:
+        assert (await get(api, "/v1/scalars"))["steps"] == []
+        file.write_text(json.dumps(lines[0]) + "\n" + '{"step": 2, "tim')
+        assert (await get(api, "/v1/scalars"))["scalars"] == {"kl/answer": [0.5]}
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shown = await get(api, "/v1/scalars")
+        assert shown["steps"] == [1, 2]
+        assert shown["scalars"] == {"kl/answer": [0.5, 0.25], "loss/answer": [None, 1.0]}
+        assert (await get(api, "/v1/scalars", names="loss/answer"))["scalars"] == {"loss/answer": [None, 1.0]}
+
+
+async def test_two_runs_are_compared_on_the_prompts_that_both_were_asked(config: Config, store: Store):
+    await write(store, *(scored(index, accuracy=float(index < 2)) for index in range(6)))
+    await write(store, *(scored(index, run="other", accuracy=1.0) for index in range(2, 10)))
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/comparison", other="other")
+    assert shown["runs"] == [RUN, "other"]
+    assert shown["prompts"] == 2
+    assert shown["means"]["accuracy"] == [0.0, 1.0]
+    assert shown["better"]["accuracy"] == [0, 2]
+    assert sorted(difference["groups"] for difference in shown["differences"]) == [["0/1", "0/1"], ["0/2", "0/2"]]
+
+
+async def test_what_has_not_changed_is_not_sent_again_and_large_answers_are_compressed(api: httpx.AsyncClient):
+    first = await api.get("/v1/traces")
+    assert first.headers["content-encoding"] == "gzip"
+    again = await api.get("/v1/traces", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    other = await api.get("/v1/traces", params={"limit": 1}, headers={"If-None-Match": first.headers["etag"]})
+    assert other.status_code == 200
+
+
+async def test_a_token_is_asked_for_and_other_origins_are_let_in_by_name_only(config: Config, store: Store):
+    config.reward.api = type(config.reward.api)(token="geheim", cors_origins=["https://lab.example"])
+    async with asking(config, store) as api:
+        for headers in ({}, {"Authorization": "Bearer falsch"}, {"Authorization": "geheim"}):
+            reply = await api.get("/v1/traces", headers=headers)
+            assert reply.status_code == 401
+            assert reply.headers["www-authenticate"] == "Bearer"
+            assert "Authorization: Bearer TOKEN" in reply.json()["detail"]
+        token = {"Authorization": "Bearer geheim"}
+        assert (await api.get("/v1/traces", headers=token)).status_code == 200
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await api.get(path)).status_code == 200
+        asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+        allowed = await api.options("/v1/traces", headers={"Origin": "https://lab.example", **asked})
+        assert allowed.headers["access-control-allow-origin"] == "https://lab.example"
+        refused = await api.options("/v1/traces", headers={"Origin": "https://evil.example", **asked})
+        assert "access-control-allow-origin" not in refused.headers
+
+
+def test_an_api_without_a_token_listens_on_loopback_only():
+    for host, token, closed in (("127.0.0.1", None, True), ("0.0.0.0", "geheim", True), ("0.0.0.0", None, False)):
+        environment = {"VISION_SR1_API_TOKEN": token} if token else {}
+        config = load_config(None, [f"reward.host={host}"], environment=environment).config
+        with contextlib.nullcontext() if closed else pytest.raises(ConfigError, match="set VISION_SR1_API_TOKEN"):
+            check_closed(config)
+
+
+async def test_too_much_and_too_often_is_refused(config: Config, store: Store):
+    config.reward.api = type(config.reward.api)(max_request_bytes=100, requests_per_minute=5)
+    async with asking(config, store) as api:
+        reply = await api.post("/v1/score", content=b"x" * 101)
+        assert (reply.status_code, reply.json()["detail"]) == (413, "bodies have 100 bytes at most")
+
+        async def endless() -> AsyncIterator[bytes]:
+            for _ in range(50):
+                yield b"x" * 10
+
+        with contextlib.suppress(httpx.HTTPError):  # the connection is closed
+            assert (await api.post("/v1/score", content=endless())).status_code >= 400
+        replies = [await api.get("/v1/traces") for _ in range(5)]
+        assert [reply.status_code for reply in replies] == [200] * 3 + [429] * 2
+        assert replies[-1].headers["retry-after"] == "5"
+        assert (await api.get("/healthz")).status_code == 200
+
+
+async def test_every_answer_has_headers_that_keep_browsers_from_harm(api: httpx.AsyncClient):
+    for path in ("/v1/traces", "/v1/nothing", "/healthz"):
+        headers = (await api.get(path)).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "default-src 'self'" in headers["content-security-policy"]
+
+
+@contextlib.asynccontextmanager
+async def serving(app: object) -> AsyncIterator[str]:
+    """On a port, as events need it: httpx's own transport waits for the end of a response."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    running = asyncio.create_task(server.serve())
+    for _ in range(500):
+        if server.started:
+            break
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    await running
+
+
+async def test_traces_come_live_and_go_on_where_a_reader_was_interrupted(config: Config, store: Store):
+    other = Store(store.url)
+    await write(store, scored(0))
+
+    async def events(url: str, count: int, **headers: str) -> list[tuple[str, dict]]:
+        found, event = [], {}
+        client = httpx.AsyncClient(base_url=url, timeout=20)
+        async with client, client.stream("GET", "/v1/live", headers=headers) as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+            async for line in response.aiter_lines():
+                name, _, value = line.partition(": ")
+                event[name] = value
+                if not line and "data" in event:
+                    found.append((event["id"], json.loads(event["data"])))
+                    event = {}
+                if len(found) == count:
+                    break
+        return found
+
+    async with serving(create_app(ApiContext(config=config, reader=store.reader))) as url:
+        reading = asyncio.create_task(events(url, 2))
+        await asyncio.sleep(1.0)
+        await write(store, scored(1))
+        await write(other, scored(2))
+        first, second = await reading
+        assert [first[1]["id"], second[1]["id"]] == ["0/0/1", "0/1/0"]
+        (missed,) = await events(url, 1, **{"Last-Event-ID": first[0]})
+        assert missed[1]["id"] == "0/1/0"
+    other.engine.dispose()
+
+
+async def test_a_response_is_scored_now_and_a_recorded_one_again(
+    config: Config, store: Store, redis_config: Config, tiny_model: Path
+):
+    config.model.path = str(tiny_model)
+    redis = await connect(redis_config.streams)
+    async with open_scorer(config, Fleet(redis, Keys(RUN))) as scorer:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+        recorded = scored(1, accuracy=1.0, visual=1.0)
+        ids = tokenizer("<description> red </description> <think> red </think> \\boxed{blue}").input_ids
+        del recorded.rollout.sample.response_token_ids[:]
+        recorded.rollout.sample.response_token_ids.extend(ids)
+        asked = tokenizer("<think> red </think> \\boxed{red}").input_ids
+        recorded.requeries[0].sample.response_token_ids.extend(asked)
+        await write(store, recorded)
+        async with asking(config, store, scorer=scorer, redis=redis.hasty, tokens=scorer.tokens) as api:
+            response = "<think> red </think> \\boxed{red}"
+            reply = await api.post("/v1/score", json={"reference_answer": "red", "response": response})
+            rewards = reply.json()["rewards"]
+            assert rewards["accuracy"] == {"value": 1.0, "explanation": "mathruler: 'red' is 'red'"}
+            assert rewards["format"]["value"] == 0.0
+            assert rewards["visual"] == {"value": 0.0, "explanation": "no description: nothing to ask about"}
+            again = (await api.post("/v1/traces/0/0/1/rescore")).json()
+            assert again["changed"] == ["accuracy", "format"]
+            assert again["rewards"]["accuracy"]["before"]["value"] == 1.0
+            assert again["rewards"]["accuracy"]["now"] == {
+                "value": 0.0,
+                "explanation": "mathruler: 'blue' is not 'red'",
+            }
+            assert again["rewards"]["visual"]["now"]["value"] == 1.0
+            assert again["rewards"]["repetition"]["before"] is None
+            assert (await api.post("/v1/traces/0/9/9/rescore")).status_code == 404
+            invalid = await api.post("/v1/score", json={"response": "red"})
+            assert (invalid.status_code, "reference_answer" in invalid.json()["detail"]) == (422, True)
+    async with asking(config, store) as api:
+        over = await api.post("/v1/score", json={"reference_answer": "red", "response": "red"})
+        assert (over.status_code, "the run is over" in over.json()["detail"]) == (503, True)
+    await redis.aclose()
+
+
+async def test_the_pipeline_shows_queues_actors_and_dead_letters(config: Config, store: Store, redis_config: Config):
+    redis = await connect(redis_config.streams)
+    keys = Keys(RUN)
+    prompts = Stream(redis, keys, "prompts", redis_config.streams, group="actors", consumer="one")
+    await prompts.open()
+    await prompts.append([Output("prompts", f"0/{index}", b"x") for index in range(2)])
+    (entry, _) = await prompts.read(2, 0.1)
+    await prompts.bury(entry, "no such image")
+    fleet = Fleet(redis, keys)
+    await fleet.announce(pb.ActorInfo(schema_version=1, id="a-1", address="h:1", device="cpu", policy_version=4), 60)
+    async with asking(config, store, redis=redis.hasty) as api:
+        shown = await get(api, "/v1/pipeline")
+    depths = {stream["name"]: (stream["depth"], stream["pending"], stream["dead"]) for stream in shown["streams"]}
+    assert depths["prompts"] == (2, 2, 1)
+    assert shown["actors"] == [{"id": "a-1", "address": "h:1", "device": "cpu", "policy_version": 4}]
+    (letter,) = shown["dead_letters"]
+    assert (letter["name"], letter["error"]) == ("prompts/0/0", "no such image")
+    assert shown["published_version"] is None
+    await redis.aclose()
 
 
 @pytest.mark.parametrize("fault", ["frozen", "full"])
 async def test_readiness_is_that_of_the_streams(
-    store: TraceStore, redis_config: Config, embedded_redis: EmbeddedRedis, fault: str
+    config: Config, store: Store, redis_config: Config, embedded_redis: EmbeddedRedis, fault: str
 ):
     redis = await connect(redis_config.streams)
-    transport = httpx.ASGITransport(create_app(store, lambda: check_takes_writes(redis, "probe", 0.5)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        assert (await client.get("/readyz")).status_code == 200
+    async with asking(config, store, ping=lambda: check_takes_writes(redis, "probe", 0.5)) as api:
+        assert (await api.get("/readyz")).status_code == 200
         if fault == "frozen":
             embedded_redis.process.send_signal(signal.SIGSTOP)
         else:
             await redis.config_set("maxmemory", 1)
-        reply = await client.get("/readyz")
+        reply = await api.get("/readyz")
         assert reply.status_code == 503
         assert reply.json()["detail"].startswith("not ready: ")
-        assert (await client.get("/healthz")).status_code == 200
+        assert (await api.get("/healthz")).status_code == 200
         if fault == "frozen":
             embedded_redis.process.send_signal(signal.SIGCONT)
         else:
             await redis.config_set("maxmemory", 0)
-        assert (await client.get("/readyz")).status_code == 200
+        assert (await api.get("/readyz")).status_code == 200
+    await redis.aclose()
+
+
+async def test_a_store_that_does_not_answer_is_said(config: Config, tmp_path: Path):
+    from reward_service.store import TraceReader, connect_store
+    from vision_sr1.config import TracesConfig
+
+    url = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    reader = TraceReader(connect_store(TracesConfig(), url))
+    app = create_app(ApiContext(config=config, reader=reader))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as api:
+        reply = await api.get("/v1/traces")
+        assert (reply.status_code, reply.headers["content-type"]) == (503, "application/problem+json")
+        assert "scoring goes on" in reply.json()["detail"]
+        assert (await api.get("/readyz")).status_code == 503
+
+
+async def test_images_are_served_for_good(config: Config, store: Store, redis_config: Config):
+    from reward_service.store import TraceWriter
+    from tests.reward_service.conftest import RANGE
+    from vision_sr1.config import TracesConfig
+    from vision_sr1.streams import Blobs
+
+    redis = await connect(redis_config.streams)
+    blobs = Blobs(redis, Keys(RUN), 60)
+    ref = await blobs.put(b"\x89PNG...")
+    with_image = scored(0)
+    with_image.rollout.prompt.images.append(ref)
+    await write(store, with_image, writer=TraceWriter(store.engine, blobs, TracesConfig(), RANGE))
+    async with asking(config, store) as api:
+        reply = await api.get(f"/v1/images/{ref.sha256}")
+    assert reply.content == b"\x89PNG..."
+    assert reply.headers["content-type"] == "image/png"
+    assert "immutable" in reply.headers["cache-control"]
     await redis.aclose()
 
 
 async def test_the_openapi_document_and_metrics_are_served(api: httpx.AsyncClient):
-    assert "/v1/traces" in (await api.get("/openapi.json")).json()["paths"]
+    document = (await api.get("/openapi.json")).json()
+    assert {"/v1/traces", "/v1/groups", "/v1/statistics", "/v1/comparison", "/v1/live"} <= document["paths"].keys()
+    assert "ValidationError" not in json.dumps(document)
     assert "vision_sr1_reward_traces_total" in (await api.get("/metrics")).text
-
-
-async def test_images_are_kept_with_the_traces(redis_config: Config, tmp_path: Path):
-    redis = await connect(redis_config.streams)
-    blobs = Blobs(redis, Keys("r"), 60)
-    ref = await blobs.put(b"\x89PNG...")
-    store = TraceStore(f"sqlite:///{tmp_path}/t.sqlite", blobs, buffer=10)
-    with_image = scored(0)
-    with_image.rollout.prompt.images.append(ref)
-    store.record(with_image)
-    writing = asyncio.create_task(store.write_forever())
-    await written(store, 1)
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
-    transport = httpx.ASGITransport(create_app(store, up))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        reply = await client.get(f"/v1/images/{ref.sha256}")
-    assert reply.content == b"\x89PNG..."
-    assert reply.headers["content-type"] == "image/png"
-    store.close()
-    await redis.aclose()
-
-
-async def test_a_full_buffer_drops_traces_and_counts_them(tmp_path: Path):
-    from reward_service import metrics
-
-    store = TraceStore(f"sqlite:///{tmp_path}/t.sqlite", None, buffer=2)
-    before = metrics.TRACES.labels("dropped")._value.get()
-    for index in range(5):
-        store.record(scored(index))
-    assert metrics.TRACES.labels("dropped")._value.get() == before + 3
-    store.close()

@@ -14,14 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from sqlalchemy import create_engine
-from sqlalchemy.orm import Session
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from learner.ledger import read_ledger
-from reward_service.traces import Trace
+from reward_service.store import TraceFilter, TraceReader, open_store
 from tests.system.conftest import Run, fine_tuning, training
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.config import TracesConfig
+from vision_sr1.ledger import read_ledger
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
@@ -30,11 +29,11 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 
 def traces(run: Run) -> list[pb.ScoredRollout]:
-    engine = create_engine(f"sqlite:///{run.folder}/runs/run/traces.sqlite")
-    with Session(engine) as session:
-        found = [pb.ScoredRollout.FromString(trace.message) for trace in session.query(Trace)]
-    engine.dispose()
-    return found
+    url = f"sqlite:///{run.folder}/runs/run/traces.sqlite"
+    reader = TraceReader(open_store(TracesConfig(), url, read_only=True))
+    found, _ = reader.traces(TraceFilter(run="run"), None, limit=100_000)
+    reader.close()
+    return [trace.scored for trace in reversed(found)]
 
 
 def prompts_by_version(run: Run) -> dict[int, set[str]]:

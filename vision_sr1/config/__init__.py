@@ -4,6 +4,7 @@ from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, sa
 from vision_sr1.config.schema import (
     ActorsConfig,
     AdvantageNormalizer,
+    ApiConfig,
     ComponentConfig,
     Config,
     DataConfig,
@@ -24,12 +25,14 @@ from vision_sr1.config.schema import (
     SamplingConfig,
     SftConfig,
     StreamsConfig,
+    TracesConfig,
     WeightsConfig,
 )
 
 __all__ = [
     "ActorsConfig",
     "AdvantageNormalizer",
+    "ApiConfig",
     "ComponentConfig",
     "Config",
     "ConfigError",
@@ -52,6 +55,7 @@ __all__ = [
     "SamplingConfig",
     "SftConfig",
     "StreamsConfig",
+    "TracesConfig",
     "WeightsConfig",
     "load_config",
     "save_config",

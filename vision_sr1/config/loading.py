@@ -17,10 +17,15 @@ from vision_sr1.config.schema import Config, LearnerConfig
 
 PRESETS = Path(__file__).parent.parent / "presets"
 ENVIRONMENT = {
+    "VISION_SR1_API_TOKEN": "reward.api.token",
     "VISION_SR1_JUDGE_API_KEY": "reward.judge.api_key",
     "VISION_SR1_REDIS_URL": "streams.url",
     "VISION_SR1_REDIS_PASSWORD": "streams.password",
+    "VISION_SR1_TRACES_PASSWORD": "reward.traces.password",
 }
+
+
+_SECRETS: Any = {"streams": {"password"}, "reward": {"api": {"token"}, "judge": {"api_key"}, "traces": {"password"}}}
 
 
 class ConfigError(ValueError):
@@ -88,7 +93,7 @@ def load_config(
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the effective tree, secrets left out (services read those from the environment)."""
-    tree = config.model_dump(mode="json", exclude={"streams": {"password"}, "reward": {"judge": {"api_key"}}})
+    tree = config.model_dump(mode="json", exclude=_SECRETS)
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 

@@ -175,6 +175,36 @@ class RewardFunctionConfig(Section):
         return self
 
 
+class ApiConfig(Section):
+    """The REST API and the page."""
+
+    token: SecretStr | None = Field(
+        None,
+        description="Bearer token that requests must have; may be null only where reward.host is a loopback address. "
+        "Set it with VISION_SR1_API_TOKEN, not in a file.",
+    )
+    cors_origins: list[str] = Field([], description="Origins of other pages that may ask, such as https://lab.example.")
+    max_request_bytes: Positive = Field(1_000_000, description="Larger request bodies are refused.")
+    requests_per_minute: Positive = Field(1200, description="Of one client at most.")
+
+
+class TracesConfig(Section):
+    """The trace store: what every reward saw."""
+
+    url: str | None = Field(
+        None,
+        description="sqlite:///FILE or, for several replicas, postgresql+psycopg://USER@HOST/DB; "
+        "null: traces.sqlite in the run's folder.",
+    )
+    password: SecretStr | None = Field(None, description="Set it with VISION_SR1_TRACES_PASSWORD, not in a file.")
+    buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Share of groups whose traces are kept; statistics count all."
+    )
+    keep_days: float | None = Field(None, gt=0, description="Older traces are removed; null: none.")
+    keep_count: int | None = Field(None, gt=0, description="All but so many of the newest are removed; null: none.")
+
+
 class RewardConfig(Section):
     """The reward service."""
 
@@ -197,10 +227,8 @@ class RewardConfig(Section):
     functions: dict[str, RewardFunctionConfig] = Field({}, description="Rewards of your own by name.")
     rollouts_in_flight: Positive = Field(512, description="Rollouts scored at once by one replica.")
     drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish rollouts before handing them back.")
-    trace_url: str | None = Field(
-        None, description="SQLAlchemy URL of the trace store; default: traces.sqlite in the run's folder."
-    )
-    trace_buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
+    api: ApiConfig = ApiConfig()
+    traces: TracesConfig = TracesConfig()
     requery: RequeryConfig = RequeryConfig()
     judge: JudgeConfig = JudgeConfig()
 
@@ -502,6 +530,6 @@ class Config(Section):
         return self
 
     @property
-    def trace_url(self) -> str:
+    def traces_url(self) -> str:
         """SQLAlchemy URL of the trace store."""
-        return self.reward.trace_url or f"sqlite:///{(self.run.path / 'traces.sqlite').absolute()}"
+        return self.reward.traces.url or f"sqlite:///{(self.run.path / 'traces.sqlite').absolute()}"

@@ -82,6 +82,7 @@ def run_demo(
     rl = stage("rl", "rl", f"model.path={cold_model}")
     run_training(rl, console, "RL", fresh=False)
     write_report(root, base_evaluation, rl, console)
+    console.print(f"look at what every reward saw: vision-sr1 traces {rl.run.path}", highlight=False)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
 
 

@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from redis.asyncio import Redis
+
 from vision_sr1.groups import group_stream
 from vision_sr1.streams.keys import Keys
-from vision_sr1.streams.outage import PatientRedis
 from vision_sr1.streams.stream import DEAD_STREAM
 
 
@@ -47,7 +48,7 @@ class DeadLetter:
 class DeadLetters:
     """Lists, retries and drops them."""
 
-    def __init__(self, redis: PatientRedis, keys: Keys) -> None:
+    def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis: Any = redis  # replies are typed as the union of all decodings
         self._keys = keys
 

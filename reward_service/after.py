@@ -1,0 +1,76 @@
+"""After the run: its traces served from the store, read-only, with nothing else running; or written to a file."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import structlog
+import uvicorn
+from transformers import AutoTokenizer
+
+from reward_service.api import ApiContext, create_app
+from reward_service.api.security import check_closed
+from reward_service.store import TraceFilter, TraceReader, open_store
+from reward_service.store.export import export_traces
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.parsing import TokenBytes
+
+log = structlog.get_logger()
+
+
+def serve_traces(config: Config) -> None:
+    """Serves the API until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the run has no traces, or the API would be open to all.
+    """
+    check_closed(config)
+    reader = _reader(config)
+    api = ApiContext(config=config, reader=reader, tokens=_tokens(config))
+    reward = config.reward
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(api),
+            host=reward.host,
+            port=reward.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    log.info("traces are served", host=reward.host, port=reward.port, traces=config.traces_url)
+    with contextlib.suppress(KeyboardInterrupt):  # as it ends: uvicorn raises it once it has closed
+        asyncio.run(server.serve())
+    reader.close()
+
+
+def export(config: Config, path: Path) -> None:
+    """Writes the run's traces as parquet.
+
+    Raises:
+        ConfigError: the run has no traces, or there is something at `path`.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} is there already; remove it or choose another name")
+    reader = _reader(config)
+    count = export_traces(reader, TraceFilter(run=config.run.name), path)
+    reader.close()
+    log.info("traces written", traces=count, file=str(path))
+
+
+def _reader(config: Config) -> TraceReader:
+    reader = TraceReader(open_store(config.reward.traces, config.traces_url, read_only=True))
+    if config.run.name not in (known := reader.runs()):
+        raise ConfigError(
+            f"the trace store has no traces of run {config.run.name!r}; it has those of {', '.join(known) or 'none'}"
+        )
+    return reader
+
+
+def _tokens(config: Config) -> TokenBytes | None:
+    """By the tokenizer of the policy that the run began with; None where that is gone."""
+    try:
+        return TokenBytes(AutoTokenizer.from_pretrained(config.model.path, local_files_only=True))
+    except (OSError, ValueError) as error:
+        log.warning("responses cannot be shown token by token", model=config.model.path, error=str(error))
+        return None

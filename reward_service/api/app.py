@@ -1,0 +1,66 @@
+"""The application: routes, and what stands before them."""
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from starlette.types import Lifespan
+
+from reward_service.api.caching import ETags
+from reward_service.api.context import ApiContext
+from reward_service.api.health import health_routes
+from reward_service.api.live import live_routes
+from reward_service.api.problems import Problem, answer_with_problems
+from reward_service.api.run_folder import RunFolder
+from reward_service.api.scoring import scoring_routes
+from reward_service.api.security import Guard
+from reward_service.api.statistics import statistics_routes
+from reward_service.api.traces import trace_routes
+from vision_sr1 import __version__
+
+
+def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """The application over what the context has."""
+    app = FastAPI(
+        title="Vision-SR1 reward traces",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+        description="What every reward of a run saw, and why it is what it is.",
+    )
+    folder = RunFolder(api.config.run.path)
+    app.include_router(scoring_routes(api))
+    app.include_router(live_routes(api))
+    app.include_router(trace_routes(api, folder))
+    app.include_router(statistics_routes(api, folder))
+    app.include_router(health_routes(api))
+    answer_with_problems(app)
+    _document_problems(app)
+    settings = api.config.reward.api
+    app.add_middleware(ETags)
+    app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
+    app.add_middleware(Guard, config=settings, is_page=lambda path: path in ("/", "/openapi.json"))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "If-None-Match", "Last-Event-ID"],
+            expose_headers=["ETag"],
+        )
+    return app
+
+
+def _document_problems(app: FastAPI) -> None:
+    """Puts the schema of problems into the OpenAPI document, in place of FastAPI's own of invalid requests."""
+    generate = app.openapi
+
+    def with_problems() -> dict[str, object]:
+        document = generate()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        schemas["Problem"] = Problem.model_json_schema()
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        return document
+
+    app.openapi = with_problems  # type: ignore[method-assign]

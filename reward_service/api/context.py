@@ -1,0 +1,35 @@
+"""What the routes answer from."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from reward_service.scoring import Scorer
+from reward_service.store import TraceReader
+from vision_sr1.config import Config
+from vision_sr1.parsing import TokenBytes
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """A run's configuration and the parts of the service that are there.
+
+    Attributes:
+        scorer: None where the store is served with nothing else running.
+        redis: likewise.
+        tokens: None where the policy's tokenizer is not to be had.
+        ping: raises RedisError where the streams are out of reach.
+    """
+
+    config: Config
+    reader: TraceReader
+    scorer: Scorer | None = None
+    redis: Redis | None = None
+    tokens: TokenBytes | None = None
+    ping: Callable[[], Awaitable[object]] | None = None
+
+    @property
+    def run(self) -> str:
+        """The run whose traces are meant where none is named."""
+        return self.config.run.name

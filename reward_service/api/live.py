@@ -1,0 +1,55 @@
+"""Route: traces as they are recorded, as server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Header
+from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.exc import SQLAlchemyError
+
+from reward_service.api.context import ApiContext
+from reward_service.api.problems import problem_responses
+from reward_service.api.traces import Pattern, Purpose
+from reward_service.api.views import trace_view
+from reward_service.store import TraceFilter
+
+log = structlog.get_logger()
+
+POLL_S = 0.5
+AT_ONCE = 100
+LATE = 512  # replicas commit side by side: a trace may become visible after one that has a higher number
+
+
+def live_routes(api: ApiContext) -> APIRouter:
+    """What comes, from whichever replica: the store is asked, not this process."""
+    routes = APIRouter(prefix="/v1", tags=["traces"])
+
+    @routes.get("/live", response_class=EventSourceResponse, responses=problem_responses(422))
+    async def live(
+        purpose: Purpose = None,
+        pattern: Pattern = None,
+        last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Traces of the run served, each as an event `trace`; `Last-Event-ID` goes on after an interruption."""
+        wanted = TraceFilter(run=api.run, purpose=purpose, outcome=pattern)
+        start = last_event_id
+        if start is None:
+            start = await run_in_threadpool(api.reader.last_sequence, api.run)
+        last, seen = start, set[int]()
+        while True:
+            try:
+                found = await run_in_threadpool(api.reader.after, wanted, max(start, last - LATE), AT_ONCE + LATE)
+            except SQLAlchemyError as error:
+                log.warning("live traces wait for the store", error=str(error))
+                found = []
+            for trace in found:
+                if trace.sequence not in seen:
+                    last = max(last, trace.sequence)
+                    yield ServerSentEvent(data=trace_view(trace), event="trace", id=str(trace.sequence))
+            seen = {trace.sequence for trace in found}
+            await asyncio.sleep(POLL_S)
+
+    return routes

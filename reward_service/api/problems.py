@@ -1,0 +1,67 @@
+"""Errors as problem details (RFC 9457)."""
+
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from reward_service.store import CursorError
+
+log = structlog.get_logger()
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """What was wrong with a request, or why it cannot be answered."""
+
+    type: str = "about:blank"
+    title: str = Field(description="Of the status.")
+    status: int
+    detail: str = Field(description="What to do differently.")
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How a route documents its errors."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The response."""
+    body = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
+
+
+def answer_with_problems(app: FastAPI) -> None:
+    """Has every error of the application answered so."""
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = [
+            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {str(e.get('input'))[:100]!r})"
+            for e in error.errors()
+        ]
+        return problem(422, "; ".join(said))
+
+    @app.exception_handler(CursorError)
+    async def damaged(_: Request, error: CursorError) -> JSONResponse:
+        return problem(400, str(error))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def out(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log.error("trace store does not answer", path=request.url.path, error=str(error))
+        return problem(503, "the trace store does not answer; scoring goes on", {"Retry-After": "5"})

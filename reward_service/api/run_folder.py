@@ -1,0 +1,59 @@
+"""What the learner writes into the run's folder: curves and the ledger of batches; empty where it cannot be seen."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vision_sr1.ledger import LEDGER
+
+SCALARS = "scalars.jsonl"
+
+
+class RunFolder:
+    """Reads on from where it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self._scalars = _Lines(folder / SCALARS)
+        self._ledger = _Lines(folder / LEDGER)
+        self._steps: dict[str, int] = {}
+        self._prompts: dict[int, list[str]] = {}
+        self._points: dict[int, dict[str, float]] = {}
+
+    def points(self) -> list[dict[str, float]]:
+        """The learner's scalars, a mapping a step, `step` and `time` in it; a step that was redone, as redone."""
+        for line in self._scalars.new():
+            self._points.setdefault(int(line["step"]), {}).update(line)
+        return [self._points[step] for step in sorted(self._points)]
+
+    def step_of(self, group_id: str) -> int | None:
+        """The batch that learned from a prompt."""
+        self._read_ledger()
+        return self._steps.get(group_id)
+
+    def prompts_of(self, step: int) -> list[str]:
+        """The prompts that a batch learned from."""
+        self._read_ledger()
+        return self._prompts.get(step, [])
+
+    def _read_ledger(self) -> None:
+        for line in self._ledger.new():
+            self._prompts[line["batch"]] = list(line["prompts"])
+            self._steps.update(dict.fromkeys(line["prompts"], line["batch"]))
+
+
+class _Lines:
+    """JSON lines as they are added to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines since the last call."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        self._offset += len(whole) + 1 if whole else 0
+        return [json.loads(line) for line in whole.splitlines() if line]

@@ -1,0 +1,70 @@
+"""Routes: scoring a response now, and scoring a recorded one again."""
+
+import time
+
+from fastapi import APIRouter, HTTPException
+from fastapi.concurrency import run_in_threadpool
+
+from reward_service.api.context import ApiContext
+from reward_service.api.problems import problem_responses
+from reward_service.api.traces import Run
+from reward_service.api.views import reward_views, scored_view
+from reward_service.scoring import Scorer
+from vision_sr1.client.models import Rescored, RewardChange, ScoreRequest, TraceView
+from vision_sr1.fleet import Fleet
+from vision_sr1.streams import Keys
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+
+def scoring_routes(api: ApiContext) -> APIRouter:
+    """Debugging a reward on one's own data."""
+    routes = APIRouter(prefix="/v1", tags=["scoring"])
+
+    def scorer() -> Scorer:
+        if api.scorer is None:
+            raise HTTPException(503, "nothing is scored here: the run is over, and only its traces are served")
+        return api.scorer
+
+    @routes.post("/score", responses=problem_responses(413, 422, 503))
+    async def score(request: ScoreRequest) -> TraceView:
+        """Scores a response as a rollout of this run would be; its re-query goes to any actor that is alive."""
+        asked = scorer()
+        rollout = pb.Rollout(
+            id="score/0/0",
+            prompt=pb.Prompt(
+                id="score/0",
+                run=api.run,
+                question=request.question,
+                answer=request.reference_answer,
+                data_source=request.data_source,
+                sampling=pb.SamplingParams(
+                    temperature=api.config.sampling.temperature,
+                    top_p=api.config.sampling.top_p,
+                    max_tokens=api.config.sampling.max_tokens,
+                ),
+            ),
+            sample=pb.Sample(response_token_ids=asked.token_ids(request.response), finish_reason="stop"),
+        )
+        actors = [] if api.redis is None else await Fleet(api.redis, Keys(api.run)).alive()
+        actor = max(actors, key=lambda actor: actor.policy_version, default=pb.ActorInfo(policy_version=-1))
+        rollout.actor_id, rollout.actor_address = actor.id, actor.address
+        rollout.sample.versions.add(policy_version=actor.policy_version, end=len(rollout.sample.response_token_ids))
+        return scored_view(await asked.score(rollout), time.time())
+
+    @routes.post("/traces/{trace_id:path}/rescore", responses=problem_responses(404, 422, 503))
+    async def rescore(trace_id: str, run: Run = None, ask_again: bool = False) -> Rescored:
+        """Scores a recorded response with this service's rewards and graders, and shows what differs.
+
+        What re-query and judge answered is graded as it was recorded, unless they are to be asked again.
+        """
+        asked = scorer()
+        found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
+        if found is None:
+            raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
+        scored = await asked.score(found.scored.rollout, answered=None if ask_again else found.scored)
+        before, now = reward_views(found.scored), reward_views(scored)
+        changes = {name: RewardChange(before=before.get(name), now=now.get(name)) for name in sorted({*before, *now})}
+        changed = [name for name, c in changes.items() if c.before and c.now and c.before.value != c.now.value]
+        return Rescored(id=trace_id, rewards=changes, changed=changed, asked_again=ask_again)
+
+    return routes

@@ -1,0 +1,197 @@
+"""Routes: runs, distributions and curves of rewards, and two runs on the same prompts."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import fmean
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
+
+from reward_service.api.context import ApiContext
+from reward_service.api.problems import problem_responses
+from reward_service.api.run_folder import RunFolder
+from reward_service.api.traces import Purpose, Run, Version
+from reward_service.store import TraceFilter
+from reward_service.store.reader import PromptMean, RewardBin
+from reward_service.store.tables import OUTCOMES
+from vision_sr1.client.models import (
+    BarView,
+    Comparison,
+    Curve,
+    Difference,
+    RewardStatistics,
+    RunView,
+    ScalarsView,
+    SourceStatistics,
+    Statistics,
+)
+
+ACCURACY_AND_VISUAL = "outcome"
+COMPARED = ("accuracy", "visual", "format")
+DIFFERENCES = 50  # prompts shown
+
+
+def statistics_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
+    """What many traces say together."""
+    routes = APIRouter(prefix="/v1", tags=["statistics"])
+
+    @routes.get("/runs", responses=problem_responses(422))
+    async def list_runs() -> list[RunView]:
+        """Runs in the store."""
+        return [await run_in_threadpool(_run, api, name) for name in await run_in_threadpool(api.reader.runs)]
+
+    @routes.get("/statistics", responses=problem_responses(422))
+    async def statistics(run: Run = None, purpose: Purpose = "train", data_source: str | None = None) -> Statistics:
+        """Distributions and curves of every reward, overall and by data source."""
+        name, asked = run or api.run, purpose or "train"
+        bins = await run_in_threadpool(api.reader.counts, name, asked, data_source)
+        by_source: dict[str, list[RewardBin]] = defaultdict(list)
+        for found in bins:
+            by_source[found.data_source].append(found)
+        sources = [_source(source, of_source) for source, of_source in sorted(by_source.items())]
+        return Statistics(run=name, purpose=asked, overall=_source("", bins), data_sources=sources)
+
+    @routes.get("/scalars", responses=problem_responses(422))
+    async def scalars(names: Annotated[list[str] | None, Query(max_length=100)] = None) -> ScalarsView:
+        """The learner's curves of this run; of those named, or all."""
+        points = await run_in_threadpool(folder.points)
+        known = sorted({name for point in points for name in point} - {"step", "time"})
+        shown = known if names is None else [name for name in known if name in names]
+        steps = [int(point["step"]) for point in points]
+        return ScalarsView(
+            run=api.run, steps=steps, scalars={name: [point.get(name) for point in points] for name in shown}
+        )
+
+    @routes.get("/comparison", responses=problem_responses(422))
+    async def comparison(
+        other: Annotated[str, Query(description="The run to compare with.")],
+        run: Run = None,
+        purpose: Purpose = None,
+        min_version: Version = None,
+        max_version: Version = None,
+    ) -> Comparison:
+        """Two runs on the prompts that both were asked."""
+        names = (run or api.run, other)
+        means = [
+            await run_in_threadpool(
+                api.reader.prompt_means,
+                TraceFilter(run=name, purpose=purpose, min_version=min_version, max_version=max_version),
+            )
+            for name in names
+        ]
+        return _compared(names, means[0], means[1])
+
+    return routes
+
+
+def _run(api: ApiContext, name: str) -> RunView:
+    bins = api.reader.counts(name, names=["response_tokens"])
+    span = api.reader.span(name)
+    versions = [found.policy_version for found in bins]
+    return RunView(
+        name=name,
+        is_served=name == api.run,
+        recorded_from=span[0] if span else None,
+        recorded_to=span[1] if span else None,
+        data_sources=sorted({found.data_source for found in bins}),
+        policy_versions=[min(versions), max(versions)] if versions else [],
+        rollouts=sum(found.count for found in bins),
+    )
+
+
+def _source(name: str, bins: list[RewardBin]) -> SourceStatistics:
+    by_name: dict[str, list[RewardBin]] = defaultdict(list)
+    for found in bins:
+        by_name[found.name].append(found)
+    outcomes = by_name.pop(ACCURACY_AND_VISUAL, [])
+    return SourceStatistics(
+        data_source=name,
+        rewards={reward: _reward(found) for reward, found in sorted(by_name.items())},
+        outcomes=_outcomes(outcomes),
+        shortcut_rate=_share(outcomes, "shortcut"),
+        disagreement=_share(outcomes, "shortcut", "sufficient_only"),
+        curve=_curve(by_name, outcomes),
+    )
+
+
+def _reward(bins: list[RewardBin]) -> RewardStatistics:
+    given = [found for found in bins if not found.is_missing]
+    bars: dict[tuple[float, float], int] = defaultdict(int)
+    for found in given:
+        bars[(found.low, found.high)] += found.count
+    return RewardStatistics(
+        mean=_mean(bins),
+        count=sum(found.count for found in given),
+        missing=sum(found.count for found in bins if found.is_missing),
+        distribution=[BarView(low=low, high=high, count=count) for (low, high), count in sorted(bars.items())],
+    )
+
+
+def _curve(by_name: dict[str, list[RewardBin]], outcomes: list[RewardBin]) -> Curve:
+    versions = sorted({found.policy_version for bins in by_name.values() for found in bins})
+
+    def at(bins: list[RewardBin]) -> list[list[RewardBin]]:
+        by_version: dict[int, list[RewardBin]] = defaultdict(list)
+        for found in bins:
+            by_version[found.policy_version].append(found)
+        return [by_version[version] for version in versions]
+
+    return Curve(
+        policy_versions=versions,
+        rewards={name: [_mean(found) for found in at(bins)] for name, bins in sorted(by_name.items())},
+        shortcut_rate=[_share(found, "shortcut") for found in at(outcomes)],
+        disagreement=[_share(found, "shortcut", "sufficient_only") for found in at(outcomes)],
+        rollouts=[sum(b.count for b in found) for found in at(by_name.get("response_tokens", []))],
+    )
+
+
+def _mean(bins: Iterable[RewardBin]) -> float | None:
+    given = [found for found in bins if not found.is_missing]
+    count = sum(found.count for found in given)
+    return sum(found.total for found in given) / count if count else None
+
+
+def _outcomes(bins: list[RewardBin]) -> dict[str, int]:
+    counts: dict[str, int] = {str(outcome): 0 for outcome in OUTCOMES}
+    for found in bins:
+        if not found.is_missing:
+            counts[OUTCOMES[round(found.low)]] += found.count
+    return counts
+
+
+def _share(bins: list[RewardBin], *outcomes: str) -> float | None:
+    counts = _outcomes(bins)
+    total = sum(counts.values())
+    return sum(counts[outcome] for outcome in outcomes) / total if total else None
+
+
+def _compared(names: tuple[str, str], first: dict[str, PromptMean], second: dict[str, PromptMean]) -> Comparison:
+    shared = [(first[key], second[key]) for key in sorted(first.keys() & second.keys())]
+    both = {
+        name: [(a, b) for a, b in ((getattr(x, name), getattr(y, name)) for x, y in shared) if None not in (a, b)]
+        for name in COMPARED
+    }
+
+    def apart(pair: tuple[PromptMean, PromptMean]) -> float:
+        ends = [(getattr(pair[0], name) or 0.0, getattr(pair[1], name) or 0.0) for name in ("accuracy", "visual")]
+        return float(sum(abs(a - b) for a, b in ends))
+
+    differing = sorted((pair for pair in shared if apart(pair)), key=apart, reverse=True)[:DIFFERENCES]
+    return Comparison(
+        runs=names,
+        prompts=len(shared),
+        means={
+            name: (fmean(a for a, _ in pairs), fmean(b for _, b in pairs)) if pairs else (None, None)
+            for name, pairs in both.items()
+        },
+        better={name: (sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)) for name, pairs in both.items()},
+        differences=[
+            Difference(
+                groups=(a.group_id, b.group_id),
+                answers=(a.answers, b.answers),
+                rewards={name: (getattr(a, name), getattr(b, name)) for name in COMPARED},
+            )
+            for a, b in differing
+        ],
+    )

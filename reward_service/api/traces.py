@@ -1,0 +1,144 @@
+"""Routes: traces, groups, tokens and images."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi.concurrency import run_in_threadpool
+
+from reward_service.api.context import ApiContext
+from reward_service.api.problems import problem_responses
+from reward_service.api.run_folder import RunFolder
+from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
+from reward_service.store import TraceFilter
+from reward_service.store.reader import FoundTrace
+from vision_sr1.client.models import GroupPage, GroupView, TokensView, TracePage, TraceView
+from vision_sr1.client.models import Pattern as PatternName
+from vision_sr1.client.models import Purpose as PurposeName
+
+Run = Annotated[str | None, Query(description="Default: the run that this service serves.")]
+Purpose = Annotated[PurposeName | None, Query()]
+Version = Annotated[int | None, Query(ge=-1, le=2**31 - 1)]
+Bound = Annotated[float | None, Query(ge=-1e9, le=1e9)]
+Pattern = Annotated[
+    PatternName | None,
+    Query(description="Answer and description: `shortcut` is a right answer whose description does not suffice."),
+]
+Words = Annotated[
+    str | None, Query(max_length=1000, description="All occur in question, answer, response or re-query.")
+]
+Step = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Batch that learned from the prompt.")]
+Limit = Annotated[int, Query(ge=1, le=200)]
+
+
+def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
+    """Reading what was recorded."""
+    routes = APIRouter(prefix="/v1", tags=["traces"])
+
+    async def found_trace(trace_id: str, run: str | None) -> FoundTrace:
+        found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
+        if found is None:
+            raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
+        return found
+
+    def step_of(run: str, group_id: str) -> int | None:
+        return folder.step_of(group_id) if run == api.run else None
+
+    @routes.get("/traces", responses=problem_responses(400, 422))
+    async def list_traces(
+        run: Run = None,
+        purpose: Purpose = None,
+        data_source: str | None = None,
+        min_version: Version = None,
+        max_version: Version = None,
+        pattern: Pattern = None,
+        min_format: Bound = None,
+        max_format: Bound = None,
+        min_accuracy: Bound = None,
+        max_accuracy: Bound = None,
+        min_visual: Bound = None,
+        max_visual: Bound = None,
+        q: Words = None,
+        cursor: str | None = None,
+        limit: Limit = 50,
+    ) -> TracePage:
+        """Traces, newest first. With one publication a batch, the policy version is the training batch."""
+        low = {"format": min_format, "accuracy": min_accuracy, "visual": min_visual}
+        high = {"format": max_format, "accuracy": max_accuracy, "visual": max_visual}
+        wanted = TraceFilter(
+            run=run or api.run,
+            purpose=purpose,
+            data_source=data_source,
+            min_version=min_version,
+            max_version=max_version,
+            outcome=pattern,
+            words=q,
+            min_rewards={name: value for name, value in low.items() if value is not None},
+            max_rewards={name: value for name, value in high.items() if value is not None},
+        )
+        found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, cursor, limit)
+        return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
+
+    @routes.get("/traces/{trace_id:path}/tokens", responses=problem_responses(404, 422, 503))
+    async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:
+        """A response token by token, with log-probabilities and policy versions."""
+        found = await found_trace(trace_id, run)
+        if api.tokens is None:
+            raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
+        pieces = api.tokens.pieces(list(found.scored.rollout.sample.response_token_ids))
+        return tokens_view(found.scored, pieces)
+
+    @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))
+    async def one_trace(trace_id: str, run: Run = None) -> TraceView:
+        """One trace by its rollout's id."""
+        return trace_view(await found_trace(trace_id, run))
+
+    @routes.get("/groups", responses=problem_responses(400, 422))
+    async def list_groups(
+        run: Run = None,
+        purpose: Purpose = None,
+        data_source: str | None = None,
+        step: Step = None,
+        min_version: Version = None,
+        max_version: Version = None,
+        pattern: Pattern = None,
+        q: Words = None,
+        cursor: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> GroupPage:
+        """Groups of which some trace fits, those with the newest traces first."""
+        name = run or api.run
+        wanted = TraceFilter(
+            run=name,
+            purpose=purpose,
+            data_source=data_source,
+            min_version=min_version,
+            max_version=max_version,
+            outcome=pattern,
+            words=q,
+            group_ids=folder.prompts_of(step) if step is not None else None,
+        )
+        ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, cursor, limit)
+        groups = await run_in_threadpool(api.reader.groups, name, ids)
+        summaries = [group_summary(groups[id_], step_of(name, id_)) for id_ in ids if id_ in groups]
+        return GroupPage(groups=summaries, next_cursor=next_cursor)
+
+    @routes.get("/groups/{group_id:path}", responses=problem_responses(404, 422))
+    async def one_group(group_id: str, run: Run = None) -> GroupView:
+        """All rollouts of a prompt, by the prompt's id, with their advantages."""
+        groups = await run_in_threadpool(api.reader.groups, run or api.run, [group_id])
+        if not groups:
+            raise HTTPException(
+                404, f"no group {group_id!r} in run {run or api.run!r}; a trace names its own as group_id"
+            )
+        return group_view(groups[group_id], step_of(run or api.run, group_id), api.config.learner)
+
+    @routes.get("/images/{sha}", response_class=Response, responses=problem_responses(404, 422))
+    async def one_image(sha: str) -> Response:
+        """An image by its SHA-256, as the policy's processor received it."""
+        found = await run_in_threadpool(api.reader.image, sha)
+        if found is None:
+            raise HTTPException(404, f"no image {sha!r}: traces that refer to it were recorded without, or are removed")
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return Response(found.data, media_type=found.media_type, headers=headers)
+
+    return routes

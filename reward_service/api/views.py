@@ -1,0 +1,171 @@
+"""What the API answers with."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from reward_service.store.reader import FoundTrace
+from vision_sr1.advantages import component_advantages
+from vision_sr1.client.models import (
+    GroupSummary,
+    GroupView,
+    JudgementView,
+    MemberView,
+    RequeryView,
+    RewardView,
+    SpanView,
+    TokensView,
+    TokenView,
+    TraceView,
+)
+from vision_sr1.config import LearnerConfig
+from vision_sr1.credit import group_rewards
+from vision_sr1.groups import sample_version
+from vision_sr1.tracing import trace_id
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+
+def trace_view(found: FoundTrace) -> TraceView:
+    """A stored trace as the API shows it."""
+    return scored_view(found.scored, found.recorded_at)
+
+
+def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
+    """A scored rollout as the API shows it."""
+    rollout = scored.rollout
+    prompt = rollout.prompt
+    version = sample_version(rollout.sample)
+    return TraceView(
+        id=rollout.id,
+        run=prompt.run,
+        group_id=prompt.id,
+        purpose=purpose_of(prompt),
+        data_source=prompt.data_source,
+        policy_version=version,
+        recorded_at=recorded_at,
+        question=prompt.question,
+        reference_answer=prompt.answer,
+        images=[ref.sha256 for ref in prompt.images],
+        response=scored.response,
+        rewards=reward_views(scored),
+        description=_span(scored, "description"),
+        think=_span(scored, "think"),
+        answer=_span(scored, "answer"),
+        requeries=[_requery(requery, version) for requery in scored.requeries],
+        judgement=_judgement(scored.judgement) if scored.HasField("judgement") else None,
+        tokens=len(rollout.sample.response_token_ids),
+        finish_reason=rollout.sample.finish_reason,
+        actor_id=rollout.actor_id,
+        seconds=rollout.finished_at - rollout.started_at,
+        trace_id=trace_id(prompt.traceparent),
+    )
+
+
+def reward_views(scored: pb.ScoredRollout) -> dict[str, RewardView]:
+    """Every reward by name, missing ones included."""
+    given = dict(scored.rewards)
+    return {
+        name: RewardView(value=given.get(name), explanation=dict(scored.explanations).get(name, ""))
+        for name in sorted({*given, *scored.missing})
+    }
+
+
+def group_summary(found: Sequence[FoundTrace], step: int | None) -> GroupSummary:
+    """A group as a list shows it."""
+    prompt = found[0].scored.rollout.prompt
+    return GroupSummary(
+        id=prompt.id,
+        run=prompt.run,
+        purpose=purpose_of(prompt),
+        data_source=prompt.data_source,
+        step=step,
+        recorded_at=max(trace.recorded_at for trace in found),
+        question=prompt.question,
+        reference_answer=prompt.answer,
+        images=[ref.sha256 for ref in prompt.images],
+        members=[_member(trace.scored) for trace in found],
+    )
+
+
+def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerConfig) -> GroupView:
+    """A group with all of its traces and the advantages that its rewards give them."""
+    prompt = found[0].scored.rollout.prompt
+    group = pb.ScoredGroup(id=prompt.id, rollouts=[trace.scored for trace in found])
+    rewards = group_rewards(group)
+    advantages = {
+        component.name: component_advantages(component, [rewards], settings.advantage_epsilon)[0]
+        for component in settings.components
+        if component.reward.keys() <= rewards.keys()
+    }
+    return GroupView(
+        id=prompt.id,
+        run=prompt.run,
+        step=step,
+        traces=[trace_view(trace) for trace in found],
+        advantages={name: [_or_none(value) for value in values] for name, values in advantages.items()},
+    )
+
+
+def tokens_view(scored: pb.ScoredRollout, pieces: Sequence[bytes]) -> TokensView:
+    """A response token by token.
+
+    Args:
+        pieces: the bytes of each token.
+    """
+    sample = scored.rollout.sample
+    segments = [""] * len(pieces)
+    for name in ("description", "think", "answer"):
+        if (span := _span(scored, name)) is not None:
+            segments[span.start : span.end] = [name] * (span.end - span.start)
+    versions = [span.policy_version for span in sample.versions for _ in range(span.start, span.end)]
+    tokens = [
+        TokenView(
+            text=piece.decode("utf-8", errors="replace"), logprob=logprob, policy_version=version, segment=segment
+        )
+        for piece, logprob, version, segment in zip(pieces, sample.logprobs, versions, segments, strict=False)
+    ]
+    return TokensView(id=scored.rollout.id, tokens=tokens)
+
+
+def purpose_of(prompt: pb.Prompt) -> str:
+    """`train` or `evaluation`."""
+    return "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train"
+
+
+def _member(scored: pb.ScoredRollout) -> MemberView:
+    boxed = scored.response.rpartition("\\boxed{")[2] if scored.HasField("answer") else ""
+    return MemberView(
+        id=scored.rollout.id,
+        policy_version=sample_version(scored.rollout.sample),
+        answer=boxed.strip().removesuffix("}"),
+        rewards={name: view.value for name, view in reward_views(scored).items()},
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(np.float64(value))
+
+
+def _span(scored: pb.ScoredRollout, name: str) -> SpanView | None:
+    if not scored.HasField(name):  # type: ignore[arg-type]
+        return None
+    span: pb.TokenSpan = getattr(scored, name)
+    return SpanView(start=span.start, end=span.end)
+
+
+def _requery(requery: pb.Requery, policy_version: int) -> RequeryView:
+    return RequeryView(
+        prompt=requery.prompt,
+        response=requery.response,
+        answer=requery.answer,
+        policy_version=requery.policy_version,
+        same_weights=requery.policy_version == policy_version,
+        shared=requery.shared,
+        rewards=dict(sorted(requery.rewards.items())),
+        tokens=len(requery.sample.response_token_ids),
+    )
+
+
+def _judgement(judgement: pb.Judgement) -> JudgementView:
+    return JudgementView(model=judgement.model, response=judgement.response, answer=judgement.answer)

@@ -1,0 +1,27 @@
+"""The command line of the reward service."""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from reward_service.after import export, serve_traces
+from reward_service.replica import serve
+from vision_sr1.config import Config
+from vision_sr1.service import run_service
+
+
+def main() -> int:
+    """Runs it; the exit status is 2 for a mistake in the configuration."""
+    parser = argparse.ArgumentParser(prog="reward_service", description=__doc__)
+    parser.add_argument("--read-only", action="store_true", help="serve the traces of a run that is over")
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the run's traces to a parquet file")
+
+    def run(config: Config, arguments: argparse.Namespace) -> None:
+        if arguments.export is not None:
+            export(config, arguments.export)
+        elif arguments.read_only:
+            serve_traces(config)
+        else:
+            asyncio.run(serve(config))
+
+    return run_service(parser, run)

@@ -1,0 +1,18 @@
+"""The trace store: what every reward saw, in SQLite or PostgreSQL. Writing never blocks scoring."""
+
+from reward_service.store.database import StoreError, connect_store, open_store, prepare_store
+from reward_service.store.reader import CursorError, TraceFilter, TraceReader
+from reward_service.store.tables import Trace
+from reward_service.store.writer import TraceWriter
+
+__all__ = [
+    "CursorError",
+    "StoreError",
+    "Trace",
+    "TraceFilter",
+    "TraceReader",
+    "TraceWriter",
+    "connect_store",
+    "open_store",
+    "prepare_store",
+]

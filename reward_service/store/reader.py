@@ -1,0 +1,299 @@
+"""Reading traces: pages of them and of groups, by what they are searched for, and counts of rewards."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, Engine, Select, and_, column, func, literal_column, select, table
+from sqlalchemy.orm import Session
+
+from reward_service.store.tables import OUTCOMES, RewardCount, StoredImage, Trace, TraceBody
+from vision_sr1.client.models import Pattern
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+SCANNED_AT_ONCE = 1000  # traces looked through for groups
+
+_WORDS = table("trace_words", column("rowid"), column("trace_words"))  # SQLite's full-text index
+
+
+class CursorError(ValueError):
+    """A pagination cursor is not one that this service gave out."""
+
+
+@dataclass(frozen=True)
+class TraceFilter:
+    """Which traces to list; None means any.
+
+    Attributes:
+        words: all of them occur in question, answer, response or re-query.
+        min_rewards: of `format`, `accuracy` and `visual`, by name.
+    """
+
+    run: str
+    purpose: str | None = None
+    data_source: str | None = None
+    min_version: int | None = None
+    max_version: int | None = None
+    outcome: Pattern | None = None
+    words: str | None = None
+    group_ids: Sequence[str] | None = None
+    min_rewards: dict[str, float] = field(default_factory=dict)
+    max_rewards: dict[str, float] = field(default_factory=dict)
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """As SQL conditions on the columns of Trace."""
+        conditions: list[ColumnElement[bool]] = [Trace.run == self.run]
+        if self.purpose is not None:
+            conditions.append(Trace.purpose == self.purpose)
+        if self.data_source is not None:
+            conditions.append(Trace.data_source == self.data_source)
+        if self.min_version is not None:
+            conditions.append(Trace.policy_version >= self.min_version)
+        if self.max_version is not None:
+            conditions.append(Trace.policy_version <= self.max_version)
+        if self.outcome is not None:
+            conditions.append(Trace.outcome == OUTCOMES.index(self.outcome))
+        if self.group_ids is not None:
+            conditions.append(Trace.group_id.in_(self.group_ids))
+        conditions += [getattr(Trace, name) >= value for name, value in self.min_rewards.items()]
+        conditions += [getattr(Trace, name) <= value for name, value in self.max_rewards.items()]
+        return conditions
+
+
+@dataclass(frozen=True)
+class FoundTrace:
+    """One trace: its place in the store, when it was recorded (seconds since the epoch), and all of it."""
+
+    sequence: int
+    recorded_at: float
+    scored: pb.ScoredRollout
+
+
+@dataclass(frozen=True)
+class RewardBin:
+    """How many rewards of a name had a value in [low, high]."""
+
+    purpose: str
+    data_source: str
+    policy_version: int
+    name: str
+    is_missing: bool
+    low: float
+    high: float
+    count: int
+    total: float
+
+
+@dataclass(frozen=True)
+class PromptMean:
+    """One prompt's rewards in one run: means over its answers."""
+
+    prompt_key: str
+    group_id: str
+    answers: int
+    accuracy: float | None
+    visual: float | None
+    format: float | None
+
+
+class TraceReader:
+    """Reads from a store that is open; every call is one transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def traces(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[FoundTrace], str | None]:
+        """Traces, newest first, and the cursor of the next page (None on the last).
+
+        Raises:
+            CursorError: the cursor is damaged.
+        """
+        place = self._place(wanted)
+        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
+        query = query.join(TraceBody, TraceBody.sequence == Trace.sequence)
+        query = query.order_by(place.desc()).limit(limit + 1)
+        if cursor is not None:
+            query = query.where(place < _decode_cursor(cursor))
+        found = self._found(query)
+        return found[:limit], _encode_cursor(found[limit - 1].sequence) if len(found) > limit else None
+
+    def after(self, wanted: TraceFilter, sequence: int, limit: int) -> list[FoundTrace]:
+        """The traces recorded after one, oldest first."""
+        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
+        query = query.join(TraceBody, TraceBody.sequence == Trace.sequence).where(Trace.sequence > sequence)
+        return self._found(query.order_by(Trace.sequence).limit(limit))
+
+    def last_sequence(self, run: str) -> int:
+        """The place of the newest trace; 0 where there is none."""
+        with Session(self._engine) as session:
+            query = select(Trace.sequence).where(Trace.run == run).order_by(Trace.sequence.desc()).limit(1)
+            return session.scalar(query) or 0
+
+    def trace(self, run: str, rollout_id: str) -> FoundTrace | None:
+        """One trace by its rollout's id."""
+        query = select(Trace.sequence, Trace.recorded_at, TraceBody.message).join(
+            TraceBody, TraceBody.sequence == Trace.sequence
+        )
+        found = self._found(query.where(Trace.run == run, Trace.id == rollout_id))
+        return found[0] if found else None
+
+    def group_ids(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Groups that have a trace which fits, those with the newest first, and the cursor of the next page.
+
+        Raises:
+            CursorError: the cursor is damaged.
+        """
+        before = _decode_cursor(cursor) if cursor is not None else None
+        place = self._place(wanted)
+        groups: dict[str, int] = {}  # by the place of its newest trace that fits
+        with Session(self._engine) as session:
+            at = before
+            while len(groups) <= limit:
+                query = self._selected(wanted, Trace.group_id, Trace.sequence).order_by(place.desc())
+                if at is not None:
+                    query = query.where(place < at)
+                rows = session.execute(query.limit(SCANNED_AT_ONCE)).all()
+                fresh: dict[str, int] = {}
+                for group_id, sequence in rows:
+                    fresh.setdefault(group_id, sequence)
+                shown = self._shown_before(session, wanted, list(fresh), before)
+                for group_id, sequence in fresh.items():
+                    if group_id not in shown:
+                        groups.setdefault(group_id, sequence)
+                if len(rows) < SCANNED_AT_ONCE:
+                    break
+                at = rows[-1].sequence
+        ids = list(groups)[:limit]
+        return ids, _encode_cursor(groups[ids[-1]]) if len(groups) > limit else None
+
+    def groups(self, run: str, group_ids: Sequence[str]) -> dict[str, list[FoundTrace]]:
+        """All traces of groups, by sample index."""
+        query = select(Trace.sequence, Trace.recorded_at, TraceBody.message).join(
+            TraceBody, TraceBody.sequence == Trace.sequence
+        )
+        groups: dict[str, list[FoundTrace]] = {group_id: [] for group_id in group_ids}
+        for found in self._found(query.where(Trace.run == run, Trace.group_id.in_(group_ids))):
+            groups[found.scored.rollout.prompt.id].append(found)
+        return {
+            group_id: sorted(found, key=lambda trace: trace.scored.rollout.sample_index)
+            for group_id, found in groups.items()
+            if found
+        }
+
+    def image(self, sha256: str) -> StoredImage | None:
+        """One image."""
+        with Session(self._engine) as session:
+            return session.get(StoredImage, sha256)
+
+    def runs(self) -> list[str]:
+        """Runs that the store has traces or counts of."""
+        with Session(self._engine) as session:
+            return list(session.scalars(select(RewardCount.run).distinct().order_by(RewardCount.run)))
+
+    def span(self, run: str) -> tuple[float, float] | None:
+        """When the run's oldest and newest trace were recorded, seconds since the epoch."""
+        with Session(self._engine) as session:
+            ends = [
+                session.scalar(select(Trace.recorded_at).where(Trace.run == run).order_by(order).limit(1))
+                for order in (Trace.sequence.asc(), Trace.sequence.desc())
+            ]
+        return None if ends[0] is None or ends[1] is None else (ends[0], ends[1])
+
+    def counts(
+        self, run: str, purpose: str | None = None, data_source: str | None = None, names: Sequence[str] | None = None
+    ) -> list[RewardBin]:
+        """Counts of rewards, of all rollouts, those whose traces were not kept included."""
+        query = select(RewardCount).where(RewardCount.run == run)
+        if purpose is not None:
+            query = query.where(RewardCount.purpose == purpose)
+        if data_source is not None:
+            query = query.where(RewardCount.data_source == data_source)
+        if names is not None:
+            query = query.where(RewardCount.name.in_(names))
+        with Session(self._engine) as session:
+            return [
+                RewardBin(
+                    purpose=row.purpose,
+                    data_source=row.data_source,
+                    policy_version=row.policy_version,
+                    name=row.name,
+                    is_missing=row.bin < 0,
+                    low=row.low,
+                    high=row.high,
+                    count=row.count,
+                    total=row.total,
+                )
+                for row in session.scalars(
+                    query.order_by(RewardCount.policy_version, RewardCount.name, RewardCount.bin)
+                )
+            ]
+
+    def prompt_means(self, wanted: TraceFilter) -> dict[str, PromptMean]:
+        """Means of each prompt's rewards, by its key; of those asked several times, over all answers."""
+        means = [func.avg(getattr(Trace, name)).label(name) for name in ("accuracy", "visual", "format")]
+        query = select(
+            Trace.prompt_key, func.max(Trace.group_id).label("group_id"), func.count().label("answers"), *means
+        )
+        with Session(self._engine) as session:
+            rows = session.execute(query.where(*wanted.conditions()).group_by(Trace.prompt_key)).all()
+        return {row.prompt_key: PromptMean(**row._mapping) for row in rows}
+
+    def check(self) -> None:
+        """Raises SQLAlchemyError where the store does not answer."""
+        with Session(self._engine) as session:
+            session.execute(select(1))
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._engine.dispose()
+
+    def _selected(self, wanted: TraceFilter, *columns: Any) -> Any:
+        query = select(*columns).where(*wanted.conditions())
+        if wanted.words is None:
+            return query
+        if self._engine.dialect.name == "sqlite":
+            words = " ".join('"' + word.replace('"', '""') + '"' for word in wanted.words.split()) or '""'
+            return query.join(_WORDS, _WORDS.c.rowid == Trace.sequence).where(_WORDS.c.trace_words.op("MATCH")(words))
+        matches = func.to_tsvector(literal_column("'simple'"), TraceBody.text).op("@@")(
+            func.plainto_tsquery(literal_column("'simple'"), wanted.words)
+        )
+        if TraceBody.message in columns:
+            return query.where(matches)
+        return query.join(TraceBody, and_(TraceBody.sequence == Trace.sequence, matches))
+
+    def _place(self, wanted: TraceFilter) -> Any:
+        """What pages are cut by: SQLite's full-text index gives its rows in this order itself."""
+        by_words = wanted.words is not None and self._engine.dialect.name == "sqlite"
+        return _WORDS.c.rowid if by_words else Trace.sequence
+
+    def _found(self, query: Select[int, float, bytes]) -> list[FoundTrace]:
+        with Session(self._engine) as session:
+            return [
+                FoundTrace(sequence, recorded_at, pb.ScoredRollout.FromString(message))
+                for sequence, recorded_at, message in session.execute(query)
+            ]
+
+    def _shown_before(
+        self, session: Session, wanted: TraceFilter, group_ids: list[str], before: int | None
+    ) -> set[str]:
+        """Which of these groups have a newer trace that fits, and were on an earlier page."""
+        if before is None or not group_ids:
+            return set()
+        query = self._selected(wanted, Trace.group_id).where(Trace.group_id.in_(group_ids), Trace.sequence >= before)
+        return set(session.scalars(query.distinct()))
+
+
+def _encode_cursor(sequence: int) -> str:
+    return base64.urlsafe_b64encode(json.dumps({"before": sequence}).encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> int:
+    try:
+        before = int(json.loads(base64.urlsafe_b64decode(cursor))["before"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CursorError(f"cursor {cursor[:40]!r} is not one of this service's; start again without it") from error
+    if not 0 <= before < 2**63:
+        raise CursorError(f"cursor {cursor[:40]!r} is not one of this service's; start again without it")
+    return before

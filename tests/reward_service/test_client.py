@@ -1,0 +1,107 @@
+"""The Python client against a running service, and against its OpenAPI document."""
+
+import inspect
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from reward_service.api import ApiContext, create_app
+from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.test_store import scored, write
+from vision_sr1.client import ApiError, Client
+from vision_sr1.config import load_config
+from vision_sr1.ports import free_port
+
+METHODS = {
+    ("get", "/v1/runs"): Client.runs,
+    ("get", "/v1/traces"): Client.traces,
+    ("get", "/v1/traces/{trace_id}"): Client.trace,
+    ("get", "/v1/traces/{trace_id}/tokens"): Client.tokens,
+    ("post", "/v1/traces/{trace_id}/rescore"): Client.rescore,
+    ("get", "/v1/groups"): Client.groups,
+    ("get", "/v1/groups/{group_id}"): Client.group,
+    ("get", "/v1/images/{sha}"): Client.image,
+    ("get", "/v1/statistics"): Client.statistics,
+    ("get", "/v1/scalars"): Client.scalars,
+    ("get", "/v1/comparison"): Client.comparison,
+    ("post", "/v1/score"): Client.score,
+    ("get", "/v1/live"): Client.live,
+    ("get", "/v1/pipeline"): Client.pipeline,
+}
+RENAMED = {"last-event-id": "last_event_id"}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path}/traces.sqlite")
+
+
+@pytest.fixture
+def url(tmp_path: Path, store: Store) -> Iterator[str]:
+    options = [f"run.name={RUN}", f"run.dir={tmp_path}", "reward.api.token=geheim"]
+    app = create_app(ApiContext(config=load_config(None, options, environment={}).config, reader=store.reader))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_every_route_has_a_method_that_takes_what_the_document_says(store: Store, tmp_path: Path):
+    config = load_config(None, [f"run.dir={tmp_path}"], environment={}).config
+    document = create_app(ApiContext(config=config, reader=store.reader)).openapi()
+    routes = {
+        (method, path): operation
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if path.startswith("/v1/")
+    }
+    assert routes.keys() == METHODS.keys()
+    for route, operation in routes.items():
+        taken = {RENAMED.get(parameter["name"], parameter["name"]) for parameter in operation.get("parameters", [])}
+        if "requestBody" in operation:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            taken |= document["components"]["schemas"][schema]["properties"].keys()
+        assert set(inspect.signature(METHODS[route]).parameters) - {"self"} == taken - {"cursor"}, route
+
+
+async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
+    await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
+    with Client(url, token="geheim") as client:
+        assert [trace.policy_version for trace in client.traces(limit=3)] == list(range(9, -1, -1))
+        assert [trace.policy_version for trace in client.traces(pattern="shortcut", limit=2)] == [9, 7, 5, 3, 1]
+        assert [group.id for group in client.groups(limit=2)] == ["0/4", "0/3", "0/2", "0/1", "0/0"]
+        assert client.trace("0/1/1").rewards["accuracy"].value == 1.0
+        assert client.group("0/1").advantages["answer"][1] > 0
+        assert client.runs()[0].rollouts == 10
+        assert client.statistics().overall.shortcut_rate == 0.5
+        assert client.scalars(names=["kl/answer"]).steps == []
+        assert client.comparison(RUN).prompts == 5
+        first = next(islice(client.live(last_event_id=1), 1))
+        assert first.id == "0/0/1"
+
+
+def test_a_refusal_says_why(url: str):
+    with Client(url) as client, pytest.raises(ApiError, match="401: give the token of"):
+        client.runs()
+    with Client(url, token="geheim") as client:
+        for ask, message in (
+            (lambda: client.trace("none"), "404: no trace 'none'"),
+            (lambda: list(client.traces(limit=0)), "422: query.limit"),
+            (lambda: client.score("a", "b"), "503: nothing is scored here"),
+            (lambda: client.rescore("0/0/0"), "503: nothing is scored here"),
+            (lambda: client.pipeline(), "503: the run is over"),
+            (lambda: client.tokens("none"), "404"),
+            (lambda: client.image("00"), "404: no image"),
+        ):
+            with pytest.raises(ApiError, match=message):
+                ask()

@@ -1,0 +1,353 @@
+"""The trace store, on SQLite and on PostgreSQL alike."""
+
+import asyncio
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, text, update
+
+from reward_service import metrics
+from reward_service.store import CursorError, StoreError, Trace, TraceFilter, TraceReader, TraceWriter, open_store
+from reward_service.store.database import writing
+from tests.reward_service.conftest import RANGE, RUN, Store
+from vision_sr1.config import Config, ConfigError, TracesConfig
+from vision_sr1.streams import Blobs, Keys, connect
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+GROUP_SIZE = 2
+
+
+def scored(
+    index: int,
+    *,
+    run: str = RUN,
+    version: int = 0,
+    accuracy: float | None = 1.0,
+    visual: float | None = 0.0,
+    source: str = "shapes",
+    question: str | None = None,
+) -> pb.ScoredRollout:
+    group, place = divmod(index, GROUP_SIZE)
+    prompt = pb.Prompt(
+        id=f"0/{group}", run=run, question=question or f"what is number {group}", answer="red", data_source=source
+    )
+    sample = pb.Sample(
+        response_token_ids=range(10), finish_reason="stop", versions=[pb.VersionSpan(policy_version=version, end=10)]
+    )
+    rollout = pb.Rollout(id=f"0/{group}/{place}", sample_index=place, prompt=prompt, sample=sample)
+    given = {"format": 0.0, "accuracy": accuracy, "visual": visual}
+    result = pb.ScoredRollout(
+        rollout=rollout,
+        response=f"<description>100% red, answer {index}</description>",
+        rewards={name: value for name, value in given.items() if value is not None},
+        missing=[name for name, value in given.items() if value is None],
+    )
+    if place:
+        result.requeries.add(prompt="100% red. what?", response="navy blue", policy_version=version + 1)
+    return result
+
+
+async def write(store: Store, *traces: pb.ScoredRollout, writer: TraceWriter | None = None) -> None:
+    """Returns when the store has them."""
+    stop = asyncio.Event()
+    stop.set()
+    for trace in traces:
+        (writer or store.writer).record(trace)
+    await (writer or store.writer).run(stop, drain_s=30)
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    store = Store(store_url)
+    yield store
+    store.engine.dispose()
+
+
+ALL = TraceFilter(run=RUN)
+
+
+async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store):
+    await write(store, *(scored(index, version=index) for index in range(10)))
+    seen, cursor = [], None
+    while True:
+        page, cursor = store.reader.traces(ALL, cursor, 4)
+        seen += [found.scored.rollout.sample.versions[-1].policy_version for found in page]
+        if cursor is None:
+            break
+    assert seen == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "versions"),
+    [
+        ({"min_version": 3, "max_version": 5}, [5, 4, 3]),
+        ({"outcome": "shortcut"}, [9, 7, 5, 3, 1]),
+        ({"outcome": "both_wrong", "max_version": 4}, [4, 2, 0]),
+        ({"outcome": "both_right"}, []),
+        ({"min_rewards": {"accuracy": 0.5}, "max_version": 4}, [3, 1]),
+        ({"max_rewards": {"accuracy": 0.5}, "min_version": 6}, [8, 6]),
+        ({"words": "NUMBER 7"}, [7]),
+        ({"words": "100% 9"}, [9]),
+        ({"words": "navy", "min_version": 7}, [9, 7]),
+        ({"words": "nav"}, []),
+        ({"words": '"OR NOT*'}, []),
+        ({"run": "other"}, []),
+        ({"data_source": "digits"}, []),
+        ({"purpose": "evaluation"}, []),
+        ({"group_ids": ["0/1", "0/3"]}, [7, 6, 3, 2]),
+    ],
+)
+async def test_filters(store: Store, changes: dict, versions: list[int]):
+    await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
+    page, cursor = store.reader.traces(replace(ALL, **changes), None, 50)
+    assert [found.scored.rollout.sample.versions[-1].policy_version for found in page] == versions
+    assert cursor is None
+    first, cursor = store.reader.traces(replace(ALL, **changes), None, 1)
+    assert len(first) == min(1, len(versions))
+    if cursor:
+        rest, _ = store.reader.traces(replace(ALL, **changes), cursor, 50)
+        assert len(rest) == len(versions) - 1
+
+
+async def test_a_page_of_groups_shows_each_once_though_its_members_came_far_apart(store: Store):
+    members = [scored(index, accuracy=float(index != 4)) for index in range(12)]
+    late = members.pop(1)
+    await write(store, *members)
+    await write(store, late)
+    pages, cursor = [], None
+    while True:
+        page, cursor = store.reader.group_ids(ALL, cursor, 2)
+        pages.append(page)
+        if cursor is None:
+            break
+    assert pages == [["0/0", "0/5"], ["0/4", "0/3"], ["0/2", "0/1"]]
+    assert store.reader.group_ids(replace(ALL, outcome="both_wrong"), None, 5) == (["0/2"], None)
+    groups = store.reader.groups(RUN, ["0/0", "0/2", "none"])
+    assert {group: [f.scored.rollout.id for f in found] for group, found in groups.items()} == {
+        "0/0": ["0/0/0", "0/0/1"],
+        "0/2": ["0/2/0", "0/2/1"],
+    }
+
+
+async def test_a_rollout_that_comes_twice_is_kept_and_counted_once(store: Store):
+    await write(store, scored(0), scored(0))
+    await write(store, scored(0), scored(1))
+    page, _ = store.reader.traces(ALL, None, 50)
+    assert [found.scored.rollout.id for found in page] == ["0/0/1", "0/0/0"]
+    (bin_,) = store.reader.counts(RUN, names=["accuracy"])
+    assert (bin_.count, bin_.total) == (2, 2.0)
+
+
+async def test_a_rollout_that_was_sampled_anew_replaces_the_one_before(store: Store):
+    await write(store, scored(0), scored(1))
+    anew = scored(0, accuracy=0.0)
+    anew.rollout.sample.response_token_ids[0] = 99
+    await write(store, anew)
+    page, _ = store.reader.traces(ALL, None, 50)
+    assert [found.scored.rollout.id for found in page] == ["0/0/0", "0/0/1"]
+    assert page[0].scored.rewards["accuracy"] == 0.0
+    assert store.reader.traces(replace(ALL, words="answer 0"), None, 5)[0][0].scored.rewards["accuracy"] == 0.0
+    assert sum(b.count for b in store.reader.counts(RUN, names=["accuracy"])) == 3
+
+
+async def test_two_replicas_share_one_store_and_one_group(store: Store):
+    other = Store(store.url)
+    for first in range(0, 40, 8):
+        mine = [scored(index) for index in range(first, first + 8, 2)]
+        theirs = [scored(index) for index in range(first + 1, first + 8, 2)]
+        await asyncio.gather(write(store, *mine), write(other, *theirs))
+    assert len(store.reader.traces(ALL, None, 100)[0]) == 40
+    assert all(len(found) == 2 for found in other.reader.groups(RUN, [f"0/{group}" for group in range(20)]).values())
+    (bin_,) = store.reader.counts(RUN, names=["accuracy"])
+    assert bin_.count == 40
+    other.engine.dispose()
+
+
+async def test_rewards_are_counted_by_version_source_and_value_missing_ones_apart(store: Store):
+    await write(
+        store,
+        scored(0, accuracy=1.0, visual=0.5),
+        scored(1, accuracy=None, visual=1.0),
+        scored(2, accuracy=0.0, visual=0.0, version=1),
+        scored(3, accuracy=1.0, visual=0.0, source="digits"),
+    )
+    bins = store.reader.counts(RUN, names=["accuracy", "visual", "outcome"])
+    found = {(b.data_source, b.policy_version, b.name, b.is_missing, round(b.low, 2)): (b.count, b.total) for b in bins}
+    assert found == {
+        ("shapes", 0, "accuracy", True, -0.05): (1, 0.0),
+        ("shapes", 0, "accuracy", False, 0.95): (1, 1.0),
+        ("shapes", 0, "visual", False, 0.5): (1, 0.5),
+        ("shapes", 0, "visual", False, 0.95): (1, 1.0),
+        ("shapes", 0, "outcome", False, 3.0): (1, 3.0),
+        ("shapes", 0, "outcome", True, -1.0): (1, 0.0),
+        ("shapes", 1, "accuracy", False, 0.0): (1, 0.0),
+        ("shapes", 1, "visual", False, 0.0): (1, 0.0),
+        ("shapes", 1, "outcome", False, 0.0): (1, 0.0),
+        ("digits", 0, "accuracy", False, 0.95): (1, 1.0),
+        ("digits", 0, "visual", False, 0.0): (1, 0.0),
+        ("digits", 0, "outcome", False, 2.0): (1, 2.0),
+    }
+    assert store.reader.runs() == [RUN]
+
+
+async def test_prompts_of_two_runs_are_known_by_what_they_ask(store: Store):
+    await write(store, scored(0, accuracy=1.0), scored(1, accuracy=0.0), scored(2))
+    await write(store, *(scored(index, run="other", accuracy=1.0, question="what is number 0") for index in (6, 7)))
+    mine, theirs = (store.reader.prompt_means(TraceFilter(run=run)) for run in (RUN, "other"))
+    (shared,) = mine.keys() & theirs.keys()
+    assert (mine[shared].group_id, mine[shared].answers, mine[shared].accuracy) == ("0/0", 2, 0.5)
+    assert (theirs[shared].group_id, theirs[shared].answers, theirs[shared].accuracy) == ("0/3", 2, 1.0)
+
+
+async def test_images_are_kept_with_the_traces_and_go_with_the_last(redis_config: Config, store: Store):
+    redis = await connect(redis_config.streams)
+    blobs = Blobs(redis, Keys(RUN), 60)
+    writer = TraceWriter(store.engine, blobs, TracesConfig(keep_count=1), RANGE)
+    refs = [await blobs.put(b"\x89PNG..." + bytes([index])) for index in range(2)]
+    for index, ref in enumerate(refs):
+        trace = scored(2 * index)
+        trace.rollout.prompt.images.append(ref)
+        await write(store, trace, writer=writer)
+        await asyncio.sleep(0.01)
+    kept = store.reader.image(refs[0].sha256)
+    assert (kept.data, kept.media_type) == (b"\x89PNG...\0", "image/png")
+    writer._remove_old()
+    assert store.reader.image(refs[0].sha256) is None
+    assert store.reader.image(refs[1].sha256) is not None
+    await redis.aclose()
+
+
+async def test_traces_are_kept_by_age_and_count(store: Store):
+    await write(store, *(scored(index) for index in range(6)))
+    with writing(store.engine).begin() as connection:
+        old = update(Trace).where(Trace.id.in_(["0/0/0", "0/1/0"])).values(recorded_at=time.time() - 3 * 86_400)
+        connection.execute(old)
+    writer = TraceWriter(store.engine, None, TracesConfig(keep_days=2), RANGE)
+    assert writer._remove_old() == 2
+    writer = TraceWriter(store.engine, None, TracesConfig(keep_count=3), RANGE)
+    assert writer._remove_old() == 1
+    page, _ = store.reader.traces(ALL, None, 50)
+    assert [found.scored.rollout.id for found in page] == ["0/2/1", "0/2/0", "0/1/1"]
+    assert store.reader.traces(replace(ALL, words="number 0"), None, 50) == ([], None), "nothing is left of the others"
+    (bin_,) = store.reader.counts(RUN, names=["accuracy"])
+    assert bin_.count == 6, "statistics are of all"
+
+
+async def test_a_sample_is_of_whole_groups_and_statistics_are_of_all(store: Store):
+    writer = TraceWriter(store.engine, None, TracesConfig(sample=0.3), RANGE)
+    await write(store, *(scored(index) for index in range(200)), writer=writer)
+    page, _ = store.reader.traces(ALL, None, 200)
+    groups = [found.scored.rollout.prompt.id for found in page]
+    assert 30 < len(groups) < 100
+    assert all(groups.count(group) == GROUP_SIZE for group in groups)
+    (bin_,) = store.reader.counts(RUN, names=["accuracy"])
+    assert bin_.count == 200
+
+
+async def test_a_store_that_is_down_holds_up_nothing_and_gets_what_the_buffer_holds_when_it_is_back(store: Store):
+    before = {outcome: metrics.TRACES.labels(outcome)._value.get() for outcome in ("dropped", "written")}
+    writer = TraceWriter(store.engine, None, TracesConfig(buffer=5), RANGE)
+    stop = asyncio.Event()
+    with writing(store.engine).begin() as connection:
+        connection.execute(text("ALTER TABLE trace_bodies RENAME TO away"))
+    running = asyncio.create_task(writer.run(stop, drain_s=30))
+    writer.record(scored(0))
+    for _ in range(200):
+        if metrics.STORE_UP._value.get() == 0:
+            break
+        await asyncio.sleep(0.05)
+    for index in range(1, 10):
+        writer.record(scored(index))
+    assert metrics.TRACES.labels("dropped")._value.get() == before["dropped"] + 4
+    with writing(store.engine).begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO trace_bodies"))
+    stop.set()
+    await running
+    assert len(store.reader.traces(ALL, None, 50)[0]) == 6
+    assert metrics.TRACES.labels("written")._value.get() == before["written"] + 6
+    assert metrics.STORE_UP._value.get() == 1
+
+
+async def test_a_server_that_freezes_holds_up_nothing_either(postgres):
+    url = f"postgresql+psycopg://postgres@/postgres?host={postgres.get_uri().partition('?host=')[2]}"
+    store = Store(url, buffer=3)
+    server = psutil.Process(postgres.get_pid())
+    frozen = [*server.children(recursive=True), server]
+    for process in frozen:
+        process.send_signal(signal.SIGSTOP)
+    stop = asyncio.Event()
+    running = asyncio.create_task(store.writer.run(stop, drain_s=0.2))
+    started = time.monotonic()
+    for index in range(10):
+        store.writer.record(scored(index))
+        await asyncio.sleep(0.01)
+    stop.set()
+    await running
+    assert time.monotonic() - started < 20
+    for process in frozen:
+        process.send_signal(signal.SIGCONT)
+    store.engine.dispose()
+
+
+def test_what_cannot_be_a_store_is_said(tmp_path: Path):
+    config = TracesConfig()
+    with pytest.raises(ConfigError, match=r"reward\.traces\.url: mysql is not known"):
+        open_store(config, "mysql://localhost/traces")
+    with pytest.raises(ConfigError, match=r"reward\.traces\.url: .*use sqlite:///FILE"):
+        open_store(config, "traces.sqlite")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_store(config, f"sqlite:///{tmp_path}/no/such/folder/traces.sqlite")
+    with pytest.raises(StoreError, match="cannot be opened"):
+        open_store(config, "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with sqlite3.connect(tmp_path / "old.sqlite") as old:
+        old.execute("CREATE TABLE traces (sequence INTEGER PRIMARY KEY)")
+    with pytest.raises(StoreError, match="before the first release: move it away"):
+        open_store(config, f"sqlite:///{tmp_path}/old.sqlite")
+    with pytest.raises(StoreError, match="there are no traces: .*empty.sqlite is no file"):
+        open_store(config, f"sqlite:///{tmp_path}/empty.sqlite", read_only=True)
+
+
+def test_a_password_is_not_shown(tmp_path: Path):
+    config = TracesConfig(password="geheim")
+    with pytest.raises(StoreError) as raised:
+        open_store(config, "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    assert "geheim" not in str(raised.value)
+
+
+async def test_a_store_is_read_without_being_changed(store: Store):
+    await write(store, scored(0))
+    reading = open_store(TracesConfig(url=store.url), store.url, read_only=True)
+    assert len(TraceReader(reading).traces(ALL, None, 5)[0]) == 1
+    if store.url.startswith("sqlite"):
+        with pytest.raises(Exception, match="readonly"), reading.begin() as connection:
+            connection.execute(text("DELETE FROM traces"))
+    reading.dispose()
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "", "eyJiZWZvcmUiOiAtMX0=", "eyJiZWZvcmUiOiAxZTQwfQ=="])
+async def test_a_damaged_cursor_is_refused(store: Store, cursor: str):
+    with pytest.raises(CursorError, match="start again without it"):
+        store.reader.traces(ALL, cursor, 5)
+
+
+async def test_migrations_lead_to_the_tables_that_the_code_has(store: Store):
+    """`alembic check`, as a test: a changed table without its migration fails."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.runtime.migration import MigrationContext
+
+    from reward_service.store.tables import Base
+
+    def is_ours(thing: object, name: str | None, kind: str, *_: object) -> bool:
+        return not (kind in ("table", "index") and str(name).startswith("trace_words"))
+
+    engine = create_engine(store.url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"include_object": is_ours})
+        assert compare_metadata(context, Base.metadata) == []
+    engine.dispose()

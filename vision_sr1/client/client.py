@@ -1,0 +1,220 @@
+"""The client: one method for each route, answers as `vision_sr1.client.models`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+from vision_sr1.client.models import (
+    Comparison,
+    GroupPage,
+    GroupSummary,
+    GroupView,
+    Pattern,
+    Pipeline,
+    Purpose,
+    Rescored,
+    RunView,
+    ScalarsView,
+    ScoreRequest,
+    Statistics,
+    TokensView,
+    TracePage,
+    TraceView,
+)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ApiError(RuntimeError):
+    """The service refused a request; the message says why and what to do.
+
+    Attributes:
+        status: of HTTP.
+    """
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(f"{status}: {detail}")
+        self.status = status
+
+
+class Client:
+    """Asks a reward service.
+
+        with Client("http://127.0.0.1:8088") as client:
+            for trace in client.traces(pattern="shortcut"):
+                print(trace.id, trace.rewards["visual"].explanation)
+
+    Every method raises ApiError where the service refuses, and httpx.HTTPError where it does not answer.
+
+    Args:
+        url: where the service listens.
+        token: `reward.api.token`.
+        timeout_s: for one answer.
+    """
+
+    def __init__(self, url: str, token: str | None = None, timeout_s: float = 30.0) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+
+    def runs(self) -> list[RunView]:
+        """Runs in the store."""
+        return TypeAdapter(list[RunView]).validate_json(self._get("/v1/runs"))
+
+    def traces(
+        self,
+        *,
+        run: str | None = None,
+        purpose: Purpose | None = None,
+        data_source: str | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+        pattern: Pattern | None = None,
+        min_format: float | None = None,
+        max_format: float | None = None,
+        min_accuracy: float | None = None,
+        max_accuracy: float | None = None,
+        min_visual: float | None = None,
+        max_visual: float | None = None,
+        q: str | None = None,
+        limit: int = 50,
+    ) -> Iterator[TraceView]:
+        """All traces that fit, newest first; `limit` at a time."""
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for page in self._pages("/v1/traces", TracePage, given):
+            yield from page.traces
+
+    def trace(self, trace_id: str, *, run: str | None = None) -> TraceView:
+        """One trace by its rollout's id."""
+        return self._view(TraceView, f"/v1/traces/{trace_id}", run=run)
+
+    def tokens(self, trace_id: str, *, run: str | None = None) -> TokensView:
+        """A response token by token."""
+        return self._view(TokensView, f"/v1/traces/{trace_id}/tokens", run=run)
+
+    def groups(
+        self,
+        *,
+        run: str | None = None,
+        purpose: Purpose | None = None,
+        data_source: str | None = None,
+        step: int | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+        pattern: Pattern | None = None,
+        q: str | None = None,
+        limit: int = 20,
+    ) -> Iterator[GroupSummary]:
+        """All groups of which some trace fits, those with the newest traces first; `limit` at a time."""
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for page in self._pages("/v1/groups", GroupPage, given):
+            yield from page.groups
+
+    def group(self, group_id: str, *, run: str | None = None) -> GroupView:
+        """All rollouts of a prompt, with their advantages."""
+        return self._view(GroupView, f"/v1/groups/{group_id}", run=run)
+
+    def image(self, sha: str) -> bytes:
+        """An image by its SHA-256."""
+        return self._get(f"/v1/images/{sha}")
+
+    def statistics(
+        self, *, run: str | None = None, purpose: Purpose | None = None, data_source: str | None = None
+    ) -> Statistics:
+        """Distributions and curves of every reward."""
+        return self._view(Statistics, "/v1/statistics", run=run, purpose=purpose, data_source=data_source)
+
+    def scalars(self, *, names: Sequence[str] | None = None) -> ScalarsView:
+        """The learner's curves."""
+        return self._view(ScalarsView, "/v1/scalars", names=names)
+
+    def comparison(
+        self,
+        other: str,
+        *,
+        run: str | None = None,
+        purpose: Purpose | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+    ) -> Comparison:
+        """Two runs on the prompts that both were asked."""
+        asked = {"run": run, "purpose": purpose, "min_version": min_version, "max_version": max_version}
+        return self._view(Comparison, "/v1/comparison", other=other, **asked)
+
+    def score(self, response: str, reference_answer: str, *, question: str = "", data_source: str = "") -> TraceView:
+        """Scores a response now, as a rollout of the run would be."""
+        request = ScoreRequest(
+            question=question, reference_answer=reference_answer, response=response, data_source=data_source
+        )
+        return TraceView.model_validate_json(self._post("/v1/score", json=request.model_dump()))
+
+    def rescore(self, trace_id: str, *, run: str | None = None, ask_again: bool = False) -> Rescored:
+        """Scores a recorded response again, and says what differs."""
+        asked = _given({"run": run, "ask_again": ask_again})
+        return Rescored.model_validate_json(self._post(f"/v1/traces/{trace_id}/rescore", params=asked))
+
+    def live(
+        self, *, purpose: Purpose | None = None, pattern: Pattern | None = None, last_event_id: int | None = None
+    ) -> Iterator[TraceView]:
+        """Traces as they are recorded, until the connection ends."""
+        headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
+        asked = _given({"purpose": purpose, "pattern": pattern})
+        with self._http.stream("GET", "/v1/live", params=asked, headers=headers, timeout=None) as response:
+            if response.is_error:
+                response.read()
+                _check(response)
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "data":
+                    yield TraceView.model_validate_json(value)
+
+    def pipeline(self) -> Pipeline:
+        """Queues, actors with their versions, and dead letters."""
+        return self._view(Pipeline, "/v1/pipeline")
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pages(self, path: str, kind: type[M], asked: dict[str, Any]) -> Iterator[M]:
+        cursor: str | None = None
+        while True:
+            page = self._view(kind, path, **asked, cursor=cursor)
+            yield page
+            cursor = getattr(page, "next_cursor", None)
+            if cursor is None:
+                return
+
+    def _view(self, kind: type[M], path: str, **asked: Any) -> M:
+        return kind.model_validate_json(self._get(path, **asked))
+
+    def _get(self, path: str, **asked: Any) -> bytes:
+        return _check(self._http.get(path, params=_given(asked)))
+
+    def _post(self, path: str, **request: Any) -> bytes:
+        return _check(self._http.post(path, **request))
+
+
+def _given(asked: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _check(response: httpx.Response) -> bytes:
+    if response.is_error:
+        try:
+            detail = str(response.json()["detail"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            detail = response.text[:500]
+        raise ApiError(response.status_code, detail)
+    return response.content

@@ -1,0 +1,287 @@
+"""What the REST API takes and gives: one definition for the service and its clients."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+Text = Annotated[str, Field(max_length=200_000)]
+Purpose = Literal["train", "evaluation"]
+Pattern = Literal["both_wrong", "sufficient_only", "shortcut", "both_right"]
+
+
+class RewardView(BaseModel):
+    """One reward and why it is what it is."""
+
+    value: float | None = Field(description="Null where it is missing: nothing is learned from it.")
+    explanation: str
+
+
+class RequeryView(BaseModel):
+    """The second rollout: what the policy was asked, and what it said, without the image."""
+
+    prompt: str
+    response: str
+    answer: str
+    policy_version: int
+    same_weights: bool = Field(description="Answered by the policy version that wrote the rollout.")
+    shared: bool = Field(description="Asked for another rollout of the group, whose description is the same.")
+    rewards: dict[str, float]
+    tokens: int
+
+
+class JudgementView(BaseModel):
+    """What another model answered to the re-query's prompt."""
+
+    model: str
+    response: str
+    answer: str
+
+
+class SpanView(BaseModel):
+    """Tokens [start, end) of the response."""
+
+    start: int
+    end: int
+
+
+class TraceView(BaseModel):
+    """One rollout, its rewards and what they saw."""
+
+    id: str
+    run: str
+    group_id: str
+    purpose: str
+    data_source: str
+    policy_version: int
+    recorded_at: float = Field(description="Seconds since the epoch.")
+    question: str
+    reference_answer: str
+    images: list[str] = Field(description="SHA-256 of each; see /v1/images/{sha}.")
+    response: str
+    rewards: dict[str, RewardView]
+    description: SpanView | None
+    think: SpanView | None
+    answer: SpanView | None
+    requeries: list[RequeryView] = Field(description="Empty where the response had no description to ask about.")
+    judgement: JudgementView | None = Field(description="Null without a judge.")
+    tokens: int
+    finish_reason: str
+    actor_id: str
+    seconds: float = Field(description="From taking the prompt to the finished rollout.")
+    trace_id: str = Field(description="By which the logs of all services name this prompt's way; W3C trace context.")
+
+
+class TracePage(BaseModel):
+    """One page of traces, newest first."""
+
+    traces: list[TraceView]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+
+
+class MemberView(BaseModel):
+    """One answer of a group, as a list of groups shows it."""
+
+    id: str
+    policy_version: int
+    answer: str
+    rewards: dict[str, float | None]
+
+
+class GroupSummary(BaseModel):
+    """A prompt and what its answers were worth."""
+
+    id: str
+    run: str
+    purpose: str
+    data_source: str
+    step: int | None = Field(description="Batch that learned from it; null before, and for evaluation.")
+    recorded_at: float = Field(description="When its newest trace was, seconds since the epoch.")
+    question: str
+    reference_answer: str
+    images: list[str]
+    members: list[MemberView]
+
+
+class GroupPage(BaseModel):
+    """One page of groups, those with the newest traces first."""
+
+    groups: list[GroupSummary]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+
+
+class GroupView(BaseModel):
+    """All rollouts of one prompt."""
+
+    id: str
+    run: str
+    step: int | None = Field(description="Batch that learned from it; null before, and for evaluation.")
+    traces: list[TraceView]
+    advantages: dict[str, list[float | None]] = Field(
+        description="By component of the objective, one for each trace; null where its reward is missing. "
+        "Of a component with gdpo: over the deviation of the group instead of the batch."
+    )
+
+
+class TokenView(BaseModel):
+    """One token of a response."""
+
+    text: str = Field(description="U+FFFD where a character is cut by the token's boundary.")
+    logprob: float = Field(description="Under the distribution it was sampled from.")
+    policy_version: int
+    segment: str = Field(description="`description`, `think`, `answer`, or empty between them.")
+
+
+class TokensView(BaseModel):
+    """A response token by token."""
+
+    id: str
+    tokens: list[TokenView]
+
+
+class RunView(BaseModel):
+    """A run in the store."""
+
+    name: str
+    is_served: bool = Field(description="Whether this service belongs to it.")
+    recorded_from: float | None = Field(description="Its oldest trace, seconds since the epoch.")
+    recorded_to: float | None
+    data_sources: list[str]
+    policy_versions: list[int] = Field(description="The least and the greatest.")
+    rollouts: int
+
+
+class BarView(BaseModel):
+    """How many values lay in [low, high]."""
+
+    low: float
+    high: float
+    count: int
+
+
+class RewardStatistics(BaseModel):
+    """One reward over many rollouts."""
+
+    mean: float | None = Field(description="Of those that are not missing; null without any.")
+    count: int
+    missing: int
+    distribution: list[BarView]
+
+
+class Curve(BaseModel):
+    """Means by policy version."""
+
+    policy_versions: list[int]
+    rewards: dict[str, list[float | None]] = Field(description="By name, one for each version; `response_tokens` too.")
+    shortcut_rate: list[float | None] = Field(
+        description="Share of all answers that are right though no re-query's was (the paper's language shortcut rate)."
+    )
+    disagreement: list[float | None] = Field(description="Share of answers whose accuracy and visual reward differ.")
+    rollouts: list[int]
+
+
+class SourceStatistics(BaseModel):
+    """One data source's rewards."""
+
+    data_source: str
+    rewards: dict[str, RewardStatistics]
+    outcomes: dict[str, int] = Field(description="Answers by what they and their descriptions are worth.")
+    shortcut_rate: float | None
+    disagreement: float | None
+    curve: Curve
+
+
+class Statistics(BaseModel):
+    """All rollouts of a run, those whose traces were not kept included."""
+
+    run: str
+    purpose: str
+    overall: SourceStatistics
+    data_sources: list[SourceStatistics]
+
+
+class ScalarsView(BaseModel):
+    """The learner's own curves, such as KL and gradient norms."""
+
+    run: str
+    steps: list[int]
+    scalars: dict[str, list[float | None]] = Field(description="By name, one for each step; null where it has none.")
+
+
+class Difference(BaseModel):
+    """A prompt that both runs were asked."""
+
+    groups: tuple[str, str] = Field(description="Its group in either run.")
+    answers: tuple[int, int]
+    rewards: dict[str, tuple[float | None, float | None]]
+
+
+class Comparison(BaseModel):
+    """Two runs on the prompts that both were asked: the same question, answer and images."""
+
+    runs: tuple[str, str]
+    prompts: int
+    means: dict[str, tuple[float | None, float | None]] = Field(description="Over those prompts.")
+    better: dict[str, tuple[int, int]] = Field(description="On how many prompts either run has the higher mean.")
+    differences: list[Difference] = Field(description="Prompts whose accuracy and visual reward differ most.")
+
+
+class StreamView(BaseModel):
+    """One stream."""
+
+    name: str
+    depth: int = Field(description="Entries, those being worked on included.")
+    age_s: float = Field(description="Of the oldest.")
+    pending: int = Field(description="Delivered and not handed over.")
+    dead: int
+
+
+class ActorView(BaseModel):
+    """One actor that has announced itself."""
+
+    id: str
+    address: str
+    device: str
+    policy_version: int = Field(description="-1 before the first weights.")
+
+
+class LetterView(BaseModel):
+    """An entry that could not be handled."""
+
+    name: str
+    error: str
+    deliveries: int
+    age_s: float
+
+
+class Pipeline(BaseModel):
+    """What is on the streams, who answers, and what was set aside."""
+
+    streams: list[StreamView]
+    actors: list[ActorView]
+    published_version: int | None
+    dead_letters: list[LetterView] = Field(description="The newest.")
+
+
+class ScoreRequest(BaseModel):
+    """A response to score."""
+
+    question: Text = ""
+    reference_answer: Text
+    response: Text
+    data_source: Annotated[str, Field(max_length=256)] = ""
+
+
+class RewardChange(BaseModel):
+    """One reward, as it was recorded and as it is given now; null where it was not given then."""
+
+    before: RewardView | None
+    now: RewardView | None
+
+
+class Rescored(BaseModel):
+    """A recorded response scored again."""
+
+    id: str
+    rewards: dict[str, RewardChange]
+    changed: list[str] = Field(description="Rewards whose value differs.")
+    asked_again: bool = Field(description="Whether re-query and judge were asked anew.")
