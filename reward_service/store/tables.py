@@ -26,6 +26,7 @@ class Trace(Base):
     __tablename__ = "traces"
     __table_args__ = (
         Index("traces_by_id", "run", "id", unique=True),
+        Index("traces_by_run", "run", "sequence"),
         Index("traces_by_group", "run", "group_id"),
         Index("traces_by_prompt", "run", "prompt_key"),
         Index("traces_by_version", "run", "policy_version", "sequence"),

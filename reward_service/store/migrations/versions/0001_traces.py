@@ -29,6 +29,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("traces_by_id", "traces", ["run", "id"], unique=True)
+    op.create_index("traces_by_run", "traces", ["run", "sequence"])
     op.create_index("traces_by_group", "traces", ["run", "group_id"])
     op.create_index("traces_by_prompt", "traces", ["run", "prompt_key"])
     op.create_index("traces_by_version", "traces", ["run", "policy_version", "sequence"])
