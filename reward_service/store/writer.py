@@ -62,6 +62,7 @@ class TraceWriter:
         self._config = config
         self._ranges = {**ranges, "outcome": (0.0, float(len(OUTCOMES)))}
         self._buffer: asyncio.Queue[pb.ScoredRollout] = asyncio.Queue(config.buffer)
+        self._in_hand = 0  # traces that are being written
         self._known_images: set[str] = set()
         self._pruned_at = time.monotonic()
         self._is_down = False
@@ -83,7 +84,7 @@ class TraceWriter:
         await asyncio.wait([left], timeout=drain_s)
         for task in (running, left):
             task.cancel()
-        if dropped := self._buffer.qsize():
+        if dropped := self._in_hand + self._buffer.qsize():
             metrics.TRACES.labels("dropped").inc(dropped)
             log.error("traces dropped: the service ends before the store has taken them", traces=dropped)
 
@@ -92,7 +93,9 @@ class TraceWriter:
             batch = [await self._buffer.get()]
             while len(batch) < AT_ONCE and not self._buffer.empty():
                 batch.append(self._buffer.get_nowait())
+            self._in_hand = len(batch)
             await self._write(batch)
+            self._in_hand = 0
             for _ in batch:
                 self._buffer.task_done()
             if time.monotonic() - self._pruned_at > PRUNE_EVERY_S:
