@@ -3,6 +3,8 @@
 import contextlib
 import io
 
+from reward_service.graders import grade
+from reward_service.rewards.answer_leak import stated_answer
 from vision_sr1.config import DataConfig
 from vision_sr1.dataset import DataError, _Images, _text
 from vision_sr1.images import UnusableImageError, plain_image, stored_form
@@ -62,7 +64,17 @@ def texts_and_paths(data: bytes) -> None:
         raise AssertionError(f"read {name!r}, though the folder is not there")
 
 
-TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths)}
+def graders(data: bytes) -> None:
+    """Our own rules for answers say yes or no to anything, and a thing is itself."""
+    text = data.decode("utf-8", errors="replace")
+    answer, _, rest = text.partition("|")
+    for name in ("exact", "normalized", "choice", "numeric"):
+        assert grade(name, answer, rest, text, 0.01) in (True, False)
+        assert grade(name, text, text, answer, 0.01)
+    stated_answer(rest, answer)
+
+
+TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths, graders)}
 
 
 def seeds() -> list[bytes]:
@@ -83,6 +95,8 @@ def seeds() -> list[bytes]:
         response,
         response[20:],
         b"../../etc/passwd",
+        b"Answer: B|Which? A. red B. blue\n(C) 12 cm",
+        b"-1,000.5e3 \\%|\\frac{1}{2}",
         b"https://a/b.png",
         "caf\u00e9".encode(),
         *messages,
