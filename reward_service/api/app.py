@@ -1,8 +1,12 @@
 """The application: routes, and what stands before them."""
 
+from pathlib import Path
+
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
 from starlette.types import Lifespan
 
 from reward_service.api.caching import ETags
@@ -16,6 +20,8 @@ from reward_service.api.security import Guard
 from reward_service.api.statistics import statistics_routes
 from reward_service.api.traces import trace_routes
 from vision_sr1 import __version__
+
+PAGE = Path(__file__).parent.parent / "page"
 
 
 def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -34,12 +40,18 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
     app.include_router(trace_routes(api, folder))
     app.include_router(statistics_routes(api, folder))
     app.include_router(health_routes(api))
+    app.mount("/static", StaticFiles(directory=PAGE), name="static")
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
     answer_with_problems(app)
     _document_problems(app)
     settings = api.config.reward.api
     app.add_middleware(ETags)
     app.add_middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-    app.add_middleware(Guard, config=settings, is_page=lambda path: path in ("/", "/openapi.json"))
+    app.add_middleware(Guard, config=settings, is_page=_is_page)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -49,6 +61,10 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
             expose_headers=["ETag"],
         )
     return app
+
+
+def _is_page(path: str) -> bool:
+    return path in ("/", "/openapi.json") or path.startswith("/static/")
 
 
 def _document_problems(app: FastAPI) -> None:

@@ -76,7 +76,7 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         actors = [services.actor(index) for index in range(config.actors.count)]
         reward, learner = services.reward_service(), services.learner()
         tail = ScalarTail(config.run.path / "scalars.jsonl")
-        console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/v1/groups", highlight=False)
+        console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
         depths = _DepthReader(config, services.environment)
 
         def look() -> None:

@@ -1,0 +1,33 @@
+// Elements from their parts. Texts are always texts, never markup: responses come from a model.
+
+export function h(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function show(...children) {
+  document.getElementById("main").replaceChildren(...children.flat());
+}
+
+export const rounded = (value, digits = 2) =>
+  value === null || value === undefined ? "–" : Number(value.toFixed(digits)).toString();
+
+export const ago = (seconds) => {
+  const past = Math.max(0, Date.now() / 1000 - seconds);
+  if (past < 90) return `${Math.round(past)} s ago`;
+  if (past < 5400) return `${Math.round(past / 60)} min ago`;
+  return past < 172800 ? `${Math.round(past / 3600)} h ago` : new Date(1000 * seconds).toLocaleDateString();
+};

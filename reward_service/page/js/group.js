@@ -1,0 +1,128 @@
+// One group: the image, the question, and its answers side by side.
+
+import { get, picture, post } from "./api.js";
+import { h, rounded, show } from "./dom.js";
+import { mark, pattern, PATTERNS, rewardTable } from "./rewards.js";
+import { link } from "./route.js";
+import { listed, listedFilters } from "./groups.js";
+
+export async function group({ id, filters }) {
+  const found = await get(`groups/${id}`);
+  const prompt = found.traces[0];
+  const place = listed.indexOf(id);
+  const beside = (step, text, key) => {
+    const other = place < 0 ? undefined : listed[place + step];
+    return other === undefined ? null
+      : h("a", { href: link("group", other, listedFilters), "data-key": key }, text);
+  };
+  show(
+    h("p", {}, h("a", { href: link("groups", "", Object.fromEntries(filters)), "data-key": "u" }, "← Groups"), " ",
+      beside(-1, "previous", "p"), " ", beside(1, "next", "n")),
+    h("h1", {}, `Group ${found.id}`),
+    h("div", { class: "group" },
+      h("section", { class: "prompt", "aria-label": "Prompt" },
+        prompt.images.map((sha, number) => image(sha, number)),
+        h("p", { class: "question" }, prompt.question.replaceAll("<image>", "").trim()),
+        h("table", {}, h("tbody", {},
+          fact("wanted", prompt.reference_answer), fact("data source", prompt.data_source),
+          fact("purpose", prompt.purpose), fact("step", found.step ?? "not learned from"),
+          fact("trace id in logs", prompt.trace_id || "–"))),
+        h("div", { class: "legend", "aria-label": "Segments" },
+          ["description", "think", "answer"].map((name) => h("span", { class: `segment-${name}` }, name)))),
+      h("section", { class: "answers", "aria-label": "Answers" },
+        found.traces.map((trace, number) => answer(trace, number, found.advantages)))));
+}
+
+function image(sha, number) {
+  const element = h("img", { alt: `Image ${number + 1} of the question` });
+  picture(sha).then((url) => (element.src = url),
+    () => element.replaceWith(h("p", { class: "dim" }, "This image was not kept.")));
+  return element;
+}
+
+const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
+
+function answer(trace, number, advantages) {
+  const kind = pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value);
+  const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
+  const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
+  const colours = h("div", { role: "group", "aria-label": "Colours of tokens" });
+  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "aria-label": `Answer ${number + 1}` },
+    h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
+      h("span", {}, "description ", mark(trace.rewards.visual?.value)),
+      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`)),
+    h("p", { class: "dim" }, PATTERNS[kind]),
+    colours, response,
+    trace.requeries.map((requery, index) => h("details", { open: true },
+      h("summary", {}, `Re-query${trace.requeries.length > 1 ? ` ${index + 1}` : ""}: answered ${requery.answer || "nothing"} from the description alone`),
+      h("p", { class: "dim" }, `version ${requery.policy_version}${requery.same_weights ? ", the same weights" : ", other weights"}` +
+        `${requery.shared ? "; asked for another answer with the same description" : ""}`),
+      h("div", { class: "response", tabindex: 0, "aria-label": "Prompt of the re-query" }, requery.prompt),
+      h("div", { class: "response", tabindex: 0, "aria-label": "Response to the re-query" }, requery.response))),
+    trace.requeries.length ? null : h("p", { class: "dim" }, "No re-query: there was no description to ask about, or nobody answered."),
+    trace.judgement ? h("details", {}, h("summary", {}, `Judge ${trace.judgement.model}: ${trace.judgement.answer || "no answer"}`),
+      h("div", { class: "response" }, trace.judgement.response)) : null,
+    h("div", { class: "scroll" }, rewardTable(trace.rewards)),
+    h("div", { class: "scroll" }, h("table", {},
+      h("thead", {}, h("tr", {}, own.map(([name]) => h("th", { class: "number" }, `A ${name}`)))),
+      h("tbody", {}, h("tr", {}, own.map(([, value]) =>
+        h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
+    rescore(trace));
+  colour(trace, own, response, colours);
+  return box;
+}
+
+const SEGMENT_OF = (component, segment) =>
+  component === "description" ? segment === "description" : segment !== "description";
+
+// Tokens in colours: by segment at once, by log-probability or an advantage on demand.
+async function colour(trace, own, response, buttons) {
+  let tokens;
+  try {
+    ({ tokens } = await get(`traces/${trace.id}/tokens`));
+  } catch (problem) {
+    return; // the text is shown as it is
+  }
+  const ways = {
+    segments: (token) => ({ class: token.segment ? `segment-${token.segment}` : "" }),
+    "log-probability": (token) => ({ shade: Math.max(-1, token.logprob / 3) }),
+  };
+  for (const [name, value] of own) {
+    if (value !== null && name !== "requery") {
+      ways[`advantage ${name}`] = (token) => ({ shade: SEGMENT_OF(name, token.segment) ? Math.max(-1, Math.min(1, value / 2)) : 0 });
+    }
+  }
+  const paint = (name) => {
+    response.replaceChildren(...tokens.map((token) => {
+      const { shade, ...attributes } = ways[name](token);
+      const title = `${token.logprob.toFixed(3)} · version ${token.policy_version}${token.segment ? ` · ${token.segment}` : ""}`;
+      const element = h("span", { title, ...attributes }, token.text);
+      if (shade) {
+        const hue = shade < 0 ? "220, 70, 50" : "40, 160, 90";
+        element.style.backgroundColor = `rgba(${hue}, ${(0.75 * Math.abs(shade)).toFixed(2)})`;
+      }
+      return element;
+    }));
+    for (const button of buttons.children) button.setAttribute("aria-pressed", button.textContent === name);
+  };
+  buttons.append(...Object.keys(ways).map((name) =>
+    h("button", { type: "button", "aria-pressed": "false", onclick: () => paint(name) }, name)));
+  paint("segments");
+}
+
+function rescore(trace) {
+  const place = h("div", { "aria-live": "polite" });
+  const button = h("button", { type: "button" }, "Score again");
+  button.addEventListener("click", async () => {
+    try {
+      const result = await post(`traces/${trace.id}/rescore`);
+      place.replaceChildren(result.changed.length
+        ? h("ul", {}, result.changed.map((name) =>
+          h("li", {}, `${name}: ${rounded(result.rewards[name].before.value)} → ${rounded(result.rewards[name].now.value)} (${result.rewards[name].now.explanation})`)))
+        : h("p", { class: "dim" }, "Every reward is what it was."));
+    } catch (problem) {
+      place.replaceChildren(h("p", { class: "dim" }, problem.message));
+    }
+  });
+  return h("div", {}, button, place);
+}

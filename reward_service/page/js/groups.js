@@ -1,0 +1,101 @@
+// The list of groups: filters, pages, and new ones as they come.
+
+import { get, live, picture } from "./api.js";
+import { ago, h, show } from "./dom.js";
+import { mark, pattern, PATTERNS } from "./rewards.js";
+import { go, link } from "./route.js";
+
+const FIELDS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q"];
+
+export let listed = []; // ids of the groups shown last, for going from one to the next
+export let listedFilters = {};
+
+export async function groups({ filters }, signal) {
+  const wanted = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
+  const runs = await get("runs");
+  const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
+  const list = h("ol", { class: "list", "aria-label": "Groups" });
+  const more = h("button", { type: "button", hidden: true }, "More");
+  const news = h("button", { type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
+  let cursor = null;
+
+  async function page() {
+    const found = await get("groups", { ...wanted, cursor, limit: 20 });
+    cursor = found.next_cursor;
+    list.append(...found.groups.map((group) => row(group, wanted)));
+    listed.push(...found.groups.map((group) => group.id));
+    more.hidden = cursor === null;
+    if (!listed.length) list.append(h("li", {}, h("p", {}, "No group fits.")));
+  }
+
+  async function reload() {
+    cursor = null;
+    listed = [];
+    fresh.clear();
+    news.hidden = true;
+    list.replaceChildren();
+    await page();
+  }
+
+  const fresh = new Set();
+  listed = [];
+  listedFilters = wanted;
+  more.addEventListener("click", page);
+  show(h("h1", {}, "Groups"), form(wanted, sources), news, list, more);
+  await page();
+  live((trace) => {
+    const fits = !wanted.pattern || pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value) === wanted.pattern;
+    if (!fits || listed.includes(trace.group_id)) return;
+    fresh.add(trace.group_id);
+    news.hidden = false;
+    news.textContent = `${fresh.size} new: show`;
+  }, signal);
+}
+
+function form(wanted, sources) {
+  const select = (name, label, options) => h("label", {}, label,
+    h("select", { name }, h("option", { value: "" }, "all"), options.map(([value, text]) =>
+      h("option", { value, selected: wanted[name] === value }, text))));
+  const input = (name, label, attributes) =>
+    h("label", {}, label, h("input", { name, value: wanted[name], ...attributes }));
+  const made = h("form", { class: "filters", role: "search", "aria-label": "Filters" },
+    select("pattern", "Reward pattern", Object.entries(PATTERNS).filter(([name]) => name !== "missing")),
+    input("step", "Step", { type: "number", min: 1 }),
+    input("min_version", "Version from", { type: "number", min: 0 }),
+    input("max_version", "to", { type: "number", min: 0 }),
+    select("data_source", "Data source", sources.map((name) => [name, name])),
+    select("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"]]),
+    input("q", "Words", { type: "search", id: "words" }),
+    h("button", {}, "Show"),
+    h("a", { href: link("groups") }, "clear"));
+  made.addEventListener("submit", (event) => {
+    event.preventDefault();
+    go("groups", "", Object.fromEntries(new FormData(made)));
+  });
+  made.addEventListener("change", (event) => {
+    if (event.target.tagName === "SELECT") made.requestSubmit();
+  });
+  return made;
+}
+
+function row(group, filters) {
+  const image = h("img", { class: "thumb", alt: "", loading: "lazy" });
+  if (group.images.length) picture(group.images[0]).then((url) => (image.src = url), () => (image.hidden = true));
+  else image.hidden = true;
+  const facts = [
+    group.step === null ? null : `step ${group.step}`,
+    `version ${[...new Set(group.members.map((member) => member.policy_version))].join(", ")}`,
+    group.data_source, group.purpose, ago(group.recorded_at),
+  ];
+  return h("li", {}, image, h("div", {},
+    h("a", { class: "question", href: link("group", group.id, filters), "data-item": true },
+      group.question.replaceAll("<image>", "").trim()),
+    h("div", { class: "dim" }, `${group.id} · ${facts.filter(Boolean).join(" · ")} · wanted: ${group.reference_answer}`),
+    h("div", { class: "members" }, group.members.map((member) => {
+      const kind = pattern(member.rewards.accuracy, member.rewards.visual);
+      return h("span", { class: `member ${kind}`, title: PATTERNS[kind] },
+        h("span", { class: "said" }, member.answer || "no answer"),
+        h("span", { "aria-label": `answer ${member.rewards.accuracy > 0 ? "right" : "wrong"}` }, "A", mark(member.rewards.accuracy)),
+        h("span", { "aria-label": `description ${member.rewards.visual > 0 ? "sufficient" : "insufficient"}` }, "D", mark(member.rewards.visual)));
+    }))));
+}

@@ -1,0 +1,32 @@
+// How an answer and its rewards look, wherever they are shown.
+
+import { h, rounded } from "./dom.js";
+
+export function pattern(accuracy, visual) {
+  if (accuracy === null || accuracy === undefined || visual === null || visual === undefined) return "missing";
+  if (accuracy > 0) return visual > 0 ? "both_right" : "shortcut";
+  return visual > 0 ? "sufficient_only" : "both_wrong";
+}
+
+export const PATTERNS = {
+  shortcut: "answer right, description insufficient (shortcut)",
+  both_right: "answer right, description sufficient",
+  sufficient_only: "answer wrong, description sufficient",
+  both_wrong: "answer wrong, description insufficient",
+  missing: "a reward is missing",
+};
+
+export const mark = (value) =>
+  value === null || value === undefined
+    ? h("span", { class: "missing", title: "missing" }, "?")
+    : h("span", { class: value > 0 ? "right" : "wrong" }, value > 0 ? "✓" : "✗");
+
+export function rewardTable(rewards) {
+  return h("table", {},
+    h("thead", {}, h("tr", {}, h("th", {}, "reward"), h("th", { class: "number" }, "value"), h("th", {}, "why"))),
+    h("tbody", {}, Object.entries(rewards).map(([name, { value, explanation }]) =>
+      h("tr", {},
+        h("td", {}, name),
+        h("td", { class: value === null ? "number missing" : "number" }, value === null ? "missing" : rounded(value, 3)),
+        h("td", {}, explanation)))));
+}

@@ -1,0 +1,239 @@
+"""The page in a real browser: filter, open, read, follow what comes; with keys alone, small, dark."""
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from transformers import AutoTokenizer
+
+from reward_service.api import ApiContext, create_app
+from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.test_store import write
+from vision_sr1.config import load_config
+from vision_sr1.ledger import Ledger
+from vision_sr1.parsing import TokenBytes, parse_response, token_span
+from vision_sr1.ports import free_port
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+TOKEN = "geheim"
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: install Debian's package of that name")
+
+
+def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool, version: int = 3) -> pb.ScoredRollout:
+    """An answer to `what color is the square`, with all that the service records."""
+    said = "red" if right else "blue"
+    text = f"<description> top left square {said} </description> <think> the square {said} </think> \\boxed{{{said}}}"
+    pieces = TokenBytes(tokenizer).pieces(ids := tokenizer(text).input_ids)
+    parsed = parse_response(b"".join(pieces))
+    scored = pb.ScoredRollout(
+        response=text,
+        rewards={"accuracy": float(right), "visual": float(sufficient), "format": 1.0},
+        explanations={
+            "accuracy": f"mathruler: '{said}' is {'' if right else 'not '}'red'",
+            "visual": f"mathruler: '{'red' if sufficient else 'green'}' is {'' if sufficient else 'not '}'red'",
+        },
+    )
+    prompt = scored.rollout.prompt
+    prompt.id, prompt.run, prompt.question, prompt.answer = f"0/{group}", RUN, "<image>what color is the square", "red"
+    prompt.data_source = "shapes"
+    scored.rollout.id, scored.rollout.sample_index = f"0/{group}/{index}", index
+    sample = scored.rollout.sample
+    sample.response_token_ids.extend(ids)
+    sample.logprobs.extend([-0.1 * (place % 20) for place in range(len(ids))])
+    sample.versions.add(policy_version=version, end=len(ids))
+    sample.finish_reason = "stop"
+    for name, span in (("description", parsed.description_span), ("think", parsed.think_span)):
+        start, end = token_span(pieces, span)
+        getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
+    scored.requeries.add(
+        prompt=f"top left square {said} . what color is the square",
+        response=f"<think> the square {'red' if sufficient else 'green'} </think>",
+        answer="red" if sufficient else "green",
+        policy_version=version,
+        rewards={"visual": float(sufficient)},
+    )
+    return scored
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Served:
+    """A running service with groups of which the second has a shortcut."""
+
+    def __init__(self, url: str, add: Callable[..., None]) -> None:
+        self.url = url
+        self.add = add
+
+
+@pytest.fixture
+def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
+    options = [f"run.name={RUN}", f"run.dir={tmp_path}", f"reward.api.token={TOKEN}"]
+    config = load_config(None, options, environment={}).config
+    config.run.path.mkdir()
+    (config.run.path / "scalars.jsonl").write_text(
+        "".join(f'{{"step": {step}, "time": 0, "kl/answer": {0.01 * step}}}\n' for step in (1, 2, 3))
+    )
+    Ledger(config.run.path).record(4, 4, {"0/1": 2})
+
+    def add(*traces: dict) -> None:
+        """In a thread: this one has the loop of the browser's driver."""
+        made = [answered(tokenizer, **trace) for trace in traces]
+        thread = threading.Thread(target=lambda: asyncio.run(write(store, *made)))
+        thread.start()
+        thread.join()
+
+    add(
+        {"group": 0, "index": 0, "right": True, "sufficient": True},
+        {"group": 0, "index": 1, "right": False, "sufficient": False},
+        {"group": 1, "index": 0, "right": True, "sufficient": False},
+        {"group": 1, "index": 1, "right": True, "sufficient": True, "version": 4},
+    )
+    app = create_app(ApiContext(config=config, reader=store.reader, tokens=TokenBytes(tokenizer)))
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield Served(f"http://127.0.0.1:{port}/", add)
+    server.should_exit = True
+    thread.join()
+    store.engine.dispose()
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """At the service, past its token; an error in the page fails the test."""
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith((served.url, "blob:")) else errors.append(request.url)
+    )
+    page.goto(served.url)
+    page.get_by_label("This service asks for its token").fill(TOKEN)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator("#main .list > li")).to_have_count(2)
+    yield page
+    page.close()
+    assert errors == []
+
+
+def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
+    page.get_by_label("Reward pattern").select_option("shortcut")
+    expect(page.locator(".list > li")).to_have_count(1)
+    assert page.url.endswith("#/groups?pattern=shortcut")
+    expect(page.locator(".list > li")).to_contain_text("step 4")
+    page.get_by_role("link", name="what color is the square").click()
+    expect(page.get_by_role("heading", name="Group 0/1")).to_be_visible()
+    answers = page.locator("article")
+    expect(answers).to_have_count(2)
+    first = answers.nth(0)
+    expect(first).to_contain_text("answer right, description insufficient (shortcut)")
+    expect(first).to_contain_text("Re-query: answered green from the description alone")
+    expect(first).to_contain_text("top left square red . what color is the square")
+    expect(first).to_contain_text("mathruler: 'green' is not 'red'")
+    expect(first.locator(".segment-description").first).to_be_visible()
+    expect(first.get_by_role("row", name="A answer")).to_be_visible()
+    first.get_by_role("button", name="log-probability").click()
+    token = first.locator(".response span").nth(5)
+    assert "rgba(220, 70, 50" in token.get_attribute("style")
+    assert "version 3" in token.get_attribute("title")
+    first.get_by_role("button", name="Score again").click()
+    expect(first).to_contain_text("nothing is scored here: the run is over")
+
+
+def test_what_comes_while_one_looks_is_announced(page: Page, served: Served):
+    served.add({"group": 2, "index": 0, "right": True, "sufficient": True})
+    page.get_by_role("button", name="1 new: show").click(timeout=15_000)
+    expect(page.locator(".list > li")).to_have_count(3)
+
+
+def test_an_address_leads_to_what_it_led_to(page: Page, served: Served):
+    page.goto(f"{served.url}#/group/0/0")
+    expect(page.get_by_role("heading", name="Group 0/0")).to_be_visible()
+    page.goto(f"{served.url}#/groups?min_version=4")
+    expect(page.locator(".list > li")).to_have_count(1)
+    page.goto(f"{served.url}#/group/0/99")
+    expect(page.locator("#main")).to_contain_text("no group '0/99'")
+
+
+def test_all_of_it_can_be_reached_by_keys(page: Page):
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Group 0/0")).to_be_visible()
+    page.keyboard.press("p")
+    expect(page.get_by_role("heading", name="Group 0/1")).to_be_visible()
+    page.keyboard.press("u")
+    expect(page.locator(".list > li")).to_have_count(2)
+    page.keyboard.press("s")
+    expect(page.locator(".list > li")).to_have_count(1)
+    page.keyboard.press("/")
+    page.keyboard.type("nothing such")
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_contain_text("No group fits.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+    expect(page.get_by_role("heading", name="Curves")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def test_curves_are_of_rewards_and_of_the_learner(page: Page):
+    page.get_by_role("link", name="Curves").click()
+    for name in (
+        "Rewards by policy version",
+        "Shortcuts and disagreement by policy version",
+        "KL to the reference by step",
+    ):
+        expect(page.get_by_role("img", name=name, exact=True)).to_be_visible()
+    expect(page.get_by_role("img", name="Distribution of accuracy")).to_be_visible()
+    page.get_by_label("Purpose").select_option("evaluation")
+    expect(page.locator("#main")).to_contain_text("KL to the reference")
+    page.get_by_role("link", name="Pipeline").click()
+    expect(page.locator("#main")).to_contain_text("the run is over")
+
+
+def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served):
+    page.set_viewport_size({"width": 360, "height": 740})
+    for path in ("#/groups", "#/group/0/1", "#/curves"):
+        page.goto(served.url + path)
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+    colors = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        colors.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    page.get_by_label("Switch between light and dark").click()
+    colors.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colors[0] == colors[2] != colors[1]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_accessible(page: Page, served: Served, scheme: str):
+    """WCAG 2.1 AA as far as axe can tell: contrast, names, roles, structure."""
+    page.emulate_media(color_scheme=scheme)
+    for path in ("#/groups", "#/group/0/1", "#/curves", "#/pipeline"):
+        page.goto(served.url + path)
+        page.wait_for_timeout(700)
+        results = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
+        assert results.violations_count == 0, f"{path}: {results.generate_report()}"
