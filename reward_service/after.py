@@ -68,9 +68,12 @@ def _reader(config: Config) -> TraceReader:
 
 
 def _tokens(config: Config) -> TokenBytes | None:
-    """By the tokenizer of the policy that the run began with; None where that is gone."""
-    try:
-        return TokenBytes(AutoTokenizer.from_pretrained(config.model.path, local_files_only=True))
-    except (OSError, ValueError) as error:
-        log.warning("responses cannot be shown token by token", model=config.model.path, error=str(error))
-        return None
+    """By the tokenizer of the policy that the run began with, or that a checkpoint of it holds; None without either."""
+    checkpoints = sorted((config.run.path / "checkpoints").glob("[0-9]*/policy"), reverse=True)
+    for place in (config.model.path, *map(str, checkpoints)):
+        try:
+            return TokenBytes(AutoTokenizer.from_pretrained(place, local_files_only=True))
+        except (OSError, ValueError) as error:
+            log.info("no tokenizer here", folder=place, error=str(error))
+    log.warning("responses cannot be shown token by token: the policy's tokenizer is gone", model=config.model.path)
+    return None

@@ -10,7 +10,7 @@ export function curves(title, xName, xs, series) {
   if (!xs.length || !given.length) return null;
   const all = given.flatMap(({ values }) => values.filter((value) => value !== null));
   let [low, high] = [Math.min(...all), Math.max(...all)];
-  if (low >= 0 && high <= 1) [low, high] = [0, 1];
+  if (low >= 0) [low, high] = [0, high > 0.3 && high <= 1 ? 1 : high || 1];
   else if (low === high) [low, high] = [low - 1, high + 1];
   const x = (value) => LEFT + (WIDTH - LEFT - RIGHT) * (xs.length < 2 ? 0.5 : (value - xs[0]) / (xs.at(-1) - xs[0] || 1));
   const y = (value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low));
