@@ -1,9 +1,11 @@
 """Routes: traces, groups, tokens and images."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, Field
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
@@ -23,11 +25,61 @@ Pattern = Annotated[
     PatternName | None,
     Query(description="Answer and description: `shortcut` is a right answer whose description does not suffice."),
 ]
-Words = Annotated[
-    str | None, Query(max_length=1000, description="All occur in question, answer, response or re-query.")
-]
-Step = Annotated[int | None, Query(ge=1, le=2**31 - 1, description="Batch that learned from the prompt.")]
-Limit = Annotated[int, Query(ge=1, le=200)]
+
+
+FILTERED = ("format", "accuracy", "visual")  # rewards that traces can be searched for by
+
+
+class _Search(BaseModel):
+    """What traces and groups are searched for by, and where in the pages."""
+
+    run: Run = None
+    purpose: Purpose = None
+    data_source: str | None = None
+    min_version: Version = None
+    max_version: Version = None
+    pattern: Pattern = None
+    q: str | None = Field(None, max_length=1000, description="Words: all occur in question, answer or responses.")
+    cursor: str | None = None
+
+    def wanted(self, served: str) -> TraceFilter:
+        """For the store."""
+        return TraceFilter(
+            run=self.run or served,
+            purpose=self.purpose,
+            data_source=self.data_source,
+            min_version=self.min_version,
+            max_version=self.max_version,
+            outcome=self.pattern,
+            words=self.q,
+        )
+
+
+class TraceSearch(_Search):
+    """Single answers, by their rewards too."""
+
+    min_format: Bound = None
+    max_format: Bound = None
+    min_accuracy: Bound = None
+    max_accuracy: Bound = None
+    min_visual: Bound = None
+    max_visual: Bound = None
+    limit: int = Field(50, ge=1, le=200)
+
+    def wanted(self, served: str) -> TraceFilter:
+        """For the store."""
+        bounds = {
+            end: {name: value for name in FILTERED if (value := getattr(self, f"{end}_{name}")) is not None}
+            for end in ("min", "max")
+        }
+        return replace(super().wanted(served), min_rewards=bounds["min"], max_rewards=bounds["max"])
+
+
+class GroupSearch(_Search):
+    """Prompts with all their answers."""
+
+    step: int | None = Field(None, ge=1, le=2**31 - 1, description="Batch that learned from the prompt.")
+    limit: int = Field(20, ge=1, le=100)
 
 
 def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
@@ -44,38 +96,10 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         return folder.step_of(group_id) if run == api.run else None
 
     @routes.get("/traces", responses=problem_responses(400, 422))
-    async def list_traces(
-        run: Run = None,
-        purpose: Purpose = None,
-        data_source: str | None = None,
-        min_version: Version = None,
-        max_version: Version = None,
-        pattern: Pattern = None,
-        min_format: Bound = None,
-        max_format: Bound = None,
-        min_accuracy: Bound = None,
-        max_accuracy: Bound = None,
-        min_visual: Bound = None,
-        max_visual: Bound = None,
-        q: Words = None,
-        cursor: str | None = None,
-        limit: Limit = 50,
-    ) -> TracePage:
+    async def list_traces(asked: Annotated[TraceSearch, Query()]) -> TracePage:
         """Traces, newest first. With one publication a batch, the policy version is the training batch."""
-        low = {"format": min_format, "accuracy": min_accuracy, "visual": min_visual}
-        high = {"format": max_format, "accuracy": max_accuracy, "visual": max_visual}
-        wanted = TraceFilter(
-            run=run or api.run,
-            purpose=purpose,
-            data_source=data_source,
-            min_version=min_version,
-            max_version=max_version,
-            outcome=pattern,
-            words=q,
-            min_rewards={name: value for name, value in low.items() if value is not None},
-            max_rewards={name: value for name, value in high.items() if value is not None},
-        )
-        found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, cursor, limit)
+        wanted = asked.wanted(api.run)
+        found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
         return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
 
     @routes.get("/traces/{trace_id:path}/tokens", responses=problem_responses(404, 422, 503))
@@ -93,33 +117,14 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         return trace_view(await found_trace(trace_id, run))
 
     @routes.get("/groups", responses=problem_responses(400, 422))
-    async def list_groups(
-        run: Run = None,
-        purpose: Purpose = None,
-        data_source: str | None = None,
-        step: Step = None,
-        min_version: Version = None,
-        max_version: Version = None,
-        pattern: Pattern = None,
-        q: Words = None,
-        cursor: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> GroupPage:
+    async def list_groups(asked: Annotated[GroupSearch, Query()]) -> GroupPage:
         """Groups of which some trace fits, those with the newest traces first."""
-        name = run or api.run
-        wanted = TraceFilter(
-            run=name,
-            purpose=purpose,
-            data_source=data_source,
-            min_version=min_version,
-            max_version=max_version,
-            outcome=pattern,
-            words=q,
-            group_ids=folder.prompts_of(step) if step is not None else None,
-        )
-        ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, cursor, limit)
-        groups = await run_in_threadpool(api.reader.groups, name, ids)
-        summaries = [group_summary(groups[id_], step_of(name, id_)) for id_ in ids if id_ in groups]
+        wanted = asked.wanted(api.run)
+        if asked.step is not None:
+            wanted = replace(wanted, group_ids=folder.prompts_of(asked.step))
+        ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, asked.cursor, asked.limit)
+        groups = await run_in_threadpool(api.reader.groups, wanted.run, ids)
+        summaries = [group_summary(groups[id_], step_of(wanted.run, id_)) for id_ in ids if id_ in groups]
         return GroupPage(groups=summaries, next_cursor=next_cursor)
 
     @routes.get("/groups/{group_id:path}", responses=problem_responses(404, 422))

@@ -9,19 +9,18 @@ from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
 from reward_service.api.security import check_closed
 from reward_service.scoring import open_scorer
 from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.serving import serving
 from tests.reward_service.test_store import scored, write
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.ledger import Ledger
 from vision_sr1.parsing import TokenBytes
-from vision_sr1.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -288,21 +287,6 @@ async def test_every_answer_has_headers_that_keep_browsers_from_harm(api: httpx.
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert "default-src 'self'" in headers["content-security-policy"]
-
-
-@contextlib.asynccontextmanager
-async def serving(app: object) -> AsyncIterator[str]:
-    """On a port, as events need it: httpx's own transport waits for the end of a response."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
-    running = asyncio.create_task(server.serve())
-    for _ in range(500):
-        if server.started:
-            break
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    await running
 
 
 async def test_traces_come_live_and_go_on_where_a_reader_was_interrupted(config: Config, store: Store):

@@ -1,21 +1,18 @@
 """The Python client against a running service, and against its OpenAPI document."""
 
 import inspect
-import threading
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from reward_service.api import ApiContext, create_app
 from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import scored, write
 from vision_sr1.client import ApiError, Client
 from vision_sr1.config import load_config
-from vision_sr1.ports import free_port
 
 METHODS = {
     ("get", "/v1/runs"): Client.runs,
@@ -45,15 +42,8 @@ def store(tmp_path: Path) -> Store:
 def url(tmp_path: Path, store: Store) -> Iterator[str]:
     options = [f"run.name={RUN}", f"run.dir={tmp_path}", "reward.api.token=geheim"]
     app = create_app(ApiContext(config=load_config(None, options, environment={}).config, reader=store.reader))
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    with serving_in_thread(app) as url:
+        yield url
 
 
 def test_every_route_has_a_method_that_takes_what_the_document_says(store: Store, tmp_path: Path):

@@ -1,7 +1,6 @@
 """The external judge against a real OpenAI-compatible server."""
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
@@ -9,14 +8,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from reward_service import metrics
 from reward_service.judge import Judge, JudgeFailedError
+from tests.reward_service.serving import serving
 from vision_sr1.config import JudgeConfig
 from vision_sr1.ports import free_port
 
@@ -117,27 +116,13 @@ class Busy:
         await send({"type": "http.response.body", "body": body})
 
 
-@contextlib.asynccontextmanager
-async def serving(app: Busy) -> AsyncIterator[str]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, lifespan="off"))
-    running = asyncio.create_task(server.serve())
-    for _ in range(500):
-        if server.started:
-            break
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/v1"
-    server.should_exit = True
-    await running
-
-
 async def test_a_busy_endpoint_is_asked_again():
-    async with serving(Busy(refusals=2)) as url:
-        judge = Judge(JudgeConfig(url=url, model="reader", attempts=3))
+    async with serving(Busy(refusals=2), lifespan="off") as address:
+        judge = Judge(JudgeConfig(url=f"{address}/v1", model="reader", attempts=3))
         assert await judge.answer("what?") == "red"
         await judge.close()
-    async with serving(Busy(refusals=2)) as url:
-        judge = Judge(JudgeConfig(url=url, model="reader", attempts=2))
+    async with serving(Busy(refusals=2), lifespan="off") as address:
+        judge = Judge(JudgeConfig(url=f"{address}/v1", model="reader", attempts=2))
         with pytest.raises(JudgeFailedError, match="too many requests"):
             await judge.answer("what?")
         await judge.close()
@@ -145,13 +130,13 @@ async def test_a_busy_endpoint_is_asked_again():
 
 async def test_it_is_asked_no_more_at_once_and_no_oftener_than_configured():
     app = Busy(refusals=0)
-    async with serving(app) as url:
-        judge = Judge(JudgeConfig(url=url, model="reader", requests_in_flight=2))
+    async with serving(app, lifespan="off") as address:
+        judge = Judge(JudgeConfig(url=f"{address}/v1", model="reader", requests_in_flight=2))
         await asyncio.gather(*(judge.answer("what?") for _ in range(8)))
         assert app.most == 2
         await judge.close()
         app.arrivals.clear()
-        judge = Judge(JudgeConfig(url=url, model="reader", requests_per_minute=600))
+        judge = Judge(JudgeConfig(url=f"{address}/v1", model="reader", requests_per_minute=600))
         await asyncio.gather(*(judge.answer("what?") for _ in range(6)))
         assert app.arrivals[-1] - app.arrivals[0] > 0.4, "five tenths of a second for five more requests"
         await judge.close()

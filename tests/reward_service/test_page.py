@@ -3,23 +3,21 @@
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
 from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
 from vision_sr1.config import load_config
 from vision_sr1.ledger import Ledger
 from vision_sr1.parsing import TokenBytes, parse_response, token_span
-from vision_sr1.ports import free_port
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 CHROMIUM = shutil.which("chromium")
@@ -107,15 +105,8 @@ def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
         {"group": 1, "index": 1, "right": True, "sufficient": True, "version": 4},
     )
     app = create_app(ApiContext(config=config, reader=store.reader, tokens=TokenBytes(tokenizer)))
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield Served(f"http://127.0.0.1:{port}/", add)
-    server.should_exit = True
-    thread.join()
+    with serving_in_thread(app) as url:
+        yield Served(f"{url}/", add)
     store.engine.dispose()
 
 

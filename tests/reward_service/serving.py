@@ -1,0 +1,47 @@
+"""An application on a port of its own."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+
+from vision_sr1.ports import free_port
+
+
+@contextlib.asynccontextmanager
+async def serving(app: object, **options: object) -> AsyncIterator[str]:
+    """In this event loop."""
+    server = _server(app, **options)
+    running = asyncio.create_task(server.serve())
+    for _ in range(500):
+        if server.started:
+            break
+        await asyncio.sleep(0.01)
+    yield _url(server)
+    server.should_exit = True
+    await running
+
+
+@contextlib.contextmanager
+def serving_in_thread(app: object) -> Iterator[str]:
+    """Beside a test that waits in its own thread."""
+    server = _server(app)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield _url(server)
+    server.should_exit = True
+    thread.join()
+
+
+def _server(app: object, **options: object) -> uvicorn.Server:
+    settings = {"log_config": None, "timeout_graceful_shutdown": 1, **options}
+    return uvicorn.Server(uvicorn.Config(app, port=free_port(), **settings))
+
+
+def _url(server: uvicorn.Server) -> str:
+    return f"http://127.0.0.1:{server.config.port}"
