@@ -8,8 +8,10 @@ import alembic.config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
+from reward_service.store.tables import Base
 from vision_sr1.config import ConfigError, TracesConfig
 
 TIMEOUT_S = 10.0  # for a lock that another replica holds
@@ -83,6 +85,11 @@ def prepare_store(engine: Engine) -> None:
 def writing(engine: Engine) -> Engine:
     """The same store for transactions that write: on SQLite they wait for one another, where others would fail."""
     return engine.execution_options(**{_WRITES: True})
+
+
+def upsert(connection: Connection, table: type[Base]) -> Any:
+    """An INSERT of the connection's dialect that can say what to do about rows that are there already."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
 def _options(backend: str) -> dict[str, Any]:

@@ -1,51 +1,32 @@
 """Writing traces: from a bounded buffer, in batches, off the scoring path; and removing old ones."""
 
 import asyncio
-import contextlib
-import hashlib
-import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from reward_service import metrics
-from reward_service.store.database import prepare_store, writing
-from reward_service.store.tables import OUTCOMES, RewardCount, StoredImage, Trace, TraceBody
+from reward_service.store.counting import Ranges, RewardCounter
+from reward_service.store.database import prepare_store, upsert, writing
+from reward_service.store.retention import is_kept, remove_old
+from reward_service.store.rows import trace_body, trace_row
+from reward_service.store.tables import StoredImage, Trace, TraceBody
+from reward_service.store.threads import in_daemon_thread
 from vision_sr1.config import TracesConfig
-from vision_sr1.groups import sample_version
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
 AT_ONCE = 256  # traces in a transaction
-BINS = 20
-MISSING_BIN = -1
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0  # between tries while the store is down
 PRUNE_EVERY_S = 60.0
 TRANSACTION_TIMEOUT_S = 60.0
-TEXT_LENGTH = 100_000  # characters of a trace that it can be found by
 
-T = TypeVar("T")
-Ranges = dict[str, tuple[float, float]]
 _Key = tuple[str, str]  # run and rollout
-
-
-class _Bin(NamedTuple):
-    """The key of a RewardCount."""
-
-    run: str
-    purpose: str
-    data_source: str
-    policy_version: int
-    name: str
-    bin: int
 
 
 class TraceWriter:
@@ -60,7 +41,7 @@ class TraceWriter:
         self._engine = writing(engine)
         self._blobs = blobs
         self._config = config
-        self._ranges = {**ranges, "outcome": (0.0, float(len(OUTCOMES)))}
+        self._counter = RewardCounter(ranges)
         self._buffer: asyncio.Queue[pb.ScoredRollout] = asyncio.Queue(config.buffer)
         self._in_hand = 0  # traces that are being written
         self._known_images: set[str] = set()
@@ -108,21 +89,29 @@ class TraceWriter:
             try:
                 images = await self._new_images(batch)
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
-                    kept = await _in_thread(self._insert, batch, images)
+                    kept = await in_daemon_thread(self._insert, batch, images)
+            except (DataError, IntegrityError, ValueError, TypeError) as error:
+                await self._write_singly(batch, error)
+                return
             except (SQLAlchemyError, TimeoutError) as error:
                 self._note(down=True, error=repr(error))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
-            except Exception as error:  # a trace that cannot be written must not be in the way of the others
-                metrics.TRACES.labels("dropped").inc(len(batch))
-                log.exception("traces dropped: they cannot be written", traces=len(batch), error=repr(error))
-                return
             else:
                 self._note(down=False)
                 self._known_images.update(image["sha256"] for image in images)
                 metrics.TRACES.labels("written").inc(kept)
                 metrics.TRACES.labels("left_out").inc(len(batch) - kept)
                 return
+
+    async def _write_singly(self, batch: list[pb.ScoredRollout], error: Exception) -> None:
+        """A trace that cannot be written is not to be in the way of the others."""
+        if len(batch) > 1:
+            for scored in batch:
+                await self._write([scored])
+        else:
+            metrics.TRACES.labels("dropped").inc()
+            log.error("trace dropped: it cannot be written", rollout=batch[0].rollout.id, error=repr(error))
 
     def _note(self, *, down: bool, error: str = "") -> None:
         if down and not self._is_down:
@@ -147,11 +136,7 @@ class TraceWriter:
         return images
 
     def _is_kept(self, scored: pb.ScoredRollout) -> bool:
-        """By its group, so that a group is kept whole or not at all, whichever replica asks."""
-        if self._config.sample >= 1:
-            return True
-        digest = hashlib.sha256(scored.rollout.prompt.id.encode()).digest()
-        return int.from_bytes(digest[:8]) < self._config.sample * 2**64
+        return is_kept(scored.rollout.prompt.id, self._config)
 
     def _insert(self, batch: list[pb.ScoredRollout], images: list[dict[str, Any]]) -> int:
         """Writes a batch; returns how many of its traces are new and kept."""
@@ -166,24 +151,24 @@ class TraceWriter:
             other = self._remove_others(connection, again)
             new |= self._insert_traces(connection, other)
             if new:
-                bodies = [{"sequence": sequence, **_body(kept[key])} for key, sequence in new.items()]
+                bodies = [{"sequence": sequence, **trace_body(kept[key])} for key, sequence in new.items()]
                 connection.execute(insert(TraceBody), bodies)
             if images:
-                connection.execute(self._dialect.insert(StoredImage).on_conflict_do_nothing(), images)
+                connection.execute(upsert(connection, StoredImage).on_conflict_do_nothing(), images)
             used = {ref.sha256 for key in new for ref in kept[key].rollout.prompt.images}
             if used:
                 connection.execute(
                     update(StoredImage).where(StoredImage.sha256.in_(sorted(used))).values(used_at=time.time())
                 )
-            self._count(connection, (scored for key, scored in by_key.items() if key in new or key not in again))
+            self._counter.add(connection, (scored for key, scored in by_key.items() if key in new or key not in again))
         return len(new)
 
     def _insert_traces(self, connection: Connection, traces: dict[_Key, pb.ScoredRollout]) -> dict[_Key, int]:
         """Sequence numbers of those that were not there."""
         if not traces:
             return {}
-        statement = self._dialect.insert(Trace).on_conflict_do_nothing().returning(Trace.run, Trace.id, Trace.sequence)
-        rows = connection.execute(statement, [_row(scored) for scored in traces.values()])
+        statement = upsert(connection, Trace).on_conflict_do_nothing().returning(Trace.run, Trace.id, Trace.sequence)
+        rows = connection.execute(statement, [trace_row(scored) for scored in traces.values()])
         return {(run, rollout): sequence for run, rollout, sequence in rows}
 
     def _remove_others(
@@ -204,140 +189,19 @@ class TraceWriter:
                 others[run, rollout] = scored
         return others
 
-    def _count(self, connection: Connection, batch: Iterable[pb.ScoredRollout]) -> None:
-        values: dict[_Bin, list[float]] = defaultdict(list)
-        for scored in batch:
-            row = _row(scored)
-            for name, value in _values(scored).items():
-                key = (row["run"], row["purpose"], row["data_source"], row["policy_version"], name)
-                values[_Bin(*key, self._place(name, value))].append(value or 0.0)
-        rows = [
-            {**key._asdict(), **self._edges(key), "count": len(found), "total": sum(found)}
-            for key, found in sorted(values.items())  # in one order, so that replicas do not block each other
-        ]
-        if rows:
-            statement = self._dialect.insert(RewardCount)
-            added = {name: getattr(RewardCount, name) + statement.excluded[name] for name in ("count", "total")}
-            connection.execute(statement.on_conflict_do_update(index_elements=list(_Bin._fields), set_=added), rows)
-
-    def _place(self, name: str, value: float | None) -> int:
-        if value is None:
-            return MISSING_BIN
-        low, high = self._ranges.get(name, (0.0, 1.0))
-        return max(0, min(_bins(name) - 1, int(_bins(name) * (value - low) / (high - low))))
-
-    def _edges(self, key: _Bin) -> dict[str, float]:
-        low, high = self._ranges.get(key.name, (0.0, 1.0))
-        width = (high - low) / _bins(key.name)
-        return {"low": low + key.bin * width, "high": low + (key.bin + 1) * width}
-
     async def _prune(self) -> None:
         self._pruned_at = time.monotonic()
         try:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
-                removed = await _in_thread(self._remove_old)
+                removed = await in_daemon_thread(remove_old, self._engine, self._config)
         except (SQLAlchemyError, TimeoutError) as error:
             log.warning("old traces could not be removed", error=repr(error))
             return
         if removed:
+            self._known_images.clear()
             metrics.TRACES.labels("removed").inc(removed)
             log.info("old traces removed", traces=removed)
-
-    def _remove_old(self) -> int:
-        """By age and by count, with the images that no trace left refers to."""
-        removed = 0
-        config = self._config
-        with self._engine.begin() as connection:
-            conditions = []
-            if config.keep_days is not None:
-                conditions.append(Trace.recorded_at < time.time() - 86_400 * config.keep_days)
-            if config.keep_count is not None:
-                newest = select(Trace.sequence).order_by(Trace.sequence.desc()).offset(config.keep_count).limit(1)
-                conditions.append(Trace.sequence <= newest.scalar_subquery())
-            for condition in conditions:
-                removed += connection.execute(delete(Trace).where(condition)).rowcount
-            if removed:
-                oldest = select(func.min(Trace.recorded_at)).scalar_subquery()
-                connection.execute(delete(StoredImage).where(StoredImage.used_at < func.coalesce(oldest, time.time())))
-        if removed:
-            self._known_images.clear()
-        return removed
-
-    @property
-    def _dialect(self) -> Any:
-        return postgresql if self._engine.dialect.name == "postgresql" else sqlite
-
-
-def _bins(name: str) -> int:
-    return len(OUTCOMES) if name == "outcome" else BINS
 
 
 def _key(scored: pb.ScoredRollout) -> _Key:
     return scored.rollout.prompt.run, scored.rollout.id
-
-
-def _row(scored: pb.ScoredRollout) -> dict[str, Any]:
-    rollout = scored.rollout
-    prompt = rollout.prompt
-    given = {name: dict(scored.rewards).get(name) for name in ("format", "accuracy", "visual")}
-    return {
-        "run": prompt.run,
-        "id": rollout.id,
-        "group_id": prompt.id,
-        "prompt_key": _prompt_key(prompt),
-        "purpose": "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
-        "data_source": prompt.data_source,
-        "policy_version": sample_version(rollout.sample),
-        "recorded_at": time.time(),
-        **given,
-        "outcome": _outcome(given["accuracy"], given["visual"]),
-    }
-
-
-def _prompt_key(prompt: pb.Prompt) -> str:
-    parts = (prompt.question, prompt.answer, *(image.sha256 for image in prompt.images))
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def _body(scored: pb.ScoredRollout) -> dict[str, Any]:
-    prompt = scored.rollout.prompt
-    texts = (prompt.question, prompt.answer, scored.response, *(requery.response for requery in scored.requeries))
-    text = "\n".join(texts).replace("\0", " ")[:TEXT_LENGTH]  # PostgreSQL's text has no NUL
-    return {"text": text, "message": scored.SerializeToString()}
-
-
-def _outcome(accuracy: float | None, visual: float | None) -> int | None:
-    """As the paper counts language shortcuts: right, and no re-query's answer was."""
-    if accuracy is None or visual is None:
-        return None
-    return 2 * (accuracy > 0) + (visual > 0)
-
-
-def _values(scored: pb.ScoredRollout) -> dict[str, float | None]:
-    """What is counted of a rollout."""
-    given: dict[str, float | None] = dict.fromkeys(scored.missing)
-    given |= dict(scored.rewards)
-    given["response_tokens"] = float(len(scored.rollout.sample.response_token_ids))
-    given["outcome"] = _outcome(given.get("accuracy"), given.get("visual"))
-    return given
-
-
-async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """In a thread that the end of the process does not wait for, should a server never answer."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(setter: Callable[[Any], None], outcome: Any) -> None:
-        if not done.done():
-            setter(outcome)
-
-    def run() -> None:
-        try:
-            setter, outcome = done.set_result, work(*arguments)
-        except Exception as error:
-            setter, outcome = done.set_exception, error  # type: ignore[assignment]
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, setter, outcome)
-
-    threading.Thread(target=run, name="trace-store", daemon=True).start()
-    return await done

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, text, update
 from reward_service import metrics
 from reward_service.store import CursorError, StoreError, Trace, TraceFilter, TraceReader, TraceWriter, open_store
 from reward_service.store.database import writing
+from reward_service.store.retention import remove_old
 from tests.reward_service.conftest import RANGE, RUN, Store
 from vision_sr1.config import Config, ConfigError, TracesConfig
 from vision_sr1.streams import Blobs, Keys, connect
@@ -208,7 +209,7 @@ async def test_prompts_of_two_runs_are_known_by_what_they_ask(store: Store):
 async def test_images_are_kept_with_the_traces_and_go_with_the_last(redis_config: Config, store: Store):
     redis = await connect(redis_config.streams)
     blobs = Blobs(redis, Keys(RUN), 60)
-    writer = TraceWriter(store.engine, blobs, TracesConfig(keep_count=1), RANGE)
+    writer = TraceWriter(store.engine, blobs, TracesConfig(), RANGE)
     refs = [await blobs.put(b"\x89PNG..." + bytes([index])) for index in range(2)]
     for index, ref in enumerate(refs):
         trace = scored(2 * index)
@@ -217,7 +218,7 @@ async def test_images_are_kept_with_the_traces_and_go_with_the_last(redis_config
         await asyncio.sleep(0.01)
     kept = store.reader.image(refs[0].sha256)
     assert (kept.data, kept.media_type) == (b"\x89PNG...\0", "image/png")
-    writer._remove_old()
+    remove_old(writing(store.engine), TracesConfig(keep_count=1))
     assert store.reader.image(refs[0].sha256) is None
     assert store.reader.image(refs[1].sha256) is not None
     await redis.aclose()
@@ -228,10 +229,8 @@ async def test_traces_are_kept_by_age_and_count(store: Store):
     with writing(store.engine).begin() as connection:
         old = update(Trace).where(Trace.id.in_(["0/0/0", "0/1/0"])).values(recorded_at=time.time() - 3 * 86_400)
         connection.execute(old)
-    writer = TraceWriter(store.engine, None, TracesConfig(keep_days=2), RANGE)
-    assert writer._remove_old() == 2
-    writer = TraceWriter(store.engine, None, TracesConfig(keep_count=3), RANGE)
-    assert writer._remove_old() == 1
+    assert remove_old(writing(store.engine), TracesConfig(keep_days=2)) == 2
+    assert remove_old(writing(store.engine), TracesConfig(keep_count=3)) == 1
     page, _ = store.reader.traces(ALL, None, 50)
     assert [found.scored.rollout.id for found in page] == ["0/2/1", "0/2/0", "0/1/1"]
     assert store.reader.traces(replace(ALL, words="number 0"), None, 50) == ([], None), "nothing is left of the others"
@@ -272,6 +271,16 @@ async def test_a_store_that_is_down_holds_up_nothing_and_gets_what_the_buffer_ho
     assert len(store.reader.traces(ALL, None, 50)[0]) == 6
     assert metrics.TRACES.labels("written")._value.get() == before["written"] + 6
     assert metrics.STORE_UP._value.get() == 1
+
+
+async def test_a_trace_that_cannot_be_written_is_not_in_the_way_of_others(postgres):
+    store = Store(f"postgresql+psycopg://postgres@/postgres?host={postgres.get_uri().partition('?host=')[2]}")
+    before = metrics.TRACES.labels("dropped")._value.get()
+    await write(store, scored(0, run="poison"), scored(1, run="poison", source="x" * 300), scored(2, run="poison"))
+    page, _ = store.reader.traces(TraceFilter(run="poison"), None, 50)
+    assert [found.scored.rollout.id for found in page] == ["0/1/0", "0/0/0"]
+    assert metrics.TRACES.labels("dropped")._value.get() == before + 1
+    store.engine.dispose()
 
 
 async def test_a_server_that_freezes_holds_up_nothing_either(postgres):

@@ -1,0 +1,49 @@
+"""A scored rollout as rows of the store."""
+
+import hashlib
+import time
+from typing import Any
+
+from vision_sr1.groups import sample_version
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+TEXT_LENGTH = 100_000  # characters of a trace that it can be found by
+
+
+def trace_row(scored: pb.ScoredRollout) -> dict[str, Any]:
+    """Columns of Trace, the sequence left out."""
+    rollout = scored.rollout
+    prompt = rollout.prompt
+    given = {name: dict(scored.rewards).get(name) for name in ("format", "accuracy", "visual")}
+    return {
+        "run": prompt.run,
+        "id": rollout.id,
+        "group_id": prompt.id,
+        "prompt_key": _prompt_key(prompt),
+        "purpose": "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
+        "data_source": prompt.data_source,
+        "policy_version": sample_version(rollout.sample),
+        "recorded_at": time.time(),
+        **given,
+        "outcome": outcome_of(given["accuracy"], given["visual"]),
+    }
+
+
+def _prompt_key(prompt: pb.Prompt) -> str:
+    parts = (prompt.question, prompt.answer, *(image.sha256 for image in prompt.images))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def trace_body(scored: pb.ScoredRollout) -> dict[str, Any]:
+    """Columns of TraceBody, the sequence left out."""
+    prompt = scored.rollout.prompt
+    texts = (prompt.question, prompt.answer, scored.response, *(requery.response for requery in scored.requeries))
+    text = "\n".join(texts).replace("\0", " ")[:TEXT_LENGTH]  # PostgreSQL's text has no NUL
+    return {"text": text, "message": scored.SerializeToString()}
+
+
+def outcome_of(accuracy: float | None, visual: float | None) -> int | None:
+    """The place in OUTCOMES. As the paper counts language shortcuts: right, and no re-query's answer was."""
+    if accuracy is None or visual is None:
+        return None
+    return 2 * (accuracy > 0) + (visual > 0)
