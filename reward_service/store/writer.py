@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import structlog
+from redis.exceptions import RedisError
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
@@ -90,10 +91,9 @@ class TraceWriter:
                 images = await self._new_images(batch)
                 async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
                     kept = await in_daemon_thread(self._insert, batch, images)
-            except (DataError, IntegrityError, ValueError, TypeError) as error:
-                await self._write_singly(batch, error)
-                return
-            except (SQLAlchemyError, TimeoutError) as error:
+            except Exception as error:
+                if not _is_outage(error):
+                    return await self._write_singly(batch, error)
                 self._note(down=True, error=repr(error))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -102,7 +102,7 @@ class TraceWriter:
                 self._known_images.update(image["sha256"] for image in images)
                 metrics.TRACES.labels("written").inc(kept)
                 metrics.TRACES.labels("left_out").inc(len(batch) - kept)
-                return
+                return None
 
     async def _write_singly(self, batch: list[pb.ScoredRollout], error: Exception) -> None:
         """A trace that cannot be written is not to be in the way of the others."""
@@ -129,7 +129,7 @@ class TraceWriter:
                 continue
             try:
                 data = await self._blobs.get(ref)
-            except BlobMissingError as error:
+            except (BlobMissingError, RedisError) as error:
                 log.warning("trace without its image", error=str(error))
                 continue
             images.append({"sha256": sha256, "media_type": ref.media_type, "data": data, "used_at": time.time()})
@@ -201,6 +201,12 @@ class TraceWriter:
             self._known_images.clear()
             metrics.TRACES.labels("removed").inc(removed)
             log.info("old traces removed", traces=removed)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the store may take the same traces later."""
+    is_of_data = isinstance(error, (DataError, IntegrityError))
+    return isinstance(error, (SQLAlchemyError, TimeoutError)) and not is_of_data
 
 
 def _key(scored: pb.ScoredRollout) -> _Key:
