@@ -112,7 +112,7 @@ def measure(way: str, config: Config, rollouts: list[bytes], replicas: int) -> f
     ready, done = spawn.Barrier(replicas + 3), spawn.Event()
     roles: list[tuple[Any, ...]] = [(_WRITE[way], rollouts), (_TAKE[way], len(rollouts))]
     roles += [(_SCORE[way], len(rollouts))] * replicas
-    processes = [spawn.Process(target=_play, args=(config, ready, done, *role), daemon=True) for role in roles]
+    processes = [spawn.Process(target=_play, args=(config, ready, done, *role)) for role in roles]
     for process in processes:
         process.start()
     try:

@@ -18,7 +18,7 @@ from reward_service.rewards.functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import was_cut_off
-from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, parse_response, token_span
+from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
 from vision_sr1.rewards import JUDGE, Answered, Missing, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -171,7 +171,7 @@ def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:
             log.error("reward missing", rollout=scored.rollout.id, reward=name, reason=outcome.reason)
         else:
             scored.rewards[name] = outcome.value
-            metrics.REWARDS.labels(name).observe(outcome.value)
+            metrics.reward_values(name).observe(outcome.value)
         said = outcome.reason if isinstance(outcome, Missing) else outcome.explanation
         scored.explanations[name] = said[:EXPLANATION_LENGTH]
 
@@ -207,8 +207,10 @@ def _answered(scored: pb.ScoredRollout, parsed: ParsedResponse) -> Answered:
 
 
 def _set_spans(scored: pb.ScoredRollout, pieces: list[bytes], parsed: ParsedResponse) -> None:
+    places = TokenPlaces(pieces)
+
     def span(of: Span) -> pb.TokenSpan:
-        start, end = token_span(pieces, of)
+        start, end = places.span(of)
         return pb.TokenSpan(start=start, end=end)
 
     if parsed.description_span:

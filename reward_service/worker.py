@@ -33,11 +33,11 @@ def check_usable(rollout: pb.Rollout) -> None:
             f"rollout {rollout.id} of actor {rollout.actor_id} has {len(sample.logprobs)} log-probabilities for "
             f"{len(sample.response_token_ids)} tokens"
         )
-    for place, value in enumerate(sample.logprobs):
-        if not math.isfinite(value):
-            raise UnusableRolloutError(
-                f"rollout {rollout.id} of actor {rollout.actor_id}: the log-probability of token {place} is {value}"
-            )
+    if not math.isfinite(sum(sample.logprobs)):
+        place, value = next((p, v) for p, v in enumerate(sample.logprobs) if not math.isfinite(v))
+        raise UnusableRolloutError(
+            f"rollout {rollout.id} of actor {rollout.actor_id}: the log-probability of token {place} is {value}"
+        )
     if not sample.versions:
         raise UnusableRolloutError(f"rollout {rollout.id} of actor {rollout.actor_id} names no policy version")
 

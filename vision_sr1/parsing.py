@@ -5,7 +5,10 @@ characters a token boundary cuts through.
 """
 
 import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 # The authors' code removes white space around each of < > / before it reads a response; tags here match either way.
@@ -125,22 +128,25 @@ class TokenBytes:
 
     def pieces(self, token_ids: list[int]) -> list[bytes]:
         """Each token's bytes; ids outside the vocabulary (padding of the embedding) have none."""
-        return [self._bytes.get(token, b"") for token in token_ids]
+        get = self._bytes.get
+        return [get(token, b"") for token in token_ids]
 
 
-def token_span(pieces: list[bytes], span: Span) -> Span:
-    """The tokens [start, end) that hold the bytes [start, end); a token on a boundary belongs to the span."""
-    first = last = len(pieces)
-    position = 0
-    for index, piece in enumerate(pieces):
-        following = position + len(piece)
-        if first == len(pieces) and following > span[0]:
-            first = index
-        if following >= span[1]:
-            last = index + 1
-            break
-        position = following
-    return first, last
+class TokenPlaces:
+    """Where the bytes of each token are in a response.
+
+    Args:
+        pieces: of the tokens; the response is their concatenation.
+    """
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._ends = list(accumulate(map(len, pieces)))
+
+    def span(self, span: Span) -> Span:
+        """The tokens [start, end) that hold the bytes [start, end); a token on a boundary belongs to the span."""
+        first = bisect_right(self._ends, span[0])
+        last = bisect_left(self._ends, span[1])
+        return first, min(last + 1, len(self._ends))
 
 
 def _byte_level_alphabet() -> dict[str, int]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from learner.samples import TrainingSample, group_has_signal, training_samples
 from vision_sr1.config import LearnerConfig, load_config
 from vision_sr1.credit import token_sets
-from vision_sr1.parsing import parse_response, token_span
+from vision_sr1.parsing import TokenPlaces, parse_response
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 SUM = "{name: sum, reward: {accuracy: 1, visual: 1}, tokens: [response]}"
@@ -99,7 +99,7 @@ def test_masks_partition_any_response(words: list[str], cuts: list[int]):
     result = pb.ScoredRollout(rollout=pb.Rollout(sample=pb.Sample(response_token_ids=range(len(pieces)))))
     parsed = parse_response(text)
     if parsed.description_span:
-        start, end = token_span(pieces, parsed.description_span)
+        start, end = TokenPlaces(pieces).span(parsed.description_span)
         result.description.CopyFrom(pb.TokenSpan(start=start, end=end))
     sets = token_sets(result)
     assert np.array_equal(sets["description"] ^ sets["reasoning"], sets["response"])

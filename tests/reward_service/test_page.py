@@ -17,7 +17,7 @@ from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
 from vision_sr1.config import load_config
 from vision_sr1.ledger import Ledger
-from vision_sr1.parsing import TokenBytes, parse_response, token_span
+from vision_sr1.parsing import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 CHROMIUM = shutil.which("chromium")
@@ -51,7 +51,7 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
     sample.versions.add(policy_version=version, end=len(ids))
     sample.finish_reason = "stop"
     for name, span in (("description", parsed.description_span), ("think", parsed.think_span)):
-        start, end = token_span(pieces, span)
+        start, end = TokenPlaces(pieces).span(span)
         getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
     scored.requeries.add(
         prompt=f"top left square {said} . what color is the square",

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_sr1.parsing import parse_response, token_span
+from vision_sr1.parsing import TokenPlaces, parse_response
 
 GOOD = rb"<description> a red square </description> <think> so red </think> \boxed{red}"
 
@@ -73,7 +73,7 @@ def test_token_span_is_the_smallest_run_of_tokens_that_holds_the_bytes(pieces: l
         return
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
-    first, last = token_span(pieces, (start, end))
+    first, last = TokenPlaces(pieces).span((start, end))
     before, held = b"".join(pieces[:first]), b"".join(pieces[first:last])
     assert len(before) <= start
     assert len(before) + len(held) >= end
