@@ -1,16 +1,8 @@
 """The reward service's metrics."""
 
-from functools import cache
-
 from prometheus_client import Counter, Gauge, Histogram
 
 GROUPS = Counter("vision_sr1_reward_groups", "Groups completed and emitted.")
-_REWARDS = Histogram(
-    "vision_sr1_reward_value",
-    "Rewards given, by name.",
-    ["name"],
-    buckets=(-1.0, -0.5, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0),
-)
 MISSING = Counter("vision_sr1_reward_missing", "Rewards that could not be given, by name.", ["name"])
 GRADINGS = Counter("vision_sr1_reward_gradings", "Answers graded, by grader and outcome.", ["grader", "outcome"])
 REQUERIES = Counter("vision_sr1_reward_requeries", "Re-queries, by outcome.", ["outcome"])
@@ -25,13 +17,5 @@ JUDGE_USD = Counter("vision_sr1_reward_judge_usd", "Cost of the external judge a
 FUNCTION_SECONDS = Histogram("vision_sr1_reward_function_seconds", "A reward function, all attempts.", ["name"])
 SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "From taking a rollout to handing it over.")
 AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "From a rollout's end to its score.")
-
-
-@cache
-def reward_values(name: str) -> Histogram:
-    """The values of one reward; looked up once."""
-    return _REWARDS.labels(name)
-
-
 TRACES = Counter("vision_sr1_reward_traces", "Traces, by outcome.", ["outcome"])
 STORE_UP = Gauge("vision_sr1_reward_trace_store_up", "Whether the trace store took what it was given last.")

@@ -64,12 +64,7 @@ class Scorer:
         _set_spans(scored, pieces, parsed)
         view = _answered(scored, parsed)
         _give(scored, {name: rule(view, self._config) for name, rule in RESPONSE_REWARDS.items()})
-        accuracy, visual, judged = await asyncio.gather(
-            self._grading.grade(parsed.answer, rollout.prompt),
-            self._visual(scored, parsed.description, answered),
-            self._judged(scored, parsed.description, answered),
-        )
-        _give(scored, {"accuracy": accuracy, **visual, **judged})
+        _give(scored, await self._answers(scored, parsed, answered))
         if self._config.functions:
             _give(scored, await self._functions.of_rollout(_answered(scored, parsed)))
         return scored
@@ -83,12 +78,25 @@ class Scorer:
         for place, scored in enumerate(group.rollouts):
             _give(scored, {name: outcomes[place] for name, outcomes in given.items()})
 
+    async def _answers(
+        self, scored: pb.ScoredRollout, parsed: ParsedResponse, answered: pb.ScoredRollout | None
+    ) -> dict[str, Outcome]:
+        """What the response's own answer is worth, and those that others give from its description."""
+        grading = self._grading.grade(parsed.answer, scored.rollout.prompt)
+        if not parsed.description:
+            asked = ("visual", "requery_format", *([JUDGE] if self._judge is not None else []))
+            return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
+        accuracy, visual, judged = await asyncio.gather(
+            grading,
+            self._visual(scored, parsed.description, answered),
+            self._judged(scored, parsed.description, answered),
+        )
+        return {"accuracy": accuracy, **visual, **judged}
+
     async def _visual(
-        self, scored: pb.ScoredRollout, description: str | None, answered: pb.ScoredRollout | None
+        self, scored: pb.ScoredRollout, description: str, answered: pb.ScoredRollout | None
     ) -> dict[str, Outcome]:
         """The policy's own answers from the description."""
-        if not description:
-            return {"visual": NOTHING_TO_ASK, "requery_format": NOTHING_TO_ASK}
         try:
             if answered is not None and answered.requeries:
                 answers = list(answered.requeries)
@@ -117,13 +125,11 @@ class Scorer:
         }
 
     async def _judged(
-        self, scored: pb.ScoredRollout, description: str | None, answered: pb.ScoredRollout | None
+        self, scored: pb.ScoredRollout, description: str, answered: pb.ScoredRollout | None
     ) -> dict[str, Outcome]:
         """The judge's answer from the description."""
         if self._judge is None:
             return {}
-        if not description:
-            return {JUDGE: NOTHING_TO_ASK}
         turn = self._requerier.prompt(description, scored.rollout.prompt.question)
         try:
             if answered is not None and answered.HasField("judgement"):
@@ -171,7 +177,6 @@ def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:
             log.error("reward missing", rollout=scored.rollout.id, reward=name, reason=outcome.reason)
         else:
             scored.rewards[name] = outcome.value
-            metrics.reward_values(name).observe(outcome.value)
         said = outcome.reason if isinstance(outcome, Missing) else outcome.explanation
         scored.explanations[name] = said[:EXPLANATION_LENGTH]
 
