@@ -15,6 +15,7 @@ log = structlog.get_logger()
 
 HANDLED = Counter("vision_sr1_stream_entries", "Entries handled, by outcome.", ["stream", "outcome"])
 IN_FLIGHT = Gauge("vision_sr1_stream_in_flight", "Entries being worked on by this process.", ["stream"])
+OUTCOMES = ("handled", "refused", "spent", "failed")
 READ_BLOCK_S = 0.5
 END_TIMEOUT_S = 2.0
 SHARES = 8  # of its free capacity a consumer takes one at a time,
@@ -54,6 +55,8 @@ class Consumer:
         self._capacity = capacity
         self._drain_s = drain_s
         self._ready = ready
+        self._handled = {outcome: HANDLED.labels(stream.name, outcome) for outcome in OUTCOMES}
+        self._busy = IN_FLIGHT.labels(stream.name)
         self._held: dict[bytes, Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -105,7 +108,7 @@ class Consumer:
             task = asyncio.create_task(self._work(entry))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
+        self._busy.set(len(self._tasks))
 
     async def _work(self, entry: Entry) -> None:
         try:
@@ -115,8 +118,8 @@ class Consumer:
             await self._note_failure(entry, error)
             outcome = "failed"
         self._held.pop(entry.entry_id, None)  # unless cancelled: then it is handed back
-        HANDLED.labels(self._stream.name, outcome).inc()
-        IN_FLIGHT.labels(self._stream.name).set(len(self._tasks))
+        self._handled[outcome].inc()
+        self._busy.set(len(self._tasks))
 
     async def _outcome(self, entry: Entry) -> str:
         if self._stream.is_spent(entry):
