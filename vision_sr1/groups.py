@@ -1,6 +1,7 @@
 """Groups on their way to the learner: which stream they take, and the word that one will not come."""
 
 import hashlib
+from typing import Literal
 
 from vision_sr1.config import RequeryConfig
 from vision_sr1.streams import Output
@@ -18,6 +19,11 @@ def sample_version(sample: pb.Sample) -> int:
 def was_cut_off(sample: pb.Sample) -> bool:
     """Whether a sample ended at its token limit."""
     return sample.finish_reason == "length"
+
+
+def purpose_name(prompt: pb.Prompt) -> Literal["train", "evaluation"]:
+    """What a prompt was drawn for, as people read it."""
+    return "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train"
 
 
 def training_id(epoch: int, index: int) -> str:

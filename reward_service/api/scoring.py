@@ -3,11 +3,10 @@
 import time
 
 from fastapi import APIRouter, HTTPException
-from fastapi.concurrency import run_in_threadpool
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.traces import Run
+from reward_service.api.traces import Run, found_trace
 from reward_service.api.views import reward_views, scored_view
 from reward_service.scoring import Scorer
 from vision_sr1.client.models import Rescored, RewardChange, ScoreRequest, TraceView
@@ -58,9 +57,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
         What re-query and judge answered is graded as it was recorded, unless they are to be asked again.
         """
         asked = scorer()
-        found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
-        if found is None:
-            raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
+        found = await found_trace(api, trace_id, run)
         scored = await asked.score(found.scored.rollout, answered=None if ask_again else found.scored)
         before, now = reward_views(found.scored), reward_views(scored)
         changes = {name: RewardChange(before=before.get(name), now=now.get(name)) for name in sorted({*before, *now})}

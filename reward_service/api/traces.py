@@ -82,15 +82,17 @@ class GroupSearch(_Search):
     limit: int = Field(20, ge=1, le=100)
 
 
+async def found_trace(api: ApiContext, trace_id: str, run: str | None) -> FoundTrace:
+    """A trace of a run, or 404."""
+    found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
+    if found is None:
+        raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
+    return found
+
+
 def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
     """Reading what was recorded."""
     routes = APIRouter(prefix="/v1", tags=["traces"])
-
-    async def found_trace(trace_id: str, run: str | None) -> FoundTrace:
-        found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
-        if found is None:
-            raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
-        return found
 
     def step_of(run: str, group_id: str) -> int | None:
         return folder.step_of(group_id) if run == api.run else None
@@ -105,7 +107,7 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
     @routes.get("/traces/{trace_id:path}/tokens", responses=problem_responses(404, 422, 503))
     async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:
         """A response token by token, with log-probabilities and policy versions."""
-        found = await found_trace(trace_id, run)
+        found = await found_trace(api, trace_id, run)
         if api.tokens is None:
             raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
         pieces = api.tokens.pieces(list(found.scored.rollout.sample.response_token_ids))
@@ -114,7 +116,7 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))
     async def one_trace(trace_id: str, run: Run = None) -> TraceView:
         """One trace by its rollout's id."""
-        return trace_view(await found_trace(trace_id, run))
+        return trace_view(await found_trace(api, trace_id, run))
 
     @routes.get("/groups", responses=problem_responses(400, 422))
     async def list_groups(asked: Annotated[GroupSearch, Query()]) -> GroupPage:

@@ -21,7 +21,7 @@ from vision_sr1.client.models import (
 )
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit import group_rewards
-from vision_sr1.groups import sample_version
+from vision_sr1.groups import purpose_name, sample_version
 from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -40,7 +40,7 @@ def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
         id=rollout.id,
         run=prompt.run,
         group_id=prompt.id,
-        purpose=purpose_of(prompt),
+        purpose=purpose_name(prompt),
         data_source=prompt.data_source,
         policy_version=version,
         recorded_at=recorded_at,
@@ -64,9 +64,9 @@ def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
 
 def reward_views(scored: pb.ScoredRollout) -> dict[str, RewardView]:
     """Every reward by name, missing ones included."""
-    given = dict(scored.rewards)
+    given, said = dict(scored.rewards), dict(scored.explanations)
     return {
-        name: RewardView(value=given.get(name), explanation=dict(scored.explanations).get(name, ""))
+        name: RewardView(value=given.get(name), explanation=said.get(name, ""))
         for name in sorted({*given, *scored.missing})
     }
 
@@ -77,7 +77,7 @@ def group_summary(found: Sequence[FoundTrace], step: int | None) -> GroupSummary
     return GroupSummary(
         id=prompt.id,
         run=prompt.run,
-        purpose=purpose_of(prompt),
+        purpose=purpose_name(prompt),
         data_source=prompt.data_source,
         step=step,
         recorded_at=max(trace.recorded_at for trace in found),
@@ -126,11 +126,6 @@ def tokens_view(scored: pb.ScoredRollout, pieces: Sequence[bytes]) -> TokensView
         for piece, logprob, version, segment in zip(pieces, sample.logprobs, versions, segments, strict=False)
     ]
     return TokensView(id=scored.rollout.id, tokens=tokens)
-
-
-def purpose_of(prompt: pb.Prompt) -> str:
-    """`train` or `evaluation`."""
-    return "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train"
 
 
 def _member(scored: pb.ScoredRollout) -> MemberView:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from reward_service.store.database import upsert
-from reward_service.store.rows import outcome_of, trace_row
+from reward_service.store.rows import outcome_of
 from reward_service.store.tables import OUTCOMES, RewardCount
+from vision_sr1.groups import purpose_name, sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 BINS = 20
@@ -42,10 +43,10 @@ class RewardCounter:
         """Counts the rewards of rollouts."""
         values: dict[_Bin, list[float]] = defaultdict(list)
         for scored in batch:
-            row = trace_row(scored)
+            prompt = scored.rollout.prompt
+            of = (prompt.run, purpose_name(prompt), prompt.data_source, sample_version(scored.rollout.sample))
             for name, value in _values(scored).items():
-                key = (row["run"], row["purpose"], row["data_source"], row["policy_version"], name)
-                values[_Bin(*key, self._place(name, value))].append(value or 0.0)
+                values[_Bin(*of, name, self._place(name, value))].append(value or 0.0)
         rows = [
             {**key._asdict(), **self._edges(key), "count": len(found), "total": sum(found)}
             for key, found in sorted(values.items())  # in one order, so that replicas do not block each other

@@ -6,8 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reward_service.store.reader import FoundTrace, TraceFilter, TraceReader
-from vision_sr1.groups import sample_version
-from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.groups import purpose_name, sample_version
 
 AT_ONCE = 500
 
@@ -64,7 +63,7 @@ def _row(found: FoundTrace) -> dict[str, object]:
         "id": scored.rollout.id,
         "run": prompt.run,
         "group_id": prompt.id,
-        "purpose": "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
+        "purpose": purpose_name(prompt),
         "data_source": prompt.data_source,
         "policy_version": sample_version(sample),
         "recorded_at": found.recorded_at,

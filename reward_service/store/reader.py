@@ -111,9 +111,7 @@ class TraceReader:
             CursorError: the cursor is damaged.
         """
         place = self._place(wanted)
-        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
-        query = query.join(TraceBody, TraceBody.sequence == Trace.sequence)
-        query = query.order_by(place.desc()).limit(limit + 1)
+        query = self._whole(wanted).order_by(place.desc()).limit(limit + 1)
         if cursor is not None:
             query = query.where(place < _decode_cursor(cursor))
         found = self._found(query)
@@ -121,8 +119,7 @@ class TraceReader:
 
     def after(self, wanted: TraceFilter, sequence: int, limit: int) -> list[FoundTrace]:
         """The traces recorded after one, oldest first."""
-        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
-        query = query.join(TraceBody, TraceBody.sequence == Trace.sequence).where(Trace.sequence > sequence)
+        query = self._whole(wanted).where(Trace.sequence > sequence)
         return self._found(query.order_by(Trace.sequence).limit(limit))
 
     def last_sequence(self, run: str) -> int:
@@ -133,10 +130,7 @@ class TraceReader:
 
     def trace(self, run: str, rollout_id: str) -> FoundTrace | None:
         """One trace by its rollout's id."""
-        query = select(Trace.sequence, Trace.recorded_at, TraceBody.message).join(
-            TraceBody, TraceBody.sequence == Trace.sequence
-        )
-        found = self._found(query.where(Trace.run == run, Trace.id == rollout_id))
+        found = self._found(self._whole(TraceFilter(run=run)).where(Trace.id == rollout_id))
         return found[0] if found else None
 
     def group_ids(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
@@ -170,11 +164,8 @@ class TraceReader:
 
     def groups(self, run: str, group_ids: Sequence[str]) -> dict[str, list[FoundTrace]]:
         """All traces of groups, by sample index."""
-        query = select(Trace.sequence, Trace.recorded_at, TraceBody.message).join(
-            TraceBody, TraceBody.sequence == Trace.sequence
-        )
         groups: dict[str, list[FoundTrace]] = {group_id: [] for group_id in group_ids}
-        for found in self._found(query.where(Trace.run == run, Trace.group_id.in_(group_ids))):
+        for found in self._found(self._whole(TraceFilter(run=run, group_ids=group_ids))):
             groups[found.scored.rollout.prompt.id].append(found)
         return {
             group_id: sorted(found, key=lambda trace: trace.scored.rollout.sample_index)
@@ -249,6 +240,11 @@ class TraceReader:
         """Closes all connections."""
         self._engine.dispose()
 
+    def _whole(self, wanted: TraceFilter) -> Any:
+        """What `_found` reads."""
+        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
+        return query.join(TraceBody, TraceBody.sequence == Trace.sequence)
+
     def _selected(self, wanted: TraceFilter, *columns: Any) -> Any:
         query = select(*columns).where(*wanted.conditions())
         if wanted.words is None:
@@ -292,8 +288,8 @@ def _encode_cursor(sequence: int) -> str:
 def _decode_cursor(cursor: str) -> int:
     try:
         before = int(json.loads(base64.urlsafe_b64decode(cursor))["before"])
-    except (ValueError, KeyError, TypeError) as error:
+        if not 0 <= before < 2**63:
+            raise ValueError(before)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise CursorError(f"cursor {cursor[:40]!r} is not one of this service's; start again without it") from error
-    if not 0 <= before < 2**63:
-        raise CursorError(f"cursor {cursor[:40]!r} is not one of this service's; start again without it")
     return before

@@ -4,7 +4,7 @@ import hashlib
 import time
 from typing import Any
 
-from vision_sr1.groups import sample_version
+from vision_sr1.groups import purpose_name, sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 TEXT_LENGTH = 100_000  # characters of a trace that it can be found by
@@ -20,7 +20,7 @@ def trace_row(scored: pb.ScoredRollout) -> dict[str, Any]:
         "id": rollout.id,
         "group_id": prompt.id,
         "prompt_key": _prompt_key(prompt),
-        "purpose": "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train",
+        "purpose": purpose_name(prompt),
         "data_source": prompt.data_source,
         "policy_version": sample_version(rollout.sample),
         "recorded_at": time.time(),
