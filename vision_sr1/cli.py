@@ -26,8 +26,8 @@ app.add_typer(model_app, name="model")
 app.add_typer(streams_app, name="streams")
 streams_app.add_typer(dead_app, name="dead")
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(soft_wrap=True)  # the terminal breaks lines: paths can be copied, and logs searched
+errors = Console(stderr=True, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]

@@ -38,7 +38,7 @@ def check_closed(config: Config) -> None:
 
 
 class Guard:
-    """Refuses requests without the token, too many of them, and bodies that are too large.
+    """Refuses requests without the token, too many of them, bodies that are too large, and what no store can look up.
 
     Args:
         is_page: whether a path is part of the page, which asks for the token itself.
@@ -85,6 +85,8 @@ class Guard:
             int(headers.get("content-length", "0")) > self._config.max_request_bytes
         ):
             refusal = problem(413, f"bodies have {self._config.max_request_bytes} bytes at most")
+        elif "\0" in path or b"%00" in scope["query_string"]:
+            refusal = problem(422, "the address has a NUL character (%00), which no name or text here has")
         else:
             await self._app(scope, self._bounded(receive), send_safely)
             return

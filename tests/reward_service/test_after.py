@@ -1,6 +1,7 @@
 """What a run that is over has left: served and exported by the command line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,8 +41,7 @@ def command(*arguments: object) -> list[str]:
 def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
     served = subprocess.Popen(command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        line = served.stdout.readline()
-        url = line.partition(": ")[2].split("/ ")[0]
+        url = next(found[1] for line in served.stdout if (found := re.search(r"(http://\S+)/ ", line)))
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             try:
