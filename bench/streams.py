@@ -1,9 +1,9 @@
 """Rollouts per second through the streams and scoring, without generation, beside bare Redis commands.
 
 `python -m bench.streams [--rollouts N] [--replicas R]`: one process writes rollouts with responses of 1 KB as actors
-do, R replicas of the reward service's worker score them (parsing, grading with mathruler, no re-query for there is no
-description), one process takes the groups as the learner does. *Bare* moves the same bytes between as many processes
-with XADD, XREADGROUP, XACK and nothing else: no scripts, no protobuf, no scoring, no lease.
+do, R replicas of the reward service's worker score them (parsing, grading with mathruler in processes that are warm, no
+re-query for there is no description), one process takes the groups as the learner does. *Bare* moves the same bytes
+between as many processes with XADD, XREADGROUP, XACK and nothing else: no scripts, no protobuf, no scoring, no lease.
 """
 
 import argparse
@@ -167,6 +167,7 @@ async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: in
     )
     await rollouts.open()
     async with open_scorer(config, Fleet(redis, KEYS)) as scorer:
+        await scorer.score(pb.Rollout.FromString(make_rollouts(Path(config.model.path), 2)[1]))
         worker = ScoringWorker(config, rollouts, assembled, scorer, lambda scored: None)  # noqa: ARG005
         ready.wait(WAIT_S)
         await worker.run(asyncio.Event())
@@ -185,14 +186,14 @@ async def _take(config: Config, redis: PatientRedis, ready: Any, done: Any, roll
     done.set()
 
 
-async def _write_bare(_: Config, redis: PatientRedis, ready: Any, __: Any, rollouts: list[bytes]) -> None:
-    bare = _bare(redis)
+async def _write_bare(config: Config, _: PatientRedis, ready: Any, __: Any, rollouts: list[bytes]) -> None:
+    bare = _bare(config)
     ready.wait(WAIT_S)
     await _in_parallel(lambda data: bare.xadd("rollouts", {"message": data}), rollouts)
 
 
-async def _score_bare(_: Config, redis: PatientRedis, ready: Any, __: Any, ___: int) -> None:
-    bare = _bare(redis)
+async def _score_bare(config: Config, _: PatientRedis, ready: Any, __: Any, ___: int) -> None:
+    bare = _bare(config)
     await _open_bare(bare, "rollouts")
     ready.wait(WAIT_S)
     while True:
@@ -205,8 +206,8 @@ async def _score_bare(_: Config, redis: PatientRedis, ready: Any, __: Any, ___: 
         await asyncio.gather(*(hand_on(entry) for entry in entries))
 
 
-async def _take_bare(_: Config, redis: PatientRedis, ready: Any, done: Any, rollouts: int) -> None:
-    bare = _bare(redis)
+async def _take_bare(config: Config, _: PatientRedis, ready: Any, done: Any, rollouts: int) -> None:
+    bare = _bare(config)
     await _open_bare(bare, "scored")
     ready.wait(WAIT_S)
     taken = 0
@@ -218,8 +219,9 @@ async def _take_bare(_: Config, redis: PatientRedis, ready: Any, done: Any, roll
     done.set()
 
 
-def _bare(redis: PatientRedis) -> Any:
-    return redis.hasty
+def _bare(config: Config) -> Any:
+    password = config.streams.password
+    return Redis.from_url(config.streams.url or "", password=password.get_secret_value() if password else None)
 
 
 async def _open_bare(bare: Redis, stream: str) -> None:

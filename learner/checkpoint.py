@@ -5,7 +5,6 @@ checkpoint counts from the moment its folder has its final name, and only while 
 """
 
 import contextlib
-import contextvars
 import json
 import os
 import shutil
@@ -56,17 +55,14 @@ class _Writing(threading.Thread):
         self.failure: Exception | None = None
         self.started = time.monotonic()
         self._write = write
-        self._context = contextvars.copy_context()  # what logs say of service and run
 
     def run(self) -> None:
         """Writes; what goes wrong is kept for the ranks to agree on."""
         try:
-            self._context.run(self._write)
+            self._write()
         except Exception as error:
             self.failure = error
-            self._context.run(
-                log.error, "checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error)
-            )
+            log.error("checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error))
 
 
 class Checkpoints:

@@ -4,8 +4,10 @@ import logging
 import sys
 
 import structlog
+from structlog.typing import EventDict, Processor
 
 from vision_sr1.config import Config
+from vision_sr1.tracing import add_span_fields
 
 
 def configure_logging(config: Config, service: str) -> None:
@@ -13,7 +15,8 @@ def configure_logging(config: Config, service: str) -> None:
     level = logging.getLevelName(config.metrics.log_level.upper())
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_span_fields,
+            _add_names(service, config.run.name),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -23,4 +26,10 @@ def configure_logging(config: Config, service: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(service=service, run=config.run.name)
+
+
+def _add_names(service: str, run: str) -> Processor:
+    def add(_: object, __: str, event: EventDict) -> EventDict:
+        return {"service": service, "run": run, **event}
+
+    return add

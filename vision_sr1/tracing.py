@@ -8,10 +8,13 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
 from vision_sr1.config import Config
 
@@ -19,6 +22,8 @@ log = structlog.get_logger()
 
 _TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _exporting: Any = None  # the process' tracer, once configured
+# One variable, for every rollout sets it: structlog's own has one per field.
+_fields: ContextVar[Mapping[str, str]] = ContextVar("vision_sr1_span", default=MappingProxyType({}))
 
 
 def configure_tracing(config: Config, service: str) -> None:
@@ -48,11 +53,21 @@ def new_traceparent(name: str, **fields: str) -> str:
 @contextlib.contextmanager
 def span(name: str, traceparent: str, **fields: str) -> Iterator[None]:
     """A piece of work on a trace: what is logged within has its id and these fields."""
-    bound = {"trace_id": trace_id(traceparent), **fields}
     started = time.monotonic()
-    with structlog.contextvars.bound_contextvars(**bound), _exported(name, traceparent, fields):
-        yield
+    outer = _fields.set({**_fields.get(), "trace_id": trace_id(traceparent), **fields})
+    try:
+        with contextlib.nullcontext() if _exporting is None else _exported(name, traceparent, fields):
+            yield
         log.debug(name, seconds=round(time.monotonic() - started, 4))
+    finally:
+        _fields.reset(outer)
+
+
+def add_span_fields(_: object, __: str, event: EventDict) -> EventDict:
+    """Processor of structlog: an event within spans has their fields."""
+    for name, value in _fields.get().items():
+        event.setdefault(name, value)
+    return event
 
 
 def trace_id(traceparent: str) -> str:
@@ -61,16 +76,14 @@ def trace_id(traceparent: str) -> str:
     return match[1] if match else ""
 
 
-@contextlib.contextmanager
-def _exported(name: str, traceparent: str, fields: dict[str, str]) -> Iterator[None]:
-    if _exporting is None:
-        yield
-        return
+def _exported(name: str, traceparent: str, fields: dict[str, str]) -> contextlib.AbstractContextManager[Any]:
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     context = TraceContextTextMapPropagator().extract({"traceparent": traceparent})
-    with _exporting.start_as_current_span(name, context=context, attributes=_attributes(fields)):
-        yield
+    exported: contextlib.AbstractContextManager[Any] = _exporting.start_as_current_span(
+        name, context=context, attributes=_attributes(fields)
+    )
+    return exported
 
 
 def _attributes(fields: dict[str, str]) -> dict[str, str]:

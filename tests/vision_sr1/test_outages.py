@@ -237,3 +237,15 @@ async def test_work_goes_on_with_the_new_master_after_a_failover(redis_config: C
         for process in processes:
             process.kill()
             process.wait()
+
+
+async def test_of_many_that_send_commands_none_is_passed_over(redis: PatientRedis):
+    sent = [0] * 64
+
+    async def keep_sending(who: int) -> None:
+        while max(sent) < 50:
+            await redis.incr(f"of-{who}")
+            sent[who] += 1
+
+    await asyncio.gather(*map(keep_sending, range(len(sent))))
+    assert min(sent) > 40

@@ -4,16 +4,15 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Sentinel
+from redis.asyncio import ConnectionPool, Sentinel
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from vision_sr1.config import ConfigError, StreamsConfig
-from vision_sr1.streams.outage import Patience, PatientRedis
+from vision_sr1.streams.outage import AT_ONCE, Patience, PatientRedis
 
-CONNECTIONS = 16
-SENTINEL_CONNECTIONS = 4096  # its pool does not wait, it refuses
+CONNECTIONS = 2 * AT_ONCE  # the second half is for commands that take no turns: probes
 
 
 class StreamsUnavailableError(RuntimeError):
@@ -55,8 +54,7 @@ def _pool(config: StreamsConfig, url: str) -> ConnectionPool:
     if parts.scheme in ("redis", "rediss", "unix"):
         if password is not None:
             options["password"] = password
-        # Work in flight shares a few connections and waits its turn for one.
-        return BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=config.timeout_s, **options)
+        return ConnectionPool.from_url(url, max_connections=CONNECTIONS, **options)
     if parts.scheme == "redis+sentinel":
         hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
         service, _, db = parts.path.strip("/").partition("/")
@@ -65,6 +63,6 @@ def _pool(config: StreamsConfig, url: str) -> ConnectionPool:
         except ValueError:
             raise ConfigError(f"streams.url: {parts.netloc!r} is not host:port,host:port of sentinels") from None
         sentinel = Sentinel(addresses, sentinel_kwargs={"password": password}, **options)
-        master = sentinel.master_for(service, db=int(db or 0), password=password, max_connections=SENTINEL_CONNECTIONS)
+        master = sentinel.master_for(service, db=int(db or 0), password=password, max_connections=CONNECTIONS)
         return master.connection_pool
     raise ConfigError(f"streams.url: unknown scheme {parts.scheme!r}; known: redis, rediss, unix, redis+sentinel")

@@ -27,6 +27,7 @@ log = structlog.get_logger()
 UP = Gauge("vision_sr1_redis_up", "1 while Redis does what this process asks of it.")
 RETRIES = Counter("vision_sr1_redis_retries", "Commands sent to Redis again, by the reason.", ["reason"])
 
+AT_ONCE = 16  # commands of one process, each on a connection of its own
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 HURRIED_S = 1.0  # patience of a process that is to stop
 SLOW_S = 2.0  # a server that takes longer may have kept others from renewing their leases
@@ -58,7 +59,10 @@ def passing(error: Exception) -> str | None:
 
 
 class Patience:
-    """How long one process waits for Redis, and since when Redis has been well.
+    """How long one process waits for Redis, how many commands it sends at once, and since when Redis has been well.
+
+    Commands take turns, first come, first served: the pool of redis-py lets some wait for ever where many want a
+    connection.
 
     Args:
         outage_s: a command is sent again for so long.
@@ -71,6 +75,7 @@ class Patience:
     def __init__(self, outage_s: float, hurried: Callable[[], bool]) -> None:
         self._outage_s = outage_s
         self._hurried = hurried
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._steady_since = time.monotonic()
         self._is_out = False
         self.interruptions = 0
@@ -89,9 +94,10 @@ class Patience:
         """
         started, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
-            sent = time.monotonic()
             try:
-                reply = await send()
+                async with self._turns:
+                    sent = time.monotonic()
+                    reply = await send()
             except (RedisError, OSError) as error:
                 reason = passing(error)
                 if reason is None:
