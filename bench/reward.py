@@ -140,6 +140,7 @@ def read_latency(config: Config) -> dict[str, Any]:
     kinds: dict[str, Any] = {
         "newest": dict,
         "a version": lambda: dict.fromkeys(("min_version", "max_version"), rng.randrange(VERSIONS)),
+        "ten versions": lambda: dict(zip(("min_version", "max_version"), _ten_versions(rng), strict=True)),
         "a data source": lambda: {"data_source": rng.choice(SOURCES)},
         "shortcuts": lambda: {"pattern": "shortcut"},
         "wrong answers of a source": lambda: {"data_source": rng.choice(SOURCES), "max_accuracy": 0},
@@ -169,6 +170,11 @@ def read_latency(config: Config) -> dict[str, Any]:
         service.terminate()
         service.wait(30)
     return {name: np.array(values) for name, values in times.items()}
+
+
+def _ten_versions(rng: random.Random) -> tuple[int, int]:
+    first = rng.randrange(VERSIONS)
+    return first, first + 9
 
 
 def _wait(client: httpx.Client) -> None:

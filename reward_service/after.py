@@ -5,10 +5,9 @@ import contextlib
 from pathlib import Path
 
 import structlog
-import uvicorn
 from transformers import AutoTokenizer
 
-from reward_service.api import ApiContext, create_app
+from reward_service.api import ApiContext, http_server
 from reward_service.api.security import check_closed
 from reward_service.store import TraceFilter, TraceReader, open_store
 from reward_service.store.export import export_traces
@@ -26,19 +25,7 @@ def serve_traces(config: Config) -> None:
     """
     check_closed(config)
     reader = _reader(config)
-    api = ApiContext(config=config, reader=reader, tokens=_tokens(config))
-    reward = config.reward
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(api),
-            host=reward.host,
-            port=reward.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
-        )
-    )
-    log.info("traces are served", host=reward.host, port=reward.port, traces=config.traces_url)
+    server = http_server(ApiContext(config=config, reader=reader, tokens=_tokens(config)))
     with contextlib.suppress(KeyboardInterrupt):  # as it ends: uvicorn raises it once it has closed
         asyncio.run(server.serve())
     reader.close()

@@ -7,12 +7,11 @@ import uuid
 from collections.abc import AsyncIterator
 
 import structlog
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from reward_service.api import ApiContext, create_app
+from reward_service.api import ApiContext, http_server
 from reward_service.api.security import check_closed
 from reward_service.scoring import open_scorer
 from reward_service.store import TraceReader, TraceWriter, connect_store, prepare_store
@@ -97,18 +96,7 @@ async def _run(api: ApiContext, worker: ScoringWorker, traces: TraceWriter, stop
             yield
             stop.set()
 
-    reward = api.config.reward
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(api, lifespan),
-            host=reward.host,
-            port=reward.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
-    )
-    log.info("reward service listens", host=reward.host, port=reward.port, traces=api.config.traces_url)
+    server = http_server(api, lifespan)
     await server.serve()
     if failures:
         raise failures[0]

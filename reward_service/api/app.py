@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import structlog
+import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
@@ -21,6 +23,9 @@ from reward_service.api.statistics import statistics_routes
 from reward_service.api.traces import trace_routes
 from vision_sr1 import __version__
 
+log = structlog.get_logger()
+
+END_TIMEOUT_S = 2  # for requests that are being answered when the service ends
 PAGE = Path(__file__).parent.parent / "page"
 
 
@@ -61,6 +66,22 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
             expose_headers=["ETag"],
         )
     return app
+
+
+def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> uvicorn.Server:
+    """A server of the application, which ends on SIGTERM and SIGINT."""
+    reward = api.config.reward
+    log.info("reward service listens", host=reward.host, port=reward.port, traces=api.config.traces_url)
+    return uvicorn.Server(
+        uvicorn.Config(
+            create_app(api, lifespan),
+            host=reward.host,
+            port=reward.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=END_TIMEOUT_S,
+        )
+    )
 
 
 def _is_page(path: str) -> bool:

@@ -12,7 +12,7 @@ from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
 from reward_service.api.run_folder import RunFolder
 from reward_service.api.traces import Purpose, Run, Version
-from reward_service.store import TraceFilter
+from reward_service.store import SEARCHED, TraceFilter
 from reward_service.store.reader import PromptMean, RewardBin
 from reward_service.store.tables import OUTCOMES
 from vision_sr1.client.models import (
@@ -28,7 +28,6 @@ from vision_sr1.client.models import (
 )
 
 ACCURACY_AND_VISUAL = "outcome"
-COMPARED = ("accuracy", "visual", "format")
 DIFFERENCES = 50  # prompts shown
 
 
@@ -169,12 +168,16 @@ def _share(bins: list[RewardBin], *outcomes: str) -> float | None:
 def _compared(names: tuple[str, str], first: dict[str, PromptMean], second: dict[str, PromptMean]) -> Comparison:
     shared = [(first[key], second[key]) for key in sorted(first.keys() & second.keys())]
     both = {
-        name: [(a, b) for a, b in ((getattr(x, name), getattr(y, name)) for x, y in shared) if None not in (a, b)]
-        for name in COMPARED
+        name: [
+            (a, b)
+            for a, b in ((x.rewards[name], y.rewards[name]) for x, y in shared)
+            if a is not None and b is not None
+        ]
+        for name in SEARCHED
     }
 
     def apart(pair: tuple[PromptMean, PromptMean]) -> float:
-        ends = [(getattr(pair[0], name) or 0.0, getattr(pair[1], name) or 0.0) for name in ("accuracy", "visual")]
+        ends = [(pair[0].rewards[name] or 0.0, pair[1].rewards[name] or 0.0) for name in ("accuracy", "visual")]
         return float(sum(abs(a - b) for a, b in ends))
 
     differing = sorted((pair for pair in shared if apart(pair)), key=apart, reverse=True)[:DIFFERENCES]
@@ -190,7 +193,7 @@ def _compared(names: tuple[str, str], first: dict[str, PromptMean], second: dict
             Difference(
                 groups=(a.group_id, b.group_id),
                 answers=(a.answers, b.answers),
-                rewards={name: (getattr(a, name), getattr(b, name)) for name in COMPARED},
+                rewards={name: (a.rewards[name], b.rewards[name]) for name in SEARCHED},
             )
             for a, b in differing
         ],

@@ -11,7 +11,7 @@ from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
 from reward_service.api.run_folder import RunFolder
 from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
-from reward_service.store import TraceFilter
+from reward_service.store import SEARCHED, TraceFilter
 from reward_service.store.reader import FoundTrace
 from vision_sr1.client.models import GroupPage, GroupView, TokensView, TracePage, TraceView
 from vision_sr1.client.models import Pattern as PatternName
@@ -25,9 +25,6 @@ Pattern = Annotated[
     PatternName | None,
     Query(description="Answer and description: `shortcut` is a right answer whose description does not suffice."),
 ]
-
-
-FILTERED = ("format", "accuracy", "visual")  # rewards that traces can be searched for by
 
 
 class _Search(BaseModel):
@@ -69,7 +66,7 @@ class TraceSearch(_Search):
     def wanted(self, served: str) -> TraceFilter:
         """For the store."""
         bounds = {
-            end: {name: value for name in FILTERED if (value := getattr(self, f"{end}_{name}")) is not None}
+            end: {name: value for name in SEARCHED if (value := getattr(self, f"{end}_{name}")) is not None}
             for end in ("min", "max")
         }
         return replace(super().wanted(served), min_rewards=bounds["min"], max_rewards=bounds["max"])

@@ -2,10 +2,11 @@
 
 from reward_service.store.database import StoreError, connect_store, open_store, prepare_store
 from reward_service.store.reader import CursorError, TraceFilter, TraceReader
-from reward_service.store.tables import Trace
+from reward_service.store.tables import SEARCHED, Trace
 from reward_service.store.writer import TraceWriter
 
 __all__ = [
+    "SEARCHED",
     "CursorError",
     "StoreError",
     "Trace",

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, and_, column, func, literal_column, select, table
+from sqlalchemy import ColumnElement, Engine, Select, and_, column, func, literal_column, select, table, tuple_
 from sqlalchemy.orm import Session
 
-from reward_service.store.tables import OUTCOMES, RewardCount, StoredImage, Trace, TraceBody
+from reward_service.store.tables import OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
 from vision_sr1.client.models import Pattern
+from vision_sr1.groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 SCANNED_AT_ONCE = 1000  # traces looked through for groups
@@ -42,6 +43,11 @@ class TraceFilter:
     min_rewards: dict[str, float] = field(default_factory=dict)
     max_rewards: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def version(self) -> int | None:
+        """The one policy version that is wanted; None where several or all are."""
+        return self.min_version if self.min_version == self.max_version else None
+
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL conditions on the columns of Trace."""
         conditions: list[ColumnElement[bool]] = [Trace.run == self.run]
@@ -49,10 +55,13 @@ class TraceFilter:
             conditions.append(Trace.purpose == self.purpose)
         if self.data_source is not None:
             conditions.append(Trace.data_source == self.data_source)
-        if self.min_version is not None:
-            conditions.append(Trace.policy_version >= self.min_version)
-        if self.max_version is not None:
-            conditions.append(Trace.policy_version <= self.max_version)
+        if self.version is not None:
+            conditions.append(Trace.policy_version == self.version)
+        else:
+            if self.min_version is not None:
+                conditions.append(Trace.policy_version >= self.min_version)
+            if self.max_version is not None:
+                conditions.append(Trace.policy_version <= self.max_version)
         if self.outcome is not None:
             conditions.append(Trace.outcome == OUTCOMES.index(self.outcome))
         if self.group_ids is not None:
@@ -88,14 +97,12 @@ class RewardBin:
 
 @dataclass(frozen=True)
 class PromptMean:
-    """One prompt's rewards in one run: means over its answers."""
+    """One prompt's rewards in one run, those of SEARCHED: means over its answers, None where all are missing."""
 
     prompt_key: str
     group_id: str
     answers: int
-    accuracy: float | None
-    visual: float | None
-    format: float | None
+    rewards: dict[str, float | None]
 
 
 class TraceReader:
@@ -105,17 +112,18 @@ class TraceReader:
         self._engine = engine
 
     def traces(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[FoundTrace], str | None]:
-        """Traces, newest first, and the cursor of the next page (None on the last).
+        """Traces, newest first, and the cursor of the next page (None on the last). Of several policy versions, those
+        of the newest version come first.
 
         Raises:
             CursorError: the cursor is damaged.
         """
         place = self._place(wanted)
-        query = self._whole(wanted).order_by(place.desc()).limit(limit + 1)
+        query = self._whole(wanted).order_by(*place.newest_first).limit(limit + 1)
         if cursor is not None:
-            query = query.where(place < _decode_cursor(cursor))
+            query = query.where(place < place.decode(cursor))
         found = self._found(query)
-        return found[:limit], _encode_cursor(found[limit - 1].sequence) if len(found) > limit else None
+        return found[:limit], place.encode(place.of(found[limit - 1])) if len(found) > limit else None
 
     def after(self, wanted: TraceFilter, sequence: int, limit: int) -> list[FoundTrace]:
         """The traces recorded after one, oldest first."""
@@ -139,28 +147,28 @@ class TraceReader:
         Raises:
             CursorError: the cursor is damaged.
         """
-        before = _decode_cursor(cursor) if cursor is not None else None
         place = self._place(wanted)
-        groups: dict[str, int] = {}  # by the place of its newest trace that fits
+        before = place.decode(cursor) if cursor is not None else None
+        groups: dict[str, tuple[int, ...]] = {}  # by the place of its newest trace that fits
         with Session(self._engine) as session:
             at = before
             while len(groups) <= limit:
-                query = self._selected(wanted, Trace.group_id, Trace.sequence).order_by(place.desc())
+                query = self._selected(wanted, Trace.group_id, *place.columns).order_by(*place.newest_first)
                 if at is not None:
                     query = query.where(place < at)
                 rows = session.execute(query.limit(SCANNED_AT_ONCE)).all()
-                fresh: dict[str, int] = {}
-                for group_id, sequence in rows:
-                    fresh.setdefault(group_id, sequence)
+                fresh: dict[str, tuple[int, ...]] = {}
+                for group_id, *found in rows:
+                    fresh.setdefault(group_id, tuple(found))
                 shown = self._shown_before(session, wanted, list(fresh), before)
-                for group_id, sequence in fresh.items():
+                for group_id, newest in fresh.items():
                     if group_id not in shown:
-                        groups.setdefault(group_id, sequence)
+                        groups.setdefault(group_id, newest)
                 if len(rows) < SCANNED_AT_ONCE:
                     break
-                at = rows[-1].sequence
+                at = tuple(rows[-1][1:])
         ids = list(groups)[:limit]
-        return ids, _encode_cursor(groups[ids[-1]]) if len(groups) > limit else None
+        return ids, place.encode(groups[ids[-1]]) if len(groups) > limit else None
 
     def groups(self, run: str, group_ids: Sequence[str]) -> dict[str, list[FoundTrace]]:
         """All traces of groups, by sample index."""
@@ -223,13 +231,18 @@ class TraceReader:
 
     def prompt_means(self, wanted: TraceFilter) -> dict[str, PromptMean]:
         """Means of each prompt's rewards, by its key; of those asked several times, over all answers."""
-        means = [func.avg(getattr(Trace, name)).label(name) for name in ("accuracy", "visual", "format")]
+        means = [func.avg(getattr(Trace, name)).label(name) for name in SEARCHED]
         query = select(
             Trace.prompt_key, func.max(Trace.group_id).label("group_id"), func.count().label("answers"), *means
         )
         with Session(self._engine) as session:
             rows = session.execute(query.where(*wanted.conditions()).group_by(Trace.prompt_key)).all()
-        return {row.prompt_key: PromptMean(**row._mapping) for row in rows}
+        return {
+            row.prompt_key: PromptMean(
+                row.prompt_key, row.group_id, row.answers, {name: row._mapping[name] for name in SEARCHED}
+            )
+            for row in rows
+        }
 
     def check(self) -> None:
         """Raises SQLAlchemyError where the store does not answer."""
@@ -259,10 +272,12 @@ class TraceReader:
             return query.where(matches)
         return query.join(TraceBody, and_(TraceBody.sequence == Trace.sequence, matches))
 
-    def _place(self, wanted: TraceFilter) -> Any:
-        """What pages are cut by: SQLite's full-text index gives its rows in this order itself."""
-        by_words = wanted.words is not None and self._engine.dialect.name == "sqlite"
-        return _WORDS.c.rowid if by_words else Trace.sequence
+    def _place(self, wanted: TraceFilter) -> "_Place":
+        """What pages are cut by: what an index has in this order already."""
+        if wanted.words is not None and self._engine.dialect.name == "sqlite":
+            return _Place(_WORDS.c.rowid)
+        several = (wanted.min_version, wanted.max_version) != (None, None) and wanted.version is None
+        return _Place(Trace.policy_version, Trace.sequence) if several else _Place(Trace.sequence)
 
     def _found(self, query: Select[int, float, bytes]) -> list[FoundTrace]:
         with Session(self._engine) as session:
@@ -272,24 +287,51 @@ class TraceReader:
             ]
 
     def _shown_before(
-        self, session: Session, wanted: TraceFilter, group_ids: list[str], before: int | None
+        self, session: Session, wanted: TraceFilter, group_ids: list[str], before: tuple[int, ...] | None
     ) -> set[str]:
         """Which of these groups have a newer trace that fits, and were on an earlier page."""
         if before is None or not group_ids:
             return set()
-        query = self._selected(wanted, Trace.group_id).where(Trace.group_id.in_(group_ids), Trace.sequence >= before)
+        query = self._selected(wanted, Trace.group_id).where(
+            Trace.group_id.in_(group_ids), self._place(wanted) >= before
+        )
         return set(session.scalars(query.distinct()))
 
 
-def _encode_cursor(sequence: int) -> str:
-    return base64.urlsafe_b64encode(json.dumps({"before": sequence}).encode()).decode()
+class _Place:
+    """Where a trace stands among those that fit: the values of columns that an index sorts by, the newest greatest."""
 
+    def __init__(self, *columns: Any) -> None:
+        self.columns = columns
+        self.newest_first = [column.desc() for column in columns]
 
-def _decode_cursor(cursor: str) -> int:
-    try:
-        before = int(json.loads(base64.urlsafe_b64decode(cursor))["before"])
-        if not 0 <= before < 2**63:
-            raise ValueError(before)
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise CursorError(f"cursor {cursor[:40]!r} is not one of this service's; start again without it") from error
-    return before
+    def __lt__(self, other: tuple[int, ...]) -> Any:
+        return tuple_(*self.columns) < tuple_(*other)
+
+    def __ge__(self, other: tuple[int, ...]) -> Any:
+        return tuple_(*self.columns) >= tuple_(*other)
+
+    def of(self, trace: FoundTrace) -> tuple[int, ...]:
+        """The place of one."""
+        return (sample_version(trace.scored.rollout.sample), trace.sequence)[-len(self.columns) :]
+
+    @staticmethod
+    def encode(place: tuple[int, ...]) -> str:
+        """A cursor to what comes after it."""
+        return base64.urlsafe_b64encode(json.dumps({"before": place}).encode()).decode()
+
+    def decode(self, cursor: str) -> tuple[int, ...]:
+        """The place that a cursor was made of.
+
+        Raises:
+            CursorError: it was made of none, or for another order.
+        """
+        try:
+            place = tuple(int(value) for value in json.loads(base64.urlsafe_b64decode(cursor))["before"])
+            if len(place) != len(self.columns) or not all(-1 <= value < 2**63 for value in place):
+                raise ValueError(place)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise CursorError(
+                f"cursor {cursor[:40]!r} is not one of this service's for these filters; start again without it"
+            ) from error
+        return place

@@ -4,6 +4,7 @@ import hashlib
 import time
 from typing import Any
 
+from reward_service.store.tables import SEARCHED
 from vision_sr1.groups import purpose_name, sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -14,7 +15,7 @@ def trace_row(scored: pb.ScoredRollout) -> dict[str, Any]:
     """Columns of Trace, the sequence left out."""
     rollout = scored.rollout
     prompt = rollout.prompt
-    given = {name: dict(scored.rewards).get(name) for name in ("format", "accuracy", "visual")}
+    given = {name: dict(scored.rewards).get(name) for name in SEARCHED}
     return {
         "run": prompt.run,
         "id": rollout.id,

@@ -152,7 +152,7 @@ async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
         ("/v1/groups/none", 404, "no group 'none' in run 'r'"),
         ("/v1/images/00", 404, "no image '00'"),
         ("/v1/nothing", 404, "Not Found"),
-        ("/v1/traces?cursor=nonsense", 400, "is not one of this service's; start again without it"),
+        ("/v1/traces?cursor=nonsense", 400, "is not one of this service's for these filters; start again without it"),
         ("/v1/traces?limit=0", 422, "query.limit: Input should be greater than or equal to 1 (got '0')"),
         ("/v1/traces?pattern=all", 422, "query.pattern: Input should be 'both_wrong'"),
         ("/v1/traces?q=a%00b", 422, "a NUL character"),

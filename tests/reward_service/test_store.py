@@ -88,6 +88,7 @@ async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store)
     ("changes", "versions"),
     [
         ({"min_version": 3, "max_version": 5}, [5, 4, 3]),
+        ({"min_version": 3, "max_version": 3}, [3]),
         ({"outcome": "shortcut"}, [9, 7, 5, 3, 1]),
         ({"outcome": "both_wrong", "max_version": 4}, [4, 2, 0]),
         ({"outcome": "both_right"}, []),
@@ -114,6 +115,23 @@ async def test_filters(store: Store, changes: dict, versions: list[int]):
     if cursor:
         rest, _ = store.reader.traces(replace(ALL, **changes), cursor, 50)
         assert len(rest) == len(versions) - 1
+
+
+async def test_of_several_versions_the_newest_comes_first_whenever_its_traces_came(store: Store):
+    await write(store, *(scored(index, version=7 * index % 10) for index in range(10)))
+    several = replace(ALL, min_version=2, max_version=8)
+    seen, groups, cursor = [], [], None
+    while cursor is not None or not seen:
+        page, cursor = store.reader.traces(several, cursor, 2)
+        seen += [found.scored.rollout.sample.versions[-1].policy_version for found in page]
+    while cursor is not None or not groups:
+        page, cursor = store.reader.group_ids(several, cursor, 2)
+        groups += page
+    assert seen == [8, 7, 6, 5, 4, 3, 2]
+    assert groups == ["0/2", "0/0", "0/4", "0/1", "0/3"]
+    _, cursor = store.reader.traces(several, None, 2)
+    with pytest.raises(CursorError, match="for these filters"):
+        store.reader.traces(ALL, cursor, 2)
 
 
 async def test_a_page_of_groups_shows_each_once_though_its_members_came_far_apart(store: Store):
@@ -202,8 +220,8 @@ async def test_prompts_of_two_runs_are_known_by_what_they_ask(store: Store):
     await write(store, *(scored(index, run="other", accuracy=1.0, question="what is number 0") for index in (6, 7)))
     mine, theirs = (store.reader.prompt_means(TraceFilter(run=run)) for run in (RUN, "other"))
     (shared,) = mine.keys() & theirs.keys()
-    assert (mine[shared].group_id, mine[shared].answers, mine[shared].accuracy) == ("0/0", 2, 0.5)
-    assert (theirs[shared].group_id, theirs[shared].answers, theirs[shared].accuracy) == ("0/3", 2, 1.0)
+    assert (mine[shared].group_id, mine[shared].answers, mine[shared].rewards["accuracy"]) == ("0/0", 2, 0.5)
+    assert (theirs[shared].group_id, theirs[shared].answers, theirs[shared].rewards["accuracy"]) == ("0/3", 2, 1.0)
 
 
 async def test_images_are_kept_with_the_traces_and_go_with_the_last(redis_config: Config, store: Store):
@@ -339,7 +357,9 @@ async def test_a_store_is_read_without_being_changed(store: Store):
     reading.dispose()
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", "", "eyJiZWZvcmUiOiAtMX0=", "eyJiZWZvcmUiOiAxZTQwfQ=="])
+@pytest.mark.parametrize(
+    "cursor", ["nonsense", "", "eyJiZWZvcmUiOiBbLTJdfQ==", "eyJiZWZvcmUiOiBbMWU0MF19", "eyJiZWZvcmUiOiAxfQ=="]
+)
 async def test_a_damaged_cursor_is_refused(store: Store, cursor: str):
     with pytest.raises(CursorError, match="start again without it"):
         store.reader.traces(ALL, cursor, 5)
