@@ -1,10 +1,12 @@
-"""Fixtures that start what a test needs: a real Redis, tiny models, made data."""
+"""Fixtures that start what a test needs: a real Redis, a real browser, tiny models, made data."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis
@@ -61,3 +63,16 @@ def redis_config(embedded_redis: EmbeddedRedis) -> Config:
     """A configuration that points at it."""
     options = ["streams.lease_s=0.3", "streams.max_deliveries=3"]
     return load_config(None, options, environment=embedded_redis.environment).config
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium here: install Debian's package of that name")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.exc import SQLAlchemyError
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.traces import Pattern, Purpose
+from reward_service.api.traces import TraceFilters
 from reward_service.api.views import trace_view
-from reward_service.store import TraceFilter
+from reward_service.store.reader import FoundTrace
 
 log = structlog.get_logger()
 
@@ -29,27 +29,32 @@ def live_routes(api: ApiContext) -> APIRouter:
 
     @routes.get("/live", response_class=EventSourceResponse, responses=problem_responses(422))
     async def live(
-        purpose: Purpose = None,
-        pattern: Pattern = None,
+        asked: Annotated[TraceFilters, Query()],
         last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        """Traces of the run served, each as an event `trace`; `Last-Event-ID` goes on after an interruption."""
-        wanted = TraceFilter(run=api.run, purpose=purpose, outcome=pattern)
+        """Traces that fit, each as an event `trace`; `Last-Event-ID` goes on after an interruption."""
+        wanted = asked.wanted(api.run)
         start = last_event_id
         if start is None:
-            start = await run_in_threadpool(api.reader.last_sequence, api.run)
+            start = await run_in_threadpool(api.reader.last_sequence, wanted.run)
         last, seen = start, set[int]()
+
+        def found_since() -> tuple[list[FoundTrace], int]:
+            newest = api.reader.last_sequence(wanted.run)
+            found = api.reader.after(wanted, max(start, last - LATE), AT_ONCE + LATE)
+            looked_through = len(found) < AT_ONCE + LATE
+            return found, newest if looked_through else found[-1].sequence
+
         while True:
             try:
-                found = await run_in_threadpool(api.reader.after, wanted, max(start, last - LATE), AT_ONCE + LATE)
+                found, last = await run_in_threadpool(found_since)
             except SQLAlchemyError as error:
                 log.warning("live traces wait for the store", error=str(error))
-                found = []
-            for trace in found:
-                if trace.sequence not in seen:
-                    last = max(last, trace.sequence)
-                    yield ServerSentEvent(data=trace_view(trace), event="trace", id=str(trace.sequence))
-            seen = {trace.sequence for trace in found}
+            else:
+                for trace in found:
+                    if trace.sequence not in seen:
+                        yield ServerSentEvent(data=trace_view(trace), event="trace", id=str(trace.sequence))
+                seen = {trace.sequence for trace in found}
             await asyncio.sleep(POLL_S)
 
     return routes

@@ -27,8 +27,8 @@ Pattern = Annotated[
 ]
 
 
-class _Search(BaseModel):
-    """What traces and groups are searched for by, and where in the pages."""
+class TraceFilters(BaseModel):
+    """What traces and groups are searched for by."""
 
     run: Run = None
     purpose: Purpose = None
@@ -37,7 +37,6 @@ class _Search(BaseModel):
     max_version: Version = None
     pattern: Pattern = None
     q: str | None = Field(None, max_length=1000, description="Words: all occur in question, answer or responses.")
-    cursor: str | None = None
 
     def wanted(self, served: str) -> TraceFilter:
         """For the store."""
@@ -52,9 +51,10 @@ class _Search(BaseModel):
         )
 
 
-class TraceSearch(_Search):
-    """Single answers, by their rewards too."""
+class TraceSearch(TraceFilters):
+    """A page of single answers, by their rewards too."""
 
+    cursor: str | None = None
     min_format: Bound = None
     max_format: Bound = None
     min_accuracy: Bound = None
@@ -72,9 +72,10 @@ class TraceSearch(_Search):
         return replace(super().wanted(served), min_rewards=bounds["min"], max_rewards=bounds["max"])
 
 
-class GroupSearch(_Search):
-    """Prompts with all their answers."""
+class GroupSearch(TraceFilters):
+    """A page of prompts with all their answers."""
 
+    cursor: str | None = None
     step: int | None = Field(None, ge=1, le=2**31 - 1, description="Batch that learned from the prompt.")
     limit: int = Field(20, ge=1, le=100)
 

@@ -295,10 +295,10 @@ async def test_traces_come_live_and_go_on_where_a_reader_was_interrupted(config:
     other = Store(store.url)
     await write(store, scored(0))
 
-    async def events(url: str, count: int, **headers: str) -> list[tuple[str, dict]]:
+    async def events(url: str, count: int, search: str = "", **headers: str) -> list[tuple[str, dict]]:
         found, event = [], {}
         client = httpx.AsyncClient(base_url=url, timeout=20)
-        async with client, client.stream("GET", "/v1/live", headers=headers) as response:
+        async with client, client.stream("GET", f"/v1/live?{search}", headers=headers) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             async for line in response.aiter_lines():
                 name, _, value = line.partition(": ")
@@ -319,6 +319,8 @@ async def test_traces_come_live_and_go_on_where_a_reader_was_interrupted(config:
         assert [first[1]["id"], second[1]["id"]] == ["0/0/1", "0/1/0"]
         (missed,) = await events(url, 1, **{"Last-Event-ID": first[0]})
         assert missed[1]["id"] == "0/1/0"
+        (wanted,) = await events(url, 1, "q=number 2", **{"Last-Event-ID": "0"})
+        assert wanted[1]["id"] == "0/1/0"
     other.engine.dispose()
 
 

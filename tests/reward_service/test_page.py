@@ -1,14 +1,13 @@
 """The page in a real browser: filter, open, read, follow what comes; with keys alone, small, dark."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
@@ -20,11 +19,7 @@ from vision_sr1.ledger import Ledger
 from vision_sr1.parsing import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-CHROMIUM = shutil.which("chromium")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 TOKEN = "geheim"
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: install Debian's package of that name")
 
 
 def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool, version: int = 3) -> pb.ScoredRollout:
@@ -61,14 +56,6 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
         rewards={"visual": float(sufficient)},
     )
     return scored
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Served:

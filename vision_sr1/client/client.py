@@ -157,12 +157,21 @@ class Client:
         return Rescored.model_validate_json(self._post(f"/v1/traces/{trace_id}/rescore", params=asked))
 
     def live(
-        self, *, purpose: Purpose | None = None, pattern: Pattern | None = None, last_event_id: int | None = None
+        self,
+        *,
+        run: str | None = None,
+        purpose: Purpose | None = None,
+        data_source: str | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+        pattern: Pattern | None = None,
+        q: str | None = None,
+        last_event_id: int | None = None,
     ) -> Iterator[TraceView]:
-        """Traces as they are recorded, until the connection ends."""
+        """Traces that fit, as they are recorded, until the connection ends."""
+        asked = {name: value for name, value in locals().items() if name not in ("self", "last_event_id")}
         headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
-        asked = _given({"purpose": purpose, "pattern": pattern})
-        with self._http.stream("GET", "/v1/live", params=asked, headers=headers, timeout=None) as response:
+        with self._http.stream("GET", "/v1/live", params=_given(asked), headers=headers, timeout=None) as response:
             if response.is_error:
                 response.read()
                 _check(response)

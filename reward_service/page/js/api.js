@@ -56,12 +56,12 @@ export function picture(sha) {
   return pictures.get(sha);
 }
 
-// Traces as they come, until the signal ends it; after an interruption it goes on where it was.
-export async function live(onTrace, signal) {
+// Traces that fit, as they come, until the signal ends it; after an interruption it goes on where it was.
+export async function live(wanted, onTrace, signal) {
   let last = null;
   while (!signal.aborted) {
     try {
-      const response = await ask("v1/live", { signal, headers: last === null ? {} : { "Last-Event-ID": last } });
+      const response = await ask(`v1/live${query(wanted)}`, { signal, headers: last === null ? {} : { "Last-Event-ID": last } });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (let part = await reader.read(); !part.done; part = await reader.read()) {

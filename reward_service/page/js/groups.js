@@ -5,13 +5,16 @@ import { ago, h, show } from "./dom.js";
 import { mark, pattern, PATTERNS } from "./rewards.js";
 import { go, link } from "./route.js";
 
+const PURPOSE = "train"; // what is listed unless another is chosen
 const FIELDS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q"];
 
 export let listed = []; // ids of the groups shown last, for going from one to the next
 export let listedFilters = {};
 
 export async function groups({ filters }, signal) {
-  const wanted = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
+  const chosen = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
+  const purpose = chosen.purpose || PURPOSE;
+  const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
   const runs = await get("runs");
   const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
   const list = h("ol", { class: "list", "aria-label": "Groups" });
@@ -22,7 +25,7 @@ export async function groups({ filters }, signal) {
   async function page() {
     const found = await get("groups", { ...wanted, cursor, limit: 20 });
     cursor = found.next_cursor;
-    list.append(...found.groups.map((group) => row(group, wanted)));
+    list.append(...found.groups.map((group) => row(group, chosen)));
     listed.push(...found.groups.map((group) => group.id));
     more.hidden = cursor === null;
     if (!listed.length) list.append(h("li", {}, h("p", {}, "No group fits.")));
@@ -39,38 +42,40 @@ export async function groups({ filters }, signal) {
 
   const fresh = new Set();
   listed = [];
-  listedFilters = wanted;
+  listedFilters = chosen;
   more.addEventListener("click", page);
-  show(h("h1", {}, "Groups"), form(wanted, sources), news, list, more);
+  show(h("h1", {}, "Groups"), form({ ...chosen, purpose }, sources), news, list, more);
   await page();
-  live((trace) => {
-    const fits = !wanted.pattern || pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value) === wanted.pattern;
-    if (!fits || listed.includes(trace.group_id)) return;
+  const { step, ...known } = wanted;
+  if (step) return; // which step learns from a group is not known when its traces come
+  live(known, (trace) => {
+    if (listed.includes(trace.group_id)) return;
     fresh.add(trace.group_id);
     news.hidden = false;
     news.textContent = `${fresh.size} new: show`;
   }, signal);
 }
 
-function form(wanted, sources) {
+function form(chosen, sources) {
+  const all = ["", "all"];
   const select = (name, label, options) => h("label", {}, label,
-    h("select", { name }, h("option", { value: "" }, "all"), options.map(([value, text]) =>
-      h("option", { value, selected: wanted[name] === value }, text))));
+    h("select", { name }, options.map(([value, text]) => h("option", { value, selected: chosen[name] === value }, text))));
   const input = (name, label, attributes) =>
-    h("label", {}, label, h("input", { name, value: wanted[name], ...attributes }));
+    h("label", {}, label, h("input", { name, value: chosen[name], ...attributes }));
   const made = h("form", { class: "filters", role: "search", "aria-label": "Filters" },
-    select("pattern", "Reward pattern", Object.entries(PATTERNS).filter(([name]) => name !== "missing")),
+    select("pattern", "Reward pattern", [all, ...Object.entries(PATTERNS).filter(([name]) => name !== "missing")]),
     input("step", "Step", { type: "number", min: 1 }),
     input("min_version", "Version from", { type: "number", min: 0 }),
     input("max_version", "to", { type: "number", min: 0 }),
-    select("data_source", "Data source", sources.map((name) => [name, name])),
-    select("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"]]),
+    select("data_source", "Data source", [all, ...sources.map((name) => [name, name])]),
+    select("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"], ["all", "all"]]),
     input("q", "Words", { type: "search", id: "words" }),
     h("button", {}, "Show"),
     h("a", { href: link("groups") }, "clear"));
   made.addEventListener("submit", (event) => {
     event.preventDefault();
-    go("groups", "", Object.fromEntries(new FormData(made)));
+    const given = Object.fromEntries(new FormData(made));
+    go("groups", "", { ...given, purpose: given.purpose === PURPOSE ? "" : given.purpose });
   });
   made.addEventListener("change", (event) => {
     if (event.target.tagName === "SELECT") made.requestSubmit();
