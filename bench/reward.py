@@ -28,7 +28,7 @@ from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.logs import configure_logging
 from vision_sr1.ports import free_port
-from vision_sr1.streams import Keys, connect
+from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -84,7 +84,8 @@ async def added_latency(config: Config, rollouts: list[pb.Rollout], folder: Path
     times: dict[str, list[float]] = {}
     with EmbeddedRedis(folder / "redis") as server:
         redis = await connect(load_config(None, [], environment=server.environment).config.streams)
-        async with open_scorer(config, Fleet(redis, Keys("bench"))) as scorer:
+        keys = Keys("bench")
+        async with open_scorer(config, Fleet(redis, keys), Blobs(redis, keys, 1)) as scorer:
             writer = TraceWriter(open_store(config.reward.traces, config.traces_url), None, config.reward.traces, {})
             await scorer.score(rollouts[0])  # starts the graders' process
             await scorer.score(rollouts[1])

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from vision_sr1.config import Config, load_config
 from vision_sr1.logs import configure_logging
-from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -166,7 +166,7 @@ async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: in
         for name in ("rollouts", "assembled")
     )
     await rollouts.open()
-    async with open_scorer(config, Fleet(redis, KEYS)) as scorer:
+    async with open_scorer(config, Fleet(redis, KEYS), Blobs(redis, KEYS, config.streams.image_ttl_s)) as scorer:
         await scorer.score(pb.Rollout.FromString(make_rollouts(Path(config.model.path), 2)[1]))
         worker = ScoringWorker(config, rollouts, assembled, scorer, lambda scored: None)  # noqa: ARG005
         ready.wait(WAIT_S)

@@ -49,7 +49,7 @@ async def serve(config: Config) -> None:
         Stream(redis, keys, name, config.streams, group="reward", consumer=consumer) for name in ("rollouts", ASSEMBLED)
     )
     try:
-        async with open_scorer(config, Fleet(redis, keys)) as scorer:
+        async with open_scorer(config, Fleet(redis, keys), blobs) as scorer:
             worker = ScoringWorker(config, rollouts, assembled, scorer, traces.record)
             api = ApiContext(
                 config=config,

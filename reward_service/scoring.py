@@ -20,6 +20,7 @@ from vision_sr1.fleet import Fleet
 from vision_sr1.groups import was_cut_off
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
 from vision_sr1.rewards import JUDGE, Answered, Missing, Reward
+from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -66,7 +67,7 @@ class Scorer:
         _give(scored, {name: rule(view, self._config) for name, rule in RESPONSE_REWARDS.items()})
         _give(scored, await self._answers(scored, parsed, answered))
         if self._config.functions:
-            _give(scored, await self._functions.of_rollout(_answered(scored, parsed)))
+            _give(scored, await self._functions.of_rollout(_answered(scored, parsed), rollout.prompt.images))
         return scored
 
     async def score_group(self, group: pb.ScoredGroup) -> None:
@@ -74,7 +75,7 @@ class Scorer:
         answers = [_answered(scored, parse_response(self._response(scored))) for scored in group.rollouts]
         if not answers:
             return
-        given = await self._functions.of_group(answers)
+        given = await self._functions.of_group(answers, group.rollouts[0].rollout.prompt.images)
         for place, scored in enumerate(group.rollouts):
             _give(scored, {name: outcomes[place] for name, outcomes in given.items()})
 
@@ -148,7 +149,7 @@ class Scorer:
 
 
 @contextlib.asynccontextmanager
-async def open_scorer(config: Config, fleet: Fleet) -> AsyncIterator[Scorer]:
+async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterator[Scorer]:
     """A scorer with all that it asks: graders, actors, the judge and functions of the user's.
 
     Raises:
@@ -156,7 +157,7 @@ async def open_scorer(config: Config, fleet: Fleet) -> AsyncIterator[Scorer]:
     """
     reward = config.reward
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    functions = RewardFunctions(reward.functions, reward.processes)
+    functions = RewardFunctions(reward.functions, reward.processes, blobs)
     grading, requerier = Grading(reward), Requerier(reward.requery, fleet)
     judge = Judge(reward.judge) if reward.judge.url else None
     try:

@@ -50,6 +50,7 @@ class Answered:
         was_cut_off: whether it ended there.
         requeries: what the policy answered from the description alone.
         rewards: those given so far, by name; missing ones are not there.
+        images: of the question, as encoded files; only for functions that ask for them (`images: true`).
     """
 
     id: str
@@ -65,3 +66,4 @@ class Answered:
     was_cut_off: bool
     requeries: tuple[str, ...]
     rewards: dict[str, float]
+    images: tuple[bytes, ...] = ()

@@ -8,7 +8,8 @@ import asyncio
 import importlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from numbers import Real
@@ -20,6 +21,8 @@ from reward_service import metrics
 from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import ConfigError, RewardFunctionConfig
 from vision_sr1.rewards import Answered, Missing, Reward
+from vision_sr1.streams import BlobMissingError, Blobs
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
@@ -32,36 +35,48 @@ Outcome = Reward | Missing
 class RewardFunctions:
     """The functions of `reward.functions`.
 
+    Args:
+        processes: calls of plain functions made at once.
+        blobs: where images are.
+
     Raises:
         ConfigError: one cannot be found.
     """
 
-    def __init__(self, functions: dict[str, RewardFunctionConfig], processes: int) -> None:
+    def __init__(self, functions: dict[str, RewardFunctionConfig], processes: int, blobs: Blobs) -> None:
         self._functions = functions
         self._paths = {name: config.function or _entry_point(name) for name, config in functions.items()}
         self._asynchronous = {name: _is_async(name, path) for name, path in self._paths.items()}
         plain = [path for name, path in self._paths.items() if not self._asynchronous[name]]
+        self._blobs = blobs
         self._processes = Killable(processes, prepare=partial(_load_all, plain))
 
-    async def of_rollout(self, answered: Answered) -> dict[str, Outcome]:
+    async def of_rollout(self, answered: Answered, images: Sequence[pb.ImageRef]) -> dict[str, Outcome]:
         """The rewards that are given per rollout, by name."""
         names = [name for name, config in self._functions.items() if config.per == "rollout"]
-        given = await asyncio.gather(*(self._give(name, answered) for name in names))
+        given = await asyncio.gather(*(self._give(name, [answered], images) for name in names))
         return {name: self._checked(name, outcome) for name, outcome in zip(names, given, strict=True)}
 
-    async def of_group(self, answers: list[Answered]) -> dict[str, list[Outcome]]:
+    async def of_group(self, answers: list[Answered], images: Sequence[pb.ImageRef]) -> dict[str, list[Outcome]]:
         """The rewards that are given per group, by name: one for each answer."""
         names = [name for name, config in self._functions.items() if config.per == "group"]
-        given = await asyncio.gather(*(self._give(name, answers) for name in names))
+        given = await asyncio.gather(*(self._give(name, answers, images) for name in names))
         return {name: self._of_each(name, outcome, len(answers)) for name, outcome in zip(names, given, strict=True)}
 
     async def close(self) -> None:
         """Ends the processes."""
         await self._processes.close()
 
-    async def _give(self, name: str, argument: Answered | list[Answered]) -> Any:
+    async def _give(self, name: str, answers: list[Answered], images: Sequence[pb.ImageRef]) -> Any:
         """What the function returned, or why it is missing."""
         config, last = self._functions[name], ""
+        if config.images:
+            try:
+                seen = tuple([await self._blobs.get(image) for image in images])
+            except BlobMissingError as error:
+                return Missing(str(error))
+            answers = [replace(answered, images=seen) for answered in answers]
+        argument = answers if config.per == "group" else answers[0]
         with metrics.FUNCTION_SECONDS.labels(name).time():
             for attempt in range(config.attempts):
                 if attempt:

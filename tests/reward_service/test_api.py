@@ -21,7 +21,7 @@ from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.ledger import Ledger
 from vision_sr1.parsing import TokenBytes
-from vision_sr1.streams import Keys, Output, Stream, check_takes_writes, connect
+from vision_sr1.streams import Blobs, Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -329,7 +329,7 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
 ):
     config.model.path = str(tiny_model)
     redis = await connect(redis_config.streams)
-    async with open_scorer(config, Fleet(redis, Keys(RUN))) as scorer:
+    async with open_scorer(config, Fleet(redis, Keys(RUN)), Blobs(redis, Keys(RUN), 60)) as scorer:
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         recorded = scored(1, accuracy=1.0, visual=1.0)
         ids = tokenizer("<description> red </description> <think> red </think> \\boxed{blue}").input_ids

@@ -5,14 +5,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from reward_service.rewards.functions import RewardFunctions
 from tests.reward_service.test_rewards import answered
-from vision_sr1.config import ConfigError, RewardFunctionConfig, load_config
+from vision_sr1.config import Config, ConfigError, RewardFunctionConfig, load_config
 from vision_sr1.rewards import Missing, Reward
+from vision_sr1.streams import Blobs, Keys, connect
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 ANSWER = answered(b"\\boxed{red}")
 HERE = "tests.reward_service.user_rewards"
+NOWHERE = Blobs(Redis(), Keys("r"), 60)  # for functions that ask for no images
 
 Opened = Callable[..., Awaitable[RewardFunctions]]
 
@@ -21,9 +25,9 @@ Opened = Callable[..., Awaitable[RewardFunctions]]
 async def opened() -> AsyncIterator[Opened]:
     made = []
 
-    async def make(*names: str, **options: object) -> RewardFunctions:
+    async def make(*names: str, blobs: Blobs = NOWHERE, **options: object) -> RewardFunctions:
         configs = {name: RewardFunctionConfig(function=f"{HERE}:{name}", timeout_s=20, **options) for name in names}
-        made.append(RewardFunctions(configs, processes=1))
+        made.append(RewardFunctions(configs, processes=1, blobs=blobs))
         return made[-1]
 
     yield make
@@ -33,12 +37,12 @@ async def opened() -> AsyncIterator[Opened]:
 
 async def test_functions_are_plain_or_async_and_per_rollout_or_per_group(opened: Opened):
     functions = await opened("brevity", "waits")
-    assert await functions.of_rollout(ANSWER) == {"brevity": Reward(0.9, "10 of 100 tokens"), "waits": Reward(0.25)}
-    assert await functions.of_group([ANSWER]) == {}
+    assert await functions.of_rollout(ANSWER, []) == {"brevity": Reward(0.9, "10 of 100 tokens"), "waits": Reward(0.25)}
+    assert await functions.of_group([ANSWER], []) == {}
     functions = await opened("agreement", per="group")
     group = [answered(rf"\boxed{{{answer}}}".encode()) for answer in ("red", "blue", "red")]
-    assert await functions.of_rollout(ANSWER) == {}
-    given = (await functions.of_group(group))["agreement"]
+    assert await functions.of_rollout(ANSWER, []) == {}
+    given = (await functions.of_group(group, []))["agreement"]
     assert [reward.value for reward in given] == [0.5, 0.0, 0.5]
     assert given[1].explanation == "blue is said by others"
 
@@ -55,7 +59,7 @@ async def test_functions_are_plain_or_async_and_per_rollout_or_per_group(opened:
 )
 async def test_what_a_function_cannot_give_is_missing(opened: Opened, name: str, reason: str):
     functions = await opened(name, "brevity")
-    given = await functions.of_rollout(ANSWER)
+    given = await functions.of_rollout(ANSWER, [])
     assert given[name] == Missing(f"{HERE}:{reason}")
     assert given["brevity"].value == 0.9, "the others are given all the same"
 
@@ -63,23 +67,38 @@ async def test_what_a_function_cannot_give_is_missing(opened: Opened, name: str,
 @pytest.mark.parametrize("name", ["hangs", "hangs_waiting"])
 async def test_a_function_that_does_not_end_is_missing_after_its_time(name: str):
     config = RewardFunctionConfig(function=f"{HERE}:{name}", timeout_s=0.2, attempts=2)
-    functions = RewardFunctions({name: config}, processes=1)
+    functions = RewardFunctions({name: config}, processes=1, blobs=NOWHERE)
     started = time.monotonic()
-    given = await functions.of_rollout(ANSWER)
+    given = await functions.of_rollout(ANSWER, [])
     assert given[name] == Missing(f"{HERE}:{name} failed 2 times; the last time: took longer than 0.2 s")
     assert time.monotonic() - started < 60
     await functions.close()
 
 
+async def test_a_function_sees_the_images_where_it_asks_for_them(opened: Opened, redis_config: Config):
+    redis = await connect(redis_config.streams)
+    blobs = Blobs(redis, Keys("r"), 60)
+    image = await blobs.put(b"\x89PNG and more")
+    blind = await opened("looks", blobs=blobs)
+    seeing = await opened("looks", blobs=blobs, images=True)
+    of_groups = await opened("looks_at_group", blobs=blobs, images=True, per="group")
+    assert await blind.of_rollout(ANSWER, [image]) == {"looks": Reward(0.0, "[]")}
+    assert await seeing.of_rollout(ANSWER, [image]) == {"looks": Reward(1.0, "[b'\\x89PNG']")}
+    assert (await of_groups.of_group([ANSWER, ANSWER], [image]))["looks_at_group"] == [Reward(1.0), Reward(1.0)]
+    gone = pb.ImageRef(sha256="0" * 64)
+    assert "is not in the blob store" in (await seeing.of_rollout(ANSWER, [gone]))["looks"].reason
+    await redis.aclose()
+
+
 async def test_a_function_that_fails_once_is_tried_again(opened: Opened, tmp_path: Path):
     functions = await opened("fails_once")
-    given = await functions.of_rollout(answered(b"", question=str(tmp_path / "mark")))
+    given = await functions.of_rollout(answered(b"", question=str(tmp_path / "mark")), [])
     assert given == {"fails_once": Reward(1.0)}
 
 
 async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(opened: Opened):
     functions = await opened("of_one_only", per="group")
-    given = await functions.of_group([ANSWER, ANSWER])
+    given = await functions.of_group([ANSWER, ANSWER], [])
     assert given["of_one_only"] == [Missing(f"{HERE}:of_one_only returned 1 rewards for a group of 2")] * 2
 
 
@@ -94,7 +113,7 @@ async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(
 )
 def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(function: str | None, message: str):
     with pytest.raises(ConfigError, match=rf"reward\.functions\.mine.*{message}"):
-        RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1)
+        RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1, blobs=NOWHERE)
 
 
 async def test_an_installed_package_can_bring_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -105,8 +124,8 @@ async def test_an_installed_package_can_bring_one(tmp_path: Path, monkeypatch: p
     (metadata / "entry_points.txt").write_text("[vision_sr1.rewards]\nbrief = brief_rewards:brief\n")
     (tmp_path / "brief_rewards.py").write_text("def brief(answered):\n    return 0.125\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    functions = RewardFunctions({"brief": RewardFunctionConfig()}, processes=1)
-    assert await functions.of_rollout(ANSWER) == {"brief": Reward(0.125)}
+    functions = RewardFunctions({"brief": RewardFunctionConfig()}, processes=1, blobs=NOWHERE)
+    assert await functions.of_rollout(ANSWER, []) == {"brief": Reward(0.125)}
     await functions.close()
 
 

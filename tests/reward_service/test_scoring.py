@@ -12,7 +12,7 @@ from reward_service.scoring import open_scorer
 from reward_service.worker import ScoringWorker
 from vision_sr1.config import Config, RewardFunctionConfig
 from vision_sr1.fleet import Fleet
-from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.dead_letters import DeadLetters
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -51,7 +51,7 @@ async def scoring(redis: PatientRedis, config: Config, model: Path) -> AsyncIter
         Stream(redis, KEYS, name, config.streams, group="reward", consumer="one") for name in ("rollouts", "assembled")
     )
     traces: list[pb.ScoredRollout] = []
-    async with open_scorer(config, Fleet(redis, KEYS)) as scorer:
+    async with open_scorer(config, Fleet(redis, KEYS), Blobs(redis, KEYS, 60)) as scorer:
         worker = ScoringWorker(config, rollouts, assembled, scorer, traces.append)
         stop = asyncio.Event()
         running = asyncio.create_task(worker.run(stop))

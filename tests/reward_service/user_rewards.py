@@ -24,6 +24,14 @@ def agreement(group: list[Answered]) -> list[Reward]:
     return [Reward((answers.count(a) - 1) / (len(answers) - 1), f"{a} is said by others") for a in answers]
 
 
+def looks(answered: Answered) -> Reward:
+    return Reward(float(bool(answered.images)), str([image[:4] for image in answered.images]))
+
+
+def looks_at_group(group: list[Answered]) -> list[float]:
+    return [float(bool(answered.images)) for answered in group]
+
+
 def raises(answered: Answered) -> float:
     raise LookupError(f"nothing known of {answered.id}")
 

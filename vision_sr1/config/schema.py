@@ -165,6 +165,7 @@ class RewardFunctionConfig(Section):
         "rollout", description="What it is given: one answer, or all answers to a prompt."
     )
     range: tuple[float, float] = Field((0.0, 1.0), description="Least and greatest value; others count as missing.")
+    images: bool = Field(False, description="Whether it is given the prompt's images, as encoded files.")
     timeout_s: Seconds = Field(10.0, description="For one try.")
     attempts: Positive = Field(2, description="Tries before the reward is missing.")
 
