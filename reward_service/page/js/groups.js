@@ -19,7 +19,7 @@ export async function groups({ filters }, signal) {
   const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
-  const news = h("button", { type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
+  const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
   let cursor = null;
 
   async function page() {
