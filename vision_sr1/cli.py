@@ -186,7 +186,7 @@ def traces(
     effective = _load(run / "config.yaml", place).config
     if export is not None:
         raise typer.Exit(export_traces(run / "config.yaml", place, export, console))
-    raise typer.Exit(serve_traces(run / "config.yaml", place, effective, console))
+    serve_traces(run / "config.yaml", place, effective, console)
 
 
 @app.command()
