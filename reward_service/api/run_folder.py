@@ -1,7 +1,9 @@
 """What the learner writes into the run's folder: curves and the ledger of batches; empty where it cannot be seen."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from vision_sr1.ledger import LEDGER
@@ -9,36 +11,53 @@ from vision_sr1.ledger import LEDGER
 SCALARS = "scalars.jsonl"
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What one batch learned from.
+
+    Attributes:
+        policy_version: that it made.
+        rollouts: how many of each prompt, by the prompt's id.
+    """
+
+    policy_version: int
+    rollouts: dict[str, int]
+
+
 class RunFolder:
-    """Reads on from where it was."""
+    """Reads on from where it was; for any thread."""
 
     def __init__(self, folder: Path) -> None:
         self._scalars = _Lines(folder / SCALARS)
         self._ledger = _Lines(folder / LEDGER)
         self._steps: dict[str, int] = {}
-        self._prompts: dict[int, list[str]] = {}
+        self._batches: dict[int, Batch] = {}
         self._points: dict[int, dict[str, float]] = {}
+        self._reading = Lock()
 
     def points(self) -> list[dict[str, float]]:
         """The learner's scalars, a mapping a step, `step` and `time` in it; a step that was redone, as redone."""
-        for line in self._scalars.new():
-            self._points.setdefault(int(line["step"]), {}).update(line)
-        return [self._points[step] for step in sorted(self._points)]
+        with self._reading:
+            for line in self._scalars.new():
+                step = int(line["step"])
+                self._points[step] = {**self._points.get(step, {}), **line}
+            return [self._points[step] for step in sorted(self._points)]
 
     def step_of(self, group_id: str) -> int | None:
         """The batch that learned from a prompt."""
         self._read_ledger()
         return self._steps.get(group_id)
 
-    def prompts_of(self, step: int) -> list[str]:
-        """The prompts that a batch learned from."""
+    def batches(self) -> dict[int, Batch]:
+        """What each batch learned from, by its number."""
         self._read_ledger()
-        return self._prompts.get(step, [])
+        return dict(self._batches)
 
     def _read_ledger(self) -> None:
-        for line in self._ledger.new():
-            self._prompts[line["batch"]] = list(line["prompts"])
-            self._steps.update(dict.fromkeys(line["prompts"], line["batch"]))
+        with self._reading:
+            for line in self._ledger.new():
+                self._batches[line["batch"]] = Batch(line["policy_version"], line["prompts"])
+                self._steps.update(dict.fromkeys(line["prompts"], line["batch"]))
 
 
 class _Lines:

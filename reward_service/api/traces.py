@@ -13,7 +13,7 @@ from reward_service.api.run_folder import RunFolder
 from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
 from reward_service.store import SEARCHED, TraceFilter
 from reward_service.store.reader import FoundTrace
-from vision_sr1.client.models import GroupPage, GroupView, TokensView, TracePage, TraceView
+from vision_sr1.client.models import GroupPage, GroupView, StepPage, StepView, TokensView, TracePage, TraceView
 from vision_sr1.client.models import Pattern as PatternName
 from vision_sr1.client.models import Purpose as PurposeName
 
@@ -95,9 +95,27 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
     def step_of(run: str, group_id: str) -> int | None:
         return folder.step_of(group_id) if run == api.run else None
 
+    @routes.get("/steps", responses=problem_responses(422))
+    async def list_steps(
+        cursor: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    ) -> StepPage:
+        """Batches of the run served, the last first."""
+        batches = await run_in_threadpool(folder.batches)
+        left = sorted((step for step in batches if cursor is None or step < cursor), reverse=True)
+        steps = [
+            StepView(
+                step=step,
+                policy_version=batches[step].policy_version,
+                groups=list(batches[step].rollouts),
+                rollouts=sum(batches[step].rollouts.values()),
+            )
+            for step in left[:limit]
+        ]
+        return StepPage(steps=steps, next_cursor=str(steps[-1].step) if len(left) > limit else None)
+
     @routes.get("/traces", responses=problem_responses(400, 422))
     async def list_traces(asked: Annotated[TraceSearch, Query()]) -> TracePage:
-        """Traces, newest first. With one publication a batch, the policy version is the training batch."""
+        """Traces, newest first; of a range of policy versions, those of the newest version first."""
         wanted = asked.wanted(api.run)
         found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
         return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
@@ -121,7 +139,8 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         """Groups of which some trace fits, those with the newest traces first."""
         wanted = asked.wanted(api.run)
         if asked.step is not None:
-            wanted = replace(wanted, group_ids=folder.prompts_of(asked.step))
+            batch = folder.batches().get(asked.step)
+            wanted = replace(wanted, group_ids=list(batch.rollouts) if batch else [])
         ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, asked.cursor, asked.limit)
         groups = await run_in_threadpool(api.reader.groups, wanted.run, ids)
         summaries = [group_summary(groups[id_], step_of(wanted.run, id_)) for id_ in ids if id_ in groups]

@@ -121,6 +121,21 @@ async def test_a_group_has_its_rollouts_in_order_with_their_advantages_and_the_s
         assert (await get(api, "/v1/groups/0/3"))["step"] is None
 
 
+async def test_steps_are_what_each_batch_learned_from_as_it_was_learned_last(config: Config, store: Store):
+    ledger = Ledger(config.run.path)
+    async with asking(config, store) as api:
+        assert await get(api, "/v1/steps") == {"steps": [], "next_cursor": None}
+        for step in (1, 2, 3):
+            ledger.record(step, step + 10, {f"0/{step}": 4, f"1/{step}": 3})
+        ledger.record(3, 13, {"0/9": 4})
+        page = await get(api, "/v1/steps", limit=2)
+        assert page["steps"][0] == {"step": 3, "policy_version": 13, "groups": ["0/9"], "rollouts": 4}
+        assert page["steps"][1] == {"step": 2, "policy_version": 12, "groups": ["0/2", "1/2"], "rollouts": 7}
+        page = await get(api, "/v1/steps", limit=2, cursor=page["next_cursor"])
+        assert [step["step"] for step in page["steps"]] == [1]
+        assert page["next_cursor"] is None
+
+
 async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
     config: Config, store: Store, tiny_model: Path
 ):

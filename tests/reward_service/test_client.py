@@ -17,6 +17,7 @@ from vision_sr1.config import load_config
 METHODS = {
     ("get", "/v1/runs"): Client.runs,
     ("get", "/v1/traces"): Client.traces,
+    ("get", "/v1/steps"): Client.steps,
     ("get", "/v1/traces/{trace_id}"): Client.trace,
     ("get", "/v1/traces/{trace_id}/tokens"): Client.tokens,
     ("post", "/v1/traces/{trace_id}/rescore"): Client.rescore,

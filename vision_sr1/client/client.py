@@ -21,6 +21,8 @@ from vision_sr1.client.models import (
     ScalarsView,
     ScoreRequest,
     Statistics,
+    StepPage,
+    StepView,
     TokensView,
     TracePage,
     TraceView,
@@ -63,6 +65,11 @@ class Client:
     def runs(self) -> list[RunView]:
         """Runs in the store."""
         return TypeAdapter(list[RunView]).validate_json(self._get("/v1/runs"))
+
+    def steps(self, *, limit: int = 20) -> Iterator[StepView]:
+        """All batches of the run served, the last first; `limit` at a time."""
+        for page in self._pages("/v1/steps", StepPage, {"limit": limit}):
+            yield from page.steps
 
     def traces(
         self,

@@ -71,6 +71,22 @@ class TraceView(BaseModel):
     trace_id: str = Field(description="By which the logs of all services name this prompt's way; W3C trace context.")
 
 
+class StepView(BaseModel):
+    """One batch of training."""
+
+    step: int
+    policy_version: int = Field(description="That it made.")
+    groups: list[str] = Field(description="Ids of the prompts it learned from.")
+    rollouts: int = Field(description="How many answers to them it learned from.")
+
+
+class StepPage(BaseModel):
+    """One page of batches, the last first."""
+
+    steps: list[StepView]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+
+
 class TracePage(BaseModel):
     """One page of traces, newest first."""
 
