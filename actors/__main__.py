@@ -50,7 +50,7 @@ async def serve(config: Config, actor_id: str) -> None:
 
     server = grpc.aio.server(options=rpc.SERVER)
     health_service = health.aio.HealthServicer()
-    port = server.add_insecure_port(f"{config.actors.host}:{config.actors.port}")
+    port = rpc.listen(server, f"{config.actors.host}:{config.actors.port}", config.tls)
     info = ActorInfo(
         schema_version=SCHEMA_VERSION,
         id=actor_id,

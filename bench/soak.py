@@ -369,7 +369,7 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
             required_policy_version=batches,
         )
         try:
-            async with grpc.aio.insecure_channel(actor.address, rpc.CLIENT) as channel:
+            async with rpc.aio_channel(actor.address, config.tls) as channel:
                 replies = [r async for r in actor_pb2_grpc.ActorStub(channel).Generate(request, timeout=60)]
         except grpc.aio.AioRpcError as error:
             wrong.append(f"actor {actor.id}: {error.code().name} {error.details()}")

@@ -73,7 +73,7 @@ class Probe:
         sampling = pb.SamplingParams(
             temperature=self._config.sampling.temperature, top_p=1.0, max_tokens=MAX_TOKENS, seed=policy_version
         )
-        with grpc.insecure_channel(actor.address, rpc.CLIENT) as channel:
+        with rpc.channel(actor.address, self._config.tls) as channel:
             stub = actor_pb2_grpc.ActorStub(channel)
             calls = [
                 stub.Generate(

@@ -10,7 +10,7 @@ import structlog
 
 from reward_service import metrics
 from vision_sr1 import rpc
-from vision_sr1.config import RequeryConfig
+from vision_sr1.config import RequeryConfig, TlsConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompts import PromptTemplate
@@ -33,9 +33,10 @@ class RequeryFailedError(RuntimeError):
 class Requerier:
     """Asks actors over gRPC; keeps one channel per actor."""
 
-    def __init__(self, config: RequeryConfig, fleet: Fleet) -> None:
+    def __init__(self, config: RequeryConfig, fleet: Fleet, tls: TlsConfig) -> None:
         self._config = config
         self._fleet = fleet
+        self._tls = tls
         self._template = PromptTemplate(config.template)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._shared: OrderedDict[tuple[str, int], asyncio.Task[list[pb.Requery]]] = OrderedDict()
@@ -142,7 +143,7 @@ class Requerier:
     ) -> list[actor_pb2.GenerateResponse]:
         channel = self._channels.get(address)
         if channel is None:
-            channel = self._channels[address] = grpc.aio.insecure_channel(address, rpc.CLIENT)
+            channel = self._channels[address] = rpc.aio_channel(address, self._tls)
         call = actor_pb2_grpc.ActorStub(channel).Generate(
             request, timeout=self._config.timeout_s, metadata=(("traceparent", traceparent),)
         )

@@ -158,7 +158,7 @@ async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterat
     reward = config.reward
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
     functions = RewardFunctions(reward.functions, reward.processes, blobs)
-    grading, requerier = Grading(reward), Requerier(reward.requery, fleet)
+    grading, requerier = Grading(reward), Requerier(reward.requery, fleet, config.tls)
     judge = Judge(reward.judge) if reward.judge.url else None
     try:
         yield Scorer(reward, tokenizer, grading, requerier, judge, functions)

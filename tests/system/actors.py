@@ -17,6 +17,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from vision_sr1 import rpc
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, connect
@@ -113,7 +114,7 @@ def running_actor(
 
     try:
         info = asyncio.run(announced())
-        with grpc.insecure_channel(info.address) as channel:
+        with rpc.channel(info.address, config.tls) as channel:
             yield Actor(config, info, actor_pb2_grpc.ActorStub(channel), channel, Path(config.model.path), process)
     finally:
         if process.poll() is None:

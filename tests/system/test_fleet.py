@@ -215,7 +215,7 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
 async def asking(fleet: Fleet, **options: object) -> AsyncIterator[Requerier]:
     redis = await connect(fleet.config.streams)
     config = RequeryConfig(template="plain_requery", max_tokens=8, **options)
-    requerier = Requerier(config, Registry(redis, Keys(fleet.config.run.name)))
+    requerier = Requerier(config, Registry(redis, Keys(fleet.config.run.name)), fleet.config.tls)
     yield requerier
     await requerier.close()
     await redis.aclose()

@@ -25,6 +25,7 @@ from vision_sr1.config.schema import (
     SamplingConfig,
     SftConfig,
     StreamsConfig,
+    TlsConfig,
     TracesConfig,
     WeightsConfig,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "SamplingConfig",
     "SftConfig",
     "StreamsConfig",
+    "TlsConfig",
     "TracesConfig",
     "WeightsConfig",
     "load_config",

@@ -490,6 +490,18 @@ class StreamsConfig(Section):
     )
 
 
+class TlsConfig(Section):
+    """Mutual TLS of gRPC between services. Redis has its own switch: a URL that begins with rediss://."""
+
+    enabled: bool = Field(False, description="Both sides of every call show a certificate of the same authority.")
+    certificate: Path = Field(Path("/etc/vision-sr1/tls/tls.crt"), description="This service's, PEM.")
+    key: Path = Field(Path("/etc/vision-sr1/tls/tls.key"), description="Its private key, PEM.")
+    ca: Path = Field(Path("/etc/vision-sr1/tls/ca.crt"), description="The authority's certificate, PEM.")
+    server_name: str = Field(
+        "vision-sr1-actor", description="DNS name in the actors' certificates, whatever their addresses are."
+    )
+
+
 class MetricsConfig(Section):
     """Prometheus endpoints and TensorBoard files."""
 
@@ -517,6 +529,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig
     streams: StreamsConfig = StreamsConfig()
+    tls: TlsConfig = TlsConfig()
     metrics: MetricsConfig = MetricsConfig()
 
     @model_validator(mode="after")

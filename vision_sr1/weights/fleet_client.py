@@ -5,10 +5,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-import grpc
-
 from vision_sr1 import rpc
-from vision_sr1.config import WeightsConfig
+from vision_sr1.config import TlsConfig, WeightsConfig
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -29,7 +27,7 @@ class FleetClient:
     Set `policy_version` before the weights are sent: the last phase commits them under it.
     """
 
-    def __init__(self, actors: list[ActorInfo], epoch: int, settings: WeightsConfig) -> None:
+    def __init__(self, actors: list[ActorInfo], epoch: int, settings: WeightsConfig, tls: TlsConfig) -> None:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
         self.frozen_s: dict[str, float] = {}
@@ -37,7 +35,7 @@ class FleetClient:
         self._epoch = epoch
         self._settings = settings
         self._timeout_s = settings.sync_timeout_s
-        self._channels = [grpc.insecure_channel(actor.address, rpc.CLIENT) for actor in actors]
+        self._channels = [rpc.channel(actor.address, tls) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -126,9 +124,9 @@ class FleetClient:
         return [call.result() for call in calls]
 
 
-def answering(actors: list[ActorInfo], timeout_s: float) -> list[ActorInfo]:
+def answering(actors: list[ActorInfo], timeout_s: float, tls: TlsConfig) -> list[ActorInfo]:
     """Those whose server and engine answer in time: an announcement may outlive its actor by some heartbeats."""
-    channels = [grpc.insecure_channel(actor.address, rpc.CLIENT) for actor in actors]
+    channels = [rpc.channel(actor.address, tls) for actor in actors]
     request = pb.StatusRequest(ask_engine=True)
     calls = [actor_pb2_grpc.ActorStub(channel).Status.future(request, timeout=timeout_s) for channel in channels]
     found = [actor for actor, call in zip(actors, calls, strict=True) if call.exception() is None]
