@@ -74,7 +74,8 @@ def server(tmp_path: Path, authority: trustme.CA) -> Iterator[Server]:
             found.client("operator").ping()
             break
         except RedisError:
-            assert time.monotonic() < deadline and process.poll() is None
+            assert time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.1)
     yield found
     process.terminate()
