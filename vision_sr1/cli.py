@@ -190,6 +190,26 @@ def traces(
 
 
 @app.command()
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name; only its configuration is read.")],
+    gpus: Annotated[int, typer.Option(min=1, help="How many there are, for learner and actors together.")],
+    gpu: Annotated[str, typer.Option(help="Their kind, such as H100, A100, L40S; or their memory in GiB.")] = "H100",
+    config: Annotated[Path | None, typer.Option(help="A run's file whose lengths and batches to plan for.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Says what a model needs: memory by ZeRO stage and offload, a split of the GPUs, bytes per publication, YAML."""
+    from vision_sr1.planning.estimates import chosen_gpu, model_size
+    from vision_sr1.planning.report import print_plan
+
+    def work() -> None:
+        effective = _load(config, overrides or []).config
+        size = model_size(model, effective.learner)
+        print_plan(console, model, size, effective, chosen_gpu(gpu), gpus)
+
+    _guarded(work)
+
+
+@app.command()
 def version() -> None:
     """Prints the version."""
     console.print(__version__)
@@ -233,7 +253,7 @@ def _guarded(work: Callable[[], None]) -> None:
 
 
 def _fail(message: str, status: int = 2) -> NoReturn:
-    errors.print(message, style="red", highlight=False, soft_wrap=True, markup=False)
+    errors.print(message, style="red", highlight=False, markup=False)
     raise typer.Exit(status)
 
 

@@ -1,0 +1,103 @@
+"""Plans: parameter counts are those of the real models, memory falls as it is divided, what does not fit is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import AutoConfig
+from typer.testing import CliRunner
+
+from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
+from vision_sr1.cli import app
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.planning.estimates import GPUS, ModelSize, all_memories, chosen_gpu, make_plan, model_size
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "vision_sr1_3b.yaml"
+
+
+@pytest.fixture
+def folder_3b(tmp_path: Path, tiny_model: Path) -> Path:
+    """A configuration with the sizes of Qwen2.5-VL 3B, and no weights."""
+    scaled(AutoConfig.from_pretrained(tiny_model), TEXT_3B, VISION_3B).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def size(folder_3b: Path, config: Config) -> ModelSize:
+    return model_size(str(folder_3b), config.learner)
+
+
+@pytest.fixture
+def config() -> Config:
+    return load_config(EXAMPLE, environment={}).config
+
+
+def test_parameters_are_counted_as_the_model_has_them(size: ModelSize):
+    assert size.parameters == 3_754_622_976
+    assert size.kv_bytes == 36 * 2 * 2 * 128 * 2  # layers, keys and values, heads, their size, bytes
+
+
+def test_memory_falls_with_each_stage_and_with_ranks(size: ModelSize, config: Config):
+    totals = [memory.total for memory in all_memories(size, config, ranks=4)]
+    assert totals == sorted(totals, reverse=True)
+    few, many = (all_memories(size, config, ranks)[3] for ranks in (2, 8))
+    assert few.optimizer == pytest.approx(4 * many.optimizer)
+    assert few.weights == pytest.approx(4 * many.weights)
+    assert few.activations == many.activations
+
+
+def test_a_split_leaves_no_gpu_over_and_fits(size: ModelSize, config: Config):
+    for gpus in (4, 8, 16):
+        plan = make_plan(size, config, GPUS["H100"], gpus)
+        assert plan.learner_gpus + plan.actors * plan.tensor_parallel == gpus
+        assert plan.memory.total < GPUS["H100"].memory_gib
+        assert plan.actor.tokens > config.model.max_model_len
+
+
+@pytest.mark.parametrize(("gpu", "gpus"), [("RTX4090", 8), ("H100", 1), ("H100", 2)])
+def test_what_does_not_fit_is_said_with_what_would(size: ModelSize, config: Config, gpu: str, gpus: int):
+    with pytest.raises(ConfigError, match=r"do not hold learner and actors: .*take more or larger GPUs"):
+        make_plan(size, config, GPUS[gpu], gpus)
+
+
+def test_adapters_need_less_and_send_less(folder_3b: Path):
+    options = ["learner.lora.rank=64", "learner.lora.publish=adapter"]
+    config = load_config(EXAMPLE, options, environment={}).config
+    size = model_size(str(folder_3b), config.learner)
+    of_layer = 2 * (2048 + 2048) + 2 * (2048 + 256) + 3 * (2048 + 11_008)  # q and o, k and v, the gated MLP
+    assert size.trainable == 64 * 36 * of_layer
+    assert size.published == 2 * size.trainable
+    plan = make_plan(size, config, GPUS["H100"], 2)
+    assert (plan.learner_gpus, plan.actors) == (1, 1)
+    frozen = load_config(EXAMPLE, ["learner.freeze_vision=true"], environment={}).config
+    assert 3.0e9 < model_size(str(folder_3b), frozen.learner).trainable < 3.2e9
+
+
+def test_an_unknown_kind_is_named_and_memory_will_do():
+    with pytest.raises(ConfigError, match="--gpu 'P100': known are RTX4090"):
+        chosen_gpu("P100")
+    assert chosen_gpu("48").memory_gib == 48.0
+
+
+def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path: Path):
+    arguments = ["plan", str(folder_3b), "--gpus", "8", "--config", str(EXAMPLE)]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
+    assert result.exit_code == 0, result.output
+    assert "3.75 billion parameters" in result.output
+    assert "a publication: 7.0 GiB to each actor" in result.output
+    written = result.output.partition("\nmodel:")[2].partition("\nNot measured")[0]
+    file = tmp_path / "run.yaml"
+    file.write_text(f"model:{written}")
+    planned = load_config(file, environment={}).config
+    assert planned.learner.processes == yaml.safe_load(file.read_text())["learner"]["processes"]
+    assert "deploy/kubernetes/overlays/single-node-gpu" in result.output
+
+
+def test_a_folder_without_a_model_is_said(tmp_path: Path):
+    result = CliRunner().invoke(app, ["plan", str(tmp_path), "--gpus", "8"])
+    assert result.exit_code == 2
+    assert "has no model's configuration" in result.output
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    result = CliRunner().invoke(app, ["plan", str(tmp_path), "--gpus", "8"])
+    assert "is a model of type 'llama'; known here: qwen2_5_vl" in result.output

@@ -1,0 +1,1 @@
+"""What a run needs of machines, said before it is started."""
