@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vision_sr1 import __version__
@@ -207,6 +208,21 @@ def plan(
         print_plan(console, model, size, effective, chosen_gpu(gpu), gpus)
 
     _guarded(work)
+
+
+@app.command()
+def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Checks this installation, and the cluster as it is seen from here; the exit status is 1 where something fails."""
+    from vision_sr1.doctor import examine
+
+    failed = False
+    for finding in examine(_load(config, overrides or []).config):
+        color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.state]
+        console.print(f"[{color}]{finding.state:8}[/] {finding.check:12}", escape(finding.said), highlight=False)
+        if finding.cure:
+            console.print(f"{'':21}", escape(finding.cure), highlight=False)
+        failed |= finding.state == "failed"
+    raise typer.Exit(int(failed))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Redis Streams between the services: each item handed over exactly once, images stored once."""
 
 from vision_sr1.streams.blobs import BlobMissingError, Blobs
-from vision_sr1.streams.connection import StreamsUnavailableError, connect
+from vision_sr1.streams.connection import StreamsUnavailableError, connect, connect_to_run
 from vision_sr1.streams.consumer import Consumer
 from vision_sr1.streams.keys import Keys
 from vision_sr1.streams.outage import PatientRedis, check_takes_writes
@@ -19,4 +19,5 @@ __all__ = [
     "StreamsUnavailableError",
     "check_takes_writes",
     "connect",
+    "connect_to_run",
 ]

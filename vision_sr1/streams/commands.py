@@ -1,8 +1,7 @@
 """`vision-sr1 streams`: the streams of a run that goes on, looked at and mended from outside."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -10,10 +9,9 @@ from google.protobuf.text_format import MessageToString
 from rich.console import Console
 from rich.table import Table
 
-from vision_sr1.config import Config, ConfigError
-from vision_sr1.streams.connection import connect
+from vision_sr1.config import Config
+from vision_sr1.streams.connection import connect_to_run
 from vision_sr1.streams.dead_letters import DeadLetter, DeadLetters
-from vision_sr1.streams.embedded import running_server
 from vision_sr1.streams.keys import Keys
 from vision_sr1.streams.outage import PatientRedis
 from vision_sr1.streams.status import stream_statuses
@@ -105,25 +103,7 @@ def _message(letter: DeadLetter) -> str:
 
 def _on_streams(config: Config, work: Callable[[PatientRedis], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with _connected(config) as redis:
+        async with connect_to_run(config) as redis:
             return await work(redis)
 
     return asyncio.run(run())
-
-
-@contextlib.asynccontextmanager
-async def _connected(config: Config) -> AsyncIterator[PatientRedis]:
-    streams = config.streams
-    if streams.url is None:
-        found = running_server(config.run.path / "redis")
-        if found is None:
-            raise ConfigError(
-                f"no Redis of the run {config.run.name!r} is running under {config.run.path}: start the run, or name "
-                "its server in VISION_SR1_REDIS_URL"
-            )
-        streams = found
-    redis = await connect(streams)
-    try:
-        yield redis
-    finally:
-        await redis.aclose()

@@ -1,6 +1,7 @@
 """Connecting to Redis: `redis://`, `rediss://`, or `redis+sentinel://host:port,host:port/service/db`."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from vision_sr1.config import ConfigError, StreamsConfig
+from vision_sr1.config import Config, ConfigError, StreamsConfig
+from vision_sr1.streams.embedded import running_server
 from vision_sr1.streams.outage import AT_ONCE, Patience, PatientRedis
 
 CONNECTIONS = 2 * AT_ONCE  # the second half is for commands that take no turns: probes
@@ -40,6 +42,29 @@ async def connect(config: StreamsConfig, hurried: Callable[[], bool] = lambda: F
             "check streams.url and VISION_SR1_REDIS_PASSWORD"
         ) from error
     return client
+
+
+@contextlib.asynccontextmanager
+async def connect_to_run(config: Config) -> AsyncIterator[PatientRedis]:
+    """A client of the server that a run uses, be it the one that its launcher started.
+
+    Raises:
+        ConfigError, StreamsUnavailableError: see `connect`; or there is neither a URL nor a server of the run's own.
+    """
+    streams = config.streams
+    if streams.url is None:
+        found = running_server(config.run.path / "redis")
+        if found is None:
+            raise ConfigError(
+                f"no Redis of the run {config.run.name!r} is running under {config.run.path}: start the run, or name "
+                "its server in VISION_SR1_REDIS_URL"
+            )
+        streams = found
+    redis = await connect(streams)
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
 
 
 def _pool(config: StreamsConfig, url: str) -> ConnectionPool:

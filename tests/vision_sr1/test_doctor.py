@@ -1,0 +1,164 @@
+"""The doctor, on real servers that are well, ill or not there."""
+
+import asyncio
+import datetime
+from pathlib import Path
+
+import pytest
+import trustme
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+from reward_service.api import ApiContext, create_app
+from tests.deploy.certificates import issue
+from tests.reward_service.conftest import Store
+from tests.reward_service.serving import serving
+from vision_sr1 import doctor
+from vision_sr1.cli import app
+from vision_sr1.config import Config, load_config
+from vision_sr1.doctor import Finding
+from vision_sr1.fleet import Fleet
+from vision_sr1.ports import free_port
+from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams.embedded import EmbeddedRedis
+from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
+from vision_sr1.wire import SCHEMA_VERSION
+
+KEYS = Keys("run")
+
+
+@pytest.fixture
+async def redis(redis_config: Config):
+    client = await connect(redis_config.streams)
+    yield client
+    await client.aclose()
+
+
+def local(tmp_path: Path, *options: str) -> Config:
+    return load_config(None, [f"run.dir={tmp_path}", *options], environment={}).config
+
+
+def test_versions_are_those_of_the_lock():
+    (finding,) = doctor.versions()
+    assert finding.state == "ok", finding.said
+
+
+def test_storage_is_written_to(tmp_path: Path):
+    assert doctor.storage(local(tmp_path)).state in ("ok", "warning")
+    assert list((tmp_path / "run").iterdir()) == []
+    (tmp_path / "file").touch()
+    finding = doctor.storage(local(tmp_path, f"run.dir={tmp_path / 'file'}"))
+    assert (finding.state, finding.said) == ("failed", f"{tmp_path / 'file' / 'run'}: Not a directory")
+
+
+def test_a_device_that_is_not_there_and_a_model_that_is_none(tmp_path: Path, tiny_model: Path):
+    import torch
+
+    (finding,) = doctor.devices(local(tmp_path, "actors.device=cuda"))
+    assert finding.state == ("ok" if torch.cuda.is_available() else "failed")
+    assert doctor.model(local(tmp_path, f"model.path={tiny_model}")).state == "ok"
+    assert doctor.model(local(tmp_path, f"model.path={tmp_path}")).state == "failed"
+
+
+def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
+    authority = trustme.CA()
+    issue(tmp_path, authority, "vision-sr1-actor")
+    files = [("certificate", "tls.crt"), ("key", "tls.key"), ("ca", "ca.crt")]
+    config = local(tmp_path, "tls.enabled=true", *(f"tls.{name}={tmp_path / file}" for name, file in files))
+    assert doctor.certificate(config).state == "ok"
+    for days, state in ((5, "warning"), (-1, "failed")):
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
+        short = authority.issue_cert("vision-sr1-actor", not_after=until)
+        config.tls.certificate.write_bytes(short.cert_chain_pems[0].bytes())
+        config.tls.key.write_bytes(short.private_key_pem.bytes())
+        assert doctor.certificate(config).state == state
+    config.tls.key.write_bytes(trustme.CA().issue_cert("other").private_key_pem.bytes())
+    assert "PEM files that belong together" in doctor.certificate(config).cure
+
+
+async def test_redis_that_would_forget_is_found(redis: PatientRedis):
+    assert (await doctor.persistence(redis)).state == "ok"
+    assert (await doctor.clock(redis)).state == "ok"
+    for name, value, usual, cure in (
+        ("maxmemory-policy", "allkeys-lru", "noeviction", "set maxmemory-policy noeviction"),
+        ("appendonly", "no", "yes", "set appendonly yes"),
+    ):
+        await redis.config_set(name, value)
+        finding = await doctor.persistence(redis)
+        assert finding.state == "failed"
+        assert cure in finding.cure
+        await redis.config_set(name, usual)
+
+
+async def test_dead_letters_and_actors_that_do_not_answer_are_found(redis: PatientRedis, redis_config: Config):
+    assert (await doctor.dead_letters(redis, KEYS)).state == "ok"
+    assert (await doctor.actors(redis, KEYS, redis_config)).said == "none announces itself"
+    stream = Stream(redis, KEYS, "prompts", redis_config.streams, group="actors", consumer="one")
+    await stream.open()
+    await stream.append([Output("prompts", "0/1", b"")])
+    (entry,) = await stream.read(1, 1.0)
+    await stream.bury(entry, "broken")
+    assert "1 dead letters" in (await doctor.dead_letters(redis, KEYS)).said
+    fleet, port = Fleet(redis, KEYS), free_port()
+    await fleet.publish(PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=3))
+    address = f"127.0.0.1:{port}"
+    actor = ActorInfo(schema_version=SCHEMA_VERSION, id="actor-0", address=address, policy_version=3)
+    await fleet.announce(actor, 60.0)
+    finding = await doctor.actors(redis, KEYS, redis_config)
+    assert finding.state == "failed"
+    assert f"actor-0 at {address}: UNAVAILABLE" in finding.said
+    await fleet.announce(ActorInfo(schema_version=99, id="actor-1", address=address), 60.0)
+    finding = await doctor._bounded("actors", lambda: doctor.actors(redis, KEYS, redis_config))
+    assert "WireError" in finding.said
+
+
+async def test_an_api_that_refuses_the_token_is_found(tmp_path: Path):
+    config = local(tmp_path, f"reward.port={free_port()}")
+    assert (await doctor.api(config)).state == "warning", "nobody listens"
+    config.reward.api.token = SecretStr("right")
+    store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
+    async with serving(create_app(ApiContext(config=config, reader=store.reader))) as url:
+        asking = config.model_copy(deep=True)
+        asking.reward.port = int(url.rpartition(":")[2])
+        assert (await doctor.api(asking)).state == "ok"
+        asking.reward.api.token = SecretStr("wrong")
+        assert (await doctor.api(asking)).said.endswith("refuses the token")
+    store.engine.dispose()
+
+
+async def test_a_trace_store_that_is_down_is_found(tmp_path: Path):
+    assert (await doctor.traces(local(tmp_path))).state == "ok"
+    down = local(tmp_path, f"reward.traces.url=postgresql+psycopg://me@127.0.0.1:{free_port()}/traces")
+    finding = await doctor.traces(down)
+    assert finding.state == "failed"
+    assert finding.said.startswith("127.0.0.1: ")
+
+
+async def test_the_command_says_all_and_fails_where_something_does(
+    tmp_path: Path, tiny_model: Path, embedded_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in embedded_redis.environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "run.yaml").write_text("{}\n")
+    command = ["doctor", str(tmp_path / "run.yaml"), f"run.dir={tmp_path}", f"reward.port={free_port()}"]
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*command, f"model.path={tiny_model}"])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[1] for line in result.output.splitlines() if line[0] != " "] == [
+        *("versions", "GPU", "model", "storage", "Redis", "clock", "streams", "actors", "API", "traces")
+    ]
+    embedded_redis.process.kill()
+    embedded_redis.process.wait()
+    result = await asyncio.to_thread(CliRunner().invoke, app, [*command, f"model.path={tiny_model}"])
+    assert result.exit_code == 1
+    assert "failed   Redis" in result.output
+    assert "correct VISION_SR1_REDIS_URL" in result.output
+
+
+async def test_a_check_that_hangs_ends(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "ANSWER_S", 0.05)
+
+    async def hangs() -> Finding:
+        await asyncio.sleep(3600)
+        return Finding("it", "ok", "")
+
+    assert (await doctor._bounded("it", hangs)).state == "failed"

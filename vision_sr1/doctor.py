@@ -1,0 +1,288 @@
+"""`vision-sr1 doctor`: what keeps an installation or a cluster from working, seen from inside, and what to do about it.
+
+Every check ends in a finding, whatever it meets; each has a deadline.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import shutil
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+from cryptography import x509
+from packaging.requirements import Requirement
+from redis.exceptions import NoPermissionError, RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from vision_sr1 import rpc
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.fleet import Fleet
+from vision_sr1.model_check import check_model
+from vision_sr1.streams import Keys, PatientRedis, StreamsUnavailableError, connect_to_run
+from vision_sr1.streams.status import stream_statuses
+from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.wire import WireError
+
+ANSWER_S = 5.0  # for one answer of another service
+CLOCK_SKEW_S = 2.0
+LEAST_FREE_GIB = 20.0
+RENEW_DAYS = 14.0
+
+State = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check saw, and what to do about it."""
+
+    check: str
+    state: State
+    said: str
+    cure: str = ""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All checks, those of this machine first."""
+    yield from versions()
+    yield from devices(config)
+    yield model(config)
+    yield storage(config)
+    if config.tls.enabled:
+        yield certificate(config)
+    yield from asyncio.run(_of_services(config))
+
+
+def versions() -> list[Finding]:
+    """Installed packages against the versions that this release was tested with."""
+    wrong, checked = [], 0
+    for line in importlib.metadata.requires("vision-sr1") or []:
+        requirement = Requirement(line)
+        try:
+            found = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wrong.append(f"{requirement.name} is not installed")
+            continue
+        checked += 1
+        if not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
+            wrong.append(f"{requirement.name} {found}, not {requirement.specifier}")
+    if wrong:
+        cure = "install them as this release names them: `make install`, or `pip install 'vision-sr1[gpu]'`"
+        return [Finding("versions", "failed", "; ".join(wrong), cure)]
+    return [Finding("versions", "ok", f"{checked} packages")]
+
+
+def devices(config: Config) -> list[Finding]:
+    """GPUs and NCCL, as torch sees them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if config.actors.device == "cuda":
+            cure = "give the container GPUs (`nvidia.com/gpu`, `--gpus`), or set actors.device: cpu"
+            return [Finding("GPU", "failed", "torch sees none, and actors.device is cuda", cure)]
+        return [Finding("GPU", "ok", "none here; actors.device allows the CPU")]
+    count, version = torch.cuda.device_count(), ".".join(map(str, torch.cuda.nccl.version()))
+    said = f"{count} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, NCCL {version}"
+    if count < config.actors.tensor_parallel_size:
+        cure = f"an actor needs actors.tensor_parallel_size ({config.actors.tensor_parallel_size}) of them"
+        return [Finding("GPU", "warning", said, cure)]
+    return [Finding("GPU", "ok", said)]
+
+
+def model(config: Config) -> Finding:
+    """Whether the policy's configuration, tokenizer and image processor can be read and belong together."""
+    try:
+        check_model(config.model.path)
+    except ConfigError as error:
+        return Finding("model", "failed", str(error), "mount the model's folder here, or name another as model.path")
+    return Finding("model", "ok", config.model.path)
+
+
+def storage(config: Config) -> Finding:
+    """Whether this service may write where checkpoints go, and has room there."""
+    folder = config.run.path
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with probe.open("wb") as file:
+            file.write(b"written")
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        cure = f"run.dir must be writable by user {os.getuid()} of every service: see the volume's fsGroup or owner"
+        return Finding("storage", "failed", f"{folder}: {error.strerror}", cure)
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    if free_gib < LEAST_FREE_GIB:
+        cure = "a checkpoint of a 3B model takes 50 GiB: enlarge the volume, or lower learner.keep_checkpoints"
+        return Finding("storage", "warning", f"{folder}: {free_gib:.0f} GiB free", cure)
+    return Finding("storage", "ok", f"{folder}: {free_gib:.0f} GiB free")
+
+
+def certificate(config: Config) -> Finding:
+    """Whether the certificate fits its key and authority, and for how long it will."""
+    tls = config.tls
+    try:
+        found = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+        context = ssl.create_default_context(cafile=str(tls.ca))
+        context.load_cert_chain(tls.certificate, tls.key)
+    except (OSError, ValueError) as error:
+        cure = "tls.certificate, tls.key and tls.ca are to be PEM files that belong together"
+        return Finding("certificate", "failed", f"{tls.certificate}: {error}", cure)
+    days = (found.not_valid_after_utc.timestamp() - time.time()) / 86_400
+    said = f"{tls.certificate}: {days:.0f} days left"
+    if days < 0:
+        return Finding("certificate", "failed", said, "renew it; actors take the new one up by themselves")
+    if days < RENEW_DAYS:
+        return Finding("certificate", "warning", said, "renew it in time; actors take the new one up by themselves")
+    return Finding("certificate", "ok", said)
+
+
+async def _of_services(config: Config) -> list[Finding]:
+    findings = [finding async for finding in _on_redis(config)]
+    return [*findings, await _bounded("API", lambda: api(config)), await _bounded("traces", lambda: traces(config))]
+
+
+async def _on_redis(config: Config) -> AsyncIterator[Finding]:
+    hasty = config.model_copy(deep=True)
+    hasty.streams.timeout_s = hasty.streams.outage_s = ANSWER_S
+    try:
+        async with connect_to_run(hasty) as redis:
+            keys = Keys(config.run.name)
+            yield await _bounded("Redis", lambda: persistence(redis))
+            yield await _bounded("clock", lambda: clock(redis))
+            yield await _bounded("streams", lambda: dead_letters(redis, keys))
+            yield await _bounded("actors", lambda: actors(redis, keys, config))
+    except (ConfigError, StreamsUnavailableError) as error:
+        cure = "start it, or correct VISION_SR1_REDIS_URL and VISION_SR1_REDIS_PASSWORD; nothing works without it"
+        yield Finding("Redis", "failed", str(error), cure)
+
+
+async def _bounded(name: str, check: Callable[[], Awaitable[Finding]]) -> Finding:
+    try:
+        async with asyncio.timeout(4 * ANSWER_S):
+            return await check()
+    except (RedisError, TimeoutError, OSError, WireError) as error:
+        return Finding(name, "failed", repr(error), "look at that service's log and at the network between")
+
+
+async def persistence(redis: PatientRedis) -> Finding:
+    """Whether Redis keeps what it acknowledged, and evicts nothing."""
+    started = time.perf_counter()
+    await redis.ping()
+    said = f"answers in {1e3 * (time.perf_counter() - started):.1f} ms"
+    try:
+        info: dict[str, Any] = {**await redis.info("persistence"), **await redis.info("memory")}
+    except NoPermissionError:
+        return Finding("Redis", "warning", f"{said}; this user may not see more", "run the doctor as user `operator`")
+    if not int(info["aof_enabled"]):
+        cure = "set appendonly yes: a restart of Redis would lose the run's streams"
+        return Finding("Redis", "failed", f"{said}; no append-only file", cure)
+    if info["aof_last_write_status"] != "ok":
+        return Finding("Redis", "failed", f"{said}; it cannot write its append-only file", "free space on its volume")
+    if info["maxmemory_policy"] != "noeviction":
+        cure = "set maxmemory-policy noeviction: others drop entries of streams when memory is short"
+        return Finding("Redis", "failed", f"{said}; evicts by {info['maxmemory_policy']}", cure)
+    return Finding("Redis", "ok", f"{said}; append-only file, nothing evicted, {info['used_memory_human']} used")
+
+
+async def clock(redis: PatientRedis) -> Finding:
+    """This machine's clock against Redis'."""
+    before = time.time()
+    seconds, microseconds = await redis.time()
+    skew = seconds + microseconds / 1e6 - (before + time.time()) / 2
+    if abs(skew) > CLOCK_SKEW_S:
+        return Finding("clock", "warning", f"{skew:+.1f} s to Redis'", "run NTP: ages and times in traces mislead")
+    return Finding("clock", "ok", f"{1e3 * skew:+.0f} ms to Redis'")
+
+
+async def dead_letters(redis: PatientRedis, keys: Keys) -> Finding:
+    """Entries that were set aside."""
+    statuses = await stream_statuses(redis, keys)
+    said = ", ".join(f"{status.name} {status.depth}" for status in statuses)
+    if dead := sum(status.dead for status in statuses):
+        return Finding("streams", "warning", f"{said}; {dead} dead letters", "see `vision-sr1 streams dead list`")
+    return Finding("streams", "ok", said)
+
+
+async def actors(redis: PatientRedis, keys: Keys, config: Config) -> Finding:
+    """Whether those that announce themselves answer, and hold the version that was published last."""
+    fleet = Fleet(redis, keys)
+    alive, published = await fleet.alive(), await fleet.published()
+    if not alive:
+        return Finding("actors", "warning", "none announces itself", "start actors; they appear once vLLM is up")
+    answers = await asyncio.gather(*(_status(actor, config) for actor in alive))
+    wrong = [answer for answer in answers if isinstance(answer, str)]
+    if wrong:
+        cure = "look at its log; between machines, check tls.* and that its gRPC port is open to this one"
+        return Finding("actors", "failed", "; ".join(wrong), cure)
+    held = {answer.id: answer.policy_version for answer in answers if not isinstance(answer, str)}
+    if published is not None and any(version != published.policy_version for version in held.values()):
+        said = ", ".join(f"{actor} {version}" for actor, version in sorted(held.items()))
+        cure = "an actor that has just come takes the next publication; one that stays behind: docs/weights.md"
+        return Finding("actors", "warning", f"published is {published.policy_version}; {said}", cure)
+    return Finding("actors", "ok", f"{len(held)}, all at version {max(held.values())}")
+
+
+async def _status(actor: ActorInfo, config: Config) -> ActorInfo | str:
+    try:
+        async with rpc.aio_channel(actor.address, config.tls) as channel:
+            stub = actor_pb2_grpc.ActorStub(channel)
+            reply = await stub.Status(actor_pb2.StatusRequest(ask_engine=True), timeout=ANSWER_S)
+    except (grpc.aio.AioRpcError, ConfigError) as error:
+        said = f"{error.code().name} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else str(error)
+        return f"{actor.id} at {actor.address}: {said}"
+    found: ActorInfo = reply.actor
+    return found
+
+
+async def api(config: Config) -> Finding:
+    """Whether the reward service is ready, and takes the token."""
+    reward = config.reward
+    host = "127.0.0.1" if reward.host in ("0.0.0.0", "::") else reward.host
+    url = f"http://{host}:{reward.port}"
+    headers = {"Authorization": f"Bearer {reward.api.token.get_secret_value()}"} if reward.api.token else {}
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=ANSWER_S, headers=headers) as client:
+            ready, runs = await client.get("/readyz"), await client.get("/v1/runs")
+    except httpx.HTTPError as error:
+        return Finding("API", "warning", f"{url}: {error!r}", "start the reward service, or name its reward.host")
+    if ready.is_error:
+        return Finding("API", "failed", f"{url}: {ready.json()['detail']}", "see what it names")
+    if runs.status_code == httpx.codes.UNAUTHORIZED:
+        return Finding(
+            "API", "failed", f"{url} refuses the token", "give this VISION_SR1_API_TOKEN the service's value"
+        )
+    return Finding("API", "ok", f"{url} is ready")
+
+
+async def traces(config: Config) -> Finding:
+    """Whether a trace store on another machine answers."""
+    url = config.traces_url
+    if url.startswith("sqlite"):
+        return Finding("traces", "ok", f"{url}, one replica's")
+    from sqlalchemy import create_engine, make_url
+
+    password = config.reward.traces.password
+    place = make_url(url).set(password=password.get_secret_value() if password else None)
+
+    def ask() -> None:
+        engine = create_engine(place, connect_args={"connect_timeout": int(ANSWER_S)})
+        with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+        engine.dispose()
+
+    try:
+        await asyncio.to_thread(ask)
+    except SQLAlchemyError as error:
+        cure = "scoring goes on without traces; check reward.traces.url and VISION_SR1_TRACES_PASSWORD"
+        return Finding("traces", "failed", f"{urlsplit(url).hostname}: {str(error).splitlines()[0]}", cure)
+    return Finding("traces", "ok", f"{urlsplit(url).hostname} answers")
