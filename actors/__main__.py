@@ -13,7 +13,6 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from actors import metrics
@@ -25,6 +24,7 @@ from vision_sr1.config import Config
 from vision_sr1.ending import end_tasks
 from vision_sr1.fleet import Fleet
 from vision_sr1.model_check import check_model
+from vision_sr1.probes import Probes
 from vision_sr1.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 END_TIMEOUT_S = 2.0
 
 
-async def serve(config: Config, actor_id: str) -> None:
+async def serve(config: Config, actor_id: str, probes: Probes) -> None:
     """Runs the actor until SIGTERM or SIGINT, or until its engine dies."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +62,7 @@ async def serve(config: Config, actor_id: str) -> None:
         policy_version=NO_VERSION,
         dtype=config.model.dtype,
     )
-    service = ActorService(engine, blobs, info, health_service)
+    service = ActorService(engine, blobs, info, health_service, probes)
     actor_pb2_grpc.add_ActorServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -134,9 +134,10 @@ def main() -> int:
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         check_model(config.model.path)
+        probes = Probes()
         if config.metrics.actor_port:
-            start_http_server(config.metrics.actor_port, config.metrics.host)
-        asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}"))
+            probes.serve(config.metrics.host, config.metrics.actor_port)
+        asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}", probes))
 
     return run_service(parser, run)
 

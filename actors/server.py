@@ -12,6 +12,7 @@ from grpc_health.v1 import health, health_pb2
 from actors import metrics
 from actors.engine import NO_VERSION, BadRequestError, PolicyEngine
 from actors.updates import NoUpdateError, WeightUpdates
+from vision_sr1.probes import Probes
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import actor_pb2 as pb
@@ -41,6 +42,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         blobs: Blobs,
         info: ActorInfo,
         health_service: health.aio.HealthServicer,
+        probes: Probes,
     ) -> None:
         self.info = info
         self.announce: Callable[[], Awaitable[None]] = _nothing
@@ -48,6 +50,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self._engine = engine
         self._blobs = blobs
         self._health = health_service
+        self._probes = probes
         self._generated_tokens = 0
         self._in_touch = True
         self._phases: set[asyncio.Task[None]] = set()
@@ -184,7 +187,9 @@ class ActorService(actor_pb2_grpc.ActorServicer):
 
     async def _show_health(self) -> None:
         status = health_pb2.HealthCheckResponse
-        ready = self._in_touch and self.info.policy_version != NO_VERSION
+        has_weights = self.info.policy_version != NO_VERSION
+        ready = self._in_touch and has_weights
+        self._probes.not_ready = "" if ready else "waits for weights" if self._in_touch else "Redis does not answer"
         for name in ("", SERVICE):
             await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 import torch
 import torch.distributed as dist
-from prometheus_client import Counter, start_http_server
+from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from learner.agreement import any_rank, main_rank
@@ -37,6 +37,7 @@ from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.dataset import Questions
 from vision_sr1.groups import sample_version
 from vision_sr1.ledger import Ledger
+from vision_sr1.probes import Probes
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -102,7 +103,9 @@ class Trainer:
         if is_main():
             self._streams.open(resume=latest is not None)
             if config.metrics.learner_port:
-                start_http_server(config.metrics.learner_port, config.metrics.host)
+                probes = Probes()
+                probes.not_ready = ""  # all is loaded, and the streams answer
+                probes.serve(config.metrics.host, config.metrics.learner_port)
         self._scalars = ScalarLog(config, phase="rl", total_steps=settings.batches, enabled=is_main())
 
     def _make_reference(self, load: Callable[[str], Any], checkpoint: Path | None, device: torch.device) -> Reference:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 import redis as redis_py
@@ -122,7 +123,7 @@ def test_a_run_needs_no_more_than_its_users_may(
     tls = [
         f"tls.{name}={server.certificates / file}" for name, file in (("certificate", "tls.crt"), ("key", "tls.key"))
     ]
-    options = [*run.arguments[1:], "learner.batches=2", "learner.evaluate_every=1", "metrics.actor_port=0"]
+    options = [*run.arguments[1:], "learner.batches=2", "learner.evaluate_every=1", f"metrics.actor_port={free_port()}"]
     options += ["tls.enabled=true", f"tls.ca={server.certificates / 'ca.crt'}", *tls, f"reward.port={free_port()}"]
     config = load_config(None, options, environment={}).config
     config.run.path.mkdir(parents=True)
@@ -142,6 +143,7 @@ def test_a_run_needs_no_more_than_its_users_may(
             )
         leftovers.append(psutil.Process(processes[user].pid))
     assert processes["learner"].wait(400) == 0, run.logs()
+    assert httpx.get(f"http://127.0.0.1:{config.metrics.actor_port}/readyz").text == "ok\n"
     for user in ("actor", "reward"):
         processes[user].terminate()
     for user in ("actor", "reward"):
