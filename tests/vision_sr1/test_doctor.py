@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from reward_service.api import ApiContext, create_app
-from tests.deploy.certificates import issue
+from tests.certificates import issue
 from tests.reward_service.conftest import Store
 from tests.reward_service.serving import serving
 from vision_sr1 import doctor

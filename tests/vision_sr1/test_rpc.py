@@ -11,6 +11,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from tests.certificates import issue
 from vision_sr1 import rpc
 from vision_sr1.config import ConfigError, TlsConfig
 
@@ -18,16 +19,11 @@ NAME = TlsConfig().server_name
 
 
 def issued(folder: Path, authority: trustme.CA, name: str = NAME) -> TlsConfig:
-    """A certificate by this authority, in files as they are mounted."""
-    folder.mkdir(exist_ok=True)
-    certificate = authority.issue_cert(name)
-    tls = TlsConfig(
+    """A service's configuration with a certificate by this authority."""
+    issue(folder, authority, name)
+    return TlsConfig(
         enabled=True, certificate=folder / "tls.crt", key=folder / "tls.key", ca=folder / "ca.crt", server_name=NAME
     )
-    tls.certificate.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    tls.key.write_bytes(certificate.private_key_pem.bytes())
-    authority.cert_pem.write_to_path(tls.ca)
-    return tls
 
 
 @pytest.fixture
