@@ -91,7 +91,6 @@ def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path
     file.write_text(f"model:{written}")
     planned = load_config(file, environment={}).config
     assert planned.learner.processes == yaml.safe_load(file.read_text())["learner"]["processes"]
-    assert "deploy/kubernetes/overlays/single-node-gpu" in result.output
 
 
 def test_a_folder_without_a_model_is_said(tmp_path: Path):

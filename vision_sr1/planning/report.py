@@ -7,8 +7,6 @@ from rich.table import Table
 from vision_sr1.config import Config
 from vision_sr1.planning.estimates import ASSUMPTIONS, GIB, Gpu, ModelSize, all_memories, make_plan, usable_gib
 
-GPUS_OF_A_NODE = 8
-
 
 def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> None:
     """Prints memory by ZeRO stage and offload, then the split, then its YAML.
@@ -26,7 +24,6 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         f"{plan.actor.kv_cache:.0f} GiB of key-value cache each ({plan.actor.tokens:,} tokens an actor)",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
         f"a batch: {plan.generation_s:.0f} s of answers beside {plan.training_s:.0f} s of learning",
-        f"overlay: deploy/kubernetes/overlays/{'single-node-gpu' if gpus <= GPUS_OF_A_NODE else 'multi-node'}",
     ]
     console.print("\n".join(facts), highlight=False)
     console.print(f"\n{yaml.safe_dump(plan.settings(path), sort_keys=False)}", highlight=False, markup=False)
