@@ -117,6 +117,7 @@ class LearnerStreams:
         self._early: dict[str, tuple[Entry, pb.ScoredGroup]] = {}  # by id of prompts that are to come
         self._redelivered: dict[str, list[Entry]] = {"scored": [], "evaluated": []}
         self._interruptions = 0
+        self._server = ""  # the server that answered last, as it names this start of it
         self._images: dict[str, list[str]] = {}  # hashes by id of prompts in flight
         self._uses: Count[str] = Count()  # of images by prompts in flight
         self._published: pb.PublishedWeights | None = None
@@ -131,8 +132,13 @@ class LearnerStreams:
         self._generation = int(self._run(self._redis.incr(self._keys.learner)))
         self.attempt = self._generation - 1
         if resume:
-            self._redelivered["scored"] = self._run(self._streams["scored"].read_own())
             self._run(self._acknowledge_own("evaluated"))
+
+    def finish(self) -> None:
+        """Lets go of everything: the run is complete."""
+        for name in ("scored", "evaluated"):
+            self._run(self._acknowledge_own(name))
+        self._run(self._blobs.release_all_but(()))
 
     def feed(self, prompts: Iterable[tuple[str, QuestionRow]], purpose: Any, policy_version: int) -> None:
         """Issues prompts, to be answered under `policy_version` or a later one."""
@@ -183,6 +189,8 @@ class LearnerStreams:
     def _look(self, waiting: _Waiting, stale: Callable[[], bool]) -> int:
         """Takes what has come, and says what all ranks are to do next."""
         asked = waiting.asked
+        if self._is_unsure():
+            self._take_stock()
         came = self._take(asked, waiting.wanted, waiting.count - len(waiting.groups))
         waiting.groups += came
         waiting.wanted -= {group.id for group in came}
@@ -281,6 +289,26 @@ class LearnerStreams:
             return True
         return int(generation) == self._generation
 
+    def _is_unsure(self) -> bool:
+        """Whether this is the first call, a reply was lost since the last, or the server is another than it was."""
+        server = self._run(self._redis.info("server"))["run_id"]
+        interruptions = self._redis.patience.interruptions
+        unsure = interruptions > self._interruptions or server != self._server
+        self._interruptions, self._server = interruptions, server
+        return unsure
+
+    def _take_stock(self) -> None:
+        """Finds what this learner holds, whoever led the run when it came, and lets go of images that nobody needs.
+
+        A server that comes back without its last writes has entries again that were acknowledged, and keeps images
+        that were let go of.
+        """
+        known = {entry.entry_id for entry in self._collected.values()}
+        known |= {entry.entry_id for entry, _ in self._early.values()}
+        for name, waiting in self._redelivered.items():
+            waiting[:] = [e for e in self._run(self._streams[name].read_own()) if e.entry_id not in known]
+        self._run(self._blobs.release_all_but(self._uses))
+
     def _take(self, asked: Asked, wanted: set[str], count: int) -> list[pb.ScoredGroup]:
         """Up to `count` groups that are wanted and there, or that come within POLL_S."""
         if count <= 0:
@@ -311,16 +339,10 @@ class LearnerStreams:
 
     def _next(self, name: str, count: int) -> list[Entry]:
         """Entries that came to this consumer: earlier and were not seen, or now."""
-        stream = self._streams[name]
-        if self._redis.patience.interruptions > self._interruptions:  # a reply may have been lost, entries and all
-            self._interruptions = self._redis.patience.interruptions
-            known = {entry.entry_id for entry in self._collected.values()}
-            known |= {entry.entry_id for entry, _ in self._early.values()}
-            self._redelivered[name] = [e for e in self._run(stream.read_own()) if e.entry_id not in known]
         if waiting := self._redelivered[name]:
             self._redelivered[name] = waiting[count:]
             return waiting[:count]
-        entries: list[Entry] = self._run(stream.read(count, POLL_S))
+        entries: list[Entry] = self._run(self._streams[name].read(count, POLL_S))
         return entries
 
     def _read_group(self, name: str, entry: Entry) -> pb.ScoredGroup:
@@ -389,9 +411,7 @@ class LearnerStreams:
             name = key.decode()
             if name in streams:
                 await self._redis.xtrim(name, maxlen=0, approximate=False)
-            elif name.startswith(self._keys.stream("blob")):
-                await self._redis.expire(name, self._config.streams.image_ttl_s)
-            elif not name.startswith(self._keys.actors):
+            elif not name.startswith((self._keys.blob(""), self._keys.actors)):
                 await self._redis.delete(name)
 
     def _stuck(self, name: str, have: int, wanted: int) -> str:

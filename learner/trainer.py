@@ -136,6 +136,9 @@ class Trainer:
                 if last or self._checkpoint_is_due():
                     self._checkpoint()
             self._settle(wait=True)
+            if is_main():
+                with self._unless_stopping():
+                    self._streams.finish()
         except StoppedError:
             log.info("stopping", batch=self._batch)
             if self._learned or self._unfinished:

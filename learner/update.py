@@ -11,6 +11,7 @@ import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
+from prometheus_client import Counter
 from torch import Tensor
 
 from learner.micro_batch import MicroBatch
@@ -27,6 +28,8 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 FetchImages = Callable[[set[str]], dict[str, bytes]]
 
 log = structlog.get_logger()
+
+OPTIMIZER_STEPS = Counter("vision_sr1_learner_optimizer_steps", "Optimizer steps taken.")
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class PolicyUpdate:
         for step in steps:
             self._take(step, fetch_images, statistics, is_first=first_step == 0 and not norms)
             norms.append(float(self._engine.get_global_grad_norm() or 0.0))
+            OPTIMIZER_STEPS.inc()
             if len(norms) < len(steps) and interrupted():
                 break
         seconds = time.monotonic() - started

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,7 +226,55 @@ def test_a_fresh_run_takes_nothing_from_an_earlier_one_of_its_name(make: Make, r
     fresh = make()
     assert fresh.attempt == 0
     assert [depth(redis_config, name) for name in ("prompts", "scored")] == [0, 0]
-    assert blobs(redis_config) == {True: 0, False: 2}
     feed(fresh, "0/1")
     assert depth(redis_config, "prompts") == 1
-    assert blobs(redis_config)[True] == 1
+    answered(redis_config, "0/1")
+    assert collect(fresh, ["0/1"]) == ["0/1"]
+    assert blobs(redis_config) == {True: 1, False: 1}
+
+
+def test_what_a_checkpoint_holds_that_a_killed_learner_had_not_let_go_of_does_not_stay(
+    make: Make, redis_config: Config
+):
+    killed = make()
+    feed(killed, "0/1", "0/2")
+    answered(redis_config, "0/1", "0/2")
+    collect(killed, ["0/1", "0/2"])
+    resumed = make(resume=True)
+    feed(resumed, "0/3")
+    answered(redis_config, "0/3")
+    assert collect(resumed, ["0/3"]) == ["0/3"]
+    assert depth(redis_config, "scored") == 1
+    assert blobs(redis_config) == {True: 1, False: 2}
+
+
+def test_what_a_server_forgot_that_comes_back_without_its_last_writes_is_let_go_of_again(
+    make: Make, redis_config: Config, embedded_redis: EmbeddedRedis, tmp_path: Path
+):
+    streams = make()
+    feed(streams, "0/1", "0/2")
+    answered(redis_config, "0/1", "0/2")
+    collect(streams, ["0/1", "0/2"])
+    (file,) = (tmp_path / "redis").rglob("*.aof")
+    on_disk = file.read_bytes()
+    streams.acknowledge(["0/1", "0/2"])
+    embedded_redis.process.kill()
+    embedded_redis.process.wait()
+    file.write_bytes(on_disk)
+    embedded_redis.start()
+    assert (depth(redis_config, "scored"), blobs(redis_config)) == (2, {True: 2, False: 0})
+    feed(streams, "0/3")
+    answered(redis_config, "0/3")
+    assert collect(streams, ["0/3"]) == ["0/3"]
+    assert depth(redis_config, "scored") == 1
+    assert blobs(redis_config) == {True: 1, False: 2}
+
+
+def test_a_complete_run_leaves_nothing(make: Make, redis_config: Config):
+    streams = make()
+    feed(streams, "0/1", "0/2")
+    answered(redis_config, "0/1", "0/2")
+    collect(streams, ["0/1", "0/2"])
+    streams.finish()
+    assert depth(redis_config, "scored") == 0
+    assert blobs(redis_config) == {True: 0, False: 2}

@@ -1,13 +1,16 @@
 """RL end to end: all services as processes, started, disturbed, stopped and resumed as a user would."""
 
+import contextlib
 import json
 import math
 import random
+import re
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +25,7 @@ from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import TracesConfig
 from vision_sr1.ledger import read_ledger
 from vision_sr1.parsing import parse_response
+from vision_sr1.ports import free_port
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.tracing import trace_id
@@ -34,6 +38,19 @@ def traces(run: Run) -> list[pb.ScoredRollout]:
     found, _ = reader.traces(TraceFilter(run="run"), None, limit=100_000)
     reader.close()
     return [trace.scored for trace in reversed(found)]
+
+
+def wait_for_optimizer_steps(port: int, count: int, timeout_s: float = 180) -> None:
+    """Returns when the learner whose metrics are there has taken so many since it started."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            metrics = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+            found = re.search(r"^vision_sr1_learner_optimizer_steps_total (\S+)", metrics, re.MULTILINE)
+            if found and float(found[1]) >= count:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"the learner has not taken {count} optimizer steps in {timeout_s} s")
 
 
 def prompts_by_version(run: Run) -> dict[int, set[str]]:
@@ -114,7 +131,9 @@ def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights
 def test_a_learner_that_is_stopped_in_the_midst_of_a_batch_goes_on_there_with_the_same_weights(
     tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
 ):
+    port = free_port()
     options = ["learner.batches=4", "learner.prompts_per_batch=16", "learner.prompts_per_step=1"]
+    options.append(f"metrics.learner_port={port}")
     runs = []
     for name in ("undisturbed", "stopped"):
         (tmp_path / name).mkdir()
@@ -122,14 +141,11 @@ def test_a_learner_that_is_stopped_in_the_midst_of_a_batch_goes_on_there_with_th
     undisturbed, run = runs
     status, output = undisturbed.finish()
     assert status == 0, output + undisturbed.logs()
-    pace = {line["step"]: line for line in undisturbed.scalars() if "seconds/batch" in line}
     process = run.start()
     leftovers.append(psutil.Process(process.pid))
     steps_taken: list[int] = []
     while len(steps_taken) < 3 and not any(steps_taken):
-        step = len(steps_taken) + 1
-        run.wait_for_step(step)
-        time.sleep(pace[step + 1]["seconds/rollouts"] + 0.5 * pace[step + 1]["seconds/learn"])
+        wait_for_optimizer_steps(port, 1 if steps_taken else 16 + 1)
         processes = [(p, p.cmdline()) for p in psutil.Process(process.pid).children(recursive=True)]
         rank = next(p for p, line in processes if "learner" in line and "torch.distributed.run" not in line)
         rank.terminate()

@@ -1,7 +1,7 @@
 """Images in Redis, once each, under the SHA-256 of their encoded bytes."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,6 +15,9 @@ _MEDIA_TYPES = (
     (b"GIF8", "image/gif"),
     (b"RIFF", "image/webp"),
 )
+
+SCANNED_AT_ONCE = 1000
+FOR_EVER = -1  # what Redis calls it
 
 
 class BlobMissingError(LookupError):
@@ -54,6 +57,14 @@ class Blobs:
         """Lets go of images that no prompt in flight refers to."""
         for sha256 in sha256s:
             await self._redis.expire(self._keys.blob(sha256), self._ttl_s)
+
+    async def release_all_but(self, sha256s: Container[str]) -> None:
+        """Lets go of every image that is kept but those named."""
+        prefix = self._keys.blob("")
+        async for key in self._redis.scan_iter(match=f"{prefix}*", count=SCANNED_AT_ONCE):
+            sha256 = key.decode().removeprefix(prefix)
+            if sha256 not in sha256s and await self._redis.ttl(key) == FOR_EVER:
+                await self.release([sha256])
 
 
 def media_type(data: bytes) -> str:

@@ -1,6 +1,7 @@
 """One stream as one consumer group sees it: read, keep the lease, hand over, set aside what keeps failing."""
 
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -93,26 +94,11 @@ class Stream:
 
         Entries delivered more than `max_deliveries` times come too, so that the caller can set them aside.
         """
-        try:
-            return await self._read(count, block_s)
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-            log.error("consumer group is gone, made again", stream=self.name, group=self._group)
-            await self.open()
-            return []
+        return await self._within_group(self._read(count, block_s))
 
     async def read_own(self) -> list[Entry]:
         """Entries delivered to this consumer and not acknowledged, oldest first: what it held when it died."""
-        own: list[Entry] = []
-        last: bytes | str = "0"
-        while True:
-            reply = await self._redis.xreadgroup(self._group, self._consumer, {self._key: last}, count=OWN_AT_ONCE)
-            found = self._fields(reply)
-            own += [_entry(entry_id, fields, 1) for entry_id, fields in found if fields]
-            if not found:
-                return own
-            last = found[-1][0]
+        return await self._within_group(self._read_own())
 
     async def renew(self, entries: list[Entry]) -> None:
         """Extends the lease of entries that are being worked on."""
@@ -188,6 +174,28 @@ class Stream:
     async def depth(self) -> int:
         """Entries in the stream, those being worked on included."""
         return int(await self._redis.xlen(self._key))
+
+    async def _within_group(self, reading: Awaitable[list[Entry]]) -> list[Entry]:
+        """What is read; nothing, and the group made again, where the server has lost it."""
+        try:
+            return await reading
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            log.error("consumer group is gone, made again", stream=self.name, group=self._group)
+            await self.open()
+            return []
+
+    async def _read_own(self) -> list[Entry]:
+        own: list[Entry] = []
+        last: bytes | str = "0"
+        while True:
+            reply = await self._redis.xreadgroup(self._group, self._consumer, {self._key: last}, count=OWN_AT_ONCE)
+            found = self._fields(reply)
+            own += [_entry(entry_id, fields, 1) for entry_id, fields in found if fields]
+            if not found:
+                return own
+            last = found[-1][0]
 
     async def _read(self, count: int, block_s: float) -> list[Entry]:
         entries: list[Entry] = []
