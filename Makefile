@@ -8,8 +8,9 @@ STAMP := $(VENV)/.installed
 
 install: $(STAMP)
 
-$(STAMP): requirements/cpu.lock pyproject.toml scripts/install
-	PYTHON=$(PYTHON) scripts/install $(VENV)
+$(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/install
+	PYTHON=$(PYTHON) scripts/install $(VENV) cpu dev
+	$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --editable .
 	@touch $@
 
 demo: $(STAMP)  ## The whole method on this machine; FLAGS="--resume" or "--fresh" after an earlier one.
