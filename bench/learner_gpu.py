@@ -22,6 +22,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from vision_sr1.config import Config, load_config
+from vision_sr1.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 TEXT_3B = {
@@ -43,7 +44,6 @@ VISION_3B = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-DENSE_BF16_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
 STEPS = 3
 
 
@@ -85,8 +85,8 @@ def main() -> int:
     if dist.get_rank() != 0:
         return 0
     name, ranks = torch.cuda.get_device_name(), dist.get_world_size()
-    peak = next((flops for chip, flops in DENSE_BF16_TFLOPS.items() if chip in name), None)
-    mfu = None if peak is None else measured.model_tflops / (peak * ranks)
+    gpu = known_gpu(name)
+    mfu = None if gpu is None else measured.model_tflops / (gpu.tflops * ranks)
     print(f"{ranks} x {name}: {sizes}")
     print(
         f"{measured.tokens_per_second:.0f} tokens/s, {measured.model_tflops:.0f} TFLOP/s of the model's own, "
@@ -108,6 +108,7 @@ def main() -> int:
 def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
     """Steps of a randomly initialized model of these sizes, with its reference policy."""
     from learner.engine import build_engine, init_process_group
+    from learner.flops import ModelFlops
     from learner.policy import ATTENTION, as_policy
     from learner.reference import FrozenCopy
     from learner.sequences import SequenceBuilder
@@ -134,6 +135,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     engine = build_engine(config, trained, learning_rate=1e-6, weight_decay=1e-2)
     reference = FrozenCopy(config, policy(), device, is_initial=True)
     update = PolicyUpdate(config, engine, reference, builder, device)
+    model_flops = ModelFlops(trained, forward_passes=1)
     rates, flops = [], []
     for step in range(1 + STEPS):
         groups, images = _groups(config, builder, sizes, seed=step)
@@ -144,16 +146,9 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        lengths = list(_lengths(groups))
-        rates.append(sum(lengths) / seconds)
-        patches = 4 * sum(
-            1
-            for g in groups
-            for r in g.rollouts
-            for t in r.rollout.sample.prompt_token_ids
-            if t == architecture.image_token_id
-        )
-        flops.append(_model_flops(trained, architecture, lengths, patches) / seconds / 1e12)
+        sequences = list(_sequences(groups))
+        rates.append(sum(len(prompt) + response for prompt, response in sequences) / seconds)
+        flops.append(model_flops(sequences) / seconds / 1e12)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return Measured(median(rates[1:]), median(flops[1:]), peak)
 
@@ -209,24 +204,12 @@ def _held(images: dict[str, bytes], _: set[str]) -> dict[str, bytes]:
     return images
 
 
-def _lengths(groups: list[pb.ScoredGroup]) -> Iterator[int]:
+def _sequences(groups: list[pb.ScoredGroup]) -> Iterator[tuple[list[int], int]]:
+    """Each sequence's prompt and the number of tokens of its response."""
     for group in groups:
         for scored in group.rollouts:
             for sample in (scored.rollout.sample, *(requery.sample for requery in scored.requeries)):
-                yield len(sample.prompt_token_ids) + len(sample.response_token_ids)
-
-
-def _model_flops(model: torch.nn.Module, architecture: Any, lengths: list[int], patches: int) -> float:
-    """Forward and backward of policy and forward of the reference: 6 + 2 per weight and token, 12 + 4 for attention.
-
-    Recomputed activations do not count. Vision attention is within windows and left out.
-    """
-    text = architecture.text_config
-    weights = {name: p.numel() for name, p in model.named_parameters()}
-    vision = sum(n for name, n in weights.items() if ".visual." in name)
-    language = sum(n for name, n in weights.items() if ".visual." not in name and "embed_tokens" not in name)
-    attention = sum(length**2 for length in lengths) * text.num_hidden_layers * text.hidden_size / 2
-    return 8.0 * (language * sum(lengths) + vision * patches) + 16.0 * attention
+                yield list(sample.prompt_token_ids), len(sample.response_token_ids)
 
 
 if __name__ == "__main__":

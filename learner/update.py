@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from prometheus_client import Counter
 from torch import Tensor
 
+from learner.flops import ModelFlops
 from learner.micro_batch import MicroBatch
 from learner.objective import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.packing import Pack, balance, micro_batches, pack
@@ -23,6 +25,7 @@ from learner.samples import TrainingSample, training_samples
 from learner.sequences import Images, Sequence, SequenceBuilder
 from learner.statistics import BatchStatistics
 from vision_sr1.config import Config
+from vision_sr1.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 FetchImages = Callable[[set[str]], dict[str, bytes]]
@@ -67,6 +70,10 @@ class PolicyUpdate:
         self._filler = builder.filler()
         self._rope = partial(rope_positions, engine.module)
         self._device = device
+        extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
+        self._model_flops = ModelFlops(engine.module, forward_passes=extra)
+        gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._peak_flops = None if gpu is None else 1e12 * gpu.tflops * dist.get_world_size()
 
     def learn(
         self,
@@ -93,10 +100,11 @@ class PolicyUpdate:
             log.warning("a batch without a rollout: nothing to learn from", policy_version=policy_version)
             return Learned(first_step, True, {})
         starts = range(0, len(samples), settings.prompts_per_step)[first_step:]
-        steps = [
-            self._share([sample for group in samples[first : first + settings.prompts_per_step] for sample in group])
+        parts = [
+            [sample for group in samples[first : first + settings.prompts_per_step] for sample in group]
             for first in starts
         ]
+        steps = [self._share(part) for part in parts]
         statistics = BatchStatistics(settings, self._device)
         if settings.off_policy.recompute_proximal:
             self._compute_proximal(steps, fetch_images, statistics)
@@ -108,13 +116,18 @@ class PolicyUpdate:
             if len(norms) < len(steps) and interrupted():
                 break
         seconds = time.monotonic() - started
-        tokens = sum(len(sample) for group in samples for sample in group)
-        scalars = statistics.scalars(len(norms)) | {
-            "grad_norm/mean": float(np.mean(norms)),
-            "seconds/learn": seconds,
-            "tokens_per_second/learn": tokens / seconds,
-        }
+        scalars = statistics.scalars(len(norms)) | self._speed(list(chain(*parts[: len(norms)])), seconds)
+        scalars |= {"grad_norm/mean": float(np.mean(norms)), "seconds/learn": seconds}
         return Learned(first_step + len(norms), len(norms) == len(steps), scalars)
+
+    def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
+        """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""
+        flops = self._model_flops((s.sample.prompt_token_ids, len(s.sample.response_token_ids)) for s in learned)
+        speed = {
+            "tokens_per_second/learn": sum(len(sample) for sample in learned) / seconds,
+            "tflops/learn": flops / seconds / 1e12,
+        }
+        return speed if self._peak_flops is None else speed | {"mfu/learn": flops / seconds / self._peak_flops}
 
     def _share(self, samples: list[TrainingSample]) -> _Step:
         """Gives each rank its part of a step's samples, cut into as many micro-batches as any other rank has."""

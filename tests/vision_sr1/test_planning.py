@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
 from vision_sr1.cli import app
 from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.planning.estimates import GPUS, ModelSize, all_memories, chosen_gpu, make_plan, model_size
+from vision_sr1.gpus import GPUS
+from vision_sr1.planning.estimates import ModelSize, all_memories, chosen_gpu, make_plan, model_size
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vision_sr1_3b.yaml"
 

@@ -8,29 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig
+from vision_sr1.gpus import GPUS, Gpu
 from vision_sr1.model_check import MODEL_TYPES
 
 GIB = 2**30
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """One kind: memory in GiB as its driver reports it, dense bfloat16 TFLOP/s, memory bandwidth in TB/s."""
-
-    memory_gib: float
-    tflops: float
-    bandwidth: float
-
-
-GPUS = {
-    "RTX4090": Gpu(24.0, 165, 1.01),
-    "L40S": Gpu(45.0, 362, 0.86),
-    "A100-40GB": Gpu(40.0, 312, 1.56),
-    "A100": Gpu(80.0, 312, 2.04),
-    "H100": Gpu(79.6, 989, 3.35),
-    "H200": Gpu(140.4, 989, 4.8),
-    "B200": Gpu(179.1, 2250, 8.0),
-}
 
 OPTIMIZER_BYTES = 16  # of a parameter in mixed precision: float32 weight, gradient and both moments of Adam
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace

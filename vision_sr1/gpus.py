@@ -1,0 +1,29 @@
+"""Kinds of GPUs: what makers state of them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One kind: memory in GiB as its driver reports it, dense bfloat16 TFLOP/s, memory bandwidth in TB/s."""
+
+    memory_gib: float
+    tflops: float
+    bandwidth: float
+
+
+GPUS = {
+    "RTX4090": Gpu(24.0, 165, 1.01),
+    "L40S": Gpu(45.0, 362, 0.86),
+    "A100-40GB": Gpu(40.0, 312, 1.56),
+    "A100": Gpu(80.0, 312, 2.04),
+    "H100": Gpu(79.6, 989, 3.35),
+    "H200": Gpu(140.4, 989, 4.8),
+    "B200": Gpu(179.1, 2250, 8.0),
+}
+
+
+def known_gpu(device_name: str) -> Gpu | None:
+    """The kind that a device is of, by the name its driver gives it, such as `NVIDIA H100 80GB HBM3`."""
+    kind = next((kind for kind in GPUS if kind.partition("-")[0] in device_name.replace(" ", "")), None)
+    return None if kind is None else GPUS[kind]
