@@ -28,6 +28,8 @@ from vision_sr1.config import Config, ConfigError
 log = structlog.get_logger()
 
 CHECKPOINTS = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
+for _outcome in ("written", "failed", "torn"):
+    CHECKPOINTS.labels(_outcome)  # counted from 0: alerts see an increase
 SNAPSHOT_SECONDS = Gauge("vision_sr1_learner_checkpoint_snapshot_seconds", "How long training stood for the last one.")
 WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long the last one took to write.")
 

@@ -42,6 +42,7 @@ DEPTH = Gauge("vision_sr1_stream_depth", "Entries in a stream.", ["stream"])
 AGE = Gauge("vision_sr1_stream_age_seconds", "Age of a stream's oldest entry.", ["stream"])
 
 POLL_S = 1.0
+OBSERVE_S = 5.0
 SCARCE_MEMORY = 0.8  # of what the server may use
 _WAIT, _REPUBLISH, _DONE, _STOP = range(4)
 
@@ -116,6 +117,7 @@ class LearnerStreams:
         self._collected: dict[str, Entry] = {}  # by prompt id, until a checkpoint holds them
         self._early: dict[str, tuple[Entry, pb.ScoredGroup]] = {}  # by id of prompts that are to come
         self._redelivered: dict[str, list[Entry]] = {"scored": [], "evaluated": []}
+        self._observed_at = float("-inf")
         self._interruptions = 0
         self._server = ""  # the server that answered last, as it names this start of it
         self._images: dict[str, list[str]] = {}  # hashes by id of prompts in flight
@@ -207,6 +209,9 @@ class LearnerStreams:
             raise GroupsTimeoutError(self._stuck(asked.stream, len(waiting.groups), waiting.count))
         if stale():
             return _REPUBLISH
+        if now - self._observed_at > OBSERVE_S:
+            self._observed_at = now
+            self._observe()
         if now - waiting.looked_at > 2 * self._config.streams.lease_s:
             waiting.looked_at = now
             self._ask_again(asked, waiting.wanted)
@@ -243,17 +248,6 @@ class LearnerStreams:
         allowed = int(memory.get("maxmemory", 0))
         return allowed > 0 and int(memory["used_memory"]) > SCARCE_MEMORY * allowed
 
-    def observe(self) -> None:
-        """Sets the metrics of all streams."""
-
-        async def look() -> None:
-            for name in self._streams:
-                depth, age_s = await depth_and_age(self._redis, self._keys.stream(name))
-                DEPTH.labels(name).set(depth)
-                AGE.labels(name).set(age_s)
-
-        self._run(look())
-
     def actors(self) -> list[pb.ActorInfo]:
         """Those that can be counted on."""
         return self._run(self._view.look())
@@ -288,6 +282,17 @@ class LearnerStreams:
             self._run(self._fleet.publish(self._published))
             return True
         return int(generation) == self._generation
+
+    def _observe(self) -> None:
+        """Sets the metrics of all streams."""
+
+        async def look() -> None:
+            for name in self._streams:
+                depth, age_s = await depth_and_age(self._redis, self._keys.stream(name))
+                DEPTH.labels(name).set(depth)
+                AGE.labels(name).set(age_s)
+
+        self._run(look())
 
     def _is_unsure(self) -> bool:
         """Whether this is the first call, a reply was lost since the last, or the server is another than it was."""

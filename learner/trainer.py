@@ -197,8 +197,6 @@ class Trainer:
                 "policy/version": float(self.version),
             }
             self._scalars.log(self._batch, learned.scalars | _batch_scalars(groups, settings) | timings)
-        if is_main():
-            self._streams.observe()
 
     def _record(self, groups: list[pb.ScoredGroup]) -> None:
         """Which prompts the batch learned from: in the ledger, and on the trace of each."""

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
 SYNC_BYTES = Metric("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
 SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Publications that were tried again.")
-LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Publications that an actor broke.", ["actor"])
+LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Actors that broke a publication.")
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
 PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
@@ -119,8 +119,7 @@ class FleetTransfer:
             if is_main():
                 SYNC_FAILURES.inc()
                 self.lost = self._broken_by(failure)
-                for actor in self.lost:
-                    LOST_ACTORS.labels(actor).inc()
+                LOST_ACTORS.inc(len(self.lost))
                 log.error(
                     "publication failed",
                     policy_version=version,

@@ -74,6 +74,7 @@ class Stream:
         self._assemble = redis.register_script(_script("assemble"))
         self._bury = redis.register_script(_script("bury"))
         self._claims = claims
+        DEAD.labels(name)  # counted from 0: alerts see an increase
         self._claim_from = "0-0"
         self._claimed_at = 0.0
 
