@@ -1,0 +1,160 @@
+"""Dashboards and alerts on a run that goes on, in a real Prometheus: every query names what services export."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from tests.system.conftest import Run, training
+from vision_sr1.ports import free_port
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+RULES = DEPLOY / "prometheus" / "rules.yaml"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+ONLY_ON_GPUS = {"vision_sr1_learner_mfu"}
+METRIC = re.compile(r"\b(?:vision_sr1_\w+|process_\w+)")
+
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="no prometheus here: install Debian's package of that name"
+)
+
+
+def queries(dashboard: Path) -> dict[str, list[str]]:
+    """Expressions by panel."""
+    panels = json.loads(dashboard.read_text())["panels"]
+    return {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in panels}
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+class Prometheus:
+    """A server that scrapes every second."""
+
+    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
+        self._url = f"http://127.0.0.1:{free_port()}"
+        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "5s"}
+        config["rule_files"] = [str(RULES)]
+        assert {job["job_name"] for job in config["scrape_configs"]} == ports.keys()
+        for job in config["scrape_configs"]:
+            del job["dns_sd_configs"]
+            job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+        self.process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'tsdb'}",
+                f"--web.listen-address={self._url.removeprefix('http://')}",
+            ],
+            stderr=(folder / "prometheus.log").open("w"),
+        )
+
+    def get(self, path: str, **parameters: str) -> Any:
+        reply = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=30.0)
+        assert reply.is_success, reply.text
+        return reply.json()["data"]
+
+    def wait_until_all_are_up(self, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                if len(self.get("query", query="up == 1")["result"]) == 3:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        pytest.fail("not all services were scraped")
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]
+) -> Iterator[Prometheus]:
+    """One that has watched a run for some batches."""
+    folder = tmp_path_factory.mktemp("monitored")
+    ports = {name: free_port() for name in ("actor", "learner", "reward-service")}
+    run: Run = training(
+        folder,
+        cold_start_model,
+        shapes,
+        "learner.batches=2000",
+        f"metrics.learner_port={ports['learner']}",
+        f"metrics.actor_port={ports['actor']}",
+        f"reward.port={ports['reward-service']}",
+    )
+    process = run.start()
+    server = Prometheus(folder, ports)
+    run.wait_for_step(2)
+    server.wait_until_all_are_up()
+    run.wait_for_step(6)
+    time.sleep(8)  # a round of rules
+    yield server
+    for child in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+        child.kill()
+    process.wait()
+    server.process.terminate()
+    server.process.wait(timeout=30)
+
+
+@needs_prometheus
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_panel_shows_something(prometheus: Prometheus, dashboard: Path):
+    empty = [
+        f"{panel}: {expression}"
+        for panel, expressions in queries(dashboard).items()
+        for expression in expressions
+        if not ONLY_ON_GPUS & set(METRIC.findall(expression))
+        and not prometheus.get("query", query=expression)["result"]
+    ]
+    assert not empty
+
+
+@needs_prometheus
+def test_metrics_of_dashboards_and_alerts_are_exported(prometheus: Prometheus):
+    exported = set(prometheus.get("label/__name__/values"))
+    exported |= {f"{name}_total" for name in prometheus.get("metadata")}  # counters of what has not happened yet
+    named = {name for rule in alerts() for name in METRIC.findall(rule["expr"])}
+    named |= {name for d in DASHBOARDS for e in queries(d).values() for q in e for name in METRIC.findall(q)}
+    assert len(named) > 40
+    assert named - exported == ONLY_ON_GPUS
+
+
+@needs_prometheus
+def test_nothing_is_wrong_with_a_healthy_run(prometheus: Prometheus):
+    groups = prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == len(alerts())
+    assert {rule["name"]: rule["state"] for rule in rules if rule["state"] != "inactive"} == {}
+    assert {rule["name"]: rule["lastError"] for rule in rules if rule.get("lastError")} == {}
+
+
+@needs_prometheus
+def test_alerts_come_at_their_faults_and_not_otherwise():
+    subprocess.run(["promtool", "test", "rules", "rules.test.yaml"], cwd=RULES.parent, check=True)
+    tested = (RULES.parent / "rules.test.yaml").read_text()
+    assert [rule["alert"] for rule in alerts() if rule["alert"] not in tested] == []
+
+
+def test_every_alert_leads_to_its_section_of_the_runbook():
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
+    sections = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", runbook, re.MULTILINE)}
+    led_to = {rule["annotations"]["runbook_url"].partition("#")[2] for rule in alerts()}
+    assert led_to == sections
+
+
+def test_links_within_the_runbook_lead_somewhere():
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
+    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", runbook, re.MULTILINE)}
+    assert set(re.findall(r"\(#([\w-]+)\)", runbook)) <= headings
