@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test lint types protos clean
+.PHONY: install demo test lint types protos compose-up compose-down clean
 
 install: $(STAMP)
 
@@ -29,6 +29,20 @@ types: $(STAMP)
 
 protos: $(STAMP)  ## Rebuild vision_sr1/v1 from proto/.
 	PYTHON=$(BIN)/python scripts/build_protos
+
+COMPOSE := docker compose --file deploy/compose.yaml
+
+compose-up: deploy/.env  ## The demo in containers; PROFILE=gpu for a run on GPUs, FLAGS="--scale actor=2".
+	COMPOSE_PROFILES=$(or $(PROFILE),cpu) $(COMPOSE) up --build --detach $(FLAGS)
+
+compose-down:  ## Stops the containers; FLAGS=--volumes deletes the run too.
+	COMPOSE_PROFILES=cpu,gpu $(COMPOSE) down $(FLAGS)
+
+deploy/.env: | deploy/.env.example
+	@umask 077; while IFS= read -r line; do \
+	  case "$$line" in *=) echo "$$line$$(openssl rand -hex 24)";; *) echo "$$line";; esac; \
+	done < deploy/.env.example > $@
+	@echo "wrote $@ with new secrets"
 
 clean:
 	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache

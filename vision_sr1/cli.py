@@ -71,11 +71,12 @@ def demo(
     root: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue where an earlier demo stopped.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo and start anew.")] = False,
+    prepare: Annotated[bool, typer.Option("--prepare", help="Stop before RL, which services elsewhere run.")] = False,
 ) -> None:
     """The whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
     from vision_sr1.demo.run import run_demo
 
-    _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh))
+    _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh, prepare=prepare))
 
 
 @config_app.command("show")

@@ -18,7 +18,14 @@ TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
 
 
 def run_demo(
-    examples: Path, root: Path, overrides: Sequence[str], console: Console, *, resume: bool, fresh: bool
+    examples: Path,
+    root: Path,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    resume: bool,
+    fresh: bool,
+    prepare: bool = False,
 ) -> None:
     """Runs every stage and ends with the report.
 
@@ -28,6 +35,7 @@ def run_demo(
         overrides: `section.key=value`, applied to every stage.
         resume: keep finished stages and continue the RL run from its last checkpoint.
         fresh: delete what the root folder holds.
+        prepare: stop before RL, with its data and the model it starts from made.
 
     Raises:
         ConfigError: no such task, or the root folder holds a demo and neither flag says what to do.
@@ -74,6 +82,8 @@ def run_demo(
         run_sft(base, console, "base model", fresh=False)
     if not cold_model.is_dir():
         run_sft(cold_start, console, "cold start", fresh=False)
+    if prepare:
+        return
     base_evaluation = stage(
         "base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0", "learner.resume=false"
     )

@@ -1,0 +1,157 @@
+"""Dockerfile, scripts and the Compose file, as far as they can be checked without an engine."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vision_sr1.config import Config, load_config
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = DEPLOY / "compose.yaml"
+SCRIPTS = [
+    ROOT / ".ci/run",
+    *(p for p in (ROOT / "scripts").iterdir() if not p.suffix),
+    *(p for p in DEPLOY.rglob("*") if p.is_file() and p.read_bytes().startswith(b"#!")),
+]
+
+
+def tool(name: str, *arguments: object) -> None:
+    """Runs a linter; its complaints are the failure's text."""
+    done = subprocess.run([Path(sys.executable).with_name(name), *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return found
+
+
+def deployed_config(path: Path, folder: Path) -> Config:
+    """A configuration of `deploy/config` as an image's services read it."""
+    copy = folder / "run.yaml"
+    copy.write_text(path.read_text().replace("/opt/vision-sr1/examples", str(ROOT / "examples")))
+    return load_config(copy, [], environment={}).config
+
+
+def test_the_dockerfile_follows_good_practice():
+    tool("hadolint", DEPLOY / "docker" / "Dockerfile")
+
+
+def test_scripts_are_sound():
+    assert len(SCRIPTS) >= 5
+    tool("shellcheck", *SCRIPTS)
+
+
+def test_what_the_images_need_is_sent_to_their_build():
+    """Every path that the Dockerfile copies is among those that .dockerignore lets through."""
+    copied = re.findall(r"^COPY (?!--from)(\S+)", (DEPLOY / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    sent = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    missing = [path for path in copied if path != "." and not any(path.startswith(top) for top in sent)]
+    assert missing == []
+    assert all((ROOT / path).exists() for path in sent)
+
+
+def test_compose_is_as_its_specification_says():
+    tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+def test_what_compose_mounts_and_asks_of_the_environment_is_there():
+    text = COMPOSE.read_text()
+    mounted = re.findall(r"- (?:\$\{\w+:-)?(\./[\w./-]+)", text)
+    assert [path for path in mounted if path != "./data" and not (DEPLOY / path).exists()] == []
+    example = dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / ".env.example").read_text(), re.MULTILINE))
+    asked = set(re.findall(r"\$\{(\w+)", text))
+    assert asked - example.keys() == {"OMP_NUM_THREADS"}
+    assert example.keys() <= asked
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == {name for name, value in example.items() if not value}
+
+
+@pytest.mark.parametrize("name", services())
+def test_containers_have_no_more_rights_than_they_need(name: str):
+    service = services()[name]
+    assert service["read_only"] is True
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["cap_drop"] == ["ALL"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    assert "healthcheck" in service or "build" in service
+    assert service["restart"]
+
+
+def test_containers_wait_for_what_they_need():
+    for name, service in services().items():
+        for needed, condition in service.get("depends_on", {}).items():
+            assert needed in services(), f"{name} waits for {needed}"
+            assert set(services()[needed].get("profiles", [])) <= set(service.get("profiles", [])), needed
+            assert condition["condition"] in ("service_healthy", "service_completed_successfully")
+
+
+def test_prometheus_looks_for_every_service():
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    looked_for = {name for job in config["scrape_configs"] for sd in job["dns_sd_configs"] for name in sd["names"]}
+    assert looked_for == {name for name, s in services().items() if "build" in s and name != "prepare"}
+    if shutil.which("promtool"):
+        subprocess.run(["promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml"], check=True)
+
+
+@pytest.mark.parametrize("path", sorted((DEPLOY / "config").glob("*/run.yaml")), ids=lambda path: path.parent.name)
+def test_configurations_are_valid(path: Path, tmp_path: Path):
+    config = deployed_config(path, tmp_path)
+    assert config.run.dir == Path("/runs")
+
+
+def test_replicas_on_one_machine_take_gpus_that_are_free(tmp_path: Path):
+    environment = {**os.environ, "VISION_SR1_GPU_LOCKS": str(tmp_path), "ACTOR_GPUS": "2 3,4"}
+    script = DEPLOY / "docker" / "with-free-gpus"
+
+    def start() -> subprocess.Popen[str]:
+        command = [script, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; read wait"]
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def taken(process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        return process.stdout.readline().strip()
+
+    first, second = start(), None
+    try:
+        assert taken(first) == "2"
+        second = start()
+        assert taken(second) == "3,4"
+        _, complaint = start().communicate(timeout=30)
+        assert "other replicas use every group of GPUs in ACTOR_GPUS (2 3,4)" in complaint
+        first.kill()
+        first.wait()
+        first = start()
+        assert taken(first) == "2"
+    finally:
+        for process in (first, second):
+            if process is not None:
+                process.kill()
+                process.communicate()
+
+
+def test_secrets_for_compose_are_made_once(tmp_path: Path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(DEPLOY / ".env.example", tmp_path / "deploy")
+    written = tmp_path / "deploy" / ".env"
+    for _ in range(2):
+        subprocess.run(["make", "deploy/.env"], cwd=tmp_path, check=True, capture_output=True)
+    values = dict(re.findall(r"^(\w+)=(.*)$", written.read_text(), re.MULTILINE))
+    secrets = {values[name] for name in ("VISION_SR1_REDIS_PASSWORD", "VISION_SR1_API_TOKEN", "GRAFANA_PASSWORD")}
+    assert len(secrets) == 3
+    assert all(len(secret) == 48 for secret in secrets)
+    assert written.stat().st_mode & 0o077 == 0
+    before = written.read_text()
+    os.utime(tmp_path / "deploy" / ".env.example")
+    subprocess.run(["make", "deploy/.env"], cwd=tmp_path, check=True, capture_output=True)
+    assert written.read_text() == before
