@@ -88,6 +88,11 @@ def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
     }
 
 
+def is_first_of_node() -> bool:
+    """Whether this rank is the first on its machine, which answers probes there."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
 def is_main() -> bool:
     """Whether this is rank 0."""
     return dist.get_rank() == 0

@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 
 from learner.agreement import any_rank, main_rank
 from learner.checkpoint import POLICY, Checkpoints
-from learner.engine import build_engine, init_process_group, is_main
+from learner.engine import build_engine, init_process_group, is_first_of_node, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
 from learner.policy import choose_trainable, load_policy
@@ -102,10 +102,10 @@ class Trainer:
         self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
         if is_main():
             self._streams.open(resume=latest is not None)
-            if config.metrics.learner_port:
-                probes = Probes()
-                probes.not_ready = ""  # all is loaded, and the streams answer
-                probes.serve(config.metrics.host, config.metrics.learner_port)
+        if is_first_of_node() and config.metrics.learner_port:
+            probes = Probes()
+            probes.not_ready = ""  # all is loaded, and the streams answer
+            probes.serve(config.metrics.host, config.metrics.learner_port)
         self._scalars = ScalarLog(config, phase="rl", total_steps=settings.batches, enabled=is_main())
 
     def _make_reference(self, load: Callable[[str], Any], checkpoint: Path | None, device: torch.device) -> Reference:

@@ -509,7 +509,9 @@ class MetricsConfig(Section):
     actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         9110, description="Of the actor; 0: off. The launcher gives its n-th actor this plus n."
     )
-    learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(9102, description="Of learner rank 0; 0: off.")
+    learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        9102, description="Of the first learner rank on each machine; 0: off."
+    )
     tensorboard: bool = Field(True, description="Write event files to the run's folder.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     otlp_endpoint: str | None = Field(
