@@ -286,6 +286,8 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.actors.kv_cache_gib))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
+        # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     adapters = {}
     if config.learner.lora.goes_to_actors:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}

@@ -1,6 +1,5 @@
 """Sending one policy version to the actors given, in a transfer group of their own."""
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from learner.agreement import main_rank
 from learner.engine import is_main
 from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
+from vision_sr1.ports import address_towards
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
 from vision_sr1.weights.epoch import SilentMembersError
@@ -231,14 +231,14 @@ class FleetTransfer:
 
             return AdapterTrainerInitInfo(rank=0, config=self._adapter_config)
         world_size = 1 + sum(actor.world_size for actor in actors)
-        address = _address_towards(actors[0].address)
+        host, _, port = actors[0].address.rpartition(":")
         bucket_bytes = int(self._settings.bucket_mib * 2**20)
         from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
         from vision_sr1.weights.nccl_trainer import BoundedNcclTrainerInitInfo
 
         return (GlooTrainerInitInfo if backend == "gloo" else BoundedNcclTrainerInitInfo)(
             rank=0,
-            master_address=address,
+            master_address=address_towards(host, int(port)),
             epoch=self._epoch,
             world_size=world_size,
             bucket_bytes=bucket_bytes,
@@ -252,14 +252,6 @@ class FleetTransfer:
         if self._client is not None:
             self._client.close()
         self._transfer, self._client, self.members = None, None, []
-
-
-def _address_towards(peer: str) -> str:
-    """This machine's address as the peer (host:port) reaches it."""
-    host, _, port = peer.rpartition(":")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, int(port)))
-        return str(probe.getsockname()[0])
 
 
 def first_difference(one: dict[str, str], other: dict[str, str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Free TCP ports for servers that this machine starts for itself."""
+"""Addresses of this machine, and free TCP ports for servers that it starts for itself."""
 
 import socket
 from contextlib import ExitStack
@@ -36,3 +36,10 @@ def free_port(host: str = "127.0.0.1") -> int:
     """A port of the host's address on which nobody listens at the moment; for use at once."""
     with Ports() as ports:
         return ports.keep(host)
+
+
+def address_towards(host: str, port: int) -> str:
+    """This machine's address as that host, one that is reached there, sees it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return str(probe.getsockname()[0])

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor
 
+from vision_sr1.ports import address_towards
 from vision_sr1.weights.epoch import Epoch
 
 
@@ -36,5 +37,6 @@ def _join(epoch: Epoch) -> dist.ProcessGroupGloo:
     at = epoch.rendezvous
     options = dist.ProcessGroupGloo._Options()
     options._timeout = timedelta(seconds=at.timeout_s)
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=at.master_address)]
+    own_address = address_towards(at.master_address, at.master_port)
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]
     return dist.ProcessGroupGloo(epoch.store, at.rank, at.world_size, options)
