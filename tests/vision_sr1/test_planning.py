@@ -12,8 +12,24 @@ from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
 from vision_sr1.cli import app
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.gpus import GPUS
-from vision_sr1.planning.estimates import ModelSize, all_memories, chosen_gpu, make_plan, model_size
+from vision_sr1.planning.estimates import (
+    ModelSize,
+    all_memories,
+    chosen_gpu,
+    learner_host_gib,
+    make_plan,
+    model_size,
+)
 
+TEXT_7B = {
+    "vocab_size": 152_064,
+    "hidden_size": 3584,
+    "intermediate_size": 18_944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
+VISION_7B = {"out_hidden_size": 3584}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vision_sr1_3b.yaml"
 
 
@@ -75,6 +91,41 @@ def test_adapters_need_less_and_send_less(folder_3b: Path):
     assert 3.0e9 < model_size(str(folder_3b), frozen.learner).trainable < 3.2e9
 
 
+@pytest.mark.parametrize(
+    ("overlay", "text", "vision", "gpus"),
+    [
+        ("single-node-gpu", {}, {}, 8),
+        ("multi-node", TEXT_7B, VISION_7B, 24),
+    ],
+)
+def test_pods_of_the_overlays_have_the_memory_that_a_plan_says(
+    tmp_path: Path, tiny_model: Path, overlay: str, text: dict[str, int], vision: dict[str, int], gpus: int
+):
+    architecture = scaled(AutoConfig.from_pretrained(tiny_model), {**TEXT_3B, **text}, {**VISION_3B, **vision})
+    architecture.tie_word_embeddings = architecture.text_config.tie_word_embeddings = not text
+    architecture.save_pretrained(tmp_path)
+    config = load_config(EXAMPLE, environment={}).config
+    size = model_size(str(tmp_path), config.learner)
+    plan = make_plan(size, config, GPUS["H100"], gpus)
+    assert plan.overlay == overlay
+    folder = EXAMPLE.parents[1] / "deploy" / "kubernetes" / "overlays" / overlay
+    resources = {
+        name: next(
+            patch["value"]
+            for patch in yaml.safe_load((folder / f"{name}.yaml").read_text())
+            if patch["path"].endswith("/resources")
+        )
+        for name in ("learner", "actor")
+    }
+    ranks = int(resources["learner"]["limits"]["nvidia.com/gpu"]) * (2 if overlay == "multi-node" else 1)
+    assert _gib(resources["learner"]) >= learner_host_gib(size, ranks)
+    assert _gib(resources["actor"]) >= plan.actor_host_gib
+
+
+def _gib(resources: dict[str, dict[str, str]]) -> int:
+    return int(resources["requests"]["memory"].removesuffix("Gi"))
+
+
 def test_an_unknown_kind_is_named_and_memory_will_do():
     with pytest.raises(ConfigError, match="--gpu 'P100': known are RTX4090"):
         chosen_gpu("P100")
@@ -87,6 +138,7 @@ def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert "3.75 billion parameters" in result.output
     assert "a publication: 7.0 GiB to each actor" in result.output
+    assert "start from deploy/kubernetes/overlays/single-node-gpu" in result.output
     written = result.output.partition("\nmodel:")[2].partition("\nNot measured")[0]
     file = tmp_path / "run.yaml"
     file.write_text(f"model:{written}")

@@ -19,6 +19,8 @@ RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
 TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.35, 0.6  # of peak FLOP/s, of peak bandwidth
+NODE_GPUS = 8
+RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
 PROMPT_TOKENS, RESPONSE_TOKENS, REQUERY_TOKENS = 1500, 500, 700  # of a usual rollout
 
 ASSUMPTIONS = (
@@ -26,6 +28,8 @@ ASSUMPTIONS = (
     "activations: as many as a pack of learner.micro_batch_tokens needs where all of it is image tokens",
     f"{RESERVE_GIB:g} GiB of a learner's GPU and {ACTOR_WORK_GIB:g} GiB of an actor's are not for tensors, "
     f"{FRAGMENTATION:.0%} is lost to fragmentation",
+    f"host memory: {RANK_HOST_GIB:g} GiB a rank and {ACTOR_HOST_GIB:g} GiB an actor beside weights, which each loads "
+    f"there, and the learner's snapshots; {NODE_GPUS} GPUs a machine",
     f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query",
     f"learning reaches {TRAINING_EFFICIENCY:.0%} of peak FLOP/s, decoding {DECODING_EFFICIENCY:.0%} of peak bandwidth",
     "actors answer one batch while the learner learns from the last (learner.max_staleness: 1)",
@@ -88,6 +92,7 @@ class Plan:
     """A split of the GPUs.
 
     Attributes:
+        learner_host_gib, actor_host_gib: of the memory of a learner's machine, and for an actor.
         publish_bytes: sent once a batch to every actor.
         generation_s, training_s: of one batch.
     """
@@ -97,9 +102,17 @@ class Plan:
     tensor_parallel: int
     memory: LearnerMemory
     actor: ActorMemory
+    learner_host_gib: float
+    actor_host_gib: float
     publish_bytes: int
     generation_s: float
     training_s: float
+
+    @property
+    def overlay(self) -> str:
+        """Of deploy/kubernetes/overlays, the one to start from."""
+        gpus = self.learner_gpus + self.actors * self.tensor_parallel
+        return "single-node-gpu" if gpus <= NODE_GPUS else "multi-node"
 
     def settings(self, path: str) -> dict[str, Any]:
         """The run's YAML."""
@@ -238,6 +251,8 @@ def make_plan(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> Plan:
                 tensor_parallel,
                 fitting[0],
                 actor,
+                learner_host_gib(size, learner_gpus),
+                actor_host_gib(size),
                 size.published,
                 _generation_s(size, config, gpu, actors, tensor_parallel, actor.tokens),
                 _training_s(size, config, gpu, learner_gpus),
@@ -251,6 +266,20 @@ def make_plan(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> Plan:
             "learner.micro_batch_tokens, or low-rank adapters (learner.lora.rank)"
         )
     return min(plans, key=lambda plan: max(plan.generation_s, plan.training_s))
+
+
+def learner_host_gib(size: ModelSize, ranks: int) -> float:
+    """Memory of one of the learner's machines: all of its ranks load the weights at first, and later it holds its part
+    of a snapshot (weights and moments in float32), the first one the policy to be exported too."""
+    nodes = -(-ranks // NODE_GPUS)
+    on_node = -(-ranks // nodes)
+    weights = 2 * size.parameters / GIB
+    return on_node * RANK_HOST_GIB + max(on_node * weights, 12 * size.trainable / GIB / nodes + weights)
+
+
+def actor_host_gib(size: ModelSize) -> float:
+    """Memory of an actor outside its GPUs."""
+    return ACTOR_HOST_GIB + 2 * size.parameters / GIB
 
 
 def usable_gib(gpu: Gpu) -> float:

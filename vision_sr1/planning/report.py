@@ -23,8 +23,11 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         f"learner: {plan.learner_gpus} GPUs, {plan.memory.total:.0f} of {usable_gib(gpu):.0f} GiB each",
         f"actors: {plan.actors} of {plan.tensor_parallel} GPUs; {plan.actor.weights:.0f} GiB of weights and "
         f"{plan.actor.kv_cache:.0f} GiB of key-value cache each ({plan.actor.tokens:,} tokens an actor)",
+        f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
+        f"{plan.actor_host_gib:.0f} GiB for an actor",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
         f"a batch: {plan.generation_s:.0f} s of answers beside {plan.training_s:.0f} s of learning",
+        f"Kubernetes: start from deploy/kubernetes/overlays/{plan.overlay}",
     ]
     console.print("\n".join(facts), highlight=False)
     console.print(f"\n{yaml.safe_dump(plan.settings(path), sort_keys=False)}", highlight=False, markup=False)
