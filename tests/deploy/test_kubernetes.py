@@ -158,11 +158,9 @@ def test_alerts_are_those_of_prometheus(tmp_path: Path):
     assert yaml.safe_load(made.read_text())["spec"] == rules, "run scripts/build_rules"
 
 
-def test_dashboards_are_all_there():
-    mounted = [
-        one for one in objects(KUBERNETES / "overlays" / "multi-node") if "dashboards" in one["metadata"]["name"]
-    ]
-    (dashboards,) = mounted
+def test_dashboards_are_all_there(tmp_path: Path):
+    found = components_with(tmp_path, "monitoring")
+    (dashboards,) = [one for one in found if one["metadata"]["name"].startswith("dashboards-")]
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert dashboards["data"].keys() == {path.name for path in (DEPLOY / "grafana" / "dashboards").iterdir()}
     for text in dashboards["data"].values():

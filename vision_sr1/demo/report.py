@@ -58,14 +58,14 @@ def _phase(evaluation: dict[str, float], splits: list[str]) -> dict[str, dict[st
 
 
 def _table(summary: Summary, splits: list[str]) -> Table:
-    table = Table(title="held-out examples")
-    table.add_column("")
+    table = Table("held-out examples", "split")
     for phase in summary:
-        for split in splits:
-            table.add_column(f"{phase}\n{split.replace('_', '-')}", justify="right")
+        table.add_column(phase, justify="right")
     for name, label in METRICS.items():
-        values = [summary[phase][split].get(name) for phase in summary for split in splits]
-        table.add_row(label, *["-" if value is None else f"{value:.2f}" for value in values])
+        for split in splits:
+            values = [summary[phase][split].get(name) for phase in summary]
+            shown = ["-" if value is None else f"{value:.2f}" for value in values]
+            table.add_row(label if split == splits[0] else "", split.replace("_", "-"), *shown)
     return table
 
 
