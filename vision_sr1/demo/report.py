@@ -17,7 +17,7 @@ from vision_sr1.dataset import Questions
 
 METRICS = {
     "accuracy": "answer right",
-    "visual": "right from description alone",
+    "visual": "right by description",
     "format": "valid format",
     "shortcut": "language shortcut rate",
     "fidelity": "description fidelity",
