@@ -170,6 +170,10 @@ async def _bounded(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
     try:
         async with asyncio.timeout(4 * ANSWER_S):
             return await check()
+    except NoPermissionError:
+        return Finding(
+            name, "warning", "this user of Redis may not see it", "run the doctor as `operator` or `learner`"
+        )
     except (RedisError, TimeoutError, OSError, WireError) as error:
         return Finding(name, "failed", repr(error), "look at that service's log and at the network between")
 
@@ -182,7 +186,9 @@ async def persistence(redis: PatientRedis) -> Finding:
     try:
         info: dict[str, Any] = {**await redis.info("persistence"), **await redis.info("memory")}
     except NoPermissionError:
-        return Finding("Redis", "warning", f"{said}; this user may not see more", "run the doctor as user `operator`")
+        return Finding(
+            "Redis", "warning", f"{said}; this user may not see more", "run the doctor as `operator` or `learner`"
+        )
     if not int(info["aof_enabled"]):
         cure = "set appendonly yes: a restart of Redis would lose the run's streams"
         return Finding("Redis", "failed", f"{said}; no append-only file", cure)

@@ -163,14 +163,12 @@ class Pod:
 
     def command(self) -> list[str]:
         """As Kubernetes makes it of image and object."""
-        stage = self.container["image"].rpartition("/")[2].partition(":")[0].removeprefix("vision-sr1-")
-        own = image(stage) if stage != "redis" else Image([], [], {"PATH": "/usr/bin:/bin"})
-        variables = {**own.environment, **self._variables()}
+        own, variables = self._image(), self._variables()
         entrypoint = self.container.get("command", own.entrypoint)
         arguments = self.container.get("args", [] if "command" in self.container else own.command)
         expand = re.compile(r"\$\((\w+)\)")
         full = [expand.sub(lambda found: variables[found[1]], part) for part in (*entrypoint, *arguments)]
-        return ["env", "-i", *(f"{name}={value}" for name, value in variables.items()), *full]
+        return [*_with(variables), *full]
 
     @property
     def has_ended(self) -> bool:
@@ -185,10 +183,14 @@ class Pod:
     def succeeds(self, command: list[str]) -> bool:
         """Whether a command, such as a probe's, succeeds within the running container."""
         inside = self._first_process()
-        if inside is None:
-            return False
-        enter = ["nsenter", "--target", str(inside), "--mount", "--uts", "--ipc", "--net", "--pid", "--root"]
-        return subprocess.run([*enter, *command], capture_output=True).returncode == 0
+        return inside is not None and subprocess.run(_enter(inside, command), capture_output=True).returncode == 0
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """What `kubectl exec` does: a command with the container's environment, as its user."""
+        inside = self._first_process()
+        assert inside is not None
+        entered = _enter(inside, [*self._without_rights(), *_with(self._variables()), *command])
+        return subprocess.run(entered, capture_output=True, text=True, timeout=120)
 
     def kill(self) -> None:
         """All of its processes, at once: the kernel takes them with the first."""
@@ -213,8 +215,12 @@ class Pod:
         numbers = children.read_text().split() if children.exists() else []
         return int(numbers[0]) if numbers else None
 
+    def _image(self) -> Image:
+        stage = self.container["image"].rpartition("/")[2].partition(":")[0].removeprefix("vision-sr1-")
+        return image(stage) if stage != "redis" else Image([], [], {"PATH": "/usr/bin:/bin"})
+
     def _variables(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        found = dict(self._image().environment)
         for source in self.container.get("envFrom", []):
             found |= self.secrets[source["secretRef"]["name"]]
         for variable in self.container.get("env", []):
@@ -227,8 +233,6 @@ class Pod:
 
     def _script(self, command: list[str]) -> str:
         """What sets the namespaces up, as root of this machine, and gives up all rights before the command."""
-        context = self.specification["securityContext"]
-        user, group = context["runAsUser"], context["runAsGroup"]
         lines = [
             "mount --make-rprivate /",
             f"root={self.folder}/root-{self.name}",
@@ -255,10 +259,15 @@ class Pod:
         ]
         lines += self._mounts()
         lines.append("mount -o remount,ro $root")
-        drop = f"setpriv --reuid={user} --regid={group} --groups={context.get('fsGroup', group)}"
-        drop += " --no-new-privs --bounding-set=-all --inh-caps=-all"
-        lines.append(f"exec chroot $root {drop} {shlex.join(command)}")
+        lines.append(f"exec chroot $root {shlex.join([*self._without_rights(), *command])}")
         return "\n".join(lines)
+
+    def _without_rights(self) -> list[str]:
+        """Begins a command of the pod's user, who has no capabilities and can get none."""
+        context = self.specification["securityContext"]
+        user, group = context["runAsUser"], context["runAsGroup"]
+        who = [f"--reuid={user}", f"--regid={group}", f"--groups={context.get('fsGroup', group)}"]
+        return ["setpriv", *who, "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
 
     def _mounts(self) -> list[str]:
         lines = []
@@ -272,6 +281,16 @@ class Pod:
             read_only = mount.get("readOnly", False) or "configMap" in volume or "secret" in volume
             lines += _bind(source, target, read_only=read_only)
         return lines
+
+
+def _with(variables: Mapping[str, str]) -> list[str]:
+    """Begins a command that has these environment variables and no others."""
+    return ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
+
+
+def _enter(process: int, command: list[str]) -> list[str]:
+    """A command in all namespaces of a process, and within its root."""
+    return ["nsenter", f"--target={process}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", *command]
 
 
 def _stands_for(name: str, volume: Mapping[str, Any]) -> str:
