@@ -209,7 +209,7 @@ def test_the_doctor_finds_nothing_from_within(running: Cluster, name: str):
     config = ["/etc/vision-sr1/run.yaml", "run.dir=/runs", "tls.enabled=true"]
     done = running.pods[name].run("vision-sr1", "doctor", *config)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "failed" not in done.stdout
+    assert not [line for line in done.stdout.splitlines() if line.startswith("failed")], done.stdout
     if name == "learner-0":  # the others' users of Redis may not see all of it
         assert "2, all at version" in done.stdout
         status = running.pods[name].run("vision-sr1", "streams", "status", *config[:2])
