@@ -55,7 +55,6 @@ def containers(found: list[Object]) -> Iterator[tuple[str, Object]]:
 
 def components_with(folder: Path, component: str) -> list[Object]:
     """The demo's objects and those of a component, as a user would add it."""
-    (folder / "kustomization.yaml").write_text("")
     base = Path("../" * (len(folder.parts) - 1)) / str(KUBERNETES)[1:]
     lines = {"resources": [str(base / "overlays" / "cpu-demo")], "components": [str(base / "components" / component)]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(lines))
@@ -94,6 +93,11 @@ def test_every_container_says_what_it_needs_and_is_restricted(overlay: list[Obje
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys(), name
         allowed = {"persistentVolumeClaim", "emptyDir", "configMap", "secret"}
         assert all(volume.keys() - {"name"} <= allowed for volume in pod.get("volumes", [])), name
+
+
+def test_every_image_names_its_variant(overlay: list[Object]):
+    images = {name: container["image"] for name, container in containers(overlay)}
+    assert {name: found for name, found in images.items() if ":" not in found} == {}
 
 
 def test_every_service_has_probes_and_time_to_end(overlay: list[Object]):

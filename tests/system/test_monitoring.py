@@ -20,6 +20,7 @@ from vision_sr1.ports import free_port
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yaml"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
 ONLY_ON_GPUS = {"vision_sr1_learner_mfu"}
 METRIC = re.compile(r"\b(?:vision_sr1_\w+|process_\w+)")
 
@@ -36,6 +37,11 @@ def queries(dashboard: Path) -> dict[str, list[str]]:
 
 def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def sections(document: str) -> set[str]:
+    """Anchors of a document's sections."""
+    return {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", document, re.MULTILINE)}
 
 
 class Prometheus:
@@ -149,13 +155,10 @@ def test_alerts_come_at_their_faults_and_not_otherwise():
 
 
 def test_every_alert_leads_to_its_section_of_the_runbook():
-    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
-    sections = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", runbook, re.MULTILINE)}
     led_to = {rule["annotations"]["runbook_url"].partition("#")[2] for rule in alerts()}
-    assert led_to == sections
+    assert led_to == sections(RUNBOOK.read_text())
 
 
 def test_links_within_the_runbook_lead_somewhere():
-    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
-    headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", runbook, re.MULTILINE)}
-    assert set(re.findall(r"\(#([\w-]+)\)", runbook)) <= headings
+    runbook = RUNBOOK.read_text()
+    assert set(re.findall(r"\(#([\w-]+)\)", runbook)) <= sections(runbook)
