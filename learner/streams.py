@@ -191,7 +191,7 @@ class LearnerStreams:
     def _look(self, waiting: _Waiting, stale: Callable[[], bool]) -> int:
         """Takes what has come, and says what all ranks are to do next."""
         asked = waiting.asked
-        if self._is_unsure():
+        if self._is_unsure() and self._leads():
             self._take_stock()
         came = self._take(asked, waiting.wanted, waiting.count - len(waiting.groups))
         waiting.groups += came

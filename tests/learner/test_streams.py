@@ -191,12 +191,14 @@ def test_prompts_that_are_being_worked_on_are_not_issued_again(make: Make, redis
     assert depth(redis_config, "rollouts") == 8
 
 
-def test_the_older_of_two_learners_gives_way(make: Make):
+def test_the_older_of_two_learners_gives_way(make: Make, redis_config: Config):
     older = make()
     feed(older, "0/1")
-    make(resume=True)
+    newer = make(resume=True)
+    feed(newer, "0/2")
     with pytest.raises(SupersededError, match="another learner has taken over the run 'run'"):
         collect(older, ["0/1"])
+    assert blobs(redis_config) == {True: 2, False: 0}
 
 
 def test_a_learner_that_is_to_stop_does_so_though_redis_does_not_answer(make: Make, embedded_redis: EmbeddedRedis):
