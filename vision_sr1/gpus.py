@@ -25,5 +25,5 @@ GPUS = {
 
 def known_gpu(device_name: str) -> Gpu | None:
     """The kind that a device is of, by the name its driver gives it, such as `NVIDIA H100 80GB HBM3`."""
-    kind = next((kind for kind in GPUS if kind.partition("-")[0] in device_name.replace(" ", "")), None)
-    return None if kind is None else GPUS[kind]
+    name = device_name.replace(" ", "")
+    return next((gpu for kind, gpu in GPUS.items() if all(part in name for part in kind.split("-"))), None)

@@ -43,6 +43,7 @@ def test_a_reference_adds_a_pass_and_adapters_save_one(tiny_model: Path):
 
 def test_gpus_are_known_by_the_names_that_drivers_give_them():
     names = {"NVIDIA H100 80GB HBM3": "H100", "NVIDIA H200": "H200", "NVIDIA GeForce RTX 4090": "RTX4090"}
+    names |= {"NVIDIA A100-SXM4-80GB": "A100", "NVIDIA A100-PCIE-40GB": "A100-40GB"}
     for name, kind in names.items():
         assert known_gpu(name) == GPUS[kind]
     assert known_gpu("Tesla T4") is None

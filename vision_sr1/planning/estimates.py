@@ -13,7 +13,6 @@ from vision_sr1.model_check import MODEL_TYPES
 
 GIB = 2**30
 
-
 OPTIMIZER_BYTES = 16  # of a parameter in mixed precision: float32 weight, gradient and both moments of Adam
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
