@@ -59,6 +59,13 @@ def test_what_the_images_need_is_sent_to_their_build():
     assert all((ROOT / path).exists() for path in sent)
 
 
+def test_nothing_is_installed_into_the_images_themselves():
+    """Packages and their builds are the build stage's, which none of them ends with."""
+    stages = re.split(r"^FROM ", (DEPLOY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    names = {stage.splitlines()[0].partition(" AS ")[2] for stage in stages if re.search("apt-get|pip install", stage)}
+    assert names == {"build", "list"}
+
+
 def test_compose_is_as_its_specification_says():
     tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
 
