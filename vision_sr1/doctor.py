@@ -33,6 +33,7 @@ from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.wire import WireError
 
 ANSWER_S = 5.0  # for one answer of another service
+SETTLE_S = 10.0  # while weights are published, not all have them
 CLOCK_SKEW_S = 2.0
 LEAST_FREE_GIB = 20.0
 RENEW_DAYS = 14.0
@@ -221,21 +222,24 @@ async def dead_letters(redis: PatientRedis, keys: Keys) -> Finding:
 
 async def actors(redis: PatientRedis, keys: Keys, config: Config) -> Finding:
     """Whether those that announce themselves answer, and hold the version that was published last."""
-    fleet = Fleet(redis, keys)
-    alive, published = await fleet.alive(), await fleet.published()
-    if not alive:
-        return Finding("actors", "warning", "none announces itself", "start actors; they appear once vLLM is up")
-    answers = await asyncio.gather(*(_status(actor, config) for actor in alive))
-    wrong = [answer for answer in answers if isinstance(answer, str)]
-    if wrong:
-        cure = "look at its log; between machines, check tls.* and that its gRPC port is open to this one"
-        return Finding("actors", "failed", "; ".join(wrong), cure)
-    held = {answer.id: answer.policy_version for answer in answers if not isinstance(answer, str)}
-    if published is not None and any(version != published.policy_version for version in held.values()):
-        said = ", ".join(f"{actor} {version}" for actor, version in sorted(held.items()))
-        cure = "an actor that has just come takes the next publication; one that stays behind: docs/weights.md"
-        return Finding("actors", "warning", f"published is {published.policy_version}; {said}", cure)
-    return Finding("actors", "ok", f"{len(held)}, all at version {max(held.values())}")
+    fleet, deadline = Fleet(redis, keys), time.monotonic() + SETTLE_S
+    while True:
+        alive, published = await fleet.alive(), await fleet.published()
+        if not alive:
+            return Finding("actors", "warning", "none announces itself", "start actors; they appear once vLLM is up")
+        answers = await asyncio.gather(*(_status(actor, config) for actor in alive))
+        wrong = [answer for answer in answers if isinstance(answer, str)]
+        if wrong:
+            cure = "look at its log; between machines, check tls.* and that its gRPC port is open to this one"
+            return Finding("actors", "failed", "; ".join(wrong), cure)
+        held = {answer.id: answer.policy_version for answer in answers if not isinstance(answer, str)}
+        if published is None or set(held.values()) == {published.policy_version}:
+            return Finding("actors", "ok", f"{len(held)}, all at version {max(held.values())}")
+        if time.monotonic() > deadline:
+            said = ", ".join(f"{actor} {version}" for actor, version in sorted(held.items()))
+            cure = "an actor that has just come takes the next publication; one that stays behind: docs/weights.md"
+            return Finding("actors", "warning", f"published is {published.policy_version}; {said}", cure)
+        await asyncio.sleep(1.0)
 
 
 async def _status(actor: ActorInfo, config: Config) -> ActorInfo | str:
