@@ -49,7 +49,7 @@ END_S = 20.0
 SAMPLE_S = 5.0
 TOLERANCE = 1e-3  # of log-probabilities: actor beside transformers
 
-_SIZES = [
+SIZES = [
     "model.dtype=float32",
     "model.max_model_len=256",
     "model.min_pixels=3136",
@@ -156,7 +156,7 @@ def main() -> None:
 def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     """Runs, disturbs, lets finish and audits; the result's `wrong` lists what is not as promised."""
     data, model = prepare(folder)
-    options = [f"run.dir={folder}", "run.name=soak", f"model.path={model}", f"data.train={data}", *_SIZES]
+    options = [f"run.dir={folder}", "run.name=soak", f"model.path={model}", f"data.train={data}", *SIZES]
     config = load_config(None, options, environment={}).config
     started = time.monotonic()
     with Services(config) as made, ExitStack() as ending:
@@ -206,22 +206,28 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     model = folder / "model"
     if not model.exists():
         make_tiny_model(folder / "random", corpus(TASKS["shapes"], rows=300))
-        options = [f"run.dir={folder}", "run.name=taught", f"model.path={folder / 'random'}", "learner.zero_stage=1"]
-        options += [
-            f"data.sft={paths['cold_start']}",
-            f"learner.sft.output={model}",
-            "learner.sft.steps=60",
-            *_SIZES[:4],
-        ]
-        options += [
-            "learner.sft.sequences_per_step=32",
-            "learner.sft.learning_rate=3e-3",
-            "learner.sft.freeze_vision=false",
-        ]
-        (folder / "empty.yaml").write_text("{}\n")
-        command = [sys.executable, "-m", "vision_sr1", "sft", str(folder / "empty.yaml"), *options, "--fresh"]
-        subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
+        teach(folder, "taught", folder / "random", paths["cold_start"], model)
     return paths["train"], model
+
+
+def teach(folder: Path, name: str, model: Path, conversations: Path, output: Path) -> None:
+    """A cold start of a tiny model, as a run of this name."""
+    options = [
+        f"run.dir={folder}",
+        f"run.name={name}",
+        f"model.path={model}",
+        f"data.sft={conversations}",
+        f"learner.sft.output={output}",
+        "learner.zero_stage=1",
+        "learner.sft.steps=60",
+        "learner.sft.sequences_per_step=32",
+        "learner.sft.learning_rate=3e-3",
+        "learner.sft.freeze_vision=false",
+        *SIZES[:4],
+    ]
+    (folder / "empty.yaml").write_text("{}\n")
+    command = [sys.executable, "-m", "vision_sr1", "sft", str(folder / "empty.yaml"), *options, "--fresh"]
+    subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)
 
 
 def until(watch: Watch, what: str, reached: Callable[[], bool], seconds: float = FINISH_S) -> None:

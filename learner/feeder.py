@@ -99,7 +99,10 @@ class Feeder:
 
     def is_to_come(self, prompt_id: str) -> bool:
         """Whether the prompt has yet to be drawn: after a crash, groups of such prompts may be there already."""
-        epoch, index = training_place(prompt_id)
+        try:
+            epoch, index = training_place(prompt_id)
+        except ValueError:  # written into the streams by somebody else
+            return False
         if epoch != self._state.epoch:
             return epoch > self._state.epoch
         return index in self._order[self._state.position :]

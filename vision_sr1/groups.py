@@ -32,7 +32,11 @@ def training_id(epoch: int, index: int) -> str:
 
 
 def training_place(prompt_id: str) -> tuple[int, int]:
-    """Epoch and data set index of a training prompt, by its id."""
+    """Epoch and data set index of a training prompt, by its id.
+
+    Raises:
+        ValueError: it is no id of ours.
+    """
     epoch, _, index = prompt_id.partition("/")
     return int(epoch), int(index)
 

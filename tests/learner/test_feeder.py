@@ -35,6 +35,15 @@ def test_a_restored_feeder_goes_on_where_the_saved_one_would(shapes: dict[str, P
     assert ids(restored.draw(30)) == ids(original.draw(30))
 
 
+def test_prompts_yet_to_be_drawn_are_known_and_those_of_strangers_are_not_among_them(shapes: dict[str, Path]):
+    f = feeder(shapes["train"])
+    drawn = ids(f.draw(60))
+    assert not any(map(f.is_to_come, drawn))
+    assert sum(f.is_to_come(f"0/{i}") for i in range(64)) == 4
+    assert f.is_to_come("1/0")
+    assert not any(map(f.is_to_come, ["garbage", "0/64", "-1/3", "normal@3/0", ""]))
+
+
 def test_rows_that_cannot_be_used_are_skipped(tmp_path: Path):
     import pyarrow as pa
     import pyarrow.parquet as pq

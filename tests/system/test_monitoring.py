@@ -7,22 +7,18 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psutil
 import pytest
-import yaml
 
+from bench.prometheus import METRIC, RULES, Prometheus, alerts
 from tests.system.conftest import Run, training
 from vision_sr1.ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-RULES = DEPLOY / "prometheus" / "rules.yaml"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
 ONLY_ON_GPUS = {"vision_sr1_learner_mfu"}
-METRIC = re.compile(r"\b(?:vision_sr1_\w+|process_\w+)")
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="no prometheus here: install Debian's package of that name"
@@ -35,53 +31,9 @@ def queries(dashboard: Path) -> dict[str, list[str]]:
     return {panel["title"]: [target["expr"] for target in panel["targets"]] for panel in panels}
 
 
-def alerts() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
-
-
 def sections(document: str) -> set[str]:
     """Anchors of a document's sections."""
     return {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", document, re.MULTILINE)}
-
-
-class Prometheus:
-    """A server that scrapes every second."""
-
-    def __init__(self, folder: Path, ports: dict[str, int]) -> None:
-        self._url = f"http://127.0.0.1:{free_port()}"
-        config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "5s"}
-        config["rule_files"] = [str(RULES)]
-        assert {job["job_name"] for job in config["scrape_configs"]} == ports.keys()
-        for job in config["scrape_configs"]:
-            del job["dns_sd_configs"]
-            job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        self.process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'tsdb'}",
-                f"--web.listen-address={self._url.removeprefix('http://')}",
-            ],
-            stderr=(folder / "prometheus.log").open("w"),
-        )
-
-    def get(self, path: str, **parameters: str) -> Any:
-        reply = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=30.0)
-        assert reply.is_success, reply.text
-        return reply.json()["data"]
-
-    def wait_until_all_are_up(self, timeout_s: float = 60.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            try:
-                if len(self.get("query", query="up == 1")["result"]) == 3:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        pytest.fail("not all services were scraped")
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +53,15 @@ def prometheus(
         f"reward.port={ports['reward-service']}",
     )
     process = run.start()
-    server = Prometheus(folder, ports)
-    run.wait_for_step(2)
-    server.wait_until_all_are_up()
-    run.wait_for_step(6)
-    time.sleep(8)  # a round of rules
-    yield server
+    with Prometheus(folder, {name: {name: port} for name, port in ports.items()}) as server:
+        run.wait_for_step(2)
+        server.wait_until_all_are_up()
+        run.wait_for_step(6)
+        time.sleep(8)  # a round of rules
+        yield server
     for child in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
         child.kill()
     process.wait()
-    server.process.terminate()
-    server.process.wait(timeout=30)
 
 
 @needs_prometheus
