@@ -78,7 +78,7 @@ def through_actor(model: Path, folder: Path) -> list[float]:
 
 async def rounds(config: "Config", folder: Path) -> list[float]:
     """Tokens per second from prompt stream to rollout stream, of each round."""
-    from vision_sr1.dataset import Questions
+    from vision_sr1.data import Questions
     from vision_sr1.streams import Blobs, Keys, Output, Stream, connect
     from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -128,7 +128,7 @@ def offline(model: Path, folder: Path) -> list[float]:
     from actors.engine import FORBIDDEN_BIAS, engine_arguments
     from vision_sr1.chat import render_user_turn, vision_token_ids
     from vision_sr1.config import load_config
-    from vision_sr1.dataset import Questions
+    from vision_sr1.data import Questions
     from vision_sr1.prompts import PromptTemplate
 
     config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config

@@ -351,14 +351,13 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     from learner.packing import pack
     from learner.policy import load_policy, rope_positions, token_logprobs
     from learner.sequences import SequenceBuilder
-    from vision_sr1.dataset import Questions
+    from vision_sr1.data import Questions
 
     policy = load_policy(
         config, str(config.run.path / "checkpoints" / f"{batches:06d}" / "policy"), forbidden_token_ids=[]
     )
     builder = SequenceBuilder(config.model)
-    assert config.data.train is not None
-    row = Questions(config.data.train, config.data)[0]
+    row = Questions(config.data.train[0].path, config.data)[0]
     streams = running_server(config.run.path / "redis")
     assert streams is not None
     redis = await connect(streams)

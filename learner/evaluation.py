@@ -11,7 +11,7 @@ from prometheus_client import Counter
 from learner.engine import is_main
 from learner.streams import Asked, LearnerStreams
 from vision_sr1.config import Config
-from vision_sr1.dataset import DataError, QuestionRow, Questions
+from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.groups import evaluation_id
 from vision_sr1.parsing import parse_response
 from vision_sr1.tasks.task import description_fidelity

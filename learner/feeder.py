@@ -2,19 +2,22 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import structlog
 from prometheus_client import Counter
 
-from vision_sr1.dataset import DataError, QuestionRow, Questions
+from vision_sr1.data import DataError, Mixture, QuestionRow
+from vision_sr1.data.errors import Reason
 from vision_sr1.groups import training_id, training_place
 
 log = structlog.get_logger()
 
 FED = Counter("vision_sr1_learner_prompts_fed", "Prompts issued.")
-REFUSED = Counter("vision_sr1_learner_rows_refused", "Rows of the data set that could not be used.")
+REFUSED = Counter("vision_sr1_learner_rows_refused", "Rows of the data that could not be used, by reason.", ["reason"])
+for _reason in get_args(Reason):
+    REFUSED.labels(_reason)
 
 
 def sampling_seed(run_seed: int, prompt_id: str) -> int:
@@ -39,7 +42,7 @@ class FeederState:
 class Feeder:
     """Draws prompts; its state says which come next."""
 
-    def __init__(self, questions: Questions, seed: int, state: FeederState) -> None:
+    def __init__(self, questions: Mixture[QuestionRow], seed: int, state: FeederState) -> None:
         self._questions = questions
         self._seed = seed
         self._state = state
@@ -71,9 +74,9 @@ class Feeder:
             index = int(self._order[self._state.position])
             self._state.position += 1
             try:
-                row = self._questions[index]
+                row = self._questions.at(self._state.epoch, index)
             except DataError as error:
-                REFUSED.inc()
+                REFUSED.labels(error.reason).inc()
                 log.error("row refused", error=str(error))
                 refused += 1
                 if refused >= len(self._questions):
@@ -95,7 +98,7 @@ class Feeder:
         Raises:
             DataError: it cannot be read any more.
         """
-        return self._questions[training_place(prompt_id)[1]]
+        return self._questions.at(*training_place(prompt_id))
 
     def is_to_come(self, prompt_id: str) -> bool:
         """Whether the prompt has yet to be drawn: after a crash, groups of such prompts may be there already."""

@@ -20,7 +20,7 @@ from learner.policy import choose_trainable, load_policy, rope_positions, token_
 from learner.scalars import ScalarLog
 from learner.sequences import Sequence, SequenceBuilder, SequenceError
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.dataset import Conversations, DataError
+from vision_sr1.data import ConversationRow, DataError, Mixture, conversations
 
 log = structlog.get_logger()
 
@@ -37,7 +37,7 @@ class SftTrainer:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._settings = settings = config.learner.sft
-        if config.data.sft is None:
+        if not config.data.sft:
             raise ConfigError("data.sft is not set: give the conversations to learn from")
         self._output = settings.output or config.run.path / "sft"
         if self._output.exists():
@@ -53,9 +53,11 @@ class SftTrainer:
             config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self._rope, self._filler = partial(rope_positions, model), self._builder.filler()
-        self._data = _Sequences(Conversations(config.data.sft, config.data), self._builder)
+        self._data = _Sequences(conversations(config.data.sft, config.data, config.run.seed), self._builder)
         held_out = config.data.sft_evaluation
-        self._held_out = None if held_out is None else _Sequences(Conversations(held_out, config.data), self._builder)
+        self._held_out: _Sequences | None = None
+        if held_out:
+            self._held_out = _Sequences(conversations(held_out, config.data, config.run.seed), self._builder)
         self._steps = settings.steps or math.ceil(settings.epochs * len(self._data) / settings.sequences_per_step)
         self._step = 0
         if latest is not None:
@@ -141,7 +143,10 @@ class SftTrainer:
         rank, ranks, size, rows = dist.get_rank(), dist.get_world_size(), self._settings.sequences_per_step, self._data
         epochs = -(-self._steps * size // len(rows))
         order = np.concatenate(
-            [np.random.default_rng((self._config.run.seed, epoch)).permutation(len(rows)) for epoch in range(epochs)]
+            [
+                epoch * len(rows) + np.random.default_rng((self._config.run.seed, epoch)).permutation(len(rows))
+                for epoch in range(epochs)
+            ]
         )
         shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
         loader: DataLoader[list[Sequence | None]] = DataLoader(
@@ -159,18 +164,21 @@ class SftTrainer:
 
 
 class _Sequences(Dataset[Sequence | None]):
-    """Conversations as sequences, made in a worker beside the training step; None for one that cannot be used."""
+    """Conversations as sequences, made in a worker beside the training step; None for one that cannot be used.
 
-    def __init__(self, conversations: Conversations, builder: SequenceBuilder) -> None:
-        self._conversations = conversations
+    Rows are counted on from epoch to epoch.
+    """
+
+    def __init__(self, rows: Mixture[ConversationRow], builder: SequenceBuilder) -> None:
+        self._rows = rows
         self._builder = builder
 
     def __len__(self) -> int:
-        return len(self._conversations)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Sequence | None:
         try:
-            row = self._conversations[index]
+            row = self._rows.at(*divmod(index, len(self._rows)))
             return self._builder.from_messages(row.messages, row.images)
         except (SequenceError, DataError) as error:
             log.error("conversation refused", row=index, error=str(error))

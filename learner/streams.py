@@ -22,7 +22,7 @@ from learner.agreement import main_rank
 from learner.engine import is_main
 from learner.feeder import sampling_seed
 from vision_sr1.config import Config
-from vision_sr1.dataset import QuestionRow
+from vision_sr1.data import QuestionRow
 from vision_sr1.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
 from vision_sr1.streams.status import STREAMS, depth_and_age

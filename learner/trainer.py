@@ -34,7 +34,8 @@ from learner.update import PolicyUpdate
 from learner.verification import Probe
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, ConfigError, LearnerConfig
-from vision_sr1.dataset import Questions
+from vision_sr1.data import questions
+from vision_sr1.data.lengths import PromptLengths
 from vision_sr1.groups import sample_version
 from vision_sr1.ledger import Ledger
 from vision_sr1.probes import Probes
@@ -62,7 +63,7 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         settings = config.learner
-        if config.data.train is None:
+        if not config.data.train:
             raise ConfigError("data.train is not set: give the prompts to learn from")
         self._config = config
         self._stopping = False
@@ -93,12 +94,12 @@ class Trainer:
         if any(component.kl_coef > 0 for component in settings.components):
             self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
-        questions = Questions(config.data.train, config.data)
-        self._feeder = Feeder(questions, config.run.seed, FeederState(**state["feeder"]))
+        rows = questions(config, PromptLengths(config).check)
+        self._feeder = Feeder(rows, config.run.seed, FeederState(**state["feeder"]))
         self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)
         self._streams = LearnerStreams(config, lambda: self._stopping)
-        probe = Probe(config, self._engine, self._builder, questions, device)
+        probe = Probe(config, self._engine, self._builder, rows, device)
         self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
         if is_main():
             self._streams.open(resume=latest is not None)

@@ -1,5 +1,6 @@
 """Whether the actors' engines compute what the trainer computes: a few prompts are answered there and judged here."""
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, share
 from vision_sr1 import rpc
 from vision_sr1.config import Config
-from vision_sr1.dataset import Questions
+from vision_sr1.data import DataError, Mixture, QuestionRow
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -41,12 +42,17 @@ class Probe:
     """Some prompts of the data set, answered by every actor; each rank judges all answers."""
 
     def __init__(
-        self, config: Config, engine: Any, builder: SequenceBuilder, questions: Questions, device: torch.device
+        self,
+        config: Config,
+        engine: Any,
+        builder: SequenceBuilder,
+        questions: Mixture[QuestionRow],
+        device: torch.device,
     ) -> None:
         self._config = config
         self._engine = engine
         self._builder = builder
-        self._rows = [questions[index] for index in range(min(PROMPTS, len(questions)))]
+        self._rows = _first_usable(questions)
         self._template = PromptTemplate(config.data.prompt_template)
         self._device = device
 
@@ -116,3 +122,13 @@ class Probe:
             here = token_logprobs(self._engine, packed, self._device).cpu()
         there = torch.tensor([value for rollout in rollouts for value in rollout.sample.logprobs])
         return float((here - there).abs().mean())
+
+
+def _first_usable(questions: Mixture[QuestionRow]) -> list[QuestionRow]:
+    rows: list[QuestionRow] = []
+    for index in range(len(questions)):
+        with contextlib.suppress(DataError):  # the feeder says so when it comes to it
+            rows.append(questions.at(0, index))
+        if len(rows) == PROMPTS:
+            break
+    return rows

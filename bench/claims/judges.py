@@ -18,7 +18,7 @@ from reward_service.graders import mathruler
 from reward_service.store import TraceFilter, TraceReader, open_store
 from vision_sr1.chat import render_user_turn
 from vision_sr1.config import DataConfig, TracesConfig
-from vision_sr1.dataset import Questions
+from vision_sr1.data import Questions
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.shapes import answer_by_rule

@@ -2,11 +2,14 @@
 
 import contextlib
 import io
+import json
 
 from reward_service.graders import grade
 from reward_service.rewards.answer_leak import stated_answer
 from vision_sr1.config import DataConfig
-from vision_sr1.dataset import DataError, _Images, _text
+from vision_sr1.data import DataError
+from vision_sr1.data.pictures import Pictures
+from vision_sr1.data.texts import messages, plain_text
 from vision_sr1.images import UnusableImageError, plain_image, stored_form
 from vision_sr1.parsing import parse_response
 from vision_sr1.v1 import actor_pb2, pipeline_pb2
@@ -57,11 +60,21 @@ def images(data: bytes) -> None:
 def texts_and_paths(data: bytes) -> None:
     """A text that travels, or a reason; a path never leads out of its folder."""
     with contextlib.suppress(DataError):
-        assert _text(data, "a text").encode()
+        assert plain_text(data, "a text").encode()
     name = data.decode("utf-8", errors="surrogateescape")
     with contextlib.suppress(DataError):
-        _Images("nowhere/rows.parquet", DataConfig()).read([name], "a row")
+        Pictures("nowhere/rows.parquet", DataConfig()).read(name, "a row")
         raise AssertionError(f"read {name!r}, though the folder is not there")
+
+
+def conversations(data: bytes) -> None:
+    """Turns with text and a known role, or a reason."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    with contextlib.suppress(DataError):
+        assert all(turn.text.strip() and turn.role in ("system", "user", "assistant") for turn in messages(value, "x"))
 
 
 def graders(data: bytes) -> None:
@@ -74,7 +87,7 @@ def graders(data: bytes) -> None:
     stated_answer(rest, answer)
 
 
-TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths, graders)}
+TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths, conversations, graders)}
 
 
 def seeds() -> list[bytes]:
@@ -98,6 +111,7 @@ def seeds() -> list[bytes]:
         b"Answer: B|Which? A. red B. blue\n(C) 12 cm",
         b"-1,000.5e3 \\%|\\frac{1}{2}",
         b"https://a/b.png",
+        b'[{"from": "human", "value": "<image>?"}, {"role": "assistant", "content": [{"type": "text"}]}]',
         "caf\u00e9".encode(),
         *messages,
         *pictures,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import TARGETS, response_parser, seeds
 from vision_sr1.config import DataConfig
-from vision_sr1.dataset import DataError, Questions
+from vision_sr1.data import DataError, Questions
 
 SECONDS = 8  # of atheris per target
 PIECES = [

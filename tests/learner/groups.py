@@ -7,7 +7,7 @@ import numpy as np
 
 from learner.sequences import SequenceBuilder
 from vision_sr1.config import Config
-from vision_sr1.dataset import Conversations
+from vision_sr1.data import Conversations
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

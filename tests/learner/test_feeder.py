@@ -4,13 +4,13 @@ import pytest
 
 from learner.feeder import Feeder, FeederState
 from vision_sr1.config import load_config
-from vision_sr1.dataset import DataError, Questions
+from vision_sr1.data import DataError, Mixture, Questions
 
 CONFIG = load_config(None, environment={}).config.data
 
 
 def feeder(path: Path, **state: object) -> Feeder:
-    return Feeder(Questions(str(path), CONFIG), 7, FeederState(**state))  # type: ignore[arg-type]
+    return Feeder(Mixture([Questions(str(path), CONFIG)], [1.0], 7), 7, FeederState(**state))  # type: ignore[arg-type]
 
 
 def ids(drawn: list) -> list[str]:

@@ -15,7 +15,7 @@ from learner.policy import load_policy, rope_positions, token_logprobs
 from learner.sequences import Sequence, SequenceBuilder, SequenceError
 from tests.conftest import TINY
 from vision_sr1.config import Config, load_config
-from vision_sr1.dataset import Conversations
+from vision_sr1.data import Conversations
 
 CPU = torch.device("cpu")
 

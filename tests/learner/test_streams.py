@@ -11,7 +11,7 @@ import torch
 
 from learner.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
 from vision_sr1.config import Config
-from vision_sr1.dataset import QuestionRow
+from vision_sr1.data import QuestionRow
 from vision_sr1.groups import group_stream
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis

@@ -31,7 +31,7 @@ from learner.transfer import FleetTransfer
 from learner.verification import Probe
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import load_config
-from vision_sr1.dataset import Questions
+from vision_sr1.data import questions
 from vision_sr1.logs import configure_logging
 from vision_sr1.weights.fleet_client import FleetClient
 
@@ -52,9 +52,7 @@ class PublishingLearner:
         policy = load_policy(config, config.model.path, forbidden_token_ids=forbidden)
         self._engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
         self._streams = LearnerStreams(config, lambda: False)
-        assert config.data.train is not None
-        questions = Questions(config.data.train, config.data)
-        probe = Probe(config, self._engine, self._builder, questions, device)
+        probe = Probe(config, self._engine, self._builder, questions(config), device)
         self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
         if is_main():
             self._streams.open(resume=True)

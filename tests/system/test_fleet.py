@@ -27,7 +27,7 @@ from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import Config, RequeryConfig
-from vision_sr1.dataset import Questions
+from vision_sr1.data import Questions
 from vision_sr1.fleet import Fleet as Registry
 from vision_sr1.streams import Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -115,7 +115,7 @@ class Fleet:
         model.load_state_dict(load_file(self.folder / f"v{version}.safetensors"), strict=False)
         builder = SequenceBuilder(self.config.model)
         forbidden = vision_token_ids(builder.tokenizer)
-        row = Questions(str(self.config.data.train), self.config.data)[0]
+        row = Questions(self.config.data.train[0].path, self.config.data)[0]
         for name in names:
             actor = self.actors[name]
             for text, images in ((row.question, row.images), ("top left square red . what color is the square", [])):

@@ -26,7 +26,7 @@ from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
 from vision_sr1.config import RequeryConfig
-from vision_sr1.dataset import Questions
+from vision_sr1.data import Questions
 from vision_sr1.groups import requery_id
 from vision_sr1.parsing import TokenBytes, parse_response
 from vision_sr1.streams import Keys, Output, Stream, connect

@@ -4,9 +4,9 @@ Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unk
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from vision_sr1.parsing import ResponseFormat
 from vision_sr1.rewards import JUDGE, RANGES
@@ -53,13 +53,29 @@ class ModelConfig(Section):
     max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
 
 
-class DataConfig(Section):
-    """The data sets, in parquet files or hub names that the `datasets` library loads."""
+class SourceConfig(Section):
+    """One of several sets that are mixed."""
 
-    train: str | None = Field(None, description="RL prompts: parquet file, or name[@split] on a hub.")
-    evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each like `train`.")
-    sft: str | None = Field(None, description="Conversations (`messages`, `images`) for supervised stages.")
-    sft_evaluation: str | None = Field(None, description="Held-out conversations, to watch supervised stages by.")
+    path: str = Field(description="File (parquet, arrow, json, jsonl), folder, or name on a hub; @split at its end.")
+    weight: float = Field(1.0, gt=0, description="How often an epoch has each of its rows: 2 twice, 0.5 every other.")
+
+
+def _sources(value: Any) -> Any:
+    """One set, or a list of sets, each by its path or with its weight."""
+    found = [] if value is None else value if isinstance(value, list) else [value]
+    return [{"path": source} if isinstance(source, str) else source for source in found]
+
+
+Sources = Annotated[list[SourceConfig], BeforeValidator(_sources)]
+
+
+class DataConfig(Section):
+    """The data sets, which the `datasets` library reads from files, folders and hubs (docs/data.md)."""
+
+    train: Sources = Field([], description="RL prompts: one set, or a list of them.")
+    evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each one set.")
+    sft: Sources = Field([], description="Conversations for supervised stages: one set, or a list of them.")
+    sft_evaluation: Sources = Field([], description="Held-out conversations, to watch supervised stages by.")
     prompt_key: str = Field("problem", description="Column of the question, `<image>` markers included.")
     answer_key: str = Field("answer", description="Column of the reference answer.")
     image_key: str = Field("images", description="Column of the images: one, or a list, of bytes/path structs.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vision_sr1.config import Config
-from vision_sr1.dataset import Questions
+from vision_sr1.data import Questions
 
 METRICS = {
     "accuracy": "answer right",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vision_sr1.config import DataConfig
-from vision_sr1.dataset import Conversations, DataError, Questions
+from vision_sr1.data import Conversations, DataError, Questions
 
 
 def encoded(color: str = "red", kind: str = "PNG") -> bytes:

@@ -1,0 +1,101 @@
+"""Questions for RL and evaluation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from vision_sr1.chat import ImageMarkerError, content_parts
+from vision_sr1.config import DataConfig
+from vision_sr1.data.errors import DataError
+from vision_sr1.data.pictures import Pictures
+from vision_sr1.data.tables import load_table
+from vision_sr1.data.texts import Message, messages, plain_text
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class QuestionRow:
+    """One row of an RL or evaluation set; images are encoded bytes (PNG, JPEG, ...)."""
+
+    question: str
+    answer: str
+    images: list[bytes]
+    data_source: str
+    scene: str | None
+
+
+class Questions:
+    """An RL or evaluation set, indexable; each row is checked when it is read.
+
+    Args:
+        source: as `load_table` takes it.
+        check: raises `DataError` for a row that is not to be used, with a message that its place is put before.
+
+    Raises:
+        DataError: the set cannot be read, or lacks a column.
+    """
+
+    def __init__(self, source: str, config: DataConfig, check: Callable[[QuestionRow], None] | None = None) -> None:
+        self._rows = load_table(source)
+        self._source = source
+        self._config = config
+        self._pictures = Pictures(source, config)
+        self._check = check
+        self._told_of_system_prompts = False
+        there = self._rows.column_names
+        for setting, column in (("prompt_key", config.prompt_key), ("answer_key", config.answer_key)):
+            if column not in there:
+                raise DataError(f"{source} has no column {column!r} (data.{setting}); its columns: {', '.join(there)}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> QuestionRow:
+        """The row.
+
+        Raises:
+            DataError: question or answer is missing or no text, an image cannot be used, or the check refuses it.
+        """
+        where = f"{self._source}, row {index}"
+        row = self._rows[index]
+        asked = self._asked(row.get(self._config.prompt_key), where)
+        if asked.images:
+            images = [self._pictures.read(item, f"{where}, image {n}") for n, item in enumerate(asked.images)]
+        else:
+            images = self._pictures.of(row, where)
+        source, scene = row.get(self._config.source_key), row.get(self._config.scene_key)
+        found = QuestionRow(
+            question=asked.text,
+            answer=plain_text(row.get(self._config.answer_key), f"{where}: the answer"),
+            images=images,
+            data_source=plain_text(source, f"{where}: the data source") if source else Path(self._source).stem,
+            scene=None if scene is None else str(scene),
+        )
+        try:
+            content_parts(found.question, len(images))
+        except ImageMarkerError as error:
+            raise DataError(f"{where}: {error}", "row") from error
+        if self._check is not None:
+            try:
+                self._check(found)
+            except DataError as error:
+                raise DataError(f"{where}: {error}", error.reason) from error
+        return found
+
+    def _asked(self, value: Any, where: str) -> Message:
+        """The question as one user's turn."""
+        if not isinstance(value, list):
+            return Message("user", plain_text(value, f"{where}: the question"))
+        turns = messages(value, where)
+        if any(turn.role == "system" for turn in turns) and not self._told_of_system_prompts:
+            self._told_of_system_prompts = True
+            log.warning("system prompts are left out: data.prompt_template says what is asked", source=self._source)
+        asked = [turn for turn in turns if turn.role != "system"]
+        if [turn.role for turn in asked] != ["user"]:
+            said = ", ".join(turn.role for turn in asked) or "none"
+            raise DataError(f"{where}: a question is one turn of the user; here are: {said}", "row")
+        return asked[0]
