@@ -1,5 +1,6 @@
 """Sequences to train on: token ids with their images, and which tokens are the response."""
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -12,6 +13,7 @@ from transformers import AutoProcessor
 from vision_sr1.chat import content_parts, control_tokens, harmless
 from vision_sr1.config import ModelConfig
 from vision_sr1.images import plain_image
+from vision_sr1.prompts import IMAGE_MARKER
 
 
 class SequenceError(ValueError):
@@ -85,7 +87,7 @@ class SequenceBuilder:
             raise SequenceError("the response contains an image placeholder")
         token_ids = np.concatenate([prompt, response])
         is_image = np.concatenate([prompt == self._image_token, np.zeros(len(response), dtype=bool)])
-        expected = 0 if images is None else self._placeholders(images)
+        expected = sum(self._sizes(images))
         if int(is_image.sum()) != expected:
             raise SequenceError(f"{int(is_image.sum())} image placeholders for images that fill {expected}")
         return Sequence(token_ids, is_image, np.arange(len(prompt), len(token_ids)), images)
@@ -98,14 +100,17 @@ class SequenceBuilder:
         """
         images = self.images(encoded_images)
         turns: list[Turn] = []
-        remaining = len(encoded_images)
+        marked = any(IMAGE_MARKER in message["content"] for message in messages)
+        unplaced = 0 if marked else len(encoded_images)
         for message in messages:
-            here = message["content"].count("<image>") or (remaining if not turns else 0)
-            remaining -= here
+            here = message["content"].count(IMAGE_MARKER)
+            if message["role"] == "user":  # images without markers are the first question's
+                here, unplaced = here + unplaced, 0
             content = harmless(message["content"], self._control_tokens)
             turns.append({"role": message["role"], "content": content_parts(content, here)})
         ids: list[int] = []
         selected: list[int] = []
+        sizes = deque(self._sizes(images))
         rendered = ""
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant":
@@ -113,13 +118,15 @@ class SequenceBuilder:
             prefix = self._render(turns[:index], generate=True)
             if not prefix.startswith(rendered):
                 raise SequenceError("the chat template does not render a conversation turn by turn")
-            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, images)
+            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, sizes)
             reply = self.tokenizer(message_text(turn) + self._end_of_turn).input_ids
             selected += range(len(ids), len(ids) + len(reply))
             ids += reply
             rendered = prefix + message_text(turn) + self._end_of_turn
         if not selected:
             raise SequenceError("the conversation has no assistant turn to learn from")
+        if sizes:
+            raise SequenceError(f"{len(sizes)} of {len(encoded_images)} images have no marker in a turn that is answered")
         if len(ids) > self._max_len:
             raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
         token_ids = np.asarray(ids, dtype=np.int64)
@@ -138,26 +145,27 @@ class SequenceBuilder:
         )
         images = Images(features["pixel_values"], features["image_grid_thw"])
         start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
-        token_ids = np.array([start, *[self._image_token] * self._placeholders(images), end])
+        token_ids = np.array([start, *[self._image_token] * sum(self._sizes(images)), end])
         return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)
 
     def _render(self, turns: list[Turn], *, generate: bool) -> str:
         text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
         return text
 
-    def _placeholders(self, images: Images) -> int:
-        return int(images.grid_thw.prod(dim=1).sum()) // self.processor.image_processor.merge_size**2
+    def _sizes(self, images: Images | None) -> list[int]:
+        """Tokens of each image."""
+        if images is None:
+            return []
+        sizes: list[int] = (images.grid_thw.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist()
+        return sizes
 
-    def _expand(self, ids: list[int], images: Images | None) -> list[int]:
-        """Replaces each image placeholder by as many as its image has tokens, in order."""
-        if self._image_token not in ids:
-            return ids
-        if images is None or ids.count(self._image_token) != len(images.grid_thw):
-            raise SequenceError(f"{ids.count(self._image_token)} image placeholders in one turn for other images")
-        counts = iter((images.grid_thw.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist())
+    def _expand(self, ids: list[int], sizes: deque[int]) -> list[int]:
+        """Replaces each image placeholder by as many as its image has tokens; takes those off `sizes`, in order."""
         expanded: list[int] = []
         for token in ids:
-            expanded += [token] * next(counts) if token == self._image_token else [token]
+            if token == self._image_token and not sizes:
+                raise SequenceError(f"more {IMAGE_MARKER} markers than images")
+            expanded += [token] * (sizes.popleft() if token == self._image_token else 1)
         return expanded
 
 
