@@ -113,8 +113,12 @@ class Watched:
             time.sleep(1.0)
         time.sleep(2 * self.config.learner.weights.sync_timeout_s)  # whoever was set aside is back by then
 
-    def record(self, name: str, seconds: int, due: Sequence[str]) -> Test:
-        """A test of rules from the last seconds, at whose end the alerts that are `due` fire, and no other."""
+    def record(self, name: str, seconds: int, due: Sequence[str], well_for: int = 0) -> Test:
+        """A test of rules from the last seconds, at whose end the alerts that are `due` fire, and no other.
+
+        Args:
+            well_for: so many seconds from its beginning none fires.
+        """
         end = time.time()
         series = self._prometheus.recorded(self._names, end - seconds, end)
         firing = [{"labels": f'{{alertname="VisionSR1{alert}"}}', "value": 1} for alert in sorted(due)]
@@ -124,7 +128,7 @@ class Watched:
             "interval": "1m",
             "input_series": [{"series": said, "values": notation(values)} for said, values in series.items()],
             "promql_expr_test": [
-                {"expr": asked, "eval_time": f"{BEFORE_S - 5}m", "exp_samples": []},
+                *({"expr": asked, "eval_time": f"{minute}m", "exp_samples": []} for minute in range(well_for)),
                 {"expr": asked, "eval_time": f"{seconds}m", "exp_samples": firing},
             ],
         }
@@ -134,7 +138,7 @@ class Watched:
         time.sleep(BEFORE_S)
         heal = fault()
         time.sleep(seconds)
-        test = self.record(name, BEFORE_S + seconds, due)
+        test = self.record(name, BEFORE_S + seconds, due, well_for=BEFORE_S)
         heal()
         self.go_on()
         return test
@@ -231,7 +235,7 @@ def disturbed(folder: Path, model: Path, data: Path) -> Iterator[Test]:
     """A run to which one thing after another happens."""
     with Watched(folder, model, data) as run:
         time.sleep(120)
-        yield run.record("a healthy run", 120, [])
+        yield run.record("a healthy run", 120, [], well_for=120)
         actors, learner, reward_service = run.actors, run.learner, run.reward_service
         yield run.disturb("a prompt that nobody can read", lambda: write_garbage(run.config), 10, ["DeadLetters"])
         yield run.disturb(
@@ -243,10 +247,8 @@ def disturbed(folder: Path, model: Path, data: Path) -> Iterator[Test]:
         yield run.disturb(
             "the actors are gone", lambda: kill(*actors), 75, ["NoActors", "NoProgress", "ServiceDown", "StageStalled"]
         )
-        yield run.disturb(
-            "an actor's engine hangs", lambda: freeze(engine_of(actors[1])), 45, ["PublicationsFail", "VersionSkew"]
-        )
-        yield run.disturb("Redis hangs", lambda: freeze(run.redis), 40, ["RedisUnavailable"])
+        yield run.disturb("an actor's engine hangs", lambda: freeze(engine_of(actors[1])), 45, ["VersionSkew"])
+        yield run.disturb("Redis hangs", lambda: freeze(run.redis), 40, ["RedisUnavailable", "StageStalled"])
         yield run.disturb("the disk is full", lambda: fill_disk(learner), 60, ["CheckpointsFail", "ServiceDown"])
 
 
@@ -257,7 +259,7 @@ def careless(folder: Path, model: Path, data: Path) -> Iterator[Test]:
         f"reward.judge.url=http://{nobody}",
         *("reward.judge.model=nobody", "reward.judge.attempts=1"),
         f"reward.traces.url=postgresql+psycopg://nobody@{nobody}/traces",
-        "sampling.top_p=0.5",
+        *("sampling.top_p=0.5", "learner.max_staleness=0"),
     ]
     with Watched(folder, model, data, *options) as run:
         time.sleep(75)

@@ -36,6 +36,7 @@ WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long t
 POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
 BEST = "best"  # beside the checkpoints: a link to the one with the highest score
 WRITE_TIMEOUT_S = 1800.0
+FAILURES_IN_A_ROW = 3  # after so many the run ends: what no checkpoint holds fills Redis
 _STATE = "state"
 _MANIFEST = "trainer.json"
 _ASIDE = ".writing-"
@@ -77,6 +78,7 @@ class Checkpoints:
         self._keep = config.learner.keep_checkpoints
         self._stage = stage
         self._writing: _Writing | None = None
+        self._failures = 0
 
     def to_resume(self) -> Path | None:
         """The newest whole checkpoint, None where there is none; says which it passes over.
@@ -149,14 +151,15 @@ class Checkpoints:
         self._writing.start()
         SNAPSHOT_SECONDS.set(time.monotonic() - started)
 
-    def settle(self, *, wait: bool = False) -> Path | None:
+    def settle(self, *, wait: bool = False, last: bool = False) -> Path | None:
         """The checkpoint under way, once it has become whole; None while it has not. Every rank calls it.
 
         Args:
             wait: until it has.
+            last: no other will follow.
 
         Raises:
-            CheckpointError: with `wait`: it could not be written.
+            CheckpointError: it could not be written, and is the last one, or the third in a row.
         """
         writing = self._writing
         if writing is None:
@@ -169,8 +172,9 @@ class Checkpoints:
             return None
         self._writing = None
         if any_rank(writing.failure is not None):
-            self._give_up(writing, wait=wait)
+            self._give_up(writing, last=last)
             return None
+        self._failures = 0
         final = self._folder / f"{writing.number:06d}"
         if is_main():
             self._put_in_place(writing, final)
@@ -210,11 +214,12 @@ class Checkpoints:
         WRITE_SECONDS.set(time.monotonic() - writing.started)
         log.info("checkpoint written", folder=str(final), seconds=round(time.monotonic() - writing.started, 3))
 
-    def _give_up(self, writing: _Writing, *, wait: bool) -> None:
+    def _give_up(self, writing: _Writing, *, last: bool) -> None:
         CHECKPOINTS.labels("failed").inc()
+        self._failures += 1
         if is_main():
             shutil.rmtree(writing.aside, ignore_errors=True)
-        if wait:
+        if last or self._failures == FAILURES_IN_A_ROW:
             reason = writing.failure or "another rank failed, see its log"
             raise CheckpointError(f"checkpoint {writing.number} could not be written to {self._folder}: {reason}")
 

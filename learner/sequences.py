@@ -126,7 +126,9 @@ class SequenceBuilder:
         if not selected:
             raise SequenceError("the conversation has no assistant turn to learn from")
         if sizes:
-            raise SequenceError(f"{len(sizes)} of {len(encoded_images)} images have no marker in a turn that is answered")
+            raise SequenceError(
+                f"{len(sizes)} of {len(encoded_images)} images have no marker in a turn that is answered"
+            )
         if len(ids) > self._max_len:
             raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
         token_ids = np.asarray(ids, dtype=np.int64)

@@ -75,7 +75,7 @@ class SftTrainer:
             for batch in self._batches():
                 if self._learn(batch):
                     self._checkpoint()
-                    self._checkpoints.settle(wait=True)
+                    self._checkpoints.settle(wait=True, last=True)
                     return False
                 self._checkpoints.settle()
                 last = self._step == self._steps
@@ -83,7 +83,7 @@ class SftTrainer:
                     self._evaluate()
                 if not last and settings.checkpoint_every and self._step % settings.checkpoint_every == 0:
                     self._checkpoint()
-        self._checkpoints.settle(wait=True)
+        self._checkpoints.settle(wait=True, last=True)
         aside = self._output.with_name(f".writing-{self._output.name}")
         export_policy(self._engine.module, self._builder.processor, aside)
         if is_main():

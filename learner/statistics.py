@@ -67,8 +67,11 @@ class BatchStatistics:
         total = defaultdict(float, zip(names, every[: len(names)].tolist(), strict=True))
         tokens = max(1.0, total["tokens"])
         result = {
-            "mismatch_kl/engine_trainer": total["mismatch/fresh"] / max(1.0, total["mismatch_tokens/fresh"]),
-            "off_policy/stale_kl": total["mismatch/stale"] / max(1.0, total["mismatch_tokens/stale"]),
+            **{
+                scalar: total[f"mismatch/{age}"] / total[f"mismatch_tokens/{age}"]
+                for age, scalar in (("fresh", "mismatch_kl/engine_trainer"), ("stale", "off_policy/stale_kl"))
+                if total[f"mismatch_tokens/{age}"]  # without such tokens nothing is known
+            },
             "off_policy/truncated": total["truncated"] / tokens,
             "staleness/mean": total["staleness_sum"] / tokens,
             **{

@@ -89,7 +89,7 @@ class Trainer:
         self._best: float | None = state["best"]
         self._score: float | None = None  # of the policy as it is now, where it was evaluated
         self._learned: list[str] = []  # prompts learned from since the last checkpoint was begun
-        self._held: list[str] = []  # prompts that the checkpoint being written holds
+        self._held: list[str] = []  # prompts that the checkpoint being written holds, or those that failed would
         self._reference: Reference | None = None
         if any(component.kl_coef > 0 for component in settings.components):
             self._reference = self._make_reference(load, latest, device)
@@ -136,15 +136,16 @@ class Trainer:
                     self._evaluate()
                 if last or self._checkpoint_is_due():
                     self._checkpoint()
-            self._settle(wait=True)
+            self._settle(wait=True, last=True)
             if is_main():
                 with self._unless_stopping():
                     self._streams.finish()
         except StoppedError:
             log.info("stopping", batch=self._batch)
-            if self._learned or self._unfinished:
-                self._checkpoint()
             self._settle(wait=True)
+            if self._held or self._learned or self._unfinished:
+                self._checkpoint()
+            self._settle(wait=True, last=True)
             return False
         finally:
             self._scalars.close()
@@ -311,6 +312,7 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Begins to write the state as it is now."""
         self._settle(wait=True)
+        self._held, self._learned = self._held + self._learned, []
         if self._is_best():
             self._best = self._score
         state = {
@@ -318,7 +320,7 @@ class Trainer:
             "batch": self._batch,
             "feeder": self._feeder.state_dict(),
             "unfinished": asdict(self._unfinished) if self._unfinished else None,
-            "learned": self._learned,
+            "learned": self._held,
             "best": self._best,
             "score": self._score,
         }
@@ -326,17 +328,19 @@ class Trainer:
         if self._reference is not None and (weights := self._reference.snapshot()) is not None:
             also[_REFERENCE] = (self._reference.model, weights)
         self._checkpoints.begin(self._engine, self._builder.processor, self.version, state, also)
-        self._held, self._learned = self._learned, []
 
-    def _settle(self, *, wait: bool = False) -> None:
+    def _settle(self, *, wait: bool = False, last: bool = False) -> None:
         """Lets go of what a checkpoint holds, once it is on disk."""
-        folder = self._checkpoints.settle(wait=wait)
-        if folder is None or not is_main():
+        folder = self._checkpoints.settle(wait=wait, last=last)
+        if folder is None:
+            return
+        held, self._held = self._held, []
+        if not is_main():
             return
         with self._unless_stopping():
             if folder.name == f"{self.version:06d}":
                 self._streams.published(self.version, folder / POLICY)
-            self._streams.acknowledge(self._held)
+            self._streams.acknowledge(held)
 
     @contextlib.contextmanager
     def _unless_stopping(self) -> Iterator[None]:

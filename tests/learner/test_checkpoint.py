@@ -34,7 +34,7 @@ class Saver:
 
     def save(self, number: int, **state: object) -> Path:
         self.checkpoints.begin(self.engine, self.processor, number, {"policy_version": number, **state})
-        folder = self.checkpoints.settle(wait=True)
+        folder = self.checkpoints.settle(wait=True, last=True)
         assert folder is not None
         return folder
 
@@ -108,10 +108,24 @@ def test_a_full_disk_costs_a_checkpoint_and_not_those_before(saver):
     with full_disk():
         one.checkpoints.begin(one.engine, one.processor, 2, {"policy_version": 2})
         with pytest.raises(CheckpointError, match="checkpoint 2 could not be written to"):
-            one.checkpoints.settle(wait=True)
+            one.checkpoints.settle(wait=True, last=True)
     assert one.names() == ["000001"]
     one.save(3)
     assert one.names() == ["000001", "000003"]
+
+
+def test_training_goes_on_without_a_checkpoint_until_the_third_fails_in_a_row(saver):
+    one = saver()
+    for failing in (2, 2, 3):
+        with full_disk():
+            for number in range(failing):
+                one.checkpoints.begin(one.engine, one.processor, number, {})
+                if number < 2:
+                    assert one.checkpoints.settle(wait=True) is None
+                else:
+                    with pytest.raises(CheckpointError, match="checkpoint 2 could not be written to"):
+                        one.checkpoints.settle(wait=True)
+        one.save(7)
 
 
 def test_what_a_killed_learner_was_writing_is_cleared_away(saver):
