@@ -259,7 +259,7 @@ def careless(folder: Path, model: Path, data: Path) -> Iterator[Test]:
         f"reward.judge.url=http://{nobody}",
         *("reward.judge.model=nobody", "reward.judge.attempts=1"),
         f"reward.traces.url=postgresql+psycopg://nobody@{nobody}/traces",
-        *("sampling.top_p=0.5", "learner.max_staleness=0"),
+        *("sampling.top_p=0.3", "learner.max_staleness=0"),
     ]
     with Watched(folder, model, data, *options) as run:
         time.sleep(75)

@@ -2,7 +2,6 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
-from vision_sr1.chat import content_parts, control_tokens, harmless
+from vision_sr1.chat import Turn, control_tokens, conversation_turns
 from vision_sr1.config import ModelConfig
 from vision_sr1.images import plain_image
 from vision_sr1.prompts import IMAGE_MARKER
@@ -18,13 +17,6 @@ from vision_sr1.prompts import IMAGE_MARKER
 
 class SequenceError(ValueError):
     """A sequence cannot be trained on; the message says which and why."""
-
-
-class Turn(TypedDict):
-    """One message in the form of chat templates."""
-
-    role: str
-    content: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -99,15 +91,7 @@ class SequenceBuilder:
             SequenceError: no assistant turn, a chat template that rewrites earlier turns, or more tokens than fit.
         """
         images = self.images(encoded_images)
-        turns: list[Turn] = []
-        marked = any(IMAGE_MARKER in message["content"] for message in messages)
-        unplaced = 0 if marked else len(encoded_images)
-        for message in messages:
-            here = message["content"].count(IMAGE_MARKER)
-            if message["role"] == "user":  # images without markers are the first question's
-                here, unplaced = here + unplaced, 0
-            content = harmless(message["content"], self._control_tokens)
-            turns.append({"role": message["role"], "content": content_parts(content, here)})
+        turns = conversation_turns(messages, len(encoded_images), self._control_tokens)
         ids: list[int] = []
         selected: list[int] = []
         sizes = deque(self._sizes(images))

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 from vision_sr1.config import GraderName
 
@@ -39,6 +40,20 @@ def grade(name: GraderName, answer: str, reference: str, question: str, numeric_
     return graders[name](answer, reference, question)
 
 
+def can_read(name: GraderName, reference: str, question: str) -> bool:
+    """Whether the grader of this name finds in a reference what it compares: a number, an option, an expression, words.
+
+    Where it does not, it compares texts.
+    """
+    if name == "numeric":
+        return _number(reference) is not None
+    if name == "choice":
+        return _option(reference, _options(question)).isupper()
+    if name == "math_verify":
+        return bool(_expressions(reference))
+    return bool(_plain(reference))
+
+
 def warm_up(names: Iterable[GraderName]) -> None:
     """Loads what the graders of these names need: a second or more that is not to count as grading."""
     for name in names:
@@ -54,12 +69,9 @@ def mathruler(answer: str, reference: str, _: str = "") -> bool:
 
 def math_verify(answer: str, reference: str, _: str = "") -> bool:
     """Equal to the library math-verify, as expressions, sets, intervals or equations; else as `normalized`."""
-    from math_verify import parse, verify
+    from math_verify import verify
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours kills
-    wanted, given = (
-        parse(rf"\boxed{{{text}}}", fallback_mode="no_fallback", parsing_timeout=None) for text in (reference, answer)
-    )
+    wanted, given = _expressions(reference), _expressions(answer)
     if wanted and given and verify(wanted, given, timeout_seconds=None):
         return True
     return normalized(answer, reference)
@@ -77,7 +89,7 @@ def normalized(answer: str, reference: str, _: str = "") -> bool:
 
 def choice(answer: str, reference: str, question: str) -> bool:
     r"""The same option, by its letter (`B`, `(b)`, `B. blue`, `Answer: B`) or by its text in the question."""
-    options = {letter.upper(): _plain(text) for letter, text in _OPTION.findall(question)}
+    options = _options(question)
     return _option(answer, options) == _option(reference, options)
 
 
@@ -96,6 +108,19 @@ def _plain(text: str) -> str:
     text = _TEXT.sub(r"\1", unicodedata.normalize("NFKC", text)).replace("$", "").casefold()
     words = text.strip(" \t\n.,;:!?\"'`").split()
     return " ".join(word for word in words if word not in ("a", "an", "the") or len(words) == 1)
+
+
+def _expressions(text: str) -> list[Any]:
+    from math_verify import parse
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours kills
+    found: list[Any] = parse(rf"\boxed{{{text}}}", fallback_mode="no_fallback", parsing_timeout=None)
+    return found
+
+
+def _options(question: str) -> dict[str, str]:
+    """The question's options, in words, by their letters."""
+    return {letter.upper(): _plain(text) for letter, text in _OPTION.findall(question)}
 
 
 def _option(text: str, options: dict[str, str]) -> str:

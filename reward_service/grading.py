@@ -36,9 +36,9 @@ class Grading:
             right = await self._is_right(case)
         except CallFailedError as error:
             metrics.GRADINGS.labels(name, "failed").inc()
-            return Missing(f"grader {name} on {_shown(answer)} and {_shown(prompt.answer)}: {error}")
+            return Missing(f"grader {name} on {shown(answer)} and {shown(prompt.answer)}: {error}")
         metrics.GRADINGS.labels(name, "right" if right else "wrong").inc()
-        return Reward(float(right), f"{name}: {_shown(answer)} is {'' if right else 'not '}{_shown(prompt.answer)}")
+        return Reward(float(right), f"{name}: {shown(answer)} is {'' if right else 'not '}{shown(prompt.answer)}")
 
     async def close(self) -> None:
         """Ends the processes."""
@@ -61,5 +61,6 @@ class Grading:
         return right
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A text as explanations quote it."""
     return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")

@@ -1,6 +1,6 @@
 """A user's turn in the model's chat format: `<image>` markers become the chat template's image parts."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from prometheus_client import Counter
 
@@ -11,6 +11,13 @@ DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in the te
 
 class ImageMarkerError(ValueError):
     """The text's image markers and the images given do not match."""
+
+
+class Turn(TypedDict):
+    """One message in the form of chat templates."""
+
+    role: str
+    content: list[dict[str, str]]
 
 
 def content_parts(text: str, num_images: int) -> list[dict[str, str]]:
@@ -44,6 +51,22 @@ def render_user_turn(tokenizer: Any, text: str, num_images: int) -> str:
     messages = [{"role": "user", "content": content_parts(harmless(text, control_tokens(tokenizer)), num_images)}]
     rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return rendered
+
+
+def conversation_turns(messages: list[dict[str, str]], num_images: int, controls: frozenset[str]) -> list[Turn]:
+    """A conversation as chat templates take it; images are where their markers are, without any at the first question.
+
+    Args:
+        controls: tokens that are made plain text.
+    """
+    turns: list[Turn] = []
+    unplaced = 0 if any(IMAGE_MARKER in message["content"] for message in messages) else num_images
+    for message in messages:
+        here = message["content"].count(IMAGE_MARKER)
+        if message["role"] == "user":
+            here, unplaced = here + unplaced, 0
+        turns.append({"role": message["role"], "content": content_parts(harmless(message["content"], controls), here)})
+    return turns
 
 
 def control_tokens(tokenizer: Any) -> frozenset[str]:

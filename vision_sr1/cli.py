@@ -5,19 +5,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from vision_sr1 import __version__
-from vision_sr1.config import Config, ConfigError, LoadedConfig, load_config
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.data.commands import data_app
+from vision_sr1.terminal import ConfigPath, Overrides, Seed, console, errors, fail, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets that the project makes itself.")
 model_app = typer.Typer(no_args_is_help=True, help="Models that the project makes itself.")
 streams_app = typer.Typer(no_args_is_help=True, help="The streams of a run that goes on.")
 dead_app = typer.Typer(no_args_is_help=True, help="Entries that could not be handled.")
@@ -27,15 +27,9 @@ app.add_typer(model_app, name="model")
 app.add_typer(streams_app, name="streams")
 streams_app.add_typer(dead_app, name="dead")
 
-console = Console(soft_wrap=True)  # the terminal breaks lines: paths can be copied, and logs searched
-errors = Console(stderr=True, soft_wrap=True)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")]
 Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
-Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
 
 
 @app.callback()
@@ -51,7 +45,7 @@ def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = Fals
     """Trains by RL: starts Redis (if none is configured), actors, reward service and learner, and watches them."""
     from vision_sr1.launcher.run import run_training
 
-    effective = _load(config, [*(overrides or []), *_resuming(resume)]).config
+    effective = load(config, [*(overrides or []), *_resuming(resume)]).config
     _guarded(lambda: run_training(effective, console, effective.run.name, fresh=fresh))
 
 
@@ -60,7 +54,7 @@ def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False,
     """Fine-tunes `model.path` on the conversations of `data.sft`."""
     from vision_sr1.launcher.run import run_sft
 
-    effective = _load(config, [*(overrides or []), *_resuming(resume)]).config
+    effective = load(config, [*(overrides or []), *_resuming(resume)]).config
     _guarded(lambda: run_sft(effective, console, "sft", fresh=fresh))
 
 
@@ -83,47 +77,9 @@ def demo(
 def config_show(config: Annotated[Path | None, typer.Argument()] = None, overrides: Overrides = None) -> None:
     """Prints every value and where it came from: default, preset, file, environment or command line."""
     table = Table("key", "value", "origin", box=None, pad_edge=False)
-    for key, value, origin in _load(config, overrides or []).rows():
+    for key, value, origin in load(config, overrides).rows():
         table.add_row(key, value, origin)
     console.print(table)
-
-
-def _add_data_command(task: str, what: str, example: str) -> None:
-    """`vision-sr1 data TASK`."""
-
-    @data_app.command(task, help=what)
-    def write(
-        folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
-        seed: Seed = 0,
-        train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
-        base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
-        cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
-        held_out: Annotated[
-            int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")
-        ] = 256,
-        kinds: Annotated[str | None, typer.Option(help=f"Kinds of questions and their shares: {example}.")] = None,
-    ) -> None:
-        from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
-
-        try:
-            mix = parse_kinds(TASKS[task], kinds) if kinds else None
-        except ValueError as error:
-            _fail(str(error))
-        paths = write_task(
-            TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
-        )
-        for path in paths.values():
-            console.print(f"wrote {path}")
-
-
-_add_data_command(
-    "shapes",
-    "Coloured shapes in a grid, with a language prior (color, shape, position, count, comparison).",
-    "color=6,shape=4,position=1",
-)
-_add_data_command(
-    "digits", "Scans of handwritten digits in a grid (digit, parity, larger, count).", "digit=6,parity=3,larger=1"
-)
 
 
 @model_app.command("tiny")
@@ -138,7 +94,7 @@ def model_tiny(
     from vision_sr1.tiny_model import make_tiny_model
 
     if task not in TASKS:
-        _fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+        fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     make_tiny_model(folder, corpus(TASKS[task]), seed=seed, tie_word_embeddings=not untied)
     console.print(f"wrote {folder}")
 
@@ -183,9 +139,9 @@ def traces(
     from vision_sr1.launcher.traces import export_traces, serve_traces
 
     if not (run / "config.yaml").is_file():
-        _fail(f"{run} is no folder of a run: it has no config.yaml")
+        fail(f"{run} is no folder of a run: it has no config.yaml")
     place = [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}", *(overrides or [])]
-    effective = _load(run / "config.yaml", place).config
+    effective = load(run / "config.yaml", place).config
     if export is not None:
         raise typer.Exit(export_traces(run / "config.yaml", place, export, console))
     serve_traces(run / "config.yaml", place, effective, console)
@@ -204,7 +160,7 @@ def plan(
     from vision_sr1.planning.report import print_plan
 
     def work() -> None:
-        effective = _load(config, overrides or []).config
+        effective = load(config, overrides).config
         size = model_size(model, effective.learner)
         print_plan(console, model, size, effective, chosen_gpu(gpu), gpus)
 
@@ -217,7 +173,7 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
     from vision_sr1.doctor import examine
 
     failed = False
-    for finding in examine(_load(config, overrides or []).config):
+    for finding in examine(load(config, overrides).config):
         color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.state]
         console.print(f"[{color}]{finding.state:8}[/] {finding.check:12}", escape(finding.said), highlight=False)
         if finding.cure:
@@ -237,22 +193,15 @@ def _on_streams(path: Path, overrides: list[str] | None, work: Callable[[ModuleT
     from vision_sr1.streams.dead_letters import NoDeadLetterError
 
     try:
-        work(commands, _load(path, overrides or []).config)
+        work(commands, load(path, overrides).config)
     except ConfigError as error:
-        _fail(str(error))
+        fail(str(error))
     except (StreamsUnavailableError, NoDeadLetterError) as error:
-        _fail(str(error), status=1)
+        fail(str(error), status=1)
 
 
 def _resuming(resume: bool) -> list[str]:
     return ["learner.resume=true"] if resume else []
-
-
-def _load(path: Path | None, overrides: list[str]) -> LoadedConfig:
-    try:
-        return load_config(path, overrides)
-    except ConfigError as error:
-        _fail(str(error))
 
 
 def _guarded(work: Callable[[], None]) -> None:
@@ -261,17 +210,12 @@ def _guarded(work: Callable[[], None]) -> None:
     try:
         work()
     except ConfigError as error:
-        _fail(str(error))
+        fail(str(error))
     except StageFailedError as error:
-        _fail(str(error), status=1)
+        fail(str(error), status=1)
     except InterruptedRunError:
         errors.print("stopped; --resume continues from the last checkpoint")
         raise typer.Exit(130) from None
-
-
-def _fail(message: str, status: int = 2) -> NoReturn:
-    errors.print(message, style="red", highlight=False, markup=False)
-    raise typer.Exit(status)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Conversations:
 
     def __init__(self, source: str, config: DataConfig) -> None:
         self._rows = load_table(source)
-        self._source = source
+        self.source = source
         self._pictures = Pictures(source, config)
         there = self._rows.column_names
         form = next((columns for columns in FORMS if set(columns) <= set(there)), None)
@@ -50,7 +50,7 @@ class Conversations:
         Raises:
             DataError: a message is no text, nobody answers, or an image cannot be used.
         """
-        where = f"{self._source}, row {index}"
+        where = f"{self.source}, row {index}"
         row: dict[str, Any] = self._rows[index]
         turns = [turn for column in self._form for turn in messages(row.get(column), where)]
         if all(turn.role != "assistant" for turn in turns):

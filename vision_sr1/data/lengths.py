@@ -5,32 +5,45 @@ from typing import Any
 
 from PIL import Image
 
-from vision_sr1.chat import render_user_turn
-from vision_sr1.config import Config, ModelConfig
+from vision_sr1.chat import control_tokens, conversation_turns, render_user_turn
+from vision_sr1.config import Config, ConfigError, ModelConfig
+from vision_sr1.data.conversations import ConversationRow
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import QuestionRow
 from vision_sr1.prompts import PromptTemplate
 
 
 class PromptLengths:
-    """Counts the tokens of prompts exactly as actors will have them, without decoding an image.
+    """Counts tokens without decoding an image: of prompts exactly as actors will have them, of conversations as the
+    chat template renders them.
 
     Args:
         config: names the model, its `min_pixels` and `max_pixels`, the prompt's template, and the most tokens.
+
+    Raises:
+        ConfigError: the model's tokenizer or image processor cannot be read.
     """
 
     def __init__(self, config: Config) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-        self._processor = AutoImageProcessor.from_pretrained(config.model.path)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+            self._processor = AutoImageProcessor.from_pretrained(config.model.path)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.path {config.model.path!r}: no tokenizer or image processor: {error}") from error
         self._template = PromptTemplate(config.data.prompt_template)
         self._model = config.model
-        self._longest = min(config.sampling.max_prompt_tokens, config.model.max_model_len - 1)
+        self._longest_prompt = min(config.sampling.max_prompt_tokens, config.model.max_model_len - 1)
+        self._longest = config.model.max_model_len
 
-    def tokens(self, row: QuestionRow) -> int:
-        """Tokens of a row's prompt: chat template, text, and all its images' placeholders."""
-        text = render_user_turn(self._tokenizer, self._template.answer(row.question), len(row.images))
+    def tokens(self, row: QuestionRow | ConversationRow) -> int:
+        """Tokens of a prompt or conversation: chat template, text, and all its images' placeholders."""
+        if isinstance(row, QuestionRow):
+            text = render_user_turn(self._tokenizer, self._template.answer(row.question), len(row.images))
+        else:
+            turns = conversation_turns(row.messages, len(row.images), control_tokens(self._tokenizer))
+            text = self._tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
         return len(self._tokenizer(text).input_ids) + sum(self.image_tokens(image) - 1 for image in row.images)
 
     def image_tokens(self, encoded: bytes) -> int:
@@ -39,20 +52,27 @@ class PromptLengths:
             width, height = image.size
         return image_tokens(self._processor, self._model, width, height)
 
-    def check(self, row: QuestionRow) -> None:
-        """Refuses a row whose prompt is too long to be answered.
+    def check(self, row: QuestionRow | ConversationRow) -> int:
+        """Refuses a prompt that is too long to be answered, a conversation too long to be learned from.
+
+        Returns:
+            its tokens.
 
         Raises:
             DataError: with the numbers and the settings that bound them.
         """
         tokens = self.tokens(row)
-        if tokens > self._longest:
+        if isinstance(row, QuestionRow):
+            longest, bounds = self._longest_prompt, "sampling.max_prompt_tokens, model.max_model_len"
+        else:
+            longest, bounds = self._longest, "model.max_model_len"
+        if tokens > longest:
             raise DataError(
-                f"its prompt has {tokens} tokens, {sum(map(self.image_tokens, row.images))} of them for images; "
-                f"{self._longest} are allowed (sampling.max_prompt_tokens, model.max_model_len); images take fewer "
-                "with a lower model.max_pixels",
+                f"{tokens} tokens, {sum(map(self.image_tokens, row.images))} of them for images; {longest} are allowed "
+                f"({bounds}); images take fewer with a lower model.max_pixels",
                 "length",
             )
+        return tokens
 
 
 def image_tokens(processor: Any, model: ModelConfig, width: int, height: int) -> int:

@@ -64,7 +64,7 @@ class Mixture(Generic[Row]):
         return rows[place if order is None else int(order[place])]
 
 
-def questions(config: Config, check: Callable[[QuestionRow], None] | None = None) -> Mixture[QuestionRow]:
+def questions(config: Config, check: Callable[[QuestionRow], object] | None = None) -> Mixture[QuestionRow]:
     """What `data.train` names.
 
     Raises:

@@ -1,7 +1,6 @@
 """The images of a row: wherever they are, in the form in which they travel."""
 
 import base64
-import binascii
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from vision_sr1.config import DataConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.images import UnusableImageError, stored_form
 
+VIDEOS = ("videos", "video")
 COLUMNS = ("images", "image")  # one of them is taken where `data.image_key` names none of the columns
 
 
@@ -27,6 +27,8 @@ class Pictures:
         Raises:
             DataError: one of them cannot be used.
         """
+        if any(row.get(key) for key in VIDEOS):
+            raise DataError(f"{where}: videos cannot be used: sample frames of them, and give these as images", "image")
         value = next((row[key] for key in self._keys if row.get(key) is not None), None)
         if value is None:
             return []
@@ -64,7 +66,7 @@ class Pictures:
         if name.startswith("data:image/"):
             try:
                 return base64.b64decode(name.partition(";base64,")[2], validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise DataError(f"{what}: {name[:40]!r}... is no base64: {error}", "image") from error
         if "://" in name:
             raise DataError(f"{what}: {name!r} is a URL: download it, and give its path or its bytes", "image")

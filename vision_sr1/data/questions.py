@@ -39,9 +39,9 @@ class Questions:
         DataError: the set cannot be read, or lacks a column.
     """
 
-    def __init__(self, source: str, config: DataConfig, check: Callable[[QuestionRow], None] | None = None) -> None:
+    def __init__(self, source: str, config: DataConfig, check: Callable[[QuestionRow], object] | None = None) -> None:
         self._rows = load_table(source)
-        self._source = source
+        self.source = source
         self._config = config
         self._pictures = Pictures(source, config)
         self._check = check
@@ -60,7 +60,7 @@ class Questions:
         Raises:
             DataError: question or answer is missing or no text, an image cannot be used, or the check refuses it.
         """
-        where = f"{self._source}, row {index}"
+        where = f"{self.source}, row {index}"
         row = self._rows[index]
         asked = self._asked(row.get(self._config.prompt_key), where)
         if asked.images:
@@ -72,7 +72,7 @@ class Questions:
             question=asked.text,
             answer=plain_text(row.get(self._config.answer_key), f"{where}: the answer"),
             images=images,
-            data_source=plain_text(source, f"{where}: the data source") if source else Path(self._source).stem,
+            data_source=plain_text(source, f"{where}: the data source") if source else Path(self.source).stem,
             scene=None if scene is None else str(scene),
         )
         try:
@@ -93,7 +93,7 @@ class Questions:
         turns = messages(value, where)
         if any(turn.role == "system" for turn in turns) and not self._told_of_system_prompts:
             self._told_of_system_prompts = True
-            log.warning("system prompts are left out: data.prompt_template says what is asked", source=self._source)
+            log.warning("system prompts are left out: data.prompt_template says what is asked", source=self.source)
         asked = [turn for turn in turns if turn.role != "system"]
         if [turn.role for turn in asked] != ["user"]:
             said = ", ".join(turn.role for turn in asked) or "none"

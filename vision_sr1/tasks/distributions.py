@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vision_sr1.data.schemas import CONVERSATIONS, QUESTIONS
 from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.digits import DigitsTask
 from vision_sr1.tasks.shapes import ShapesTask
@@ -30,23 +31,6 @@ TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
 CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.75
 HELD_OUT_PRIOR_SHARE = 0.5
-
-_IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-_QUESTIONS = pa.schema(
-    [
-        ("problem", pa.string()),
-        ("answer", pa.string()),
-        ("images", _IMAGES),
-        ("data_source", pa.string()),
-        ("scene", pa.string()),
-    ]
-)
-_CONVERSATIONS = pa.schema(
-    [
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("images", _IMAGES),
-    ]
-)
 
 Row = dict[str, Any]
 
@@ -114,23 +98,23 @@ def write_task(
         return row
 
     plan: dict[str, tuple[int, pa.Schema, Callable[[np.random.Generator], Row]]] = {
-        "base": (base, _CONVERSATIONS, base_row),
-        "cold_start": (cold_start, _CONVERSATIONS, partial(cold_start_row, described=True)),
-        "train": (train, _QUESTIONS, question_row("train", uniform, mix)),
+        "base": (base, CONVERSATIONS, base_row),
+        "cold_start": (cold_start, CONVERSATIONS, partial(cold_start_row, described=True)),
+        "train": (train, QUESTIONS, question_row("train", uniform, mix)),
         "normal": (
             held_out,
-            _QUESTIONS,
+            QUESTIONS,
             question_row("normal", lambda rng: task.draw_held_out(rng, HELD_OUT_PRIOR_SHARE), mix),
         ),
         "counter_prior": (
             held_out,
-            _QUESTIONS,
+            QUESTIONS,
             question_row("counter_prior", task.draw_counter_prior, task.counter_prior_kinds),
         ),
-        "cold_start_think": (cold_start, _CONVERSATIONS, partial(cold_start_row, described=False)),
+        "cold_start_think": (cold_start, CONVERSATIONS, partial(cold_start_row, described=False)),
         "cold_start_shortcut": (
             cold_start,
-            _CONVERSATIONS,
+            CONVERSATIONS,
             partial(cold_start_row, described=True, answered_from="image"),
         ),
     }

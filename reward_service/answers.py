@@ -1,0 +1,43 @@
+"""`python -m reward_service.answers CONFIG`: reference answers of a data set, tried on the configuration's graders.
+
+For each line that it reads, a JSON object of `data_source`, `question` and `answer`, it writes one: null where the
+grader finds what it compares answers by, else why not.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from reward_service.graders import can_read, warm_up
+from reward_service.grading import MEMORY_BYTES, shown
+from reward_service.killable import CallFailedError, Killable
+from vision_sr1.config import RewardConfig, load_config
+
+
+async def check_answers(config: RewardConfig, lines: Iterable[str], out: TextIO) -> None:
+    """Answers line by line, each grader within its time limit."""
+    processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, {config.grader, *config.graders.values()}))
+    try:
+        for line in lines:
+            case = json.loads(line)
+            name = config.graders.get(case["data_source"], config.grader)
+            why: str | None = None
+            try:
+                if not await processes.call(
+                    can_read, name, case["answer"], case["question"], timeout_s=config.grading_timeout_s
+                ):
+                    why = f"{name} cannot read {shown(case['answer'])}"
+            except CallFailedError as error:
+                why = f"{name} on {shown(case['answer'])}: {error}"
+            out.write(json.dumps(why) + "\n")
+            out.flush()
+    finally:
+        await processes.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(check_answers(load_config(Path(sys.argv[1])).config.reward, sys.stdin, sys.stdout))

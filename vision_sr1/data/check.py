@@ -1,0 +1,139 @@
+"""What a data set is worth before it is trained on: every row read as training will read it."""
+
+import hashlib
+import io
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from PIL import Image
+
+from vision_sr1.config import DataConfig
+from vision_sr1.data.conversations import FORMS, ConversationRow, Conversations
+from vision_sr1.data.errors import DataError, Reason
+from vision_sr1.data.lengths import PromptLengths
+from vision_sr1.data.questions import QuestionRow, Questions
+from vision_sr1.data.tables import load_table
+
+AnyRow = QuestionRow | ConversationRow
+Verdict = Callable[[QuestionRow], str | None]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Least, middle and greatest of some numbers."""
+
+    least: float
+    median: float
+    greatest: float
+
+    @classmethod
+    def of(cls, numbers: list[float]) -> "Range | None":
+        """None where there are no numbers."""
+        return cls(min(numbers), statistics.median(numbers), max(numbers)) if numbers else None
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        kind: what the set is for, by its columns.
+        rows: all there are.
+        refused: by reason, what is said of each row that cannot be used.
+        duplicates: rows that ask the same of the same images as the row beside them.
+        unreadable: rows whose own answer the grader does not take for right, and why.
+        images: number of images by rows that have so many.
+        pixels, kilobytes: of the images.
+        tokens: of the prompts, or of whole conversations; None without the model's tokenizer.
+        sources: rows by data source.
+    """
+
+    kind: Literal["questions", "conversations"]
+    rows: int
+    refused: dict[Reason, list[str]] = field(default_factory=dict)
+    duplicates: list[tuple[int, int]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    images: Counter[int] = field(default_factory=Counter)
+    pixels: Range | None = None
+    kilobytes: Range | None = None
+    tokens: Range | None = None
+    sources: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def usable(self) -> int:
+        """Rows that will be trained on."""
+        return self.rows - sum(map(len, self.refused.values()))
+
+
+def open_rows(source: str, config: DataConfig) -> Questions | Conversations:
+    """A set by its columns: of conversations where it has some, and no answers.
+
+    Raises:
+        DataError: it cannot be read, or is neither.
+    """
+    columns = set(load_table(source).column_names)
+    if config.answer_key not in columns and any(set(form) <= columns for form in FORMS):
+        return Conversations(source, config)
+    return Questions(source, config)
+
+
+def readable_rows(rows: Questions | Conversations) -> Iterator[tuple[int, AnyRow | DataError]]:
+    """Every row by its number, or what is wrong with it."""
+    for index in range(len(rows)):
+        try:
+            yield index, rows[index]
+        except DataError as error:
+            yield index, error
+
+
+def check(
+    rows: Questions | Conversations,
+    lengths: PromptLengths | None,
+    verdict: Verdict,
+    seen: Callable[[int, AnyRow | DataError], None],
+) -> Report:
+    """Reads all rows.
+
+    Args:
+        lengths: of prompts; None: they are not counted.
+        verdict: of a row's grader on its answer: None where it can be read, else why not.
+        seen: is told of every row.
+    """
+    report = Report("questions" if isinstance(rows, Questions) else "conversations", len(rows))
+    first: dict[bytes, int] = {}
+    tokens: list[float] = []
+    pixels: list[float] = []
+    kilobytes: list[float] = []
+    for index, row in readable_rows(rows):
+        if not isinstance(row, DataError) and lengths is not None:
+            try:
+                tokens.append(lengths.check(row))
+            except DataError as error:
+                row = DataError(f"{rows.source}, row {index}: {error}", error.reason)
+        seen(index, row)
+        if isinstance(row, DataError):
+            report.refused.setdefault(row.reason, []).append(str(row))
+            continue
+        report.images[len(row.images)] += 1
+        for image in row.images:
+            with Image.open(io.BytesIO(image)) as picture:
+                pixels.append(picture.width * picture.height)
+            kilobytes.append(len(image) / 1000)
+        digest = content_hash(row)
+        if (earlier := first.setdefault(digest, index)) != index:
+            report.duplicates.append((index, earlier))
+        if isinstance(row, QuestionRow):
+            report.sources[row.data_source] += 1
+            if (why := verdict(row)) is not None:
+                report.unreadable.append(f"row {index}: {why}")
+    report.tokens, report.pixels, report.kilobytes = Range.of(tokens), Range.of(pixels), Range.of(kilobytes)
+    return report
+
+
+def content_hash(row: AnyRow) -> bytes:
+    """The same for rows that ask the same of the same images."""
+    said = row.question if isinstance(row, QuestionRow) else repr(row.messages)
+    return hashlib.sha256(said.encode() + b"".join(hashlib.sha256(image).digest() for image in row.images)).digest()

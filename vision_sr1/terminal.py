@@ -1,0 +1,30 @@
+"""What the commands of `vision-sr1` have in common: the terminal, arguments, and how mistakes are told."""
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from vision_sr1.config import ConfigError, LoadedConfig, load_config
+
+console = Console(soft_wrap=True)  # the terminal breaks lines: paths can be copied, and logs searched
+errors = Console(stderr=True, soft_wrap=True)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
+Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
+
+
+def load(path: Path | None, overrides: list[str] | None) -> LoadedConfig:
+    """The effective configuration; a mistake in it ends the command."""
+    try:
+        return load_config(path, overrides or [])
+    except ConfigError as error:
+        fail(str(error))
+
+
+def fail(message: str, status: int = 2) -> NoReturn:
+    """Ends the command with a message."""
+    errors.print(message, style="red", highlight=False, markup=False)
+    raise typer.Exit(status)
