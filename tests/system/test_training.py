@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import datasets
 import httpx
 import psutil
 import pyarrow as pa
@@ -332,6 +333,45 @@ def test_digits_train_from_their_parquet_file_with_another_configuration_and_not
     assert fresh, "the first batch has tokens of the policy that learns from them"
     assert max(map(abs, fresh)) < 1e-6, "actors hold other weights"
     assert {scored.rollout.prompt.data_source for scored in traces(run)} == {"digits/train", "digits/normal"}
+
+
+def test_sets_of_several_forms_with_and_without_images_train_together_and_broken_rows_are_passed_over(
+    tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path]
+):
+    """Rows as Vision-SR1-47K has them, some of text only; and lines of JSON, of which an epoch takes half."""
+    rows = pq.read_table(shapes["train"]).to_pylist()
+    features = datasets.Features(
+        {
+            "problem": datasets.Value("string"),
+            "answer": datasets.Value("string"),
+            "images": datasets.List(datasets.Image()),
+        }
+    )
+    hub_like = [{**{key: row[key] for key in ("problem", "answer")}, "images": row["images"]} for row in rows[:4]]
+    hub_like += [{"problem": "one red circle : what color", "answer": "red", "images": images} for images in ([], None)]
+    hub_like += [{"problem": "<image> what", "answer": "red", "images": []}]
+    datasets.Dataset.from_list(hub_like, features=features).to_parquet(tmp_path / "hub.parquet")
+    for number, row in enumerate(rows[4:8]):
+        (tmp_path / f"{number}.png").write_bytes(row["images"][0]["bytes"])
+    lines = [
+        {"problem": row["problem"], "answer": row["answer"], "images": f"{n}.png"} for n, row in enumerate(rows[4:8])
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sources = [str(tmp_path / "hub.parquet"), {"path": str(tmp_path / "lines.jsonl"), "weight": 0.5}]
+    options = [f"data.train={json.dumps(sources)}", "learner.batches=2"]
+    run = training(tmp_path, cold_start_model, shapes, *options)
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    asked = [scored.rollout.prompt for scored in traces(run) if scored.rollout.prompt.purpose == pb.PURPOSE_TRAIN]
+    assert {prompt.data_source for prompt in asked} == {"hub", "lines"}
+    assert {len(prompt.images) for prompt in asked} == {0, 1}
+    first_epoch = {prompt.id: prompt.question for prompt in asked if prompt.id.startswith("0/")}
+    expected = [row["problem"] for row in hub_like[:6]]
+    from_lines = [prompt for prompt in asked if prompt.id.startswith("0/") and prompt.data_source == "lines"]
+    assert len({prompt.id for prompt in from_lines}) == 2
+    assert sorted(first_epoch.values()) == sorted([*expected, *{p.id: p.question for p in from_lines}.values()])
+    log = (tmp_path / "runs" / "run" / "logs" / "learner.log").read_text()
+    assert "hub.parquet, row 6: 1 <image> markers for 0 images" in log
 
 
 def test_a_mistake_in_the_data_ends_the_run_with_its_reason(tmp_path: Path, tiny_model: Path, shapes: dict[str, Path]):
