@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from bench.prometheus import METRIC, RULES, Prometheus, alerts
 from tests.system.conftest import Run, training
@@ -18,6 +19,8 @@ from vision_sr1.ports import free_port
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 RUNBOOK = DEPLOY.parent / "docs" / "runbook.md"
+RECORDED = RULES.with_name("recorded.test.yaml")
+TESTED = (RULES.with_name("rules.test.yaml"), RECORDED)
 ONLY_ON_GPUS = {"vision_sr1_learner_mfu"}
 
 needs_prometheus = pytest.mark.skipif(
@@ -99,9 +102,27 @@ def test_nothing_is_wrong_with_a_healthy_run(prometheus: Prometheus):
 
 @needs_prometheus
 def test_alerts_come_at_their_faults_and_not_otherwise():
-    subprocess.run(["promtool", "test", "rules", "rules.test.yaml"], cwd=RULES.parent, check=True)
-    tested = (RULES.parent / "rules.test.yaml").read_text()
+    subprocess.run(["promtool", "test", "rules", *(path.name for path in TESTED)], cwd=RULES.parent, check=True)
+    tested = "".join(path.read_text() for path in TESTED)
     assert [rule["alert"] for rule in alerts() if rule["alert"] not in tested] == []
+
+
+@needs_prometheus
+def test_recorded_metrics_are_those_that_services_export(prometheus: Prometheus):
+    """By name and labels; `python -m bench.faults` records them anew."""
+    exported = {
+        (labels.pop("__name__"), *sorted(labels))
+        for labels in prometheus.get("series", **{"match[]": '{__name__=~"up|vision_sr1_.*"}'})
+    }
+    series = {
+        recorded["series"]
+        for test in yaml.safe_load(RECORDED.read_text())["tests"]
+        for recorded in test["input_series"]
+    }
+    recorded = {
+        (name, *sorted(re.findall(r'(\w+)="', labels))) for name, _, labels in (s.partition("{") for s in series)
+    }
+    assert recorded - exported == set()
 
 
 def test_every_alert_leads_to_its_section_of_the_runbook():
