@@ -54,7 +54,7 @@ class Conversations:
         row: dict[str, Any] = self._rows[index]
         turns = [turn for column in self._form for turn in messages(row.get(column), where)]
         if all(turn.role != "assistant" for turn in turns):
-            raise DataError(f"{where}: no turn of the assistant to learn from", "row")
+            raise DataError(f"{where}: no assistant turn to learn from", "row")
         own = [item for turn in turns for item in turn.images]
         images = [self._pictures.read(item, f"{where}, image {number}") for number, item in enumerate(own)]
         return ConversationRow(
