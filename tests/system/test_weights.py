@@ -26,7 +26,7 @@ from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
 from vision_sr1.config import RequeryConfig
-from vision_sr1.data import Questions
+from vision_sr1.data import Mixture, Questions
 from vision_sr1.groups import requery_id
 from vision_sr1.parsing import TokenBytes, parse_response
 from vision_sr1.streams import Keys, Output, Stream, connect
@@ -325,7 +325,7 @@ def test_the_first_wrong_parameter_is_named(
 ):
     config = actor.config
     streams = LearnerStreams(config, lambda: False)
-    questions = Questions(str(shapes["train"]), config.data)
+    questions = Mixture([Questions(str(shapes["train"]), config.data)], [1.0], 0)
     probe = Probe(config, learner.engine, learner.builder, questions, torch.device("cpu"))
     transfer, version = transfer_with(learner, actor), actor.version() + 1
     assert transfer.send(version, [actor.info])
