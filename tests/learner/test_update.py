@@ -153,6 +153,21 @@ def test_importance_weights_correct_for_actors_that_disagree(learner):
     assert scalars["ratio/p99"] == pytest.approx(1.0, abs=1e-3), "ratios are to the trainer's own, before the batch"
 
 
+def test_how_engine_and_trainer_differ_is_said_only_where_tokens_tell_it(learner):
+    fresh = learner().learn()
+    assert "mismatch_kl/engine_trainer" in fresh
+    assert "off_policy/stale_kl" not in fresh
+    late = learner("learner.max_staleness=1")
+    for group in late.groups:
+        for scored in group.rollouts:
+            for sample in (scored.rollout.sample, *(requery.sample for requery in scored.requeries)):
+                for span in sample.versions:
+                    span.policy_version -= 1
+    stale = late.learn()
+    assert "mismatch_kl/engine_trainer" not in stale
+    assert "off_policy/stale_kl" in stale
+
+
 def test_stale_tokens_count_less_with_each_version_beyond_the_bound(learner):
     """At a weight of one half, tokens two versions beyond the bound give a quarter of the gradient."""
     norms = []
