@@ -94,7 +94,7 @@ class Trainer:
         if any(component.kl_coef > 0 for component in settings.components):
             self._reference = self._make_reference(load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
-        rows = questions(config, PromptLengths(config).check)
+        rows = questions(config, PromptLengths(config, self._builder.processor).check)
         self._feeder = Feeder(rows, config.run.seed, FeederState(**state["feeder"]))
         self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)

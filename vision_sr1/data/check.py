@@ -133,7 +133,13 @@ def check(
     return report
 
 
+def said(row: AnyRow) -> str:
+    """A row's text: what is asked, or the whole conversation."""
+    return row.question if isinstance(row, QuestionRow) else repr(row.messages)
+
+
 def content_hash(row: AnyRow) -> bytes:
     """The same for rows that ask the same of the same images."""
-    said = row.question if isinstance(row, QuestionRow) else repr(row.messages)
-    return hashlib.sha256(said.encode() + b"".join(hashlib.sha256(image).digest() for image in row.images)).digest()
+    return hashlib.sha256(
+        said(row).encode() + b"".join(hashlib.sha256(image).digest() for image in row.images)
+    ).digest()

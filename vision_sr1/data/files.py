@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vision_sr1.config import DataConfig, SourceConfig
-from vision_sr1.data.check import AnyRow, open_rows, readable_rows
+from vision_sr1.data.check import AnyRow, open_rows, readable_rows, said
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.mixture import Mixture
 from vision_sr1.data.questions import QuestionRow, Questions
@@ -98,8 +98,7 @@ class _Kin:
         """A row, as a member of a family."""
         member = len(self._parents)
         self._parents.append(member)
-        said = row.question if isinstance(row, QuestionRow) else repr(row.messages)
-        for part in row.images or [said.encode()]:
+        for part in row.images or [said(row).encode()]:
             other = self._known.setdefault(hashlib.sha256(part).digest(), member)
             self._parents[self.family(other)] = self.family(member)
         return member

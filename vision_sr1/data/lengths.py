@@ -20,18 +20,23 @@ class PromptLengths:
     Args:
         config: names the model, its `min_pixels` and `max_pixels`, the prompt's template, and the most tokens.
 
+        processor: the model's own, where it is loaded already.
+
     Raises:
         ConfigError: the model's tokenizer or image processor cannot be read.
     """
 
-    def __init__(self, config: Config) -> None:
-        from transformers import AutoImageProcessor, AutoTokenizer
+    def __init__(self, config: Config, processor: Any = None) -> None:
+        if processor is None:
+            from transformers import AutoProcessor
 
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-            self._processor = AutoImageProcessor.from_pretrained(config.model.path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model.path {config.model.path!r}: no tokenizer or image processor: {error}") from error
+            try:
+                processor = AutoProcessor.from_pretrained(config.model.path)
+            except (OSError, ValueError) as error:
+                raise ConfigError(
+                    f"model.path {config.model.path!r}: no tokenizer or image processor: {error}"
+                ) from error
+        self._tokenizer, self._processor = processor.tokenizer, processor.image_processor
         self._template = PromptTemplate(config.data.prompt_template)
         self._model = config.model
         self._longest_prompt = min(config.sampling.max_prompt_tokens, config.model.max_model_len - 1)
