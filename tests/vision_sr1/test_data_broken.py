@@ -203,6 +203,11 @@ def test_answers_that_a_grader_cannot_read_and_rows_asked_twice_are_said(rows: C
     assert "row 4: choice cannot read 'purple'" in output
 
 
+def test_sizes_are_said_in_full(rows: Callable[..., str]):
+    output = invoke("check", rows("rows", {"problem": "what?", "answer": "red", "images": uri(png(1500, 1000))}))
+    assert "1,500,000 to 1,500,000, median 1,500,000" in output
+
+
 def test_a_converted_set_is_the_same_without_settings(rows: Callable[..., str], tmp_path: Path):
     source = rows("rows", {"q": "what?", "a": "red", "pic": uri(png())}, {"q": "1 + 1?", "a": 2}, {"q": "", "a": "x"})
     output = invoke(

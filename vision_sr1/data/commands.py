@@ -60,7 +60,8 @@ def data_check(
         ("tokens", report.tokens),
     ):
         if found is not None:
-            table.add_row(name, f"{found.least:,.4g} to {found.greatest:,.4g}, median {found.median:,.4g}")
+            least, median, greatest = map(_shown, (found.least, found.median, found.greatest))
+            table.add_row(name, f"{least} to {greatest}, median {median}")
     if lengths is None:
         table.add_row("tokens", "not counted: name the model as model.path=..., or a run's file as --config")
     for name, count in report.sources.most_common(SHOWN):
@@ -221,6 +222,10 @@ def _weighted(source: str) -> SourceConfig:
         return SourceConfig(path=path, weight=float(weight))
     except ValueError:
         fail(f"{source}: {weight!r} is no weight; give a number above 0, such as {path}=2")
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _list(title: str, lines: list[str]) -> None:
