@@ -21,24 +21,22 @@ from torch import Tensor
 
 from learner.agreement import all_ranks, any_rank
 from learner.engine import is_main
-from learner.export import export_snapshot, write_export
+from learner.export import adapter_snapshot, export_snapshot, write_adapter, write_export
 from learner.pieces import PiecesError, restore, snapshot, write_pieces
+from vision_sr1.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
 from vision_sr1.config import Config, ConfigError
 
 log = structlog.get_logger()
 
-CHECKPOINTS = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
+OUTCOMES = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
 for _outcome in ("written", "failed", "torn"):
-    CHECKPOINTS.labels(_outcome)  # counted from 0: alerts see an increase
+    OUTCOMES.labels(_outcome)  # counted from 0: alerts see an increase
 SNAPSHOT_SECONDS = Gauge("vision_sr1_learner_checkpoint_snapshot_seconds", "How long training stood for the last one.")
 WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long the last one took to write.")
 
-POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
-BEST = "best"  # beside the checkpoints: a link to the one with the highest score
 WRITE_TIMEOUT_S = 1800.0
 FAILURES_IN_A_ROW = 3  # after so many the run ends: what no checkpoint holds fills Redis
 _STATE = "state"
-_MANIFEST = "trainer.json"
 _ASIDE = ".writing-"
 _REPLACED = ".replaced-"  # by a later one of the same number
 
@@ -72,7 +70,10 @@ class Checkpoints:
     """A run's checkpoints, each in a folder named after its number: policy version in RL, step in SFT."""
 
     def __init__(self, config: Config, stage: Literal["rl", "sft"]) -> None:
-        self._folder = config.run.path / "checkpoints"
+        self._run_folder = config.run.path
+        self._folder = config.run.path / CHECKPOINTS
+        self._lora = config.learner.lora
+        self._base = config.model.path
         self._run = config.run.name
         self._resume = config.learner.resume
         self._keep = config.learner.keep_checkpoints
@@ -91,7 +92,7 @@ class Checkpoints:
             if not final.exists():  # the learner died in between
                 with contextlib.suppress(FileNotFoundError):  # another rank was first
                     replaced.rename(final)
-        found = self._all()
+        found = checkpoints(self._run_folder)
         if not found:
             return None
         if not self._resume:
@@ -99,18 +100,18 @@ class Checkpoints:
                 f"run {self._run!r} already has checkpoint {found[-1]}: resume it, or choose another run.name"
             )
         for folder in reversed(found):
-            torn = _torn(folder)
-            if torn is None:
-                stage = _manifest(folder).get("stage", "rl")
+            damage = torn(folder)
+            if damage is None:
+                stage = manifest(folder).get("stage", "rl")
                 if stage != self._stage:
                     raise ConfigError(
                         f"{folder} is a checkpoint of {stage}, not of {self._stage}: choose another run.name"
                     )
                 return folder
-            CHECKPOINTS.labels("torn").inc()
-            log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=torn)
+            OUTCOMES.labels("torn").inc()
+            log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=damage)
         raise ConfigError(
-            f"none of the checkpoints in {self._folder} is whole ({_torn(found[-1])}): bring one back from a copy, or "
+            f"none of the checkpoints in {self._folder} is whole ({torn(found[-1])}): bring one back from a copy, or "
             "start again with --fresh"
         )
 
@@ -138,12 +139,16 @@ class Checkpoints:
         dist.barrier()
         pieces = snapshot(engine)
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
+        adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
 
         def write() -> None:
             _fsync(write_pieces(pieces, aside / _STATE))
             if is_main():
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)
+                if adapter:
+                    write_adapter(engine.module, self._lora, self._base, adapter, aside / ADAPTER)
+                for folder in (*models, *([ADAPTER] if adapter else [])):
                     for file in (aside / folder).rglob("*"):
                         _fsync(file)
 
@@ -191,17 +196,17 @@ class Checkpoints:
             restore(engine, folder / _STATE)
         except PiecesError as error:
             raise ConfigError(str(error)) from error
-        return _manifest(folder)
+        return manifest(folder)
 
     def _put_in_place(self, writing: _Writing, final: Path) -> None:
-        manifest = writing.aside / _MANIFEST
+        written = writing.aside / MANIFEST
         sizes = {
             str(file.relative_to(writing.aside)): file.stat().st_size
             for file in sorted(writing.aside.rglob("*"))
-            if file.is_file() and file != manifest
+            if file.is_file() and file != written
         }
-        manifest.write_text(json.dumps({**writing.state, "files": sizes}, indent=1), encoding="utf-8")
-        for path in (manifest, *(folder for folder in writing.aside.iterdir() if folder.is_dir()), writing.aside):
+        written.write_text(json.dumps({**writing.state, "files": sizes}, indent=1), encoding="utf-8")
+        for path in (written, *(folder for folder in writing.aside.iterdir() if folder.is_dir()), writing.aside):
             _fsync(path)
         replaced = self._folder / f"{_REPLACED}{final.name}"
         if final.exists():
@@ -210,12 +215,12 @@ class Checkpoints:
         _fsync(self._folder)
         shutil.rmtree(replaced, ignore_errors=True)
         self._prune()
-        CHECKPOINTS.labels("written").inc()
+        OUTCOMES.labels("written").inc()
         WRITE_SECONDS.set(time.monotonic() - writing.started)
         log.info("checkpoint written", folder=str(final), seconds=round(time.monotonic() - writing.started, 3))
 
     def _give_up(self, writing: _Writing, *, last: bool) -> None:
-        CHECKPOINTS.labels("failed").inc()
+        OUTCOMES.labels("failed").inc()
         self._failures += 1
         if is_main():
             shutil.rmtree(writing.aside, ignore_errors=True)
@@ -225,8 +230,8 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Keeps the latest and the best."""
-        found = self._all()
-        scores = {folder: score for folder in found if (score := _manifest(folder).get("score")) is not None}
+        found = checkpoints(self._run_folder)
+        scores = {folder: score for folder in found if (score := manifest(folder).get("score")) is not None}
         kept = set(found[-self._keep :])
         if scores:
             best = max(scores, key=lambda folder: (scores[folder], folder))
@@ -238,31 +243,6 @@ class Checkpoints:
         for folder in found:
             if folder not in kept:
                 shutil.rmtree(folder)
-
-    def _all(self) -> list[Path]:
-        if not self._folder.is_dir():
-            return []
-        return sorted(f for f in self._folder.iterdir() if f.name.isdigit() and (f / _MANIFEST).is_file())
-
-
-def _torn(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where nothing is."""
-    try:
-        sizes = _manifest(folder)["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_MANIFEST} cannot be read: {error!r}"
-    for name, size in sizes.items():
-        file = folder / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
-    return None
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    return state
 
 
 def _fsync(path: Path) -> None:

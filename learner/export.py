@@ -1,12 +1,15 @@
 """The policy as others load it: a folder in Hugging Face format."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from learner.engine import is_main
-from learner.lora import merged_parameters
+from learner.lora import adapter_config, adapter_parameters, merged_parameters
+from vision_sr1.config import LoraConfig
 
 
 def export_policy(model: Any, processor: Any, folder: Path) -> None:
@@ -21,12 +24,12 @@ def export_policy(model: Any, processor: Any, folder: Path) -> None:
 
 def export_snapshot(model: Any) -> dict[str, Tensor]:
     """All weights in CPU memory, adapters merged, on rank 0; elsewhere nothing. A collective."""
-    main = is_main()
-    weights = {}
-    for name, tensor in merged_parameters(model):  # gathers under ZeRO-3: every rank iterates
-        if main:
-            weights[name] = tensor.detach().cpu().clone()
-    return weights
+    return _in_memory(merged_parameters(model))
+
+
+def adapter_snapshot(model: Any) -> dict[str, Tensor]:
+    """The adapters in CPU memory, under PEFT's names, on rank 0; elsewhere nothing. A collective."""
+    return _in_memory(adapter_parameters(model))
 
 
 def write_export(model: Any, processor: Any, weights: dict[str, Tensor], folder: Path) -> None:
@@ -36,3 +39,19 @@ def write_export(model: Any, processor: Any, weights: dict[str, Tensor], folder:
     processor.save_pretrained(folder)
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)
+
+
+def write_adapter(model: Any, settings: LoraConfig, base: str, weights: dict[str, Tensor], folder: Path) -> None:
+    """Writes a snapshot of the adapters as PEFT and vLLM load it beside the model that they were trained on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(adapter_config(model, settings, base), encoding="utf-8")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _in_memory(parameters: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    main = is_main()
+    weights = {}
+    for name, tensor in parameters:  # gathers under ZeRO-3: every rank iterates
+        if main:
+            weights[name] = tensor.detach().cpu().clone()
+    return weights

@@ -82,12 +82,13 @@ def adapter_shapes(policy: torch.nn.Module) -> dict[str, torch.Size]:
     return {adapter_name(n): full_shape(p) for n, p in policy.named_parameters() if _is_adapters(n)}
 
 
-def adapter_config(policy: torch.nn.Module, settings: LoraConfig) -> str:
+def adapter_config(policy: torch.nn.Module, settings: LoraConfig, base: str) -> str:
     """What PEFT's adapter_config.json says, with the modules that have an adapter."""
     modules = {name.rpartition(".")[2] for name, module in policy.named_modules() if isinstance(module, LoraLayer)}
     return json.dumps(
         {
             "peft_type": "LORA",
+            "base_model_name_or_path": base,
             "task_type": "CAUSAL_LM",
             "r": settings.rank,
             "lora_alpha": settings.alpha,

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from learner.agreement import any_rank, main_rank
-from learner.checkpoint import POLICY, Checkpoints
+from learner.checkpoint import Checkpoints
 from learner.engine import build_engine, init_process_group, is_first_of_node, is_main
 from learner.evaluation import Evaluator
 from learner.feeder import Feeder, FeederState
@@ -33,6 +33,7 @@ from learner.transfer import FleetTransfer
 from learner.update import PolicyUpdate
 from learner.verification import Probe
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.data import questions
 from vision_sr1.data.lengths import PromptLengths

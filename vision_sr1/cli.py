@@ -148,6 +148,51 @@ def traces(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, such as runs/NAME.")],
+    version: Annotated[str, typer.Option(help="A checkpoint's number, latest, or best.")] = "latest",
+    output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: RUN/export/VERSION.")] = None,
+    adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapter, in PEFT's format.")] = False,
+    license_id: Annotated[str | None, typer.Option("--license", help="For the card, as the Hub names it.")] = None,
+    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload it to this repository too.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="A repository that --push makes is one that all see.")
+    ] = False,
+) -> None:
+    """Writes a run's policy as a folder that transformers and vLLM load, with a model card and checksums."""
+    from vision_sr1 import export as exporting
+
+    def work() -> None:
+        name = exporting.find_checkpoint(run, version).name
+        folder = output or run / "export" / f"{int(name)}{'-adapter' if adapter else ''}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        exporting.export(run, version, folder, adapter=adapter, license_id=license_id)
+        console.print(f"wrote {folder}: version {int(name)}", highlight=False)
+        if push is not None:
+            console.print(f"uploaded: {exporting.push(folder, push, private=not public)}", highlight=False)
+
+    _guarded(work)
+
+
+@app.command()
+def ask(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Exported folder, or any in Hugging Face format.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="An image file.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    overrides: Overrides = None,
+    config: Annotated[Path | None, typer.Option(help="A run's file; default: what the export brings.")] = None,
+) -> None:
+    """Asks a model about an image: description, think, answer, and whether the description alone leads to the same."""
+    from vision_sr1.ask import Model, print_answer, settings_of
+
+    def work() -> None:
+        effective = load(config or settings_of(model), [*(overrides or []), f"model.path={model}"]).config
+        print_answer(console, Model(effective).ask(question, [image.read_bytes()]))
+
+    _guarded(work)
+
+
+@app.command()
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name; only its configuration is read.")],
     gpus: Annotated[int, typer.Option(min=1, help="How many there are, for learner and actors together.")],

@@ -23,12 +23,7 @@ class PromptTemplate:
     """
 
     def __init__(self, name: str) -> None:
-        path = TEMPLATES / f"{name}.jinja"
-        if not path.is_file():
-            path = Path(name)
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in TEMPLATES.glob("*.jinja")))
-            raise TemplateError(f"no prompt template {name!r}: neither a file nor one of {known}")
+        path = _path(name)
         environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # plain text
         try:
             self._template = environment.from_string(path.read_text(encoding="utf-8"))
@@ -51,3 +46,20 @@ class PromptTemplate:
             return self._template.render(**values).strip()
         except jinja2.UndefinedError as error:
             raise TemplateError(f"prompt template: {error}; it may use {', '.join(values)}") from None
+
+
+def template_text(name: str) -> str:
+    """A template as it is written.
+
+    Raises:
+        TemplateError: there is none of this name.
+    """
+    return _path(name).read_text(encoding="utf-8").strip()
+
+
+def _path(name: str) -> Path:
+    for path in (TEMPLATES / f"{name}.jinja", Path(name)):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in TEMPLATES.glob("*.jinja")))
+    raise TemplateError(f"no prompt template {name!r}: neither a file nor one of {known}")

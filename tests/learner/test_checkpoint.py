@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from learner.checkpoint import POLICY, CheckpointError, Checkpoints
+from learner.checkpoint import CheckpointError, Checkpoints
 from learner.engine import build_engine
 from learner.policy import load_policy
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
+from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import ConfigError, load_config
 
 

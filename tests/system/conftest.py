@@ -33,6 +33,9 @@ SMALL = [
 ]
 
 
+THREE_BATCHES = ["learner.batches=3", "learner.processes=2", "learner.zero_stage=3", "metrics.log_level=debug"]
+
+
 @dataclass(frozen=True)
 class Run:
     """A run of the command line in a folder of its own."""
@@ -147,3 +150,17 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
             sys.stdout.write(f"\n  {text}")
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
+    """Three batches with two learner ranks and one actor, undisturbed."""
+    return finished(tmp_path_factory.mktemp("trained"), cold_start_model, shapes)
+
+
+def finished(folder: Path, model: Path, data: dict[str, Path]) -> Run:
+    """A run of three batches that has come to its end."""
+    run = training(folder, model, data, *THREE_BATCHES)
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    return run

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from learner.checkpoint import POLICY
 from learner.engine import build_engine, init_process_group, is_main
 from learner.export import export_policy
 from learner.policy import load_policy
@@ -30,6 +29,7 @@ from learner.streams import LearnerStreams
 from learner.transfer import FleetTransfer
 from learner.verification import Probe
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
 from vision_sr1.logs import configure_logging

@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
+from typer.testing import CliRunner
 
 from reward_service.store import TraceFilter, TraceReader, open_store
-from tests.system.conftest import Run, fine_tuning, training
+from tests.system.conftest import THREE_BATCHES, Run, fine_tuning, finished, training
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.cli import app
 from vision_sr1.config import TracesConfig
 from vision_sr1.ledger import read_ledger
 from vision_sr1.parsing import parse_response
@@ -63,22 +66,6 @@ def prompts_by_version(run: Run) -> dict[int, set[str]]:
     return prompts
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
-    """Three batches with two learner ranks and one actor, undisturbed."""
-    return finished(tmp_path_factory.mktemp("trained"), cold_start_model, shapes)
-
-
-OPTIONS = ["learner.batches=3", "learner.processes=2", "learner.zero_stage=3", "metrics.log_level=debug"]
-
-
-def finished(folder: Path, model: Path, data: dict[str, Path]) -> Run:
-    run = training(folder, model, data, *OPTIONS)
-    status, output = run.finish()
-    assert status == 0, output + run.logs()
-    return run
-
-
 def test_every_batch_is_learned_published_and_logged(trained: Run):
     batches = [line for line in trained.scalars() if "seconds/batch" in line]
     assert [line["step"] for line in batches] == [1, 2, 3]
@@ -108,7 +95,7 @@ def test_the_same_seed_gives_the_same_run(
 def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights(
     trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
 ):
-    run = training(tmp_path, cold_start_model, shapes, *OPTIONS)
+    run = training(tmp_path, cold_start_model, shapes, *THREE_BATCHES)
     process = run.start()
     leftovers.append(psutil.Process(process.pid))
     chance = random.Random(5)
@@ -333,6 +320,17 @@ def test_digits_train_from_their_parquet_file_with_another_configuration_and_not
     assert fresh, "the first batch has tokens of the policy that learns from them"
     assert max(map(abs, fresh)) < 1e-6, "actors hold other weights"
     assert {scored.rollout.prompt.data_source for scored in traces(run)} == {"digits/train", "digits/normal"}
+    adapter = tmp_path / "adapter"
+    exported = CliRunner().invoke(
+        app, ["export", str(tmp_path / "runs" / "run"), "--adapter", "--output", str(adapter)]
+    )
+    assert exported.exit_code == 0, exported.output
+    base = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
+    policy = load_file(tmp_path / "runs" / "run" / "checkpoints" / "000002" / "policy" / "model.safetensors")
+    untouched = load_file(tmp_path / "model" / "model.safetensors")
+    assert any(not torch.equal(policy[name], untouched[name]) for name in policy)
+    assert all(torch.allclose(merged[name], policy[name], atol=1e-6) for name in policy)
 
 
 def test_sets_of_several_forms_with_and_without_images_train_together_and_broken_rows_are_passed_over(

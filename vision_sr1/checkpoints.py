@@ -1,0 +1,40 @@
+"""Checkpoints on disk, as the learner writes them and others find them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+CHECKPOINTS = "checkpoints"  # folder in a run's: one folder each, named after its number
+BEST = "best"  # beside them: a link to the one with the highest score
+POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
+ADAPTER = "adapter"  # and, where only adapters learn, these in PEFT's
+MANIFEST = "trainer.json"  # written last
+
+
+def checkpoints(run_folder: Path) -> list[Path]:
+    """A run's, oldest first; torn ones too."""
+    folder = run_folder / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    return sorted(f for f in folder.iterdir() if f.name.isdigit() and (f / MANIFEST).is_file())
+
+
+def manifest(checkpoint: Path) -> dict[str, Any]:
+    """What the trainer keeps besides weights and optimizer, and the sizes of all `files`."""
+    found: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+    return found
+
+
+def torn(checkpoint: Path) -> str | None:
+    """What is wrong with its files; None where nothing is."""
+    try:
+        sizes = manifest(checkpoint)["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} cannot be read: {error!r}"
+    for name, size in sizes.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+    return None
