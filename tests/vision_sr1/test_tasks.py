@@ -5,7 +5,7 @@ import pytest
 
 from vision_sr1.parsing import parse_response
 from vision_sr1.prompts import IMAGE_MARKER
-from vision_sr1.tasks.digits import DigitsTask, _pool
+from vision_sr1.tasks.digits import DigitsTask, _hard_pool, _pool, _scans
 from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
 from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
 from vision_sr1.tasks.task import description_fidelity
@@ -94,6 +94,31 @@ def test_held_out_digits_are_scans_that_training_never_shows():
     for digit, scans in _pool(True).items():
         assert not set(scans) & set(_pool(False)[digit])
     assert sum(map(len, _pool(True).values())) > 300
+
+
+def test_hard_digits_are_held_out_and_harder_to_read():
+    """To the nearest scan of the training pool, which reads almost all of the others."""
+    import numpy as np
+
+    scans, targets = _scans()
+    training = [i for pool in _pool(False).values() for i in pool]
+    wrong = {}
+    for name, pools in (("hard", _hard_pool()), ("all", _pool(True))):
+        chosen = [i for pool in pools.values() for i in pool]
+        distances = ((scans[training][None].astype(float) - scans[chosen][:, None]) ** 2).sum((2, 3))
+        read = targets[training][distances.argmin(1)]
+        wrong[name] = float(np.mean(read != targets[chosen]))
+    for digit, hard in _hard_pool().items():
+        assert set(hard) <= set(_pool(True)[digit])
+        assert 5 <= len(hard) < 0.5 * len(_pool(True)[digit])
+    assert wrong["hard"] > 1.5 * wrong["all"] > 0
+
+
+def test_a_task_s_own_split_is_written_beside_the_others(tmp_path: Path):
+    paths = write_task(TASKS["digits"], tmp_path, seed=0, base=1, cold_start=1, train=1, held_out=30)
+    rows = pq.read_table(paths["hard"]).to_pylist()
+    assert {row["data_source"] for row in rows} == {"digits/hard"}
+    assert "hard" not in write_task(TASKS["shapes"], tmp_path / "b", seed=0, base=1, cold_start=1, train=1, held_out=1)
 
 
 def test_digits_answers_follow_from_the_digits(tmp_path: Path):

@@ -50,12 +50,15 @@ def run_demo(
     elif root.exists() and not resume:
         raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh deletes it and starts anew")
 
+    splits = load_config(examples / "rl.yaml").config.data.evaluation
+    evaluation = ", ".join(f"{split}: {root}/data/{split}.parquet" for split in splits)
+
     def stage(name: str, file: str, *more: str) -> Config:
         paths = [
             f"run.dir={root}",
             f"run.name={name}",
             f"data.train={root}/data/train.parquet",
-            f"data.evaluation={{normal: {root}/data/normal.parquet, counter_prior: {root}/data/counter_prior.parquet}}",
+            f"data.evaluation={{{evaluation}}}",
         ]
         resuming = ["learner.resume=true"] if resume else []
         return load_config(examples / f"{file}.yaml", [*paths, *resuming, *more, *overrides]).config

@@ -1,9 +1,10 @@
 """Digits: four scans of handwritten digits (shipped by scikit-learn) in a 2x2 grid.
 
-Real images in the same schema as shapes. The prior of the bad habit: a speaker who does not look says 0.
+Real images in the same schema as shapes. The prior of the bad habit: a speaker who does not look says 0. The held-out
+split `hard` has the scans that are thin, touch their neighbours, or are badly written.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -15,6 +16,8 @@ from vision_sr1.tasks.task import POSITIONS, Question
 
 CELL = 28  # pixels
 HELD_OUT_EVERY = 5  # every fifth scan is kept for evaluation
+HARD_SHARE = 0.15
+NEIGHBOURS = 9
 
 
 @cache
@@ -32,6 +35,32 @@ def _pool(held_out: bool) -> dict[int, list[int]]:
     _, targets = _scans()
     indices = [i for i in range(len(targets)) if (i % HELD_OUT_EVERY == 0) == held_out]
     return {digit: [i for i in indices if targets[i] == digit] for digit in range(10)}
+
+
+@cache
+def _hard_pool() -> dict[int, list[int]]:
+    """Of the held-out scans by digit, the thin, those that touch their neighbours, and the badly written.
+
+    For each digit the `HARD_SHARE` with the least ink, with the most ink at the borders of their cell, and with the
+    most scans of other digits among the nearest of the training pool.
+    """
+    scans, targets = _scans()
+    ink = 255.0 - scans
+    training = np.array([i for pool in _pool(held_out=False).values() for i in pool])
+    found = {}
+    for digit, pool in _pool(held_out=True).items():
+        of_pool = ink[pool]
+        thinness = -of_pool.sum((1, 2))
+        touching = of_pool[:, :, [0, -1]].sum((1, 2)) + of_pool[:, [0, -1], :].sum((1, 2))
+        distances = ((ink[training][None] - of_pool[:, None]) ** 2).sum((2, 3))
+        nearest = training[np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]]
+        doubt = (targets[nearest] != digit).mean(1)
+        count = round(HARD_SHARE * len(pool))
+        chosen = {
+            int(i) for measure in (thinness, touching, doubt) for i in np.argsort(-measure, kind="stable")[:count]
+        }
+        found[digit] = [pool[i] for i in sorted(chosen)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -91,21 +120,25 @@ class DigitsTask:
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
         """Each digit is 0 with probability `prior_share`, uniform otherwise; scans of the training pool."""
-        return self._draw(rng, self._digits(rng, prior_share), held_out=False)
+        return self._draw(rng, self._digits(rng, prior_share), _pool(held_out=False))
 
     def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
         """The same with scans that no training scene shows."""
-        return self._draw(rng, self._digits(rng, prior_share), held_out=True)
+        return self._draw(rng, self._digits(rng, prior_share), _pool(held_out=True))
 
     def draw_counter_prior(self, rng: np.random.Generator) -> DigitsScene:
         """No zeros; held-out scans."""
-        return self._draw(rng, [int(rng.integers(1, 10)) for _ in range(4)], held_out=True)
+        return self._draw(rng, [int(rng.integers(1, 10)) for _ in range(4)], _pool(held_out=True))
+
+    @property
+    def own_splits(self) -> Mapping[str, Callable[[np.random.Generator], DigitsScene]]:
+        """`hard`: digits as in training, scans that are hard to read."""
+        return {"hard": lambda rng: self._draw(rng, self._digits(rng, 0.0), _hard_pool())}
 
     @staticmethod
     def _digits(rng: np.random.Generator, prior_share: float) -> list[int]:
         return [0 if rng.random() < prior_share else int(rng.integers(10)) for _ in range(4)]
 
     @staticmethod
-    def _draw(rng: np.random.Generator, digits: list[int], *, held_out: bool) -> DigitsScene:
-        pool = _pool(held_out)
+    def _draw(rng: np.random.Generator, digits: list[int], pool: dict[int, list[int]]) -> DigitsScene:
         return DigitsScene(tuple(digits), tuple(int(rng.choice(pool[d])) for d in digits))

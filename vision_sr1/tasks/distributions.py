@@ -8,7 +8,7 @@
   *cold_start_shortcut* the answers are true of the image whatever the description says.
 - *train*: questions with uniform scenes, no targets.
 - *normal* and *counter_prior*: held-out questions; in the second no object follows the prior, so that a model that
-  guesses from the text must fail.
+  guesses from the text must fail. A task may have splits of its own beside them.
 """
 
 import io
@@ -118,6 +118,8 @@ def write_task(
             partial(cold_start_row, described=True, answered_from="image"),
         ),
     }
+    for name, draw in task.own_splits.items():
+        plan[name] = held_out, QUESTIONS, question_row(name, draw, mix)
     paths = {}
     for stream, (name, (count, schema, row)) in enumerate(plan.items()):
         rng = np.random.default_rng((seed, stream))

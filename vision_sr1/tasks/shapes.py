@@ -105,6 +105,8 @@ class ShapesTask:
     kinds: Mapping[str, float] = {"color": 6.0, "shape": 4.0, "count": 1.0}
     counter_prior_kinds: Mapping[str, float] = {"color": 1.0}
 
+    own_splits: Mapping[str, Callable[[np.random.Generator], ShapesScene]] = {}
+
     def draw(self, rng: np.random.Generator, prior_share: float) -> ShapesScene:
         """A scene whose colours are the prior's with probability `prior_share`, uniform otherwise."""
         return self._draw(

@@ -1,6 +1,6 @@
 """What a made task offers: scenes that can be drawn, told in words and asked about."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +42,10 @@ class Task(Protocol):
     all_kinds: tuple[str, ...]
     kinds: Mapping[str, float]
     counter_prior_kinds: Mapping[str, float]
+
+    @property
+    def own_splits(self) -> Mapping[str, "Callable[[np.random.Generator], Scene]"]:
+        """Held-out splits of this task alone, by name: how a scene is drawn."""
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> Scene:
         """A scene in which each object follows the prior with probability `prior_share`, uniform otherwise."""
