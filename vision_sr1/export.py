@@ -20,10 +20,7 @@ def run_config(run: Path) -> Config:
     Raises:
         ConfigError: it is no folder of a run.
     """
-    file = run / "config.yaml"
-    if not file.is_file():
-        raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
-    return load_config(file, [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}"]).config
+    return load_config(_check_run(run), [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}"]).config
 
 
 def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: str | None) -> Path:
@@ -65,6 +62,7 @@ def find_checkpoint(run: Path, version: str) -> Path:
     Raises:
         ConfigError: there is none, or its files are not whole.
     """
+    _check_run(run)
     found = checkpoints(run)
     if not found:
         raise ConfigError(f"{run} has no checkpoints to export")
@@ -103,6 +101,13 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
         raise ConfigError(
             f"{folder} was not uploaded to {repository}: {error}; set HF_TOKEN to a token that may write there"
         ) from error
+
+
+def _check_run(run: Path) -> Path:
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
+    return file
 
 
 def _scale_images_as_trained(folder: Path, config: Config) -> None:
