@@ -9,14 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from learner.checkpoint import CheckpointError, Checkpoints
 from learner.engine import build_engine
-from learner.policy import load_policy
+from learner.policy import choose_trainable, load_policy
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
-from vision_sr1.checkpoints import POLICY
+from vision_sr1.checkpoints import ADAPTER, POLICY
 from vision_sr1.config import ConfigError, load_config
 
 
@@ -27,6 +29,7 @@ class Saver:
         options = [f"run.dir={folder}", f"model.path={model}", "learner.zero_stage=1", "learner.resume=true", *TINY]
         self.config = load_config(None, [*options, *overrides], environment={}).config
         policy = load_policy(self.config, str(model), forbidden_token_ids=[])
+        choose_trainable(policy, self.config.learner.lora, freeze_vision=True)
         self.engine = build_engine(self.config, policy, learning_rate=1e-3, weight_decay=0.0)
         self.processor = SequenceBuilder(self.config.model).processor
         self.checkpoints = Checkpoints(self.config, stage="rl")
@@ -44,7 +47,7 @@ class Saver:
 
 
 def _step(engine) -> None:
-    loss = sum(parameter.sum() for parameter in engine.module.parameters()) * 1e-3
+    loss = sum(parameter.sum() for parameter in engine.module.parameters() if parameter.requires_grad) * 1e-3
     engine.backward(loss, scale_wrt_gas=False)
     engine.step()
 
@@ -154,6 +157,18 @@ def test_the_latest_and_the_best_are_kept(saver):
     one.save(6, score=0.9)
     assert one.names() == ["000005", "000006", "best"], "of equals the newer"
     assert json.loads((one.folder / "best" / "trainer.json").read_text())["policy_version"] == 6
+
+
+def test_an_adapter_is_written_beside_the_merged_policy_as_peft_reads_it(saver, tiny_model: Path):
+    one = saver("learner.lora.rank=4", "learner.learning_rate=1e-2")
+    _step(one.engine)
+    folder = one.save(1)
+    merged = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(tiny_model), folder / ADAPTER)
+    merged = merged.merge_and_unload().state_dict()
+    policy = AutoModelForImageTextToText.from_pretrained(folder / POLICY).state_dict()
+    before = AutoModelForImageTextToText.from_pretrained(tiny_model).state_dict()
+    assert any(not torch.equal(policy[name], before[name]) for name in policy)
+    assert all(torch.allclose(merged[name], policy[name], atol=1e-6) for name in policy)
 
 
 def test_a_checkpoint_of_another_model_is_refused(saver, tmp_path: Path, tiny_model: Path, untied_model: Path):

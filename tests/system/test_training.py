@@ -17,15 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-from typer.testing import CliRunner
 
 from reward_service.store import TraceFilter, TraceReader, open_store
 from tests.system.conftest import THREE_BATCHES, Run, fine_tuning, finished, training
 from vision_sr1.chat import vision_token_ids
-from vision_sr1.cli import app
 from vision_sr1.config import TracesConfig
 from vision_sr1.ledger import read_ledger
 from vision_sr1.parsing import parse_response
@@ -320,17 +317,6 @@ def test_digits_train_from_their_parquet_file_with_another_configuration_and_not
     assert fresh, "the first batch has tokens of the policy that learns from them"
     assert max(map(abs, fresh)) < 1e-6, "actors hold other weights"
     assert {scored.rollout.prompt.data_source for scored in traces(run)} == {"digits/train", "digits/normal"}
-    adapter = tmp_path / "adapter"
-    exported = CliRunner().invoke(
-        app, ["export", str(tmp_path / "runs" / "run"), "--adapter", "--output", str(adapter)]
-    )
-    assert exported.exit_code == 0, exported.output
-    base = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
-    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
-    policy = load_file(tmp_path / "runs" / "run" / "checkpoints" / "000002" / "policy" / "model.safetensors")
-    untouched = load_file(tmp_path / "model" / "model.safetensors")
-    assert any(not torch.equal(policy[name], untouched[name]) for name in policy)
-    assert all(torch.allclose(merged[name], policy[name], atol=1e-6) for name in policy)
 
 
 def test_sets_of_several_forms_with_and_without_images_train_together_and_broken_rows_are_passed_over(
