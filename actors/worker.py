@@ -53,7 +53,7 @@ class PromptWorker:
         self._updates.prompts.add(prompt.id)
         try:
             images = [await self._blobs.get(ref) for ref in prompt.images]
-            text = self._template.answer(prompt.question)
+            text = self._template.answer(prompt.question, len(images))
             remaining = prompt.group_size
             asked: set[str] = set()  # re-queries that this prompt's rollouts are asked
             samples = self._engine.sample(prompt.id, text, images, prompt.sampling, prompt.group_size, priority=0)

@@ -16,10 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from learner.feeder import sampling_seed
-
 if TYPE_CHECKING:
-    from vision_sr1.config import Config
+    from vision_sr1.asking import sampling_seed
+from vision_sr1.config import Config
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS = 32, 8, 48, 5
 
@@ -157,7 +156,7 @@ def offline(model: Path, folder: Path) -> list[float]:
             )
             row = rows[index]
             images = [Image.open(io.BytesIO(image)).convert("RGB") for image in row.images]
-            text = render_user_turn(tokenizer, template.answer(row.question), len(images))
+            text = render_user_turn(tokenizer, template.answer(row.question, len(images)), len(images))
             prompts.append({"prompt": text, "multi_modal_data": {"image": images}})
         outputs = engine.generate(prompts, sampling, use_tqdm=False)
         tokens = sum(len(answer.token_ids) for output in outputs for answer in output.outputs)

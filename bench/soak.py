@@ -368,7 +368,7 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
         request = actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
             request_id=f"audit-{actor.id}",
-            text=PromptTemplate(config.data.prompt_template).answer(row.question.replace(IMAGE_MARKER, "")),
+            text=PromptTemplate(config.data.prompt_template).answer(row.question.replace(IMAGE_MARKER, ""), 0),
             num_samples=1,
             sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=24, seed=1),
             required_policy_version=batches,

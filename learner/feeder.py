@@ -1,6 +1,5 @@
 """Feeding: prompts are drawn from the data set in an order that the seed decides, each once an epoch."""
 
-import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
@@ -18,11 +17,6 @@ FED = Counter("vision_sr1_learner_prompts_fed", "Prompts issued.")
 REFUSED = Counter("vision_sr1_learner_rows_refused", "Rows of the data that could not be used, by reason.", ["reason"])
 for _reason in get_args(Reason):
     REFUSED.labels(_reason)
-
-
-def sampling_seed(run_seed: int, prompt_id: str) -> int:
-    """Seed of a prompt's first sample; the others count on from it."""
-    return int.from_bytes(hashlib.sha256(f"{run_seed}/{prompt_id}".encode()).digest()[:4], "big")
 
 
 @dataclass

@@ -6,7 +6,6 @@ collective which another will not join.
 
 import asyncio
 import time
-from collections import Counter as Count
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +19,14 @@ from redis.exceptions import RedisError
 
 from learner.agreement import main_rank
 from learner.engine import is_main
-from learner.feeder import sampling_seed
+from vision_sr1.asking import prompt_message
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.fleet import Fleet, FleetView, file_digests
-from vision_sr1.streams import Blobs, Entry, Keys, Output, Stream, connect
-from vision_sr1.streams.status import STREAMS, depth_and_age
+from vision_sr1.streams import Blobs, Entry, Keys, Output, PromptImages, Stream, connect, forget
+from vision_sr1.streams.keys import STREAMS
+from vision_sr1.streams.status import depth_and_age
 from vision_sr1.streams.whereabouts import Whereabouts
-from vision_sr1.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
@@ -120,14 +119,13 @@ class LearnerStreams:
         self._observed_at = float("-inf")
         self._interruptions = 0
         self._server = ""  # the server that answered last, as it names this start of it
-        self._images: dict[str, list[str]] = {}  # hashes by id of prompts in flight
-        self._uses: Count[str] = Count()  # of images by prompts in flight
+        self._images = PromptImages(self._blobs)
         self._published: pb.PublishedWeights | None = None
 
     def open(self, *, resume: bool) -> None:
         """Makes the groups; a fresh run forgets what an earlier one of its name left, a resumed one takes it up."""
         if not resume:
-            self._run(self._forget())
+            self._run(forget(self._redis, self._keys))
         for name in ("scored", "evaluated"):
             self._run(self._streams[name].open())
         self._run(self._fleet.publish(None))  # what an earlier learner published is not what this one holds
@@ -230,7 +228,7 @@ class LearnerStreams:
 
         async def put() -> list[pb.ImageRef]:
             refs = [await self._blobs.put(image) for image in images]
-            await self._blobs.release(ref.sha256 for ref in refs if not self._uses[ref.sha256])
+            await self._blobs.release(ref.sha256 for ref in refs if ref.sha256 not in self._images)
             return refs
 
         return self._run(put())
@@ -240,7 +238,7 @@ class LearnerStreams:
         ids = list(prompt_ids)
         held = [entry for prompt_id in ids if (entry := self._collected.pop(prompt_id, None))]
         self._run(self._streams["scored"].acknowledge(held))
-        self._run(self._release_images(ids))
+        self._run(self._images.release(ids))
 
     def memory_is_scarce(self) -> bool:
         """Whether Redis is about to refuse writes: a checkpoint would let go of what has been learned from."""
@@ -312,7 +310,7 @@ class LearnerStreams:
         known |= {entry.entry_id for entry, _ in self._early.values()}
         for name, waiting in self._redelivered.items():
             waiting[:] = [e for e in self._run(self._streams[name].read_own()) if e.entry_id not in known]
-        self._run(self._blobs.release_all_but(self._uses))
+        self._run(self._blobs.release_all_but(self._images))
 
     def _take(self, asked: Asked, wanted: set[str], count: int) -> list[pb.ScoredGroup]:
         """Up to `count` groups that are wanted and there, or that come within POLL_S."""
@@ -329,7 +327,7 @@ class LearnerStreams:
                     self._collected[entry.item] = entry
                 else:
                     self._run(self._streams[asked.stream].acknowledge([entry]))
-                    self._run(self._release_images([entry.item]))
+                    self._run(self._images.release([entry.item]))
                 groups.append(group)
             elif asked.stream == "scored" and asked.is_to_come(entry.item):
                 self._early[entry.item] = entry, group
@@ -367,57 +365,16 @@ class LearnerStreams:
             log.error("prompts were lost by the streams and are issued again", prompts=len(lost), stream=asked.stream)
             self.feed([(prompt_id, asked.row(prompt_id)) for prompt_id in lost], asked.purpose, asked.policy_version)
 
-    async def _release_images(self, prompt_ids: Iterable[str]) -> None:
-        used = Count(sha256 for prompt_id in prompt_ids for sha256 in self._images.pop(prompt_id, ()))
-        self._uses -= used  # drops those whose count is 0
-        await self._blobs.release(sha256 for sha256 in used if not self._uses[sha256])
-
     async def _feed(self, prompts: Iterable[tuple[str, QuestionRow]], purpose: Any, policy_version: int) -> None:
-        sampling = self._config.sampling
-        evaluation = purpose == pb.PURPOSE_EVALUATION
         outputs = []
         for prompt_id, row in prompts:
-            prompt = pb.Prompt(
-                schema_version=SCHEMA_VERSION,
-                id=prompt_id,
-                run=self._config.run.name,
-                purpose=purpose,
-                question=row.question,
-                answer=row.answer,
-                data_source=row.data_source,
-                images=await self._put_images(prompt_id, row.images),
-                group_size=1 if evaluation else sampling.group_size,
-                sampling=pb.SamplingParams(
-                    temperature=0.0 if evaluation else sampling.temperature,
-                    top_p=1.0 if evaluation else sampling.top_p,
-                    max_tokens=sampling.max_tokens,
-                    seed=sampling_seed(self._config.run.seed, prompt_id) if sampling.seeded else None,
-                ),
-                policy_version=policy_version,
-                issued_at=time.time(),
-                traceparent=new_traceparent("issue", prompt=prompt_id),
-            )
+            images = await self._images.put(prompt_id, row.images)
+            prompt = prompt_message(self._config, prompt_id, row, images, purpose, policy_version)
             outputs.append(Output("prompts", prompt_id, prompt.SerializeToString()))
         await self._streams["prompts"].append(outputs)
 
-    async def _put_images(self, prompt_id: str, images: list[bytes]) -> list[pb.ImageRef]:
-        refs = [await self._blobs.put(image) for image in images]
-        if prompt_id not in self._images:
-            self._images[prompt_id] = [ref.sha256 for ref in refs]
-            self._uses.update(self._images[prompt_id])
-        return refs
-
     async def _acknowledge_own(self, name: str) -> None:
         await self._streams[name].acknowledge(await self._streams[name].read_own())
-
-    async def _forget(self) -> None:
-        streams = {self._keys.stream(name) for name in (*self._streams, "dead")}
-        async for key in self._redis.scan_iter(match=self._keys.stream("*"), count=1000):
-            name = key.decode()
-            if name in streams:
-                await self._redis.xtrim(name, maxlen=0, approximate=False)
-            elif not name.startswith((self._keys.blob(""), self._keys.actors)):
-                await self._redis.delete(name)
 
     def _stuck(self, name: str, have: int, wanted: int) -> str:
         depths = ", ".join(f"{s}: {self._run(stream.depth())}" for s, stream in self._streams.items())

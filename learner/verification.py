@@ -86,7 +86,7 @@ class Probe:
                     actor_pb2.GenerateRequest(
                         schema_version=SCHEMA_VERSION,
                         request_id=f"probe@{policy_version}/{index}",
-                        text=self._template.answer(row.question),
+                        text=self._template.answer(row.question, len(row.images)),
                         images=streams.image_refs(row.images),
                         num_samples=1,
                         sampling=sampling,

@@ -17,7 +17,7 @@ from reward_service.rewards import RESPONSE_REWARDS
 from reward_service.rewards.functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
 from vision_sr1.fleet import Fleet
-from vision_sr1.groups import was_cut_off
+from vision_sr1.groups import sees, was_cut_off
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
 from vision_sr1.rewards import JUDGE, Answered, Missing, Reward
 from vision_sr1.streams import Blobs
@@ -85,6 +85,8 @@ class Scorer:
         """What the response's own answer is worth, and those that others give from its description."""
         grading = self._grading.grade(parsed.answer, scored.rollout.prompt)
         if not parsed.description:
+            if not sees(scored.rollout.prompt):  # nothing was to be described
+                return {"accuracy": await grading}
             asked = ("visual", "requery_format", *([JUDGE] if self._judge is not None else []))
             return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
         accuracy, visual, judged = await asyncio.gather(
@@ -208,6 +210,7 @@ def _answered(scored: pb.ScoredRollout, parsed: ParsedResponse) -> Answered:
         max_tokens=prompt.sampling.max_tokens,
         was_cut_off=was_cut_off(rollout.sample),
         requeries=tuple(requery.response for requery in scored.requeries),
+        sees=sees(prompt),
         rewards=dict(scored.rewards),
     )
 

@@ -77,7 +77,7 @@ class Model:
             ConfigError: an image cannot be used, or the question's markers do not match them.
         """
         config = self._config
-        response = self._write(PromptTemplate(config.data.prompt_template).answer(question), images)
+        response = self._write(PromptTemplate(config.data.prompt_template).answer(question, len(images)), images)
         description = parse_response(response.encode()).description
         if description is None:
             return Answer(response, None)

@@ -4,6 +4,7 @@ import hashlib
 from typing import Literal
 
 from vision_sr1.config import RequeryConfig
+from vision_sr1.prompts import IMAGE_MARKER
 from vision_sr1.streams import Output
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION
@@ -19,6 +20,11 @@ def sample_version(sample: pb.Sample) -> int:
 def was_cut_off(sample: pb.Sample) -> bool:
     """Whether a sample ended at its token limit."""
     return sample.finish_reason == "length"
+
+
+def sees(prompt: pb.Prompt) -> bool:
+    """Whether a prompt has images, or says that it has: then a description is asked for, and worth something."""
+    return bool(prompt.images) or IMAGE_MARKER in prompt.question
 
 
 def purpose_name(prompt: pb.Prompt) -> Literal["train", "evaluation"]:

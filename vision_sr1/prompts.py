@@ -30,9 +30,13 @@ class PromptTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise TemplateError(f"{path}, line {error.lineno}: {error.message}") from None
 
-    def answer(self, question: str) -> str:
-        """The first rollout's turn; image markers stay where the question has them."""
-        return self._render(question=question)
+    def answer(self, question: str, images: int) -> str:
+        """The first rollout's turn; image markers stay where the question has them.
+
+        Args:
+            images: how many the question has: one without any asks for no description.
+        """
+        return self._render(question=question, images=images)
 
     def requery(self, description: str, question: str) -> str:
         """The second rollout's turn: text only, so markers of images are removed from question and description."""
@@ -41,7 +45,7 @@ class PromptTemplate:
             question=question.replace(IMAGE_MARKER, "").strip(),
         )
 
-    def _render(self, **values: str) -> str:
+    def _render(self, **values: str | int) -> str:
         try:
             return self._template.render(**values).strip()
         except jinja2.UndefinedError as error:

@@ -50,6 +50,7 @@ class Answered:
         was_cut_off: whether it ended there.
         requeries: what the policy answered from the description alone.
         rewards: those given so far, by name; missing ones are not there.
+        sees: whether the question has images; without any, no description is asked for.
         images: of the question, as encoded files; only for functions that ask for them (`images: true`).
     """
 
@@ -66,4 +67,5 @@ class Answered:
     was_cut_off: bool
     requeries: tuple[str, ...]
     rewards: dict[str, float]
+    sees: bool = True
     images: tuple[bytes, ...] = ()

@@ -11,6 +11,7 @@ from reward_service.api.views import reward_views, scored_view
 from reward_service.scoring import Scorer
 from vision_sr1.client.models import Rescored, RewardChange, ScoreRequest, TraceView
 from vision_sr1.fleet import Fleet
+from vision_sr1.prompts import IMAGE_MARKER
 from vision_sr1.streams import Keys
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -28,12 +29,15 @@ def scoring_routes(api: ApiContext) -> APIRouter:
     async def score(request: ScoreRequest) -> TraceView:
         """Scores a response as a rollout of this run would be; its re-query goes to any actor that is alive."""
         asked = scorer()
+        question = request.question
+        if IMAGE_MARKER not in question:  # a response about images, as the run's are
+            question = IMAGE_MARKER + question
         rollout = pb.Rollout(
             id="score/0/0",
             prompt=pb.Prompt(
                 id="score/0",
                 run=api.run,
-                question=request.question,
+                question=question,
                 answer=request.reference_answer,
                 data_source=request.data_source,
                 sampling=pb.SamplingParams(

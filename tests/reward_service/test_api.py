@@ -348,6 +348,7 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         recorded = scored(1, accuracy=1.0, visual=1.0)
         ids = tokenizer("<description> red </description> <think> red </think> \\boxed{blue}").input_ids
+        recorded.rollout.prompt.question = "<image>what color is the square"
         del recorded.rollout.sample.response_token_ids[:]
         recorded.rollout.sample.response_token_ids.extend(ids)
         asked = tokenizer("<think> red </think> \\boxed{red}").input_ids

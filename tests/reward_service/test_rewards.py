@@ -57,6 +57,12 @@ def test_the_format_asked_for_is_the_configured_one(asked: str, response: bytes,
     assert why in given.explanation
 
 
+def test_a_question_without_images_asks_for_no_description():
+    assert reward("format", THINKING, sees=False).value == 1.0
+    assert reward("format", DESCRIBED, sees=False).value == 0.0
+    assert reward("format", b"red", sees=False).explanation.endswith(r"; no \boxed{}")
+
+
 @pytest.mark.parametrize(
     ("description", "answer"),
     [

@@ -22,7 +22,9 @@ GROUP_SIZE = 3
 
 def rollout(tokenizer, index: int, **changes: object) -> pb.Rollout:
     ids = tokenizer("<think> the square red </think> \\boxed{red}").input_ids
-    prompt = pb.Prompt(schema_version=1, id="0/7", run="run", question="what?", answer="red", group_size=GROUP_SIZE)
+    prompt = pb.Prompt(
+        schema_version=1, id="0/7", run="run", question="<image>what?", answer="red", group_size=GROUP_SIZE
+    )
     prompt.sampling.max_tokens = 64
     sample = pb.Sample(
         response_token_ids=ids,
@@ -184,3 +186,19 @@ async def until(condition) -> None:
             return
         await asyncio.sleep(0.05)
     pytest.fail("it did not come")
+
+
+async def test_text_alone_is_worth_its_answer_and_its_description_nothing(
+    redis: PatientRedis, redis_config: Config, tiny_model: Path
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        for index in range(GROUP_SIZE):
+            made = rollout(tokenizer, index)
+            made.prompt.question = "what?"
+            await stream.append([Output("rollouts", made.id, made.SerializeToString())])
+        group = await emitted(redis)
+    for scored in group.rollouts:
+        assert scored.rewards["accuracy"] == scored.rewards["format"] == 1.0
+        assert not {"visual", "requery_format"} & scored.rewards.keys()
+        assert not scored.missing

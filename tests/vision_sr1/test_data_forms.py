@@ -247,7 +247,7 @@ def test_the_tokens_of_a_prompt_are_known_beforehand(tiny_model: Path, size: tup
     images = [encoded(size=size), encoded()]
     row = QuestionRow("what is <image> and <image>?", "red", images, "x", None)
     processor = AutoProcessor.from_pretrained(tiny_model)
-    text = render_user_turn(processor.tokenizer, PromptTemplate("plain_answer").answer(row.question), 2)
+    text = render_user_turn(processor.tokenizer, PromptTemplate("plain_answer").answer(row.question, 2), 2)
     pictures = [Image.open(io.BytesIO(image)) for image in images]
     edges = {"shortest_edge": bounds[0], "longest_edge": bounds[1]}
     expanded = processor(text=[text], images=pictures, images_kwargs={"size": edges}, return_tensors="pt")

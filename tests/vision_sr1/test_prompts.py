@@ -16,7 +16,14 @@ def test_the_requery_has_no_image_marker_whatever_it_is_given():
 def test_a_users_own_template_is_used(tmp_path: Path):
     file = tmp_path / "mine.jinja"
     file.write_text("Q: {{ question }}!")
-    assert PromptTemplate(str(file)).answer("<image>why") == "Q: <image>why!"
+    assert PromptTemplate(str(file)).answer("<image>why", 1) == "Q: <image>why!"
+
+
+def test_a_question_without_images_asks_for_no_description():
+    template = PromptTemplate("answer")
+    assert "<description>" in template.answer("<image>why", 1)
+    assert "<description>" not in template.answer("why", 0)
+    assert all("<think>" in template.answer("why", images) for images in (0, 1))
 
 
 def test_a_missing_template_names_the_built_in_ones():
@@ -28,7 +35,7 @@ def test_a_template_that_uses_an_unknown_variable_says_which(tmp_path: Path):
     file = tmp_path / "mine.jinja"
     file.write_text("{{ qestion }}")
     with pytest.raises(TemplateError, match="qestion"):
-        PromptTemplate(str(file)).answer("why")
+        PromptTemplate(str(file)).answer("why", 0)
 
 
 def test_images_go_where_the_markers_are():

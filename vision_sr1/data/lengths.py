@@ -45,7 +45,9 @@ class PromptLengths:
     def tokens(self, row: QuestionRow | ConversationRow) -> int:
         """Tokens of a prompt or conversation: chat template, text, and all its images' placeholders."""
         if isinstance(row, QuestionRow):
-            text = render_user_turn(self._tokenizer, self._template.answer(row.question), len(row.images))
+            text = render_user_turn(
+                self._tokenizer, self._template.answer(row.question, len(row.images)), len(row.images)
+            )
         else:
             turns = conversation_turns(row.messages, len(row.images), control_tokens(self._tokenizer))
             text = self._tokenizer.apply_chat_template(turns, tokenize=False).rstrip()

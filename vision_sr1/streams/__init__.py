@@ -1,9 +1,9 @@
 """Redis Streams between the services: each item handed over exactly once, images stored once."""
 
-from vision_sr1.streams.blobs import BlobMissingError, Blobs
+from vision_sr1.streams.blobs import BlobMissingError, Blobs, PromptImages
 from vision_sr1.streams.connection import StreamsUnavailableError, connect, connect_to_run
 from vision_sr1.streams.consumer import Consumer
-from vision_sr1.streams.keys import Keys
+from vision_sr1.streams.keys import Keys, forget
 from vision_sr1.streams.outage import PatientRedis, check_takes_writes
 from vision_sr1.streams.stream import Entry, Output, Stream
 
@@ -15,9 +15,11 @@ __all__ = [
     "Keys",
     "Output",
     "PatientRedis",
+    "PromptImages",
     "Stream",
     "StreamsUnavailableError",
     "check_takes_writes",
     "connect",
     "connect_to_run",
+    "forget",
 ]

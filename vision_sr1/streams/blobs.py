@@ -1,6 +1,7 @@
 """Images in Redis, once each, under the SHA-256 of their encoded bytes."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -65,6 +66,32 @@ class Blobs:
             sha256 = key.decode().removeprefix(prefix)
             if sha256 not in sha256s and await self._redis.ttl(key) == FOR_EVER:
                 await self.release([sha256])
+
+
+class PromptImages(Container[str]):
+    """The images of prompts in flight, by hash; each is let go of with the last prompt that uses it."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._of: dict[str, list[str]] = {}  # hashes by prompt id
+        self._uses: Counter[str] = Counter()
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._uses
+
+    async def put(self, prompt_id: str, images: list[bytes]) -> list[ImageRef]:
+        """Stores a prompt's encoded images; again, if the store may have lost them."""
+        refs = [await self._blobs.put(image) for image in images]
+        if prompt_id not in self._of:
+            self._of[prompt_id] = [ref.sha256 for ref in refs]
+            self._uses.update(self._of[prompt_id])
+        return refs
+
+    async def release(self, prompt_ids: Iterable[str]) -> None:
+        """Lets go of the images of prompts that are answered."""
+        used = Counter(sha256 for prompt_id in prompt_ids for sha256 in self._of.pop(prompt_id, ()))
+        self._uses -= used  # drops those whose count is 0
+        await self._blobs.release(sha256 for sha256 in used if sha256 not in self)
 
 
 def media_type(data: bytes) -> str:

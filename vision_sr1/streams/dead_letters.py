@@ -7,8 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from vision_sr1.groups import group_stream
-from vision_sr1.streams.keys import Keys
-from vision_sr1.streams.stream import DEAD_STREAM
+from vision_sr1.streams.keys import DEAD_STREAM, Keys
 
 
 class NoDeadLetterError(LookupError):

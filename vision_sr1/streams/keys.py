@@ -1,6 +1,12 @@
 """Names of a run's keys. The braces put all of them in one slot of a Redis cluster, as the scripts need."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+STREAMS = ("prompts", "rollouts", "assembled", "scored", "evaluated")
+DEAD_STREAM = "dead"
 
 
 @dataclass(frozen=True)
@@ -47,3 +53,15 @@ class Keys:
     def actor(self, actor_id: str) -> str:
         """One actor's announcement; expires without heartbeats."""
         return f"{self.actors}:{actor_id}"
+
+
+async def forget(redis: Redis, keys: Keys) -> None:
+    """Empties a run's streams and deletes what else is kept of it, but for its images and its actors."""
+    client: Any = redis  # replies are typed as the union of all decodings
+    streams = {keys.stream(name) for name in (*STREAMS, DEAD_STREAM)}
+    async for key in client.scan_iter(match=keys.stream("*"), count=1000):
+        name = key.decode()
+        if name in streams:
+            await client.xtrim(name, maxlen=0, approximate=False)
+        elif not name.startswith((keys.blob(""), keys.actors)):
+            await client.delete(name)

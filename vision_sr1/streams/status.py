@@ -6,10 +6,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from vision_sr1.streams.keys import Keys
-from vision_sr1.streams.stream import DEAD_STREAM
-
-STREAMS = ("prompts", "rollouts", "assembled", "scored", "evaluated")
+from vision_sr1.streams.keys import DEAD_STREAM, STREAMS, Keys
 
 
 @dataclass(frozen=True)

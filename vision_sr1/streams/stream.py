@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from redis.exceptions import ResponseError
 
 from vision_sr1.config import StreamsConfig
-from vision_sr1.streams.keys import Keys
+from vision_sr1.streams.keys import DEAD_STREAM, Keys
 from vision_sr1.streams.outage import PatientRedis
 
 log = structlog.get_logger()
@@ -21,7 +21,6 @@ DEAD = Counter("vision_sr1_dead_letters", "Entries set aside after too many deli
 REPEATED = Counter("vision_sr1_repeated_outputs", "Outputs refused because their id was already written.", ["stream"])
 
 OWN_AT_ONCE = 64  # entries per reply when a consumer reads what it held
-DEAD_STREAM = "dead"
 GIVEN_BACK_MS = 86_400_000  # an entry as idle as this is nobody's
 
 

@@ -82,7 +82,7 @@ def write_task(
             scene, _, question = _asked(rng, uniform, mix)
             told = tell(scene)
         reply = _full_answer(told, question) if described else _thought_answer(question)
-        return _conversation(answer.answer(IMAGE_MARKER + question.text), reply, scene)
+        return _conversation(answer.answer(IMAGE_MARKER + question.text, images=1), reply, scene)
 
     def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float]) -> Any:
         def row(rng: np.random.Generator) -> Row:

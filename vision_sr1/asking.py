@@ -1,0 +1,48 @@
+"""Prompts as they are issued to the actors, for training and for evaluation."""
+
+import hashlib
+import time
+
+from vision_sr1.config import Config
+from vision_sr1.data import QuestionRow
+from vision_sr1.tracing import new_traceparent
+from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.wire import SCHEMA_VERSION
+
+
+def prompt_message(
+    config: Config, prompt_id: str, row: QuestionRow, images: list[pb.ImageRef], purpose: "pb.Purpose", version: int
+) -> pb.Prompt:
+    """A prompt of a row: in training answered `sampling.group_size` times, in evaluation once and greedily.
+
+    Args:
+        images: of the row, in the blob store.
+        version: of the policy, or a later one, that is to answer.
+    """
+    sampling = config.sampling
+    evaluation = purpose == pb.PURPOSE_EVALUATION
+    return pb.Prompt(
+        schema_version=SCHEMA_VERSION,
+        id=prompt_id,
+        run=config.run.name,
+        purpose=purpose,
+        question=row.question,
+        answer=row.answer,
+        data_source=row.data_source,
+        images=images,
+        group_size=1 if evaluation else sampling.group_size,
+        sampling=pb.SamplingParams(
+            temperature=0.0 if evaluation else sampling.temperature,
+            top_p=1.0 if evaluation else sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling_seed(config.run.seed, prompt_id) if sampling.seeded else None,
+        ),
+        policy_version=version,
+        issued_at=time.time(),
+        traceparent=new_traceparent("issue", prompt=prompt_id),
+    )
+
+
+def sampling_seed(run_seed: int, prompt_id: str) -> int:
+    """Seed of a prompt's first sample; the others count on from it."""
+    return int.from_bytes(hashlib.sha256(f"{run_seed}/{prompt_id}".encode()).digest()[:4], "big")
