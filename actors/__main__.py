@@ -36,8 +36,12 @@ log = structlog.get_logger()
 END_TIMEOUT_S = 2.0
 
 
-async def serve(config: Config, actor_id: str, probes: Probes) -> None:
-    """Runs the actor until SIGTERM or SIGINT, or until its engine dies."""
+async def serve(config: Config, actor_id: str, probes: Probes, policy_version: int | None) -> None:
+    """Runs the actor until SIGTERM or SIGINT, or until its engine dies.
+
+    Args:
+        policy_version: that the weights at `model.path` are; None: weights are waited for.
+    """
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
@@ -75,6 +79,8 @@ async def serve(config: Config, actor_id: str, probes: Probes) -> None:
     await prompts.open()
     fleet = Fleet(redis, keys)
     service.announce = lambda: fleet.announce(info, config.actors.heartbeat_s)
+    if policy_version is not None:
+        await service.updates.hold(policy_version)
     background = [
         asyncio.create_task(task)
         for task in (_heartbeat(config, service, engine, stop), _keep_up(config, service, fleet))
@@ -130,6 +136,9 @@ def _announced_host(host: str) -> str:
 def main() -> int:
     """Runs one actor; the exit status is 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(prog="actors", description=__doc__)
+    parser.add_argument(
+        "--policy-version", type=int, help="serve the weights at model.path as this version, and wait for none"
+    )
     parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
@@ -137,7 +146,7 @@ def main() -> int:
         probes = Probes()
         if config.metrics.actor_port:
             probes.serve(config.metrics.host, config.metrics.actor_port)
-        asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}", probes))
+        asyncio.run(serve(config, f"{arguments.id}-{uuid.uuid4().hex[:8]}", probes, arguments.policy_version))
 
     return run_service(parser, run)
 

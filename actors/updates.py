@@ -63,6 +63,12 @@ class WeightUpdates:
         self._frozen: float | None = None
         self._received = False
 
+    async def hold(self, policy_version: int) -> None:
+        """Takes the weights that the engine was started with for a published version."""
+        self._engine.policy_version = policy_version
+        await self._on_change()
+        self.serving.set()
+
     async def join(self, init_info: dict[str, Any], patience_s: float) -> None:
         """Joins a transfer group, whose members wait for one another `patience_s` in each phase."""
         async with self._phase:

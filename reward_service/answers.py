@@ -20,7 +20,7 @@ from vision_sr1.config import RewardConfig, load_config
 
 async def check_answers(config: RewardConfig, lines: Iterable[str], out: TextIO) -> None:
     """Answers line by line, each grader within its time limit."""
-    processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, {config.grader, *config.graders.values()}))
+    processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
     try:
         for line in lines:
             case = json.loads(line)

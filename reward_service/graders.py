@@ -1,5 +1,6 @@
 """Rules that say whether an answer is right. They run where they can be killed (`grading.py`): some do algebra."""
 
+import json
 import logging
 import math
 import re
@@ -28,7 +29,7 @@ _NUMBER = re.compile(
 
 
 def grade(name: GraderName, answer: str, reference: str, question: str, numeric_tolerance: float) -> bool:
-    """Whether the grader of this name takes the answer for right."""
+    """Whether the rule of this name takes the answer for right; `judge` is none (grading.py)."""
     graders: dict[GraderName, Grader] = {
         "mathruler": mathruler,
         "math_verify": math_verify,
@@ -36,6 +37,7 @@ def grade(name: GraderName, answer: str, reference: str, question: str, numeric_
         "normalized": normalized,
         "choice": choice,
         "numeric": partial(numeric, tolerance=numeric_tolerance),
+        "any_of": partial(any_of, tolerance=numeric_tolerance),
     }
     return graders[name](answer, reference, question)
 
@@ -51,12 +53,16 @@ def can_read(name: GraderName, reference: str, question: str) -> bool:
         return _option(reference, _options(question)).isupper()
     if name == "math_verify":
         return bool(_expressions(reference))
+    if name == "any_of":
+        return all(_plain(one) for one in _listed(reference)) and bool(_listed(reference))
     return bool(_plain(reference))
 
 
 def warm_up(names: Iterable[GraderName]) -> None:
     """Loads what the graders of these names need: a second or more that is not to count as grading."""
     for name in names:
+        if name == "judge":
+            continue
         grade(name, r"\frac{1}{2}", "0.5", "", 0.0)
 
 
@@ -102,6 +108,19 @@ def numeric(answer: str, reference: str, _: str = "", *, tolerance: float) -> bo
     if wanted is None:
         return normalized(answer, reference)
     return given is not None and math.isclose(given, wanted, rel_tol=tolerance, abs_tol=0.0 if wanted else tolerance)
+
+
+def any_of(answer: str, reference: str, _: str = "", *, tolerance: float) -> bool:
+    """One of the answers that the reference lists (a JSON list of texts), each as a number or as `normalized`."""
+    return any(numeric(answer, one, tolerance=tolerance) for one in _listed(reference))
+
+
+def _listed(reference: str) -> list[str]:
+    try:
+        listed = json.loads(reference)
+    except ValueError:
+        return [reference]
+    return [str(one) for one in listed] if isinstance(listed, list) else [reference]
 
 
 def _plain(text: str) -> str:

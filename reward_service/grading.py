@@ -1,12 +1,16 @@
 """Grading: whether an answer is right, by the grader of its data source, within a hard time limit."""
 
+import math
 from collections import OrderedDict
 from functools import partial
 
 from reward_service import metrics
 from reward_service.graders import exact, grade, warm_up
+from reward_service.judge import Judge, JudgeFailedError
 from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import GraderName, RewardConfig
+from vision_sr1.parsing import parse_response
+from vision_sr1.prompts import PromptTemplate
 from vision_sr1.rewards import Missing, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -18,47 +22,70 @@ _Case = tuple[GraderName, str, str, str]
 
 
 class Grading:
-    """Grades off the event loop, in processes that are killed where a grader does not end."""
+    """Grades off the event loop: by rules, in processes that are killed where one does not end, or by a judge.
 
-    def __init__(self, config: RewardConfig) -> None:
+    Args:
+        judge: asked where the grader is `judge`.
+    """
+
+    def __init__(self, config: RewardConfig, judge: Judge | None = None) -> None:
         self._config = config
-        names = {config.grader, *config.graders.values()}
-        self._processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, names))
-        self._known: OrderedDict[_Case, bool] = OrderedDict()
+        self._judge = judge
+        self._turn = PromptTemplate("grade")
+        self._processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
+        self._known: OrderedDict[_Case, float] = OrderedDict()
 
     async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
-        """1 for a right answer, 0 for a wrong one or none; missing where the grader failed or took too long."""
+        """1 for a right answer, 0 for a wrong one or none, what a judge says between; missing where the grader failed
+        or took too long."""
         name = self._config.graders.get(prompt.data_source, self._config.grader)
         if answer is None:
             return Reward(0.0, r"no \boxed{} answer")
-        case = (name, answer, prompt.answer, prompt.question if name == "choice" else "")
+        case = (name, answer, prompt.answer, prompt.question if name in ("choice", "judge") else "")
         try:
-            right = await self._is_right(case)
-        except CallFailedError as error:
+            worth = await self._worth(case)
+        except (CallFailedError, JudgeFailedError) as error:
             metrics.GRADINGS.labels(name, "failed").inc()
             return Missing(f"grader {name} on {shown(answer)} and {shown(prompt.answer)}: {error}")
-        metrics.GRADINGS.labels(name, "right" if right else "wrong").inc()
-        return Reward(float(right), f"{name}: {shown(answer)} is {'' if right else 'not '}{shown(prompt.answer)}")
+        metrics.GRADINGS.labels(name, "right" if worth else "wrong").inc()
+        said = {0.0: "is not", 1.0: "is"}.get(worth, f"is {worth:g} of")
+        return Reward(worth, f"{name}: {shown(answer)} {said} {shown(prompt.answer)}")
 
     async def close(self) -> None:
         """Ends the processes."""
         await self._processes.close()
 
-    async def _is_right(self, case: _Case) -> bool:
+    async def _worth(self, case: _Case) -> float:
         if exact(case[1], case[2]) and case[1].strip():  # to every grader
-            return True
+            return 1.0
         if (known := self._known.get(case)) is not None:
             self._known.move_to_end(case)
             return known
-        right = bool(
-            await self._processes.call(
-                grade, *case, self._config.numeric_tolerance, timeout_s=self._config.grading_timeout_s
+        if case[0] == "judge":
+            worth = await self._judged(*case[1:])
+        else:
+            worth = float(
+                await self._processes.call(
+                    grade, *case, self._config.numeric_tolerance, timeout_s=self._config.grading_timeout_s
+                )
             )
-        )
-        self._known[case] = right
+        self._known[case] = worth
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return right
+        return worth
+
+    async def _judged(self, answer: str, reference: str, question: str) -> float:
+        assert self._judge is not None  # the configuration has been asked for one
+        said = parse_response(
+            (await self._judge.answer(self._turn.grading(question, reference, answer))).encode()
+        ).answer
+        try:
+            worth = float(said or "")
+        except ValueError:
+            worth = math.nan
+        if not 0 <= worth <= 1:
+            raise JudgeFailedError(f"{self._judge.model} gave no score from 0 to 1, but {shown(said or 'nothing')}")
+        return worth
 
 
 def shown(text: str) -> str:

@@ -160,10 +160,10 @@ async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterat
     reward = config.reward
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
     functions = RewardFunctions(reward.functions, reward.processes, blobs)
-    grading, requerier = Grading(reward), Requerier(reward.requery, fleet, config.tls)
     judge = Judge(reward.judge) if reward.judge.url else None
+    grading, requerier = Grading(reward, judge), Requerier(reward.requery, fleet, config.tls)
     try:
-        yield Scorer(reward, tokenizer, grading, requerier, judge, functions)
+        yield Scorer(reward, tokenizer, grading, requerier, judge if reward.judge.answers else None, functions)
     finally:
         await requerier.close()
         await grading.close()

@@ -19,7 +19,8 @@ class PromptTemplate:
     """One Jinja template of a user's turn.
 
     Args:
-        name: name of a built-in template (`answer`, `requery`, `plain_answer`, `plain_requery`) or path of a file.
+        name: name of a built-in template (`answer`, `think_answer`, `requery`, `plain_answer`, `plain_requery`,
+            `grade`) or path of a file.
     """
 
     def __init__(self, name: str) -> None:
@@ -43,6 +44,12 @@ class PromptTemplate:
         return self._render(
             description=description.replace(IMAGE_MARKER, "").strip(),
             question=question.replace(IMAGE_MARKER, "").strip(),
+        )
+
+    def grading(self, question: str, reference: str, answer: str) -> str:
+        """The turn that asks a judge what an answer is worth: text only."""
+        return self._render(
+            question=question.replace(IMAGE_MARKER, "").strip(), reference=reference.strip(), answer=answer.strip()
         )
 
     def _render(self, **values: str | int) -> str:

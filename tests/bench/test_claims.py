@@ -3,11 +3,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from bench.claims.judges import Reader, judge, training_answers
-from learner.evaluation import answer_record
 from tests.reward_service.conftest import Store
 from tests.reward_service.test_store import write
 from vision_sr1.config import DataConfig
 from vision_sr1.data import Questions
+from vision_sr1.evaluation.answers import answer_record
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

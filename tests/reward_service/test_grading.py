@@ -1,13 +1,16 @@
 """Grading in processes that can be killed."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from reward_service.grading import Grading
+from reward_service.judge import Judge
 from reward_service.killable import CallFailedError, Killable
+from tests.reward_service.serving import serving
 from vision_sr1.config import RewardConfig
 from vision_sr1.rewards import Missing, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -78,3 +81,55 @@ async def test_memory_is_bounded():
     with pytest.raises(CallFailedError, match="MemoryError"):
         await killable.call(bytes, 2**30, timeout_s=20)
     await killable.close()
+
+
+class Scores:
+    """An OpenAI-compatible endpoint that scores answers it knows."""
+
+    def __init__(self, scores: dict[str, str]) -> None:
+        self.turns: list[str] = []
+        self._scores = scores
+
+    async def __call__(self, _scope, receive, send) -> None:
+        body = b""
+        while True:
+            event = await receive()
+            body += event["body"]
+            if not event.get("more_body"):
+                break
+        self.turns.append(json.loads(body)["messages"][0]["content"])
+        given = self.turns[-1].partition("Given answer:\n")[2].partition("\n")[0]
+        message = {"role": "assistant", "content": self._scores[given]}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge"}
+        reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": json.dumps(reply).encode()})
+
+
+async def test_a_judge_compares_answers_where_it_is_the_grader():
+    app = Scores({"a dog": r"\boxed{1}", "a cat": r"no. \boxed{0}", "a dog and hay": r"\boxed{0.5}", "dogs": "yes"})
+    async with serving(app, lifespan="off") as address:
+        config = RewardConfig(
+            graders={"open": "judge"}, judge={"url": f"{address}/v1", "model": "judge", "answers": False, "attempts": 1}
+        )
+        assert "judge" not in config.names, "it answers from no descriptions"
+        judge = Judge(config.judge)
+        grading = Grading(config, judge)
+        asked = prompt("puppy <AND> straw", "open", "<image>What is there?")
+        assert await grading.grade("a dog", asked) == Reward(1.0, "judge: 'a dog' is 'puppy <AND> straw'")
+        assert await grading.grade("a dog", asked) == Reward(1.0, "judge: 'a dog' is 'puppy <AND> straw'")
+        assert await grading.grade("a cat", asked) == Reward(0.0, "judge: 'a cat' is not 'puppy <AND> straw'")
+        half = await grading.grade("a dog and hay", asked)
+        assert half == Reward(0.5, "judge: 'a dog and hay' is 0.5 of 'puppy <AND> straw'")
+        nothing = await grading.grade("dogs", asked)
+        assert isinstance(nothing, Missing)
+        assert "judge gave no score from 0 to 1, but 'nothing'" in nothing.reason
+        assert len(app.turns) == 4, "nobody is asked twice"
+        assert all("What is there?" in turn and "<image>" not in turn for turn in app.turns)
+        await grading.close()
+        await judge.close()
+
+
+def test_a_grader_that_is_a_judge_needs_one():
+    with pytest.raises(ValueError, match="grader `judge` needs judge.url and judge.model"):
+        RewardConfig(graders={"open": "judge"})

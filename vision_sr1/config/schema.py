@@ -15,7 +15,7 @@ Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
-GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric"]
+GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 
 
@@ -155,10 +155,14 @@ class RequeryConfig(Section):
 
 
 class JudgeConfig(Section):
-    """Another model that answers from the description: the reward `judge`, beside the policy's own `visual`."""
+    """Another model: it answers from the description, for the reward `judge` beside the policy's own `visual`, and
+    compares answers where a grader is `judge`."""
 
     url: str | None = Field(None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge.")
     model: str = Field("", description="Name of the model there.")
+    answers: bool = Field(
+        True, description="Give the reward `judge`: it answers from every description. Without, it only grades."
+    )
     api_key: SecretStr | None = Field(None, description="Set it with VISION_SR1_JUDGE_API_KEY, not in a file.")
     max_tokens: Positive = Field(2048, description="Tokens of one judgement at most.")
     timeout_s: Seconds = Field(60.0, description="For one try.")
@@ -227,7 +231,9 @@ class RewardConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address of the REST API.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8088, description="Port of the REST API.")
-    grader: GraderName = Field("mathruler", description="Rule that compares answers.")
+    grader: GraderName = Field(
+        "mathruler", description="Rule that compares answers; `judge` asks the model at judge.url instead."
+    )
     graders: dict[str, GraderName] = Field({}, description="Other rules by data source.")
     grading_timeout_s: Seconds = Field(5.0, description="A grader that takes longer is killed; the reward is missing.")
     processes: Positive = Field(1, description="Of one replica, in which graders run; as many for `functions`.")
@@ -252,8 +258,13 @@ class RewardConfig(Section):
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Rewards that every rollout gets, and their least and greatest values."""
-        judge = {JUDGE: (0.0, 1.0)} if self.judge.url else {}
+        judge = {JUDGE: (0.0, 1.0)} if self.judge.url and self.judge.answers else {}
         return {**RANGES, **judge, **{name: function.range for name, function in self.functions.items()}}
+
+    @property
+    def grader_names(self) -> set[GraderName]:
+        """Graders that are used."""
+        return {self.grader, *self.graders.values()}
 
     @property
     def names(self) -> list[str]:
@@ -269,6 +280,12 @@ class RewardConfig(Section):
     def _judge_is_named(self) -> Self:
         if self.judge.url and not self.judge.model:
             raise ValueError("judge.url needs judge.model: the model's name at that endpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_is_there_to_grade(self) -> Self:
+        if "judge" in self.grader_names and not self.judge.url:
+            raise ValueError("the grader `judge` needs judge.url and judge.model: who it is that compares answers")
         return self
 
     @model_validator(mode="after")
@@ -483,6 +500,20 @@ class LearnerConfig(Section):
         return self
 
 
+class EvaluationConfig(Section):
+    """`vision-sr1 eval` (docs/evaluation.md)."""
+
+    benchmarks: dict[str, list[str]] = Field(
+        {}, description="By name, the sets to read in place of the published ones; unknown names are sets of your own."
+    )
+    rows: int | None = Field(None, gt=0, description="Of each set at most, the first; null: all.")
+    prompts_in_flight: Positive = Field(512, description="Questions issued and not answered at once.")
+    judge_open_answers: bool = Field(
+        False, description="Answers to questions without options are compared by the model at reward.judge.url."
+    )
+    resamples: Positive = Field(1000, description="Bootstrap samples behind each confidence interval.")
+
+
 class StreamsConfig(Section):
     """Redis."""
 
@@ -546,6 +577,7 @@ class Config(Section):
     actors: ActorsConfig = ActorsConfig()
     reward: RewardConfig = RewardConfig()
     learner: LearnerConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
     streams: StreamsConfig = StreamsConfig()
     tls: TlsConfig = TlsConfig()
     metrics: MetricsConfig = MetricsConfig()
@@ -554,8 +586,11 @@ class Config(Section):
     def _components_use_rewards_that_are_given(self) -> Self:
         for component in self.learner.components:
             for name in component.reward:
-                if name == "judge" and not self.reward.judge.url:
-                    raise ValueError(f"component {component.name!r} uses the reward 'judge': set reward.judge.url")
+                if name == JUDGE and JUDGE not in self.reward.names:
+                    raise ValueError(
+                        f"component {component.name!r} uses the reward 'judge': set reward.judge.url, and leave "
+                        "reward.judge.answers true"
+                    )
                 if name not in self.reward.names:
                     known = ", ".join(self.reward.names)
                     raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")

@@ -1,20 +1,14 @@
 """A page with samples of a data set: one file, to be opened in a browser."""
 
-import base64
-import io
 import random
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from PIL import Image
-
 from vision_sr1.data.check import AnyRow, Report
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import QuestionRow
+from vision_sr1.pages import thumbnail, write_page
 
-TEMPLATE = Path(__file__).parent / "samples.html.jinja"
-WIDTH = 320  # pixels of a picture on the page
 REFUSED = 40  # rows
 
 
@@ -46,28 +40,14 @@ class Samples:
 
     def write(self, path: Path, source: str, report: Report) -> None:
         """Writes the page."""
-        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-        template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
         rows = [_shown(index, row) for index, row in sorted(self._rows, key=lambda kept: kept[0])]
-        path.write_text(
-            template.render(source=source, report=report, rows=rows, refused=self._refused), encoding="utf-8"
-        )
+        write_page(path, "samples", title=source, report=report, rows=rows, refused=self._refused)
 
 
 def _shown(index: int, row: AnyRow) -> dict[str, Any]:
-    pictures = [_thumbnail(image) for image in row.images]
+    pictures = [thumbnail(image) for image in row.images]
     if isinstance(row, QuestionRow):
         turns = [("question", row.question), ("answer", row.answer)]
         return {"index": index, "from": row.data_source, "turns": turns, "pictures": pictures}
     turns = [(message["role"], message["content"]) for message in row.messages]
     return {"index": index, "from": "", "turns": turns, "pictures": pictures}
-
-
-def _thumbnail(encoded: bytes) -> dict[str, Any]:
-    with Image.open(io.BytesIO(encoded)) as image:
-        size = image.size
-        small = image.convert("RGB")
-        small.thumbnail((WIDTH, WIDTH))
-        data = io.BytesIO()
-        small.save(data, "WEBP")
-    return {"data": base64.b64encode(data.getvalue()).decode(), "width": size[0], "height": size[1]}

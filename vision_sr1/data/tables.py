@@ -25,7 +25,7 @@ class Table(Protocol):
 
 
 def load_table(source: str) -> Table:
-    """Reads `NAME` or `NAME@SPLIT`; the split is `train` where none is named.
+    """Reads `NAME`, `NAME@SPLIT`, or of a hub's `NAME:CONFIGURATION@SPLIT`; the split is `train` where none is named.
 
     Args:
         source: a file (parquet, arrow, json, jsonl), several by a pattern (`part-*.parquet`), a folder that
@@ -57,7 +57,8 @@ def _open(name: str, split: str) -> Table:
             return _Columns(saved, name)
         builder = _BUILDERS.get(path.suffix)
         if builder is None:
-            return _Columns(datasets.load_dataset(name, split=split), name)
+            hub_name, _, configuration = name.partition(":")
+            return _Columns(datasets.load_dataset(hub_name, configuration or None, split=split), name)
         files = [name] if path.is_file() else sorted(map(str, path.parent.glob(path.name)))
         if not files:
             raise DataError(f"no data file {path}; `vision-sr1 data shapes` makes one")

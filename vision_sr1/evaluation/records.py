@@ -1,0 +1,49 @@
+"""An evaluation's folder: the answers to each benchmark, a line each, which a later attempt goes on from."""
+
+import json
+from pathlib import Path
+
+from vision_sr1.evaluation.answers import Record
+
+ANSWERS = "answers"
+
+
+class Records:
+    """The answers to one benchmark.
+
+    Args:
+        folder: of the evaluation.
+    """
+
+    def __init__(self, folder: Path, benchmark: str) -> None:
+        self._path = folder / ANSWERS / f"{benchmark}.jsonl"
+        self._records: dict[int, Record] = {}
+        if self._path.is_file():
+            whole = self._path.read_bytes()
+            kept = whole[: whole.rfind(b"\n") + 1]  # the last line of an attempt that was killed may be cut off
+            for line in kept.splitlines():
+                record = json.loads(line)
+                self._records[record["index"]] = record  # the last of its number
+            if len(kept) < len(whole):
+                self._path.write_bytes(kept)
+
+    def __contains__(self, index: object) -> bool:
+        """Whether this question need not be asked: an answer that could not be graded is asked for again."""
+        record = self._records.get(index) if isinstance(index, int) else None
+        return record is not None and ("accuracy" in record or "refused" in record)
+
+    def __len__(self) -> int:
+        return sum(index in self for index in self._records)
+
+    def add(self, record: Record) -> None:
+        """Keeps a record on the disk; one that is there already stays."""
+        if record["index"] in self:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        self._records[record["index"]] = record
+
+    def all(self) -> list[Record]:
+        """By number."""
+        return [record for _, record in sorted(self._records.items())]
