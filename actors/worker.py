@@ -6,7 +6,7 @@ from actors import metrics
 from actors.engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.groups import requery_id, without_group
+from vision_sr1.groups import requery_id, sees, without_group
 from vision_sr1.parsing import TokenBytes, parse_response
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
@@ -81,6 +81,8 @@ class PromptWorker:
 
     def _requery(self, rollout: pb.Rollout) -> str | None:
         """The id under which the reward service will ask what the description is worth; None where there is none."""
+        if not sees(rollout.prompt):
+            return None
         pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
         description = parse_response(b"".join(pieces)).description
         return requery_id(rollout, description, self._reward.requery) if description else None

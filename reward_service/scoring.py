@@ -84,9 +84,9 @@ class Scorer:
     ) -> dict[str, Outcome]:
         """What the response's own answer is worth, and those that others give from its description."""
         grading = self._grading.grade(parsed.answer, scored.rollout.prompt)
+        if not sees(scored.rollout.prompt):  # nothing was to be described
+            return {"accuracy": await grading}
         if not parsed.description:
-            if not sees(scored.rollout.prompt):  # nothing was to be described
-                return {"accuracy": await grading}
             asked = ("visual", "requery_format", *([JUDGE] if self._judge is not None else []))
             return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
         accuracy, visual, judged = await asyncio.gather(

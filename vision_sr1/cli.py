@@ -192,6 +192,42 @@ def ask(
     _guarded(work)
 
 
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder, or any model in Hugging Face format.")],
+    overrides: Overrides = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=SET]", help="paper, text, images, all, a benchmark, or a set of your own."),
+    ] = None,
+    version: Annotated[str, typer.Option(help="Of a run: a checkpoint's number, latest, or best.")] = "latest",
+    rows: Annotated[int | None, typer.Option(min=1, help="Of each set at most, the first.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A run's file; default: what the run or the export has.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Default: RUN/evaluations/VERSION, or runs/evaluation-MODEL."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the answers that the folder has.")] = False,
+) -> None:
+    """Evaluates on benchmarks, through actors and reward service; an evaluation that was stopped goes on."""
+    from vision_sr1.evaluation import run as evaluation
+    from vision_sr1.evaluation.report import print_report
+
+    def work() -> None:
+        path, number, folder, settings = evaluation.policy_of(model, version)
+        place = (output or folder).absolute()
+        here = [f"model.path={path}", f"run.dir={place.parent}", f"run.name={place.name}", "learner.lora.rank=0"]
+        limit = [f"evaluation.rows={rows}"] if rows else []
+        effective = load(config or settings, [*(overrides or []), *here, *limit]).config
+        effective.evaluation.benchmarks |= evaluation.chosen_benchmarks(suite or [])
+        done = evaluation.evaluate(effective, model, number, console, fresh=fresh)
+        print_report(console, done)
+        for name in ("results.json", "results.md", "failures.html"):
+            console.print(f"wrote {effective.run.path / name}", highlight=False)
+
+    _guarded(work)
+
+
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name; only its configuration is read.")],
@@ -251,15 +287,16 @@ def _resuming(resume: bool) -> list[str]:
 
 def _guarded(work: Callable[[], None]) -> None:
     from vision_sr1.launcher.run import InterruptedRunError, StageFailedError
+    from vision_sr1.service import MISTAKES
 
     try:
         work()
-    except ConfigError as error:
+    except MISTAKES as error:
         fail(str(error))
     except StageFailedError as error:
         fail(str(error), status=1)
     except InterruptedRunError:
-        errors.print("stopped; --resume continues from the last checkpoint")
+        errors.print("stopped; --resume continues from the last checkpoint, eval from its last answer")
         raise typer.Exit(130) from None
 
 

@@ -166,13 +166,11 @@ _add_task_command(
 @contextmanager
 def _told() -> Iterator[None]:
     """Mistakes in the data are said in one line."""
-    from vision_sr1.config import ConfigError
-    from vision_sr1.data.errors import DataError
-    from vision_sr1.prompts import TemplateError
+    from vision_sr1.service import MISTAKES
 
     try:
         yield
-    except (ConfigError, DataError, TemplateError) as error:
+    except MISTAKES as error:
         fail(str(error))
 
 

@@ -1,4 +1,4 @@
-"""A page to read the failures of an evaluation: what was asked and seen, what was answered, and why it does not count."""
+"""A page to read an evaluation's failures: what was asked and seen, what was answered, why it does not count."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ def write_failures(path: Path, title: str, config: Config, records: Mapping[str,
             {"name": name, "title": benchmark(name).title, "failures": failures, "all": len(failed)},
         )
     about = (
-        "Wrong answers, answers cut off at sampling.max_tokens, and shortcuts: right answers that the description alone "
-        f"does not lead to. Of each benchmark the first {SHOWN}; all of them are in answers/."
+        "Wrong answers, answers cut off at sampling.max_tokens, and shortcuts: right answers that the description "
+        f"alone does not lead to. Of each benchmark the first {SHOWN}; all of them are in answers/."
     )
     write_page(path, "failures", title=title, about=about, kinds=dict(counts.most_common()), benchmarks=benchmarks)
 

@@ -1,7 +1,7 @@
 """What an evaluation leaves behind for people: results.json, results.md beside the paper's numbers, failures.html."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,8 @@ from vision_sr1.config import Config
 from vision_sr1.evaluation.answers import Record
 from vision_sr1.evaluation.benchmarks import SUITES, benchmark
 from vision_sr1.evaluation.failures import write_failures
+from vision_sr1.evaluation.paper import PAPER
 from vision_sr1.evaluation.results import Interval, Result, average, mean_rate, result
-
-# Table 2 of arXiv 2508.19652 v2, in percent, and the rate of language shortcuts that it reports.
-PAPER: dict[str, dict[str, float]] = {
-    "Vision-SR1 3B": dict(zip(SUITES["paper"], (40.8, 49.6, 66.1, 41.9, 45.8, 29.3, 68.3), strict=True)),
-    "Vision-SR1 7B": dict(zip(SUITES["paper"], (40.7, 52.2, 69.2, 43.5, 54.5, 36.2, 68.9), strict=True)),
-}
-PAPER_AVERAGE = {"Vision-SR1 3B": 48.8, "Vision-SR1 7B": 52.2}
-PAPER_BASELINE = {"Vision-SR1 3B": 47.1, "Vision-SR1 7B": 50.7}  # Vision-R1 on the same data
-PAPER_SHORTCUT = {"Vision-SR1 3B": 9.4, "Vision-SR1 7B": 9.8}
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class Evaluated:
     """What was evaluated.
 
     Attributes:
-        model: folder or hub name.
+        model: the run's or the model's folder, or a hub name.
         version: of the policy.
         weights: SHA-256 of its weight files, where they are here.
     """
@@ -90,34 +82,31 @@ def markdown(done: Report, settings: Mapping[str, Any]) -> str:
     lines = [
         f"# {done.evaluated.model}, version {done.evaluated.version}",
         "",
-        "Percent, greedy, with 95 % bootstrap intervals. *By description*: right by the description alone, by the "
-        "policy's own judgement. *Shortcut*: right although the description does not lead to it, of all.",
+        "Percent, greedy, with 95 % bootstrap intervals. *Visual*: right by the description alone, in the policy's own "
+        "judgement. *Shortcut*: right although the description does not lead to it, of all.",
         "",
-        f"| benchmark | questions | score | 95 % | by description | shortcut | format | tokens | {' | '.join(PAPER)} |",
+        f"| benchmark | questions | score | 95 % | visual | shortcut | format | tokens | {' | '.join(PAPER)} |",
         "|---|" + "---:|" * (7 + len(PAPER)),
     ]
     for found in done.results:
         cells = [found.title, str(found.questions), *_scored(found.score), *_rates(found.means)]
-        cells += [f"{PAPER[size][found.name]:.1f}" if found.name in PAPER[size] else "" for size in PAPER]
+        cells += [f"{paper.scores[found.name]:.1f}" if found.name in paper.scores else "" for paper in PAPER.values()]
         lines.append(f"| {' | '.join(cells)} |")
-    overall = {name: mean_rate(done.results, name) for name in ("visual", "shortcut", "format", "response_tokens")}
-    rates = _rates({name: value for name, value in overall.items() if value is not None})
-    rows = [("average", done.average, {}), ("average of the paper's seven", done.paper_average, PAPER_AVERAGE)]
-    for name, score, paper in rows:
-        if score is not None and (paper or len(done.results) > 1):
-            cells = [
-                f"**{name}**",
-                "",
-                *_scored(score),
-                *rates,
-                *(f"{paper[s]:.1f}" if s in paper else "" for s in PAPER),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+    of_paper = [found for found in done.results if found.name in SUITES["paper"]]
+    if done.average is not None and 1 < len(done.results) != len(of_paper):
+        lines.append(_average_row("average", done.average, done.results, [""] * len(PAPER)))
+    if done.paper_average is not None:
+        averages = [f"{paper.average:.1f}" for paper in PAPER.values()]
+        lines.append(_average_row("average of the paper's seven", done.paper_average, of_paper, averages))
     lines += [
         "",
-        "The paper's columns are Table 2 of arXiv 2508.19652 v2, where Vision-R1 on the same data has "
-        f"{' and '.join(f'{PAPER_BASELINE[size]:.1f} ({size[-2:]})' for size in PAPER)} on average; its language shortcut "
-        f"rate is {' and '.join(f'{PAPER_SHORTCUT[size]:.1f}' for size in PAPER)}. It grades open answers by a judge.",
+        "The paper's columns are Table 2 of arXiv 2508.19652 v2, which grades open answers by a judge. There, "
+        + "; ".join(
+            f"{size} has a language shortcut rate of {paper.shortcut:.1f}, and Vision-R1 on the same data "
+            f"{paper.baseline:.1f} on average"
+            for size, paper in PAPER.items()
+        )
+        + ".",
         "",
     ]
     for found in done.results:
@@ -130,7 +119,7 @@ def markdown(done: Report, settings: Mapping[str, Any]) -> str:
 def print_report(console: Console, done: Report) -> None:
     """The same in short, on a terminal."""
     table = Table("benchmark", title=f"{done.evaluated.model}, version {done.evaluated.version}")
-    for column in ("questions", "score", "95 %", "by description", "shortcut", "format", "tokens"):
+    for column in ("questions", "score", "95 %", "visual", "shortcut", "format", "tokens"):
         table.add_column(column, justify="right")
     for found in done.results:
         table.add_row(found.title, str(found.questions), *_scored(found.score), *_rates(found.means))
@@ -140,6 +129,12 @@ def print_report(console: Console, done: Report) -> None:
     for found in done.results:
         for note in _notes(found):
             console.print(f"{found.title}: {note}", highlight=False)
+
+
+def _average_row(name: str, score: Interval, results: Sequence[Result], papers: Sequence[str]) -> str:
+    rates = {rate: mean_rate(results, rate) for rate in ("visual", "shortcut", "format", "response_tokens")}
+    shown = _rates({rate: value for rate, value in rates.items() if value is not None})
+    return f"| {' | '.join([f'**{name}**', '', *_scored(score), *shown, *papers])} |"
 
 
 def _scored(score: Interval | None) -> tuple[str, str]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import FrameType
 
 import psutil
@@ -20,7 +21,7 @@ from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
 WATCH_S = 0.25
-LEARNER_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
+MAIN_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
 
 
 class StageFailedError(RuntimeError):
@@ -56,7 +57,7 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         try:
             _watch([learner], learner, tail, interrupted, lambda: view.update({}, ""), console)
         finally:
-            stop_all([([learner], LEARNER_STOP_S)])
+            stop_all([([learner], MAIN_STOP_S)])
 
 
 def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
@@ -72,25 +73,54 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
     """
     _prepare(config, fresh)
     with _interruptible() as interrupted, Services(config) as services:
-        config = services.config
         actors = [services.actor(index) for index in range(config.actors.count)]
-        reward, learner = services.reward_service(), services.learner()
-        tail = ScalarTail(config.run.path / "scalars.jsonl")
-        console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
-        depths = _DepthReader(config, services.environment)
+        view = partial(ProgressView, console, phase, total=config.learner.batches)
+        _run(services, actors, services.learner(), interrupted, view, console)
 
-        def look() -> None:
-            _keep_up(services.redis, console)
-            view.update(depths.read(), "" if tail.latest else "starting services")
 
-        try:
-            with ProgressView(console, phase, tail, config.learner.batches) as view:
-                for service in (*actors, reward, learner):
-                    service.start()
-                _watch([*actors, reward, learner], learner, tail, interrupted, look, console)
-        finally:
-            stop_all([([learner], LEARNER_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
-            depths.close()
+def run_evaluation(config: Config, policy_version: int, console: Console, phase: str, questions: int) -> None:
+    """Asks the benchmarks of the configuration, with all services but a learner.
+
+    Args:
+        policy_version: that the weights at `model.path` are.
+        questions: how many there are.
+
+    Raises:
+        StageFailedError, InterruptedRunError: as in `run_training`.
+    """
+    holding = ("--policy-version", str(policy_version))
+    with _interruptible() as interrupted, Services(config) as services:
+        actors = [services.actor(index, *holding) for index in range(config.actors.count)]
+        view = partial(ProgressView, console, phase, total=questions)
+        _run(services, actors, services.evaluation(*holding), interrupted, view, console)
+
+
+def _run(
+    services: Services,
+    actors: list[ServiceProcess],
+    main: ServiceProcess,
+    interrupted: Callable[[], bool],
+    progress: Callable[..., ProgressView],
+    console: Console,
+) -> None:
+    """Runs actors, the reward service, and whom they work for, until that one is done."""
+    config, reward = services.config, services.reward_service()
+    tail = ScalarTail(config.run.path / "scalars.jsonl")
+    console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
+    depths = _DepthReader(config, services.environment)
+
+    def look() -> None:
+        _keep_up(services.redis, console)
+        view.update(depths.read(), "" if tail.latest else "starting services")
+
+    try:
+        with progress(tail=tail) as view:
+            for service in (*actors, reward, main):
+                service.start()
+            _watch([*actors, reward, main], main, tail, interrupted, look, console)
+    finally:
+        stop_all([([main], MAIN_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
+        depths.close()
 
 
 def _prepare(config: Config, fresh: bool) -> None:
@@ -108,16 +138,16 @@ def _prepare(config: Config, fresh: bool) -> None:
 
 def _watch(
     services: list[ServiceProcess],
-    learner: ServiceProcess,
+    main: ServiceProcess,
     tail: ScalarTail,
     interrupted: Callable[[], bool],
     draw: Callable[[], None],
     console: Console,
 ) -> None:
-    """Waits for the learner to end; restarts services that end before it.
+    """Waits for the one that the others work for to end; restarts services that end before it.
 
-    The learner goes on from its last checkpoint, if it was killed or has learned something since it was started: one
-    that fails before would fail again.
+    It goes on from what it has on the disk, if it was killed or has come further since it was started: one that fails
+    before would fail again.
     """
     lines_at_start = tail.lines
     while True:
@@ -127,19 +157,19 @@ def _watch(
             if service.exit_status() is None:
                 continue
             status = service.own_status()
-            if service is learner and status == 0:
+            if service is main and status == 0:
                 return
-            hopeless = service is learner and status > 0 and tail.lines == lines_at_start
+            hopeless = service is main and status > 0 and tail.lines == lines_at_start
             if service.restarts_left == 0 or status == USER_MISTAKE or hopeless:
                 raise StageFailedError(
-                    f"{'the learner' if service is learner else service.name} ended with status {status} after "
+                    f"{'the ' * (service is main)}{service.name} ended with status {status} after "
                     f"{RESTARTS - service.restarts_left} restarts; {service.log}:\n{service.last_lines()}"
                 )
             service.restarts_left -= 1
             service.kill_tree()
             console.print(f"{service.name} ended with status {status}; restarting it (log: {service.log})")
             service.start()
-            if service is learner:
+            if service is main:
                 lines_at_start = tail.lines
         draw()
         time.sleep(WATCH_S)

@@ -45,9 +45,9 @@ class Services(ExitStack):
         """What services need to find Redis, beside the configuration's file."""
         return self._environment
 
-    def actor(self, index: int) -> ServiceProcess:
+    def actor(self, index: int, *options: str) -> ServiceProcess:
         """The actor with this number."""
-        arguments = ["-m", "actors", str(self._file), "--id", f"actor-{index}"]
+        arguments = ["-m", "actors", str(self._file), "--id", f"actor-{index}", *options]
         metrics = self.config.metrics
         if metrics.actor_port:
             arguments.append(f"metrics.actor_port={self._ports.keep(metrics.host, metrics.actor_port + index)}")
@@ -78,6 +78,10 @@ class Services(ExitStack):
         learner.wrapper_report = "failed (exitcode"
         learner.again = ("learner.resume=true",)
         return learner
+
+    def evaluation(self, *options: str) -> ServiceProcess:
+        """Who asks the questions of benchmarks."""
+        return self._service("evaluation", ["-m", "vision_sr1.evaluation", str(self._file), *options], RESTARTS)
 
     def _service(self, name: str, arguments: list[str], restarts: int) -> ServiceProcess:
         shared = {
