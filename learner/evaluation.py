@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -9,10 +10,11 @@ from prometheus_client import Counter
 
 from learner.engine import is_main
 from learner.streams import Asked, LearnerStreams
+from learner.trackers import Sample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.evaluation.answers import Record, answer_record, means
-from vision_sr1.groups import evaluation_id
+from vision_sr1.groups import evaluation_id, evaluation_index
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Collect = Callable[[Asked, int], list[pb.ScoredGroup]]
@@ -21,34 +23,49 @@ REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows t
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """One split: metrics by name, and some of its answers."""
+
+    split: str
+    metrics: dict[str, float]
+    samples: list[Sample]
+
+
 class Evaluator:
-    """Evaluates a policy version on every split of `data.evaluation`."""
+    """Evaluates a policy version on every split of `data.evaluation`; every rank calls it."""
 
     def __init__(self, config: Config) -> None:
         self._folder = config.run.path / "evaluation"
+        self._samples = config.metrics.samples
         self._splits = {name: Questions(source, config.data) for name, source in config.data.evaluation.items()}
 
-    def __call__(self, version: int, streams: LearnerStreams, collect: Collect) -> dict[str, dict[str, float]]:
-        """Metrics by split and name; each answer goes to `evaluation/v{version}-{split}.jsonl`. Every rank calls it."""
+    def begin(self, version: int, streams: LearnerStreams) -> Asked | None:
+        """Issues the questions, which the actors answer beside what else they have to do; None where there are none."""
         rows = self._rows(version, streams.attempt)
         if not rows:
-            return {}
+            return None
         if is_main():
             streams.feed(rows.items(), pb.PURPOSE_EVALUATION, version)
-        asked = Asked("evaluated", pb.PURPOSE_EVALUATION, version, set(rows), rows.__getitem__)
-        groups = {group.id: group for group in collect(asked, len(rows))}
+        return Asked("evaluated", pb.PURPOSE_EVALUATION, version, set(rows), rows.__getitem__)
+
+    def finish(self, asked: Asked, collect: Collect) -> list[Evaluated]:
+        """Waits for the answers; each goes to `evaluation/v{version}-{split}.jsonl`. On other ranks than 0 empty."""
+        groups = {group.id: group for group in collect(asked, len(asked.prompt_ids))}
         if not is_main():
-            return {}
-        summary = {}
+            return []
+        found = []
         for split in self._splits:
-            answers = [
-                answer_record(prompt_id, row, groups[prompt_id].rollouts[0])
-                for prompt_id, row in rows.items()
+            answered = [
+                (asked.row(prompt_id), answer_record(prompt_id, asked.row(prompt_id), groups[prompt_id].rollouts[0]))
+                for prompt_id in sorted(asked.prompt_ids, key=evaluation_index)
                 if prompt_id.startswith(f"{split}@") and prompt_id in groups and groups[prompt_id].rollouts
             ]
-            self._write(version, split, answers)
-            summary[split] = means(answers)
-        return summary
+            answers = [record for _, record in answered]
+            self._write(asked.policy_version, split, answers)
+            samples = [_sample(row, record) for row, record in answered[: self._samples]]
+            found.append(Evaluated(split, means(answers), samples))
+        return found
 
     def _rows(self, version: int, attempt: int) -> dict[str, QuestionRow]:
         """Rows by prompt id; those that cannot be used are left out."""
@@ -66,3 +83,11 @@ class Evaluator:
         self._folder.mkdir(parents=True, exist_ok=True)
         path: Path = self._folder / f"v{version}-{split}.jsonl"
         path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+
+
+def _sample(row: QuestionRow, answer: Record) -> Sample:
+    texts = {"question": "question", "reference": "reference", "response": "response"}
+    texts |= {"requery_response": "from the description alone"}
+    cells: dict[str, str | float] = {title: answer[name] for name, title in texts.items()}
+    cells |= {name: answer[name] for name in ("accuracy", "visual", "format") if name in answer}
+    return Sample(row.images[0] if row.images else None, cells)

@@ -1,4 +1,4 @@
-"""Training curves: each step's scalars go to Prometheus gauges, TensorBoard event files and a JSON-lines file.
+"""Training curves: each step's scalars go to Prometheus gauges, a JSON-lines file, and the trackers.
 
 A scalar is named `family/member`: `kl/description` becomes the Prometheus gauge `vision_sr1_learner_kl` with the label
 `name="description"`, and the TensorBoard tag `kl/description`.
@@ -6,11 +6,13 @@ A scalar is named `family/member`: `kl/description` becomes the Prometheus gauge
 
 import json
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from prometheus_client import Gauge
 
+from learner.trackers import Sample, Trackers
 from vision_sr1.config import Config
 
 PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])
@@ -27,11 +29,7 @@ class ScalarLog:
             return
         config.run.path.mkdir(parents=True, exist_ok=True)
         self._file = (config.run.path / "scalars.jsonl").open("a", encoding="utf-8")
-        self._writer = None
-        if config.metrics.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(config.run.path / "tensorboard"))
+        self._trackers = Trackers(config)
         self._gauges: dict[str, Gauge] = {}
         PHASE.labels(phase).set(1)
         TOTAL.set(total_steps)
@@ -47,17 +45,20 @@ class ScalarLog:
             if gauge is None:
                 gauge = self._gauges[family] = Gauge(f"vision_sr1_learner_{family}", f"Learner: {family}.", ["name"])
             gauge.labels(member).set(value)
-            if self._writer is not None:
-                self._writer.add_scalar(name, value, step)
+        self._trackers.scalars(step, scalars)
         self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
         self._file.flush()
+
+    def show(self, step: int, title: str, samples: Sequence[Sample]) -> None:
+        """Has trackers show answers."""
+        if self._enabled and samples:
+            self._trackers.samples(step, title, samples)
 
     def close(self) -> None:
         """Flushes everything."""
         if self._enabled:
             self._file.close()
-            if self._writer is not None:
-                self._writer.close()
+            self._trackers.close()
 
     def __enter__(self) -> Self:
         return self

@@ -81,6 +81,7 @@ class Trainer:
             config, policy, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
         state: dict[str, Any] = {"policy_version": 0, "batch": 0, "feeder": {}, "unfinished": None, "best": None}
+        state["evaluating"] = True  # the policy that a run begins with is evaluated too
         if latest is not None:
             state = self._checkpoints.load(self._engine, latest)
             log.info("resumed", checkpoint=str(latest), policy_version=state["policy_version"])
@@ -89,6 +90,8 @@ class Trainer:
         self._unfinished = Unfinished(**state["unfinished"]) if state["unfinished"] else None
         self._best: float | None = state["best"]
         self._score: float | None = None  # of the policy as it is now, where it was evaluated
+        self._evaluates_first: bool = state.get("evaluating", False)
+        self._evaluation: Asked | None = None  # of the policy as it is now, while it is under way
         self._learned: list[str] = []  # prompts learned from since the last checkpoint was begun
         self._held: list[str] = []  # prompts that the checkpoint being written holds, or those that failed would
         self._reference: Reference | None = None
@@ -125,8 +128,8 @@ class Trainer:
         settings = self._config.learner
         try:
             self._publish()
-            if self._batch == 0 or self._batch >= settings.batches:
-                self._evaluate()
+            if self._evaluates_first or self._batch >= settings.batches:
+                self._begin_evaluation()
             if is_main():
                 self._streams.feed(self._feeder.again(), pb.PURPOSE_TRAIN, self.version)
             while self._batch < settings.batches:
@@ -134,9 +137,12 @@ class Trainer:
                 self._settle()
                 last = self._batch == settings.batches
                 if last or (settings.evaluate_every and self._batch % settings.evaluate_every == 0):
-                    self._evaluate()
-                if last or self._checkpoint_is_due():
+                    self._begin_evaluation()
+                if last:
+                    self._finish_evaluation()
+                if last or (self._evaluation is None and self._checkpoint_is_due()):
                     self._checkpoint()
+            self._finish_evaluation()
             self._settle(wait=True, last=True)
             if is_main():
                 with self._unless_stopping():
@@ -164,6 +170,8 @@ class Trainer:
         started = time.monotonic()
         groups = self._collect_batch()
         rollout_seconds = time.monotonic() - started
+        if self._finish_evaluation() and self._batch and self._checkpoint_is_due():
+            self._checkpoint()
         learned = self._update.learn(
             groups,
             self.version,
@@ -279,13 +287,24 @@ class Trainer:
             meanwhile=self._settle,
         )
 
-    def _evaluate(self) -> None:
-        summary = self._evaluator(self.version, self._streams, self._wait_for)
+    def _begin_evaluation(self) -> None:
+        """Issues its questions together with the next batch's prompts: the actors stand still for neither."""
+        self._evaluation = self._evaluator.begin(self.version, self._streams)
+
+    def _finish_evaluation(self) -> bool:
+        """Waits for its answers: nothing is learned before, so all are by one policy. Whether one was under way."""
+        if self._evaluation is None:
+            return False
+        evaluated = self._evaluator.finish(self._evaluation, self._wait_for)
+        self._evaluation = None
         if is_main():
-            scalars = {f"eval_{name}/{split}": v for split, values in summary.items() for name, v in values.items()}
+            scalars = {f"eval_{name}/{e.split}": value for e in evaluated for name, value in e.metrics.items()}
             self._scalars.log(self._batch, scalars | {"policy/version": float(self.version)})
-            log.info("evaluated", policy_version=self.version, **summary)
+            for found in evaluated:
+                self._scalars.show(self._batch, f"samples/{found.split}", found.samples)
+            log.info("evaluated", policy_version=self.version, **{e.split: e.metrics for e in evaluated})
             self._score = self._score_in(scalars)
+        return True
 
     def _score_in(self, scalars: dict[str, float]) -> float | None:
         name = self._config.learner.keep_best
@@ -324,6 +343,7 @@ class Trainer:
             "learned": self._held,
             "best": self._best,
             "score": self._score,
+            "evaluating": self._evaluation is not None,
         }
         also = {}
         if self._reference is not None and (weights := self._reference.snapshot()) is not None:

@@ -56,6 +56,11 @@ def evaluation_id(split: str, policy_version: int, attempt: int, index: int) -> 
     return f"{split}@{policy_version}{f'.{attempt}' if attempt else ''}/{index}"
 
 
+def evaluation_index(prompt_id: str) -> int:
+    """Data set index of an evaluation prompt, by its id."""
+    return int(prompt_id.rpartition("/")[2])
+
+
 def requery_id(rollout: pb.Rollout, description: str, config: RequeryConfig) -> str:
     """The id of the request that asks what a rollout's description is worth: the same for rollouts that share it."""
     if config.is_shared(rollout.prompt.sampling.temperature):

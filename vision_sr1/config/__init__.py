@@ -1,6 +1,6 @@
 """The configuration: one typed tree, read from one YAML file by every service."""
 
-from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, save_config
+from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, public_settings, save_config
 from vision_sr1.config.schema import (
     ActorsConfig,
     AdvantageNormalizer,
@@ -29,6 +29,7 @@ from vision_sr1.config.schema import (
     StreamsConfig,
     TlsConfig,
     TracesConfig,
+    TrackerName,
     WeightsConfig,
 )
 
@@ -62,7 +63,9 @@ __all__ = [
     "StreamsConfig",
     "TlsConfig",
     "TracesConfig",
+    "TrackerName",
     "WeightsConfig",
     "load_config",
+    "public_settings",
     "save_config",
 ]

@@ -97,6 +97,12 @@ def save_config(config: Config, path: Path) -> None:
     path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
 
 
+def public_settings(config: Config) -> dict[str, Any]:
+    """The effective tree for others to see: without secrets, and without the addresses of servers."""
+    hidden: Any = {"streams": True, "tls": True, "reward": {"api": True, "judge": {"api_key", "url"}, "traces": True}}
+    return config.model_dump(mode="json", exclude=hidden)
+
+
 def _files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     """The file and those it extends, one after the other; their `extends` taken out."""
     files: list[tuple[Path, dict[str, Any]]] = []

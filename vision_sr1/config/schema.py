@@ -16,6 +16,7 @@ Seconds = Annotated[float, Field(gt=0)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
 GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
+TrackerName = Literal["wandb", "mlflow", "trackio"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 
 
@@ -550,7 +551,7 @@ class TlsConfig(Section):
 
 
 class MetricsConfig(Section):
-    """Prometheus endpoints and TensorBoard files."""
+    """Prometheus endpoints, TensorBoard files, and experiment trackers (docs/tracking.md)."""
 
     host: str = Field("127.0.0.1", description="Address of the /metrics endpoints.")
     actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(
@@ -560,6 +561,11 @@ class MetricsConfig(Section):
         9102, description="Of the first learner rank on each machine; 0: off."
     )
     tensorboard: bool = Field(True, description="Write event files to the run's folder.")
+    trackers: list[TrackerName] = Field(
+        [], description="Curves and samples go there too; needs the packages of `vision-sr1[tracking]`."
+    )
+    project: str = Field("vision-sr1", description="What trackers gather runs under; MLflow calls it an experiment.")
+    samples: int = Field(8, ge=0, description="Answers of each evaluation and split that are shown with their images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
     otlp_endpoint: str | None = Field(
         None,

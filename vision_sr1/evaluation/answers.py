@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from vision_sr1.data import QuestionRow
-from vision_sr1.groups import sample_version, was_cut_off
+from vision_sr1.groups import evaluation_index, sample_version, was_cut_off
 from vision_sr1.parsing import parse_response
 from vision_sr1.tasks.task import description_fidelity
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -20,7 +20,7 @@ def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) ->
     rollout = scored.rollout
     return {
         "id": prompt_id,
-        "index": int(prompt_id.rpartition("/")[2]),
+        "index": evaluation_index(prompt_id),
         "question": row.question,
         "reference": row.answer,
         "scene": row.scene,
