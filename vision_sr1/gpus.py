@@ -1,6 +1,8 @@
-"""Kinds of GPUs: what makers state of them."""
+"""GPUs: those of this machine, and what makers state of their kinds."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,12 @@ def known_gpu(device_name: str) -> Gpu | None:
     """The kind that a device is of, by the name its driver gives it, such as `NVIDIA H100 80GB HBM3`."""
     name = device_name.replace(" ", "")
     return next((gpu for kind, gpu in GPUS.items() if all(part in name for part in kind.split("-"))), None)
+
+
+def visible_gpus() -> list[str]:
+    """Those of this machine that its processes may use, as CUDA_VISIBLE_DEVICES names them."""
+    here = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not here or allowed is None:
+        return [str(number) for number in range(len(here))]
+    return [name for name in map(str.strip, allowed.split(",")) if name and name != "-1"]

@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from vision_sr1.config import Config, save_config
+from vision_sr1.config import Config, ConfigError, save_config
+from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher.processes import ServiceProcess
 from vision_sr1.ports import Ports
 from vision_sr1.streams.embedded import EmbeddedRedis
@@ -17,13 +18,21 @@ RESTARTS = 5
 class Services(ExitStack):
     """Commands and what they share. Where no Redis is configured, an embedded one runs until this is left.
 
+    Args:
+        learners, actors: how many ranks and actors are to be started, each on GPUs of its own where there are any.
+
     Attributes:
         config: as given, with ports that are taken replaced by free ones.
         redis: the embedded server; None where one is configured.
+
+    Raises:
+        ConfigError: there are GPUs, and too few.
     """
 
-    def __init__(self, config: Config, *, needs_redis: bool = True) -> None:
+    def __init__(self, config: Config, *, learners: int, actors: int) -> None:
         super().__init__()
+        needs_redis = actors > 0
+        self._gpus = divided(visible_gpus(), learners, 0 if config.actors.device == "cpu" else actors, config)
         self.redis: EmbeddedRedis | None = None
         self._ports = self.enter_context(Ports())
         self._environment: dict[str, str] = {}
@@ -47,11 +56,12 @@ class Services(ExitStack):
 
     def actor(self, index: int, *options: str) -> ServiceProcess:
         """The actor with this number."""
-        arguments = ["-m", "actors", str(self._file), "--id", f"actor-{index}", *options]
+        name = f"actor-{index}"
+        arguments = ["-m", "actors", str(self._file), "--id", name, *options]
         metrics = self.config.metrics
         if metrics.actor_port:
             arguments.append(f"metrics.actor_port={self._ports.keep(metrics.host, metrics.actor_port + index)}")
-        return self._service(f"actor-{index}", arguments, RESTARTS)
+        return self._service(name, arguments, RESTARTS, self._gpus.get(name, ""))
 
     def reward_service(self, index: int = 0) -> ServiceProcess:
         """A replica of the reward service; those after the first have ports of their own."""
@@ -74,7 +84,7 @@ class Services(ExitStack):
             str(self._file),
             *options,
         ]
-        learner = self._service("learner", torchrun, RESTARTS)
+        learner = self._service("learner", torchrun, RESTARTS, self._gpus.get("learner", ""))
         learner.wrapper_report = "failed (exitcode"
         learner.again = ("learner.resume=true",)
         return learner
@@ -83,8 +93,9 @@ class Services(ExitStack):
         """Who asks the questions of benchmarks."""
         return self._service("evaluation", ["-m", "vision_sr1.evaluation", str(self._file), *options], RESTARTS)
 
-    def _service(self, name: str, arguments: list[str], restarts: int) -> ServiceProcess:
+    def _service(self, name: str, arguments: list[str], restarts: int, gpus: str = "") -> ServiceProcess:
         shared = {
+            **({"CUDA_VISIBLE_DEVICES": gpus} if self._gpus else {}),
             "TOKENIZERS_PARALLELISM": "false",
             "VLLM_NO_USAGE_STATS": "1",
             "PYTHONWARNINGS": "ignore",
@@ -99,3 +110,26 @@ class Services(ExitStack):
             log=self.config.run.path / "logs" / f"{name}.log",
             restarts_left=restarts,
         )
+
+
+def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:
+    """GPUs by service, as CUDA_VISIBLE_DEVICES names them: the learner's ranks first, then actor after actor.
+
+    Raises:
+        ConfigError: there are some, but not enough.
+    """
+    each = config.actors.tensor_parallel_size
+    needed = learners + actors * each
+    if not gpus:
+        return {}
+    if needed > len(gpus):
+        raise ConfigError(
+            f"{needed} GPUs are needed, {learners} for the learner and {each} for each of {actors} actors, and "
+            f"{len(gpus)} are here: set learner.processes and actors.count (`vision-sr1 plan` says how), or start the "
+            "services where there are GPUs for them"
+        )
+    found = {"learner": ",".join(gpus[:learners])}
+    for index in range(actors):
+        first = learners + index * each
+        found[f"actor-{index}"] = ",".join(gpus[first : first + each])
+    return found
