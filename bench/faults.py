@@ -66,9 +66,7 @@ class Watched:
             *options,
         ]
         self.config: Config = load_config(None, chosen, environment={}).config
-        self._made = self._stack.enter_context(
-            Services(self.config, learners=self.config.learner.processes, actors=self.config.actors.count)
-        )
+        self._made = self._stack.enter_context(Services(self.config))
         self.learner = self._made.learner()
         self.actors = [self._made.actor(0), self._made.actor(1)]
         self.reward_service = self._made.reward_service()

@@ -159,8 +159,7 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     options = [f"run.dir={folder}", "run.name=soak", f"model.path={model}", f"data.train={data}", *SIZES]
     config = load_config(None, options, environment={}).config
     started = time.monotonic()
-    started = Services(config, learners=config.learner.processes, actors=config.actors.count)
-    with started as made, ExitStack() as ending:
+    with Services(config) as made, ExitStack() as ending:
         assert made.redis is not None
         learner = made.learner()
         others = [made.actor(0), made.actor(1), made.reward_service(0), made.reward_service(1)]

@@ -47,7 +47,7 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0
     with (
-        Services(config, learners=config.learner.processes, actors=0) as services,
+        Services(config, actors=0) as services,
         _interruptible() as interrupted,
         ProgressView(console, phase, tail, steps) as view,
     ):
@@ -72,12 +72,8 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
     _prepare(config, fresh)
-    count = config.actors.count
-    with (
-        _interruptible() as interrupted,
-        Services(config, learners=config.learner.processes, actors=count) as services,
-    ):
-        actors = [services.actor(index) for index in range(count)]
+    with _interruptible() as interrupted, Services(config) as services:
+        actors = [services.actor(index) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=config.learner.batches)
         _run(services, actors, services.learner(), interrupted, view, console)
 
@@ -93,9 +89,8 @@ def run_evaluation(config: Config, policy_version: int, console: Console, phase:
         StageFailedError, InterruptedRunError: as in `run_training`.
     """
     holding = ("--policy-version", str(policy_version))
-    count = config.actors.count
-    with _interruptible() as interrupted, Services(config, learners=0, actors=count) as services:
-        actors = [services.actor(index, *holding) for index in range(count)]
+    with _interruptible() as interrupted, Services(config, learners=0) as services:
+        actors = [services.actor(index, *holding) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=questions)
         _run(services, actors, services.evaluation(*holding), interrupted, view, console)
 

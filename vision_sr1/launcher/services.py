@@ -19,7 +19,8 @@ class Services(ExitStack):
     """Commands and what they share. Where no Redis is configured, an embedded one runs until this is left.
 
     Args:
-        learners, actors: how many ranks and actors are to be started, each on GPUs of its own where there are any.
+        learners, actors: how many ranks and actors are to be started, each on GPUs of its own where there are any;
+            default: as configured.
 
     Attributes:
         config: as given, with ports that are taken replaced by free ones.
@@ -29,8 +30,10 @@ class Services(ExitStack):
         ConfigError: there are GPUs, and too few.
     """
 
-    def __init__(self, config: Config, *, learners: int, actors: int) -> None:
+    def __init__(self, config: Config, *, learners: int | None = None, actors: int | None = None) -> None:
         super().__init__()
+        learners = config.learner.processes if learners is None else learners
+        actors = config.actors.count if actors is None else actors
         needs_redis = actors > 0
         self._gpus = divided(visible_gpus(), learners, 0 if config.actors.device == "cpu" else actors, config)
         self.redis: EmbeddedRedis | None = None
