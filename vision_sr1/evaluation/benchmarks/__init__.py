@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from vision_sr1.evaluation.benchmarks.benchmark import Benchmark, Item, Questionnaire, Tagged
+from vision_sr1.evaluation.benchmarks.benchmark import Benchmark, Questionnaire
 from vision_sr1.evaluation.benchmarks.knowledge import KNOWLEDGE
 from vision_sr1.evaluation.benchmarks.mathematics import MATHEMATICS
+from vision_sr1.evaluation.benchmarks.rows import Item
+from vision_sr1.evaluation.benchmarks.scores import Tagged
 from vision_sr1.evaluation.benchmarks.visual import VISUAL
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (*VISUAL, *MATHEMATICS, *KNOWLEDGE)}

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from vision_sr1.evaluation.benchmarks.benchmark import Benchmark, Item, Row, choice
+from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
+from vision_sr1.evaluation.benchmarks.rows import Item, Row, choice
 
 
 def _mmlu_pro(row: Row) -> Iterable[Item]:

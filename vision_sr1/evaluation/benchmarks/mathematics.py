@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 
 from vision_sr1.data import DataError
-from vision_sr1.evaluation.benchmarks.benchmark import Benchmark, Item, Row, choice, opened, placed
+from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
+from vision_sr1.evaluation.benchmarks.rows import Item, Row, choice, opened, placed
 from vision_sr1.prompts import IMAGE_MARKER
 
 

@@ -5,18 +5,9 @@ import re
 from collections.abc import Iterable
 
 from vision_sr1.data import DataError
-from vision_sr1.evaluation.benchmarks.benchmark import (
-    Benchmark,
-    Item,
-    Row,
-    accuracy_where,
-    all_right,
-    choice,
-    mean_over,
-    only,
-    opened,
-    placed,
-)
+from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
+from vision_sr1.evaluation.benchmarks.rows import Item, Row, choice, opened, placed
+from vision_sr1.evaluation.benchmarks.scores import accuracy_where, all_right, mean_over, only
 from vision_sr1.prompts import IMAGE_MARKER
 
 # How long the answer is to be is said by our prompt, which asks for more than a letter.
