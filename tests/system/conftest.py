@@ -155,12 +155,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Run:
     """Three batches with two learner ranks and one actor, undisturbed."""
-    return finished(tmp_path_factory.mktemp("trained"), cold_start_model, shapes)
-
-
-def finished(folder: Path, model: Path, data: dict[str, Path]) -> Run:
-    """A run of three batches that has come to its end."""
-    run = training(folder, model, data, *THREE_BATCHES)
+    run = training(tmp_path_factory.mktemp("trained"), cold_start_model, shapes, *THREE_BATCHES)
     status, output = run.finish()
     assert status == 0, output + run.logs()
     return run

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from reward_service.store import TraceFilter, TraceReader, open_store
-from tests.system.conftest import THREE_BATCHES, Run, fine_tuning, finished, training
+from tests.system.conftest import THREE_BATCHES, Run, fine_tuning, training
 from vision_sr1.chat import vision_token_ids
 from vision_sr1.config import TracesConfig
 from vision_sr1.ledger import read_ledger
@@ -75,20 +75,6 @@ def test_every_batch_is_learned_published_and_logged(trained: Run):
     assert [line["step"] for line in trained.scalars() if "eval_accuracy/normal" in line] == [0, 3]
 
 
-def test_the_same_seed_gives_the_same_run(
-    trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path]
-):
-    again = finished(tmp_path, cold_start_model, shapes)
-    sampled = [
-        {s.rollout.id: list(s.rollout.sample.response_token_ids) for s in traces(run)} for run in (trained, again)
-    ]
-    assert sampled[0] == sampled[1]
-    for first, second in zip(trained.scalars(), again.scalars(), strict=True):
-        for name, value in first.items():
-            if name.startswith(("loss/", "grad_norm/", "reward/", "kl/")):
-                assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
-
-
 def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights(
     trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
 ):
@@ -108,6 +94,8 @@ def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights
     checkpoint = Path("runs/run/checkpoints/000003/policy/model.safetensors")
     undisturbed, weights = (load_file(r.folder / checkpoint) for r in (trained, run))
     assert all(torch.equal(weights[name], value) for name, value in undisturbed.items())
+    sampled = [{s.rollout.id: list(s.rollout.sample.response_token_ids) for s in traces(r)} for r in (trained, run)]
+    assert sampled[0] == sampled[1]
     ledgers = [read_ledger(r.folder / "runs" / "run") for r in (trained, run)]
     assert ledgers[0] == ledgers[1]
     assert [list(groups.values()) for groups in ledgers[1].values()] == [[4] * 4] * 3
@@ -271,7 +259,7 @@ def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed
 
 
 def test_a_description_that_states_the_answer_is_visible(
-    tmp_path: Path, tiny_model: Path, shapes: dict[str, Path], cold_start_model: Path
+    tmp_path: Path, trained: Run, shapes: dict[str, Path], cold_start_model: Path
 ):
     """A policy that was taught to write `the answer is X` into its descriptions."""
     table = pq.read_table(shapes["cold_start"])
@@ -285,18 +273,16 @@ def test_a_description_that_states_the_answer_is_visible(
     place = table.column_names.index("messages")
     leaky = table.set_column(place, "messages", pa.array(told, table.schema.field("messages").type))
     pq.write_table(leaky, tmp_path / "leaky.parquet")
-    taught = fine_tuning(tmp_path, tiny_model, tmp_path / "leaky.parquet", "learner.sft.steps=60", "run.name=taught")
+    taught = fine_tuning(
+        tmp_path, cold_start_model, tmp_path / "leaky.parquet", "learner.sft.steps=20", "run.name=taught"
+    )
     status, output = taught.finish()
     assert status == 0, output + taught.logs()
-    rates = {}
-    for name, model in (("leaky", tmp_path / "model"), ("honest", cold_start_model)):
-        (tmp_path / name).mkdir()
-        run = training(tmp_path / name, model, shapes, "learner.batches=0")
-        status, output = run.finish()
-        assert status == 0, output + run.logs()
-        rates[name] = run.scalars()[-1]["eval_answer_leak/normal"]
-    assert rates["leaky"] > 0.5
-    assert rates["honest"] == 0.0
+    run = training(tmp_path, tmp_path / "model", shapes, "learner.batches=0")
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    assert run.scalars()[-1]["eval_answer_leak/normal"] > 0.5
+    assert trained.scalars()[0]["eval_answer_leak/normal"] == 0.0
 
 
 @pytest.mark.parametrize("publish", ["merged", "adapter"])
