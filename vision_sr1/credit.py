@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from vision_sr1.advantages import Rewards
+from vision_sr1.groups import sees
+from vision_sr1.rewards import OF_DESCRIPTIONS
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
@@ -47,4 +49,7 @@ def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " respons
 
 def _rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
     names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
-    return {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
+    found = {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
+    if group.rollouts and not sees(group.rollouts[0].rollout.prompt):  # nothing is won or lost by a description
+        found |= {name: np.zeros(len(given)) for name in OF_DESCRIPTIONS if name not in names}
+    return found

@@ -184,3 +184,19 @@ def test_one_of_two_re_queries_that_could_not_be_graded_is_not_trained():
     samples = samples_of(group(half, scored(0, 0)))
     assert samples[1].masks["requery"].all()
     assert not samples[2].masks["requery"].any()
+
+
+def test_text_alone_is_trained_by_its_answer_under_every_objective():
+    """What a description would be worth is 0 there, and no component is left without its other rewards."""
+    rollouts = [scored(accuracy, 0, description=None) for accuracy in (1, 0)]
+    for rollout in rollouts:
+        del rollout.rewards["visual"]
+        del rollout.rollout.prompt.images[:]
+    objective = ("learner.preset=null", f"learner.components=[{SUM}]")
+    for overrides in ((), objective, ("learner.preset=gdpo",), ("learner.preset=vision_sr1_eq7",)):
+        right, wrong = samples_of(group(*rollouts), overrides=overrides)
+        name = next(name for name in right.advantages if name in ("answer", "sum", "all", "response"))
+        assert right.advantages[name] > 0 > wrong.advantages[name]
+        assert right.masks[name].any()
+        others = {other: value for other, value in right.advantages.items() if other != name}
+        assert set(others.values()) <= {0.0}
