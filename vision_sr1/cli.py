@@ -205,7 +205,7 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="A run's file; default: what the run or the export has.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Default: RUN/evaluations/VERSION, or runs/evaluation-MODEL."),
+        typer.Option(metavar="FOLDER", help="Default: RUN/evaluations/RUN-VERSION, or runs/evaluation-MODEL."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget the answers that the folder has.")] = False,
 ) -> None:

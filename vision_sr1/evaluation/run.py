@@ -63,7 +63,8 @@ def policy_of(model: str, version: str) -> tuple[str, int, Path, Path | None]:
         run_config(run)  # it can be read
         checkpoint = find_checkpoint(run, version)
         number = int(checkpoint.name)
-        return str(checkpoint / POLICY), number, run / "evaluations" / str(number), run / "config.yaml"
+        name = f"{run.absolute().name}-{number}"  # on a Redis of several runs, one of its own
+        return str(checkpoint / POLICY), number, run / "evaluations" / name, run / "config.yaml"
     return model, 0, Path("runs") / f"evaluation-{run.name}", settings_of(model)
 
 
