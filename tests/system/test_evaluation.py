@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -114,13 +115,22 @@ def invoke(command: list[str], status: int = 0) -> str:
     return done.output
 
 
-def test_answers_of_one_folder_are_of_one_model_at_one_set_of_settings(trained: Run, suite: list[str], evaluated: Path):
+def test_answers_of_one_folder_are_of_one_model_at_one_set_of_settings(
+    trained: Run, suite: list[str], evaluated: Path, tmp_path: Path
+):
     before = (evaluated / "results.json").read_bytes()
-    output = invoke(command(trained, suite, evaluated))
+    folder = shutil.copytree(evaluated, tmp_path / "copy")
+    output = invoke(command(trained, suite, folder))
     assert "reward traces" not in output, "all is answered: nothing is started"
-    assert (evaluated / "results.json").read_bytes() == before
-    output = invoke(command(trained, suite, evaluated, "sampling.max_tokens=8"), status=2)
+    assert (folder / "results.json").read_bytes() == before
+    invoke(command(trained, suite[:1], folder, "--rows", "10"))
+    (few,) = json.loads((folder / "results.json").read_text())["results"]
+    assert few["questions"] == 10, "of the answers that are there"
+    output = invoke(command(trained, suite, folder, "sampling.max_tokens=8"), status=2)
     assert "has answers that were given at another sampling: --fresh forgets them" in output.replace("\n", " ")
+    other = [f"gsm8k={suite[0].partition('=')[2]}"]
+    output = invoke(command(trained, other, folder), status=2)
+    assert "given at another set of gsm8k" in output.replace("\n", " ")
 
 
 def test_what_cannot_be_evaluated_is_said_so(trained: Run, tmp_path: Path):

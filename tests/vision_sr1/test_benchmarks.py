@@ -310,7 +310,7 @@ def published(folder: Path, name: str) -> list[str]:
 def items(name: str, sources: list[str], limit: int | None = None) -> list[Item]:
     questions = Questionnaire(benchmark(name), sources, DataConfig(), limit)
     found = [item for _, item in questions.items(lambda _: False)]
-    assert len(found) == len(questions)
+    assert len(found) == len(questions.numbers)
     assert not [item for item in found if isinstance(item, DataError)], found
     return found
 
@@ -407,8 +407,8 @@ def test_numbers_of_questions_do_not_change_with_the_limit_and_known_ones_are_no
         files.append(str(tmp_path / f"{number}.parquet"))
         pq.write_table(pa.Table.from_pylist(ROWS["vilp"] * 3), files[-1])
     every = Questionnaire(benchmark("vilp"), files, DataConfig(), None)
-    assert len(every) == 36
-    assert [number for number, _ in every.items(lambda _: False)] == list(range(36))
+    assert [number for number, _ in every.items(lambda _: False)] == every.numbers == list(range(36))
+    assert every.sets == [[file, 3] for file in files]
     few = Questionnaire(benchmark("vilp"), files, DataConfig(), 1)
     assert [number for number, _ in few.items(lambda _: False)] == [*range(6), *range(18, 24)]
     assert [number for number, _ in few.items(lambda number: number != 20)] == [20]

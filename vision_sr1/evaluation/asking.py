@@ -72,7 +72,7 @@ class Asking:
             for name, sources in chosen.benchmarks.items()
         }
         self._records = {name: Records(config.run.path, name) for name in self._benchmarks}
-        self._total = sum(map(len, self._benchmarks.values()))
+        self._total = sum(len(questionnaire.numbers) for questionnaire in self._benchmarks.values())
         self._to_come = self._questions()
         self._waiting: dict[str, _Question] = {}
         self._quiet_since = self._looked_at = time.monotonic()
@@ -108,7 +108,7 @@ class Asking:
                     records.add({"index": index, "refused": str(item)})
                 else:
                     source = data_source(name, item, self._config.evaluation)
-                    row = QuestionRow(item.question, item.answer, item.images, source, scene=None)
+                    row = QuestionRow(item.question, item.answer, item.images, source, item.scene)
                     yield _Question(name, index, item, row)
 
     async def _issue(self) -> bool:

@@ -1,6 +1,7 @@
 """An evaluation's folder: the answers to each benchmark, a line each, which a later attempt goes on from."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from vision_sr1.evaluation.answers import Record
@@ -32,9 +33,6 @@ class Records:
         record = self._records.get(index) if isinstance(index, int) else None
         return record is not None and ("accuracy" in record or "refused" in record)
 
-    def __len__(self) -> int:
-        return sum(index in self for index in self._records)
-
     def add(self, record: Record) -> None:
         """Keeps a record on the disk; one that is there already stays."""
         if record["index"] in self:
@@ -47,3 +45,7 @@ class Records:
     def all(self) -> list[Record]:
         """By number."""
         return [record for _, record in sorted(self._records.items())]
+
+    def of(self, numbers: Iterable[int]) -> list[Record]:
+        """Those of these numbers that there are."""
+        return [self._records[number] for number in numbers if number in self._records]

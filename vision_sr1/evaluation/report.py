@@ -160,7 +160,11 @@ def _notes(found: Result) -> list[str]:
 def _details(found: Result) -> list[str]:
     lines = [f"- {note}" for note in _notes(found)]
     lines += [f"- {name}: {100 * value:.1f}" for name, value in found.also.items()]
-    rates = {"cut_off": "cut off at sampling.max_tokens", "judge_shortcut": "shortcut, by the judge"}
+    rates = {
+        "fidelity": "description fidelity",
+        "cut_off": "cut off at sampling.max_tokens",
+        "judge_shortcut": "shortcut, by the judge",
+    }
     lines += [f"- {what}: {100 * found.means[name]:.1f}" for name, what in rates.items() if found.means.get(name)]
     for tag, values in found.by.items():
         shown = ", ".join(f"{value} {100 * right:.1f} ({count})" for value, (count, right) in values.items())

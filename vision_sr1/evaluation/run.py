@@ -90,16 +90,17 @@ def evaluate(config: Config, model: str, version: int, console: Console, *, fres
     evaluated = Evaluated(model, version, file_digests(weights) if weights.is_dir() else {})
     if fresh and folder.exists():
         shutil.rmtree(folder)
-    _hold_to_settings(folder, _settings(config, evaluated))
     questions = {
         name: Questionnaire(benchmark(name), sources, config.data, config.evaluation.rows)
         for name, sources in config.evaluation.benchmarks.items()
     }
-    total = sum(map(len, questions.values()))
-    if sum(len(Records(folder, name)) for name in questions) < total:
+    _hold_to_settings(folder, _settings(config, evaluated), {name: asked.sets for name, asked in questions.items()})
+    numbers = {name: asked.numbers for name, asked in questions.items()}
+    known = {name: Records(folder, name) for name in questions}
+    if any(number not in known[name] for name in numbers for number in numbers[name]):
         (folder / SCALARS).unlink(missing_ok=True)
-        run_evaluation(config, version, console, "evaluation", total)
-    records = {name: Records(folder, name).all() for name in questions}
+        run_evaluation(config, version, console, "evaluation", sum(map(len, numbers.values())))
+    records = {name: Records(folder, name).of(numbers[name]) for name in questions}
     done = report(config, evaluated, records)
     write_report(folder, config, done, records)
     return done
@@ -121,16 +122,18 @@ def _settings(config: Config, evaluated: Evaluated) -> dict[str, Any]:
     }
 
 
-def _hold_to_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Answers in one folder are all of one model at one set of settings."""
+def _hold_to_settings(folder: Path, settings: dict[str, Any], sets: dict[str, list[list[str | int]]]) -> None:
+    """Answers in one folder are all of one model at one set of settings, those to one benchmark of the same sets."""
     file = folder / ASKED
     if file.is_file() and (folder / ANSWERS).is_dir():
         before = json.loads(file.read_text(encoding="utf-8"))
         differing = [name for name in settings if before.get(name) != settings[name]]
+        differing += [f"set of {name}" for name in sets if before["sets"].get(name, sets[name]) != sets[name]]
+        sets = before["sets"] | sets
         if differing:
             raise ConfigError(
                 f"{folder} has answers that were given at another {' and '.join(differing)}: --fresh forgets them, "
                 "--output FOLDER leaves them alone"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(settings | {"sets": sets}, indent=1) + "\n", encoding="utf-8")

@@ -57,48 +57,57 @@ class Questionnaire:
         self._limit = limit
         self._sets = [self._open(source) for source in sources or benchmark.sources]
 
-    def __len__(self) -> int:
-        """Questions, unless rows are refused."""
-        return sum(self._rows(opened) * opened.per_row for opened in self._sets)
+    @property
+    def sets(self) -> list[list[str | int]]:
+        """What is read: each set and how many rows it has."""
+        return [[opened.source, len(opened.table)] for opened in self._sets]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the questions, unless rows are refused; a limit of rows changes none of them."""
+        return [number for _, _, numbers in self._places() for number in numbers]
 
     def items(self, known: Callable[[int], bool]) -> Iterator[tuple[int, Item | DataError]]:
-        """Questions by number, which a limit of rows does not change, or why there is none of this number.
+        """Questions by number, or why there is none of this number.
 
         Args:
             known: whether the question of a number need not be read.
         """
+        for place, index, numbers in self._places():
+            if all(map(known, numbers)):
+                continue
+            opened = self._sets[place]
+            where = f"{opened.source}, row {index}"
+            try:
+                read = list(opened.read(Row(opened.table[index], where, opened.pictures)))
+                for item in read:
+                    content_parts(item.question, len(item.images))
+            except DataError as error:
+                yield from ((number, error) for number in numbers)
+            except ImageMarkerError as error:
+                yield from ((number, DataError(f"{where}: {error}", "row")) for number in numbers)
+            else:
+                for number, item in zip(numbers, read, strict=True):
+                    if not known(number):
+                        yield number, replace(item, tags=item.tags | {"set": str(place)})
+
+    def _places(self) -> Iterator[tuple[int, int, range]]:
+        """Every row's set, place in it, and its questions' numbers."""
         first = 0
         for place, opened in enumerate(self._sets):
-            pictures = Pictures(opened.source, self._config)
-            for index in range(self._rows(opened)):
-                numbers = [first + index * opened.per_row + nth for nth in range(opened.per_row)]
-                if all(map(known, numbers)):
-                    continue
-                where = f"{opened.source}, row {index}"
-                try:
-                    read = list(opened.read(Row(opened.table[index], where, pictures)))
-                    for item in read:
-                        content_parts(item.question, len(item.images))
-                except DataError as error:
-                    yield from ((number, error) for number in numbers)
-                except ImageMarkerError as error:
-                    yield from ((number, DataError(f"{where}: {error}", "row")) for number in numbers)
-                else:
-                    for number, item in zip(numbers, read, strict=True):
-                        if not known(number):
-                            yield number, replace(item, tags=item.tags | {"set": str(place)})
-            first += len(opened.table) * opened.per_row
-
-    def _rows(self, opened: "_Set") -> int:
-        return len(opened.table) if self._limit is None else min(len(opened.table), self._limit)
+            rows = len(opened.table)
+            for index in range(rows if self._limit is None else min(rows, self._limit)):
+                start = first + index * opened.per_row
+                yield place, index, range(start, start + opened.per_row)
+            first += rows * opened.per_row
 
     def _open(self, source: str) -> "_Set":
         benchmark, config, table = self._benchmark, self._config, load_table(source)
-        there = set(table.column_names)
+        pictures, there = Pictures(source, config), set(table.column_names)
         if benchmark.read is not None and there.issuperset(benchmark.columns):
-            return _Set(source, table, benchmark.read, benchmark.per_row)
+            return _Set(source, table, pictures, benchmark.read, benchmark.per_row)
         if there.issuperset((config.prompt_key, config.answer_key)):
-            return _Set(source, table, lambda row: [_as_trained_on(row, config, benchmark)], 1)
+            return _Set(source, table, pictures, lambda row: [_as_trained_on(row, config, benchmark)], 1)
         own = f"{', '.join(benchmark.columns)}, or " if benchmark.columns else ""
         raise DataError(
             f"{source} is no {benchmark.title}: its columns are {', '.join(sorted(there))}, and not {own}"
@@ -110,6 +119,7 @@ class Questionnaire:
 class _Set:
     source: str
     table: Table
+    pictures: Pictures
     read: Callable[[Row], Iterable[Item]]
     per_row: int
 
@@ -121,4 +131,6 @@ def _as_trained_on(row: Row, config: DataConfig, benchmark: Benchmark) -> Item:
     if benchmark.read is not None and re.fullmatch(r"[(\[]?[A-Z][)\].:]?", answer.strip()):
         grader = "choice"
     images = row.images(config.image_key) or row.images("image")
-    return Item(row.text(config.prompt_key), answer, images, grader, row.tags(source=config.source_key))
+    scene = row.get(config.scene_key)
+    tags = row.tags(source=config.source_key)
+    return Item(row.text(config.prompt_key), answer, images, grader, tags, None if scene is None else str(scene))

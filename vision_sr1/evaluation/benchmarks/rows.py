@@ -29,6 +29,7 @@ class Item:
         grader: by which an answer is compared with the reference; None: the one that the configuration names.
         tags: what it is of, by which accuracies are broken down, and which scores go by; `set` is the place of its set
             among those of the benchmark.
+        scene: the true description, for its fidelity; None where nobody knows it.
     """
 
     question: str
@@ -36,6 +37,7 @@ class Item:
     images: list[bytes]
     grader: GraderName | None
     tags: dict[str, str]
+    scene: str | None = None
 
 
 class Row:
