@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.images import UnusableImageError, plain_image
+from vision_sr1.model_check import check_model
 from vision_sr1.parsing import ParsedResponse, parse_response
 from vision_sr1.prompts import PromptTemplate
 
@@ -56,6 +57,7 @@ class Model:
     """
 
     def __init__(self, config: Config) -> None:
+        check_model(config.model.path)
         set_seed(config.run.seed)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:

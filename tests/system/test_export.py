@@ -102,6 +102,15 @@ def test_a_version_that_cannot_be_exported_is_said_so(run_folder: Path, exported
     assert "is no folder of a run" in invoke("export", tmp_path, status=2)
 
 
+def test_a_hub_that_cannot_be_reached_is_said_so_and_the_folder_stays(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    output = invoke("export", run_folder, "--output", tmp_path / "model", "--push", "org/name", status=2)
+    assert "was not uploaded to org/name" in output.replace("\n", " ")
+    assert (tmp_path / "model" / "README.md").is_file()
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[str]:
     """vLLM's own server, with nothing of ours; its command `vllm` asks for a package that CPUs have by another name."""
@@ -183,4 +192,4 @@ def test_a_question_is_asked_by_hand_and_answered_as_by_the_actors(exported: Pat
 def test_questions_that_cannot_be_asked_are_said_so(exported: Path, tmp_path: Path):
     (tmp_path / "text.png").write_text("no image")
     assert "8 bytes that are no image" in invoke("ask", exported, tmp_path / "text.png", "what ?", status=2)
-    assert "cannot be loaded" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)
+    assert "cannot be read" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)
