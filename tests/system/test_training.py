@@ -75,6 +75,16 @@ def test_every_batch_is_learned_published_and_logged(trained: Run):
     assert [line["step"] for line in trained.scalars() if "eval_accuracy/normal" in line] == [0, 3]
 
 
+def test_an_evaluation_is_of_one_version_and_holds_up_no_prompts(trained: Run):
+    rollouts = [s.rollout for s in traces(trained)]
+    evaluated = [rollout for rollout in rollouts if rollout.prompt.purpose == pb.PURPOSE_EVALUATION]
+    assert {rollout.prompt.policy_version for rollout in evaluated} == {0, 3}
+    for rollout in evaluated:
+        assert {span.policy_version for span in rollout.sample.versions} == {rollout.prompt.policy_version}
+    issued = min(rollout.prompt.issued_at for rollout in rollouts if rollout.prompt.purpose == pb.PURPOSE_TRAIN)
+    assert issued < max(rollout.finished_at for rollout in evaluated if not rollout.prompt.policy_version)
+
+
 def test_a_learner_that_is_killed_at_arbitrary_points_ends_with_the_same_weights(
     trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
 ):
