@@ -15,6 +15,7 @@ from vision_sr1.chat import content_parts
 from vision_sr1.config import DataConfig
 from vision_sr1.data import DataError
 from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, Item, Questionnaire, Tagged, benchmark
+from vision_sr1.evaluation.benchmarks.rows import choice, placed
 
 
 def png(color: str, size: int = 32) -> bytes:
@@ -334,6 +335,28 @@ def test_published_rows_become_questions_that_are_graded(name: str, tmp_path: Pa
 def test_every_benchmark_of_the_issue_is_there():
     assert set(BENCHMARKS) == set(ROWS) == set(SUITES["all"])
     assert set(SUITES["images"]) | set(SUITES["text"]) == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "letter"),
+    [
+        ("B", ["C", "A", "B"], "B"),
+        ("a man", ["a dog", "a man"], "B"),
+        ("(b)", ["x", "y"], "B"),
+        ("B. y", ["x", "y"], "B"),
+        (1, ["x", "y"], "B"),
+        ("y", ["x", "y"], "B"),
+    ],
+)
+def test_an_answer_is_a_letter_an_index_or_an_option(answer: object, options: list[str], letter: str):
+    assert choice("?", options, answer, [], {}, "row 1").answer == letter
+
+
+def test_an_image_that_no_text_names_is_in_front_and_counted():
+    images = {"1": b"1", "2": b"2", "3": b"3"}
+    text, order = placed("See <image 3>, and <image 3> beside <image 1>, not <image 7>.", r"<image (\d)>", images)
+    assert text == "<image>See <image>, and image 2 beside <image>, not <image 7>."
+    assert order == [b"2", b"3", b"1"]
 
 
 def test_images_in_options_are_shown_where_they_are(tmp_path: Path):

@@ -5,15 +5,14 @@ from collections.abc import Iterable
 
 from vision_sr1.data import DataError
 from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
-from vision_sr1.evaluation.benchmarks.rows import Item, Row, choice, opened, placed
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.evaluation.benchmarks.rows import Item, Row, behind, choice, opened, placed
 
 
 def _math_verse(row: Row) -> Iterable[Item]:
     tags = row.tags(version="problem_version")
     images, answer = row.images("image"), row.text("answer").strip()
     asked = str(row.get("question") or "").strip() or "Answer the question that the image shows."
-    question = IMAGE_MARKER * len(images) + asked.replace(IMAGE_MARKER, "")
+    question = behind(images, asked)
     if row.get("question_type") == "multi-choice":
         return [Item(question, answer, images, "choice", tags | {"form": "choice"})]
     return [opened(question, answer, images, "math_verify", tags)]

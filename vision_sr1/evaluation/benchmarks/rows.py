@@ -120,32 +120,42 @@ def placed(text: str, marker: str, images: dict[str, bytes]) -> tuple[str, list[
         marker: regular expression of how the text names one, its name as the first group.
         images: by name.
     """
-    used: list[str] = []
+    named = list(dict.fromkeys(name for name in re.findall(marker, text) if name in images))
+    order = [*(name for name in images if name not in named), *named]
+    shown: set[str] = set()
 
     def replace(found: re.Match[str]) -> str:
         name = found.group(1)
         if name not in images:
             return found.group()
-        if name in used:
-            return f"image {used.index(name) + 1}"
-        used.append(name)
+        if name in shown:
+            return f"image {order.index(name) + 1}"
+        shown.add(name)
         return IMAGE_MARKER
 
-    text = re.sub(marker, replace, text)
-    unnamed = [name for name in images if name not in used]
-    return IMAGE_MARKER * len(unnamed) + text, [images[name] for name in (*unnamed, *used)]
+    return IMAGE_MARKER * (len(order) - len(named)) + re.sub(marker, replace, text), [images[name] for name in order]
+
+
+def behind(images: Sequence[bytes], question: str) -> str:
+    """A question with its images in front of it."""
+    return IMAGE_MARKER * len(images) + question.replace(IMAGE_MARKER, "").strip()
 
 
 def _letter(answer: Any, options: Sequence[str], where: str) -> str:
     if isinstance(answer, int) and 0 <= answer < len(options):
         return LETTERS[answer]
     text = str(answer).strip()
+    if (letter := re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]?", text)) and _is_one_of(letter.group(1), options):
+        return letter.group(1).upper()
     if text in options:
         return LETTERS[list(options).index(text)]
-    said = re.fullmatch(r"[(\[]?([A-Za-z])[)\].:]?(\s.*)?", text, re.DOTALL)
-    if said and LETTERS.index(said.group(1).upper()) < len(options):
-        return said.group(1).upper()
+    if (letter := _LETTERED.fullmatch(text)) and _is_one_of(letter.group(1), options):
+        return letter.group(1).upper()
     raise DataError(f"{where}: the answer {text[:40]!r} is none of {len(options)} options", "row")
+
+
+def _is_one_of(letter: str, options: Sequence[str]) -> bool:
+    return LETTERS.index(letter.upper()) < len(options)
 
 
 def _options_in(text: str) -> list[Any] | dict[Any, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from vision_sr1.data import DataError
 from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
-from vision_sr1.evaluation.benchmarks.rows import Item, Row, choice, opened, placed
+from vision_sr1.evaluation.benchmarks.rows import Item, Row, behind, choice, opened, placed
 from vision_sr1.evaluation.benchmarks.scores import accuracy_where, all_right, mean_over, only
 from vision_sr1.prompts import IMAGE_MARKER
 
@@ -51,13 +51,13 @@ def _mmmu_pro(row: Row) -> Iterable[Item]:
 
 
 def _mm_vet(row: Row) -> Iterable[Item]:
-    tags = row.tags(capability="capability")
-    return [opened(IMAGE_MARKER + row.text("question"), row.text("answer"), row.images("image"), "judge", tags)]
+    tags, images = row.tags(capability="capability"), row.images("image")
+    return [opened(behind(images, row.text("question")), row.text("answer"), images, "judge", tags)]
 
 
 def _real_world_qa(row: Row) -> Iterable[Item]:
-    question = IMAGE_MARKER + _BREVITY.sub("", row.text("question"))
     answer, images = row.text("answer"), row.images("image")
+    question = behind(images, _BREVITY.sub("", row.text("question")))
     if re.fullmatch(r"[A-D]", answer.strip()):  # its options are in the question
         return [Item(question, answer.strip(), images, "choice", {"form": "choice"})]
     return [opened(question, answer, images, "numeric", {})]
@@ -67,7 +67,7 @@ def _vis_num_bench(row: Row) -> Iterable[Item]:
     tags = row.tags(attribute="Attributes", task="task_class")
     images = row.images("image") or row.images("images")
     options = row.options("option", "options")
-    question = IMAGE_MARKER * len(images) + row.text("question").replace(IMAGE_MARKER, "")
+    question = behind(images, row.text("question"))
     return [choice(question, options, row.get("answer"), images, tags, row.where)]
 
 
@@ -85,14 +85,14 @@ def _hallusion_bench(row: Row) -> Iterable[Item]:
         question="question_id",
     )
     tags |= {"sees": "yes"} if images else {}
-    question = f"{IMAGE_MARKER * len(images)}{row.text('question')} Answer yes or no."
+    question = behind(images, f"{row.text('question')} Answer yes or no.")
     return [opened(question, answers[said], images, "normalized", tags)]
 
 
 def _mm_star(row: Row) -> Iterable[Item]:
-    tags = row.tags(category="category", skill="l2_category")
-    question = IMAGE_MARKER + row.text("question").replace(IMAGE_MARKER, "")
-    return [Item(question, row.text("answer").strip(), row.images("image"), "choice", tags | {"form": "choice"})]
+    tags, images = row.tags(category="category", skill="l2_category"), row.images("image")
+    question = behind(images, row.text("question"))
+    return [Item(question, row.text("answer").strip(), images, "choice", tags | {"form": "choice"})]
 
 
 def _vilp(row: Row) -> Iterable[Item]:
@@ -101,15 +101,13 @@ def _vilp(row: Row) -> Iterable[Item]:
     _, separator, bare = question.partition(".")
     for setting, asked in (("fact", question), ("no fact", bare.strip() if separator else question)):
         for number in ("1", "2", "3"):
-            tags = {"setting": setting, "image": number}
-            yield opened(
-                IMAGE_MARKER + asked, row.text(f"answer{number}"), row.images(f"image{number}"), "normalized", tags
-            )
+            tags, images = {"setting": setting, "image": number}, row.images(f"image{number}")
+            yield opened(behind(images, asked), row.text(f"answer{number}"), images, "normalized", tags)
 
 
 def _mmsi_bench(row: Row) -> Iterable[Item]:
     images = row.images("images")
-    question = IMAGE_MARKER * len(images) + row.text("question").replace(IMAGE_MARKER, "")
+    question = behind(images, row.text("question"))
     tags = row.tags(kind="question_type") | {"form": "choice"}
     return [Item(question, row.text("answer").strip(), images, "choice", tags)]
 
@@ -118,9 +116,8 @@ def _omni_spatial(row: Row) -> Iterable[Item]:
     images = row.images("image") or row.images("image_path")
     tags = row.tags(task="task_type", subtask="sub_task_type")
     answer = row.get("gt") if row.get("gt") is not None else row.get("answer")
-    return [
-        choice(IMAGE_MARKER + row.text("question"), row.options("options"), answer, images, tags, row.where),
-    ]
+    question = behind(images, row.text("question"))
+    return [choice(question, row.options("options"), answer, images, tags, row.where)]
 
 
 VISUAL = (
