@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -375,13 +375,16 @@ def answered(actor: Actor, streams_work: Callable[[Stream, Stream], Awaitable[T]
     return asyncio.run(run())
 
 
-async def feed(prompts: Stream, ids: list[str], version: int, **sampling: object) -> None:
+async def feed(
+    prompts: Stream, ids: list[str], version: int, images: Sequence[pb.ImageRef] = (), **sampling: object
+) -> None:
     outputs = []
     for item in ids:
         prompt = pb.Prompt(
             schema_version=1,
             id=item,
             question="what color is the square",
+            images=images,
             group_size=8,
             sampling=pb.SamplingParams(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 150, **sampling}),
             policy_version=version,
@@ -425,16 +428,17 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(actor: Actor,
         assert [version, version + 1] not in versions
 
 
-def test_an_update_waits_until_re_queries_are_home(actor: Actor, learner: Learner):
+def test_an_update_waits_until_re_queries_are_home(actor: Actor, learner: Learner, shapes: dict[str, Path]):
     if actor.model.name.startswith("untied"):
         pytest.skip("this model has not learned to write descriptions")
+    (seen,) = map(actor.image, Questions(str(shapes["train"]), actor.config.data)[0].images)
     version = actor.version() + 1
     impatient = transfer_with(learner, actor, same_weights_grace_s=0.1)
     assert impatient.send(version, [actor.info])  # forgets those of earlier tests, for which nobody has asked
     transfer = transfer_with(learner, actor, same_weights_grace_s=15.0)
 
     async def work(prompts: Stream, rollouts: Stream) -> pb.Sample:
-        await feed(prompts, ["requeries/0"], version, max_tokens=64)
+        await feed(prompts, ["requeries/0"], version, [seen], max_tokens=64)
         answers = await take(rollouts, 8)
         pieces = TokenBytes(learner.builder.tokenizer)
         parsed = [parse_response(b"".join(pieces.pieces(list(r.sample.response_token_ids)))) for r in answers]
