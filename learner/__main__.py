@@ -9,6 +9,7 @@ from learner.checkpoint import CheckpointError
 from learner.publisher import PublishError
 from learner.sft import SftTrainer
 from learner.streams import GroupsTimeoutError, SupersededError
+from learner.trackers import check_trackers
 from learner.trainer import Trainer
 from learner.verification import WeightsDivergedError
 from vision_sr1.config import Config
@@ -28,6 +29,7 @@ def main() -> int:
         end_with_parent(signal.SIGKILL)
 
     def run(config: Config, arguments: argparse.Namespace) -> int:
+        check_trackers(config)
         check_model(config.model.path)
         trainer = SftTrainer(config) if arguments.sft else Trainer(config)
         return 0 if trainer.run() else STOPPED

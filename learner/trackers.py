@@ -218,19 +218,23 @@ TRACKERS: dict[TrackerName, tuple[str, Callable[[Config], Tracker]]] = {
 }
 
 
-class Trackers:
-    """All that are configured, TensorBoard among them.
+def check_trackers(config: Config) -> None:
+    """Finds out at the start whether trackers can be had.
 
     Raises:
         ConfigError: a tracker's package is not installed.
     """
+    for name in config.metrics.trackers:
+        if importlib.util.find_spec(TRACKERS[name][0]) is None:
+            raise ConfigError(
+                f"metrics.trackers: {name} is not installed: pip install 'vision-sr1[tracking]', or leave it out"
+            )
+
+
+class Trackers:
+    """All that are configured, TensorBoard among them."""
 
     def __init__(self, config: Config) -> None:
-        for name in config.metrics.trackers:
-            if importlib.util.find_spec(TRACKERS[name][0]) is None:
-                raise ConfigError(
-                    f"metrics.trackers: {name} is not installed: pip install 'vision-sr1[tracking]', or leave it out"
-                )
         makers: dict[str, Callable[[Config], Tracker]] = {n: TRACKERS[n][1] for n in config.metrics.trackers}
         if config.metrics.tensorboard:
             makers["tensorboard"] = TensorBoard

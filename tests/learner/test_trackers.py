@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from learner import trackers
 from learner.scalars import ScalarLog
-from learner.trackers import BEHIND, LOST, Sample, Trackers
+from learner.trackers import BEHIND, LOST, Sample, Trackers, check_trackers
 from vision_sr1.config import Config, ConfigError, load_config
 
 
@@ -133,7 +133,7 @@ def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
     monkeypatch.setitem(trackers.TRACKERS, "wandb", ("wandb_that_nobody_has", trackers.WeightsAndBiases))
     config.metrics.trackers = ["wandb"]
     with pytest.raises(ConfigError, match=r"metrics.trackers: wandb is not installed: pip install 'vision-sr1\[tra"):
-        Trackers(config)
+        check_trackers(config)
 
 
 class Broken:
