@@ -90,6 +90,9 @@ def test_the_table_stands_beside_the_papers(tmp_path: Path):
     assert "a language shortcut rate of 9.4" in text
     fewer = report(config, Evaluated("org/model", 0, {}), {"mmmu": records["mmmu"]})
     assert "average" not in markdown(fewer, {}).partition("The paper's columns")[0]
+    two = report(config, Evaluated("org/model", 0, {}), {name: records[name] for name in ("mmmu", "mathverse")})
+    assert "| **average** |" in markdown(two, {})
+    assert "the paper's seven" not in markdown(two, {})
     for paper in PAPER.values():
         assert paper.average == pytest.approx(np.mean(list(paper.scores.values())), abs=0.06)
 

@@ -13,7 +13,7 @@ from vision_sr1.asking import prompt_message
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow
 from vision_sr1.evaluation.answers import Record, answer_record, means, unanswered
-from vision_sr1.evaluation.benchmarks import Item, Questionnaire, benchmark
+from vision_sr1.evaluation.benchmarks import Item, questionnaire
 from vision_sr1.evaluation.grading import data_source
 from vision_sr1.evaluation.records import Records
 from vision_sr1.groups import evaluation_id
@@ -66,13 +66,9 @@ class Asking:
         self._prompts = Stream(redis, keys, "prompts", config.streams)
         self._answered = Stream(redis, keys, STREAM, config.streams, group="evaluation", consumer="asker", claims=False)
         self._whereabouts = Whereabouts(redis, keys)
-        chosen = config.evaluation
-        self._benchmarks = {
-            name: Questionnaire(benchmark(name), sources, config.data, chosen.rows)
-            for name, sources in chosen.benchmarks.items()
-        }
+        self._benchmarks = {name: questionnaire(name, config) for name in config.evaluation.benchmarks}
         self._records = {name: Records(config.run.path, name) for name in self._benchmarks}
-        self._total = sum(len(questionnaire.numbers) for questionnaire in self._benchmarks.values())
+        self._total = sum(len(asked.numbers) for asked in self._benchmarks.values())
         self._to_come = self._questions()
         self._waiting: dict[str, _Question] = {}
         self._quiet_since = self._looked_at = time.monotonic()
@@ -99,9 +95,9 @@ class Asking:
 
     def _questions(self) -> Iterator[_Question]:
         """Those without an answer; rows that cannot be used are written down as such."""
-        for name, questionnaire in self._benchmarks.items():
+        for name, asked in self._benchmarks.items():
             records = self._records[name]
-            for index, item in questionnaire.items(records.__contains__):
+            for index, item in asked.items(records.__contains__):
                 if isinstance(item, DataError):
                     REFUSED.labels(name).inc()
                     log.error("row refused", benchmark=name, error=str(item))

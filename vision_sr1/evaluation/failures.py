@@ -8,7 +8,7 @@ from typing import Any
 from vision_sr1.config import Config
 from vision_sr1.data import DataError
 from vision_sr1.evaluation.answers import Record, is_shortcut
-from vision_sr1.evaluation.benchmarks import Item, Questionnaire, benchmark
+from vision_sr1.evaluation.benchmarks import Item, benchmark, questionnaire
 from vision_sr1.pages import thumbnail, write_page
 
 SHOWN = 100  # of each benchmark
@@ -52,9 +52,7 @@ def _items(name: str, config: Config, wanted: Mapping[int, Record]) -> list[tupl
     """The questions of these numbers, read again for their images."""
     if not wanted:
         return []
-    chosen = config.evaluation
-    questions = Questionnaire(benchmark(name), chosen.benchmarks[name], config.data, chosen.rows)
-    found = questions.items(lambda index: index not in wanted)
+    found = questionnaire(name, config).items(lambda index: index not in wanted)
     return [(index, item) for index, item in found if not isinstance(item, DataError)]
 
 

@@ -93,7 +93,8 @@ def markdown(done: Report, settings: Mapping[str, Any]) -> str:
         cells += [f"{paper.scores[found.name]:.1f}" if found.name in paper.scores else "" for paper in PAPER.values()]
         lines.append(f"| {' | '.join(cells)} |")
     of_paper = [found for found in done.results if found.name in SUITES["paper"]]
-    if done.average is not None and 1 < len(done.results) != len(of_paper):
+    is_papers = done.paper_average is not None and len(of_paper) == len(done.results)
+    if done.average is not None and len(done.results) > 1 and not is_papers:
         lines.append(_average_row("average", done.average, done.results, [""] * len(PAPER)))
     if done.paper_average is not None:
         averages = [f"{paper.average:.1f}" for paper in PAPER.values()]

@@ -10,11 +10,11 @@ from rich.console import Console
 from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.evaluation.asking import SCALARS
-from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, Questionnaire, benchmark
+from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
 from vision_sr1.evaluation.grading import with_graders
 from vision_sr1.evaluation.records import ANSWERS, Records
 from vision_sr1.evaluation.report import Evaluated, Report, report, write_report
-from vision_sr1.export import find_checkpoint, run_config
+from vision_sr1.export import find_checkpoint
 from vision_sr1.fleet import file_digests
 from vision_sr1.launcher.run import run_evaluation
 from vision_sr1.model_check import check_model
@@ -60,7 +60,6 @@ def policy_of(model: str, version: str) -> tuple[str, int, Path, Path | None]:
 
     run = Path(model)
     if (run / "config.yaml").is_file():
-        run_config(run)  # it can be read
         checkpoint = find_checkpoint(run, version)
         number = int(checkpoint.name)
         name = f"{run.absolute().name}-{number}"  # on a Redis of several runs, one of its own
@@ -84,17 +83,15 @@ def evaluate(config: Config, model: str, version: int, console: Console, *, fres
     """
     if not config.evaluation.benchmarks:
         raise ConfigError(f"no benchmark is chosen: --suite takes {', '.join((*SUITES, *BENCHMARKS))}, or NAME=FILE")
-    config = config.model_copy(update={"reward": with_graders(config.reward, config.evaluation)})
     folder, weights = config.run.path, Path(config.model.path)
     check_model(config.model.path)
     evaluated = Evaluated(model, version, file_digests(weights) if weights.is_dir() else {})
+    settings = _settings(config, evaluated)  # with the user's graders; ours follow from the benchmarks
+    config = config.model_copy(update={"reward": with_graders(config.reward, config.evaluation)})
     if fresh and folder.exists():
         shutil.rmtree(folder)
-    questions = {
-        name: Questionnaire(benchmark(name), sources, config.data, config.evaluation.rows)
-        for name, sources in config.evaluation.benchmarks.items()
-    }
-    _hold_to_settings(folder, _settings(config, evaluated), {name: asked.sets for name, asked in questions.items()})
+    questions = {name: questionnaire(name, config) for name in config.evaluation.benchmarks}
+    _hold_to_settings(folder, settings, {name: asked.sets for name, asked in questions.items()})
     numbers = {name: asked.numbers for name, asked in questions.items()}
     known = {name: Records(folder, name) for name in questions}
     if any(number not in known[name] for name in numbers for number in numbers[name]):
@@ -109,7 +106,7 @@ def evaluate(config: Config, model: str, version: int, console: Console, *, fres
 def _settings(config: Config, evaluated: Evaluated) -> dict[str, Any]:
     """All that an answer and its grade depend on."""
     reward = config.reward.model_dump(
-        mode="json", exclude={"host", "port", "processes", "rollouts_in_flight", "drain_s", "api", "traces", "graders"}
+        mode="json", exclude={"host", "port", "processes", "rollouts_in_flight", "drain_s", "api", "traces"}
     )
     return {
         "model": {"path": config.model.path, "version": evaluated.version, "weights": evaluated.weights},

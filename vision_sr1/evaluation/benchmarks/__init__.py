@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vision_sr1.config import Config
 from vision_sr1.evaluation.benchmarks.benchmark import Benchmark, Questionnaire
 from vision_sr1.evaluation.benchmarks.knowledge import KNOWLEDGE
 from vision_sr1.evaluation.benchmarks.mathematics import MATHEMATICS
@@ -20,9 +21,19 @@ SUITES["images"] = tuple(name for name in BENCHMARKS if name not in SUITES["text
 SUITES["all"] = tuple(BENCHMARKS)
 
 
+def questionnaire(name: str, config: Config) -> Questionnaire:
+    """The questions of one of the configuration's benchmarks.
+
+    Raises:
+        DataError: a set cannot be read, or is in no form that is known here.
+    """
+    chosen = config.evaluation
+    return Questionnaire(benchmark(name), chosen.benchmarks[name], config.data, chosen.rows)
+
+
 def benchmark(name: str) -> Benchmark:
     """The benchmark of this name; one that is not known here is the user's own."""
     return BENCHMARKS.get(name) or Benchmark(name, name)
 
 
-__all__ = ["BENCHMARKS", "SUITES", "Benchmark", "Item", "Questionnaire", "Tagged", "benchmark"]
+__all__ = ["BENCHMARKS", "SUITES", "Benchmark", "Item", "Questionnaire", "Tagged", "benchmark", "questionnaire"]
