@@ -1,13 +1,15 @@
-"""Fixtures that start what a test needs: a real Redis, a real browser, tiny models, made data."""
+"""Fixtures that start what a test needs: a real Redis, a real browser, tiny models, made data; and the tests' tiers."""
 
+import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
+from tests import forking
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
@@ -15,31 +17,68 @@ from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 
 
+def pytest_configure() -> None:
+    forking.install(forking.Server().fork)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole systems first, one after another on one worker; all else runs beside them on the others."""
+    for item in items:
+        if item.get_closest_marker("system"):
+            item.add_marker(pytest.mark.xdist_group("system"))
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+
+
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder of a name and content once for all workers of a session; `make` fills it."""
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        shared = shared.parent
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / f"once-{name}", shared / f"once-{name}.whole"
+        with (shared / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return once
+
+
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
+@pytest.fixture(scope="session")
+def shapes(once: Once) -> dict[str, Path]:
     """Parquet files of the shapes task."""
-    folder = tmp_path_factory.mktemp("shapes")
-    return write_task(TASKS["shapes"], folder, seed=0, base=64, cold_start=1600, train=64, held_out=8)
+
+    def make(folder: Path) -> None:
+        write_task(TASKS["shapes"], folder, seed=0, base=64, cold_start=1600, train=64, held_out=8)
+
+    return {file.stem: file for file in once("shapes", make).glob("*.parquet")}
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_model(once: Once) -> Path:
     """A tiny model with tied embeddings and random weights."""
     from vision_sr1.tiny_model import make_tiny_model
 
-    folder = tmp_path_factory.mktemp("tied")
-    make_tiny_model(folder, corpus(TASKS["shapes"], rows=300))
-    return folder
+    return once("tied", lambda folder: make_tiny_model(folder, corpus(TASKS["shapes"], rows=300)))
 
 
 @pytest.fixture(scope="session")
-def untied_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def untied_model(once: Once) -> Path:
     """The same with separate input and output embeddings."""
     from vision_sr1.tiny_model import make_tiny_model
 
-    folder = tmp_path_factory.mktemp("untied")
-    make_tiny_model(folder, corpus(TASKS["shapes"], rows=300), tie_word_embeddings=False)
-    return folder
+    def make(folder: Path) -> None:
+        make_tiny_model(folder, corpus(TASKS["shapes"], rows=300), tie_word_embeddings=False)
+
+    return once("untied", make)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
-"""`torchrun -m tests.learner.one_step FOLDER STAGES [section.key=value]...`: one optimizer step, for its gradient.
+"""`torchrun -m tests.learner.one_step FOLDER CUTS [section.key=value]...`: one optimizer step, for its gradient.
 
-FOLDER holds groups as `write_groups` writes them. For each of the ZeRO STAGES, given like `0,2`, rank 0 writes the
-gradient of every parameter to FOLDER as safetensors. It is read from AdamW's first moment, which after one step is a
-tenth of the gradient, whatever the stage.
+FOLDER holds groups as `write_groups` writes them. CUTS are like `0:210,3:210`: a ZeRO stage, and the tokens of a
+micro-batch at the most. For each, rank 0 writes the gradient of every parameter to FOLDER as safetensors. It is read
+from AdamW's first moment, which after one step is a tenth of the gradient, whatever the stage.
 """
 
 import sys
@@ -23,18 +23,19 @@ from vision_sr1.config import Config, load_config
 
 
 def main() -> None:
-    folder, stages, *overrides = sys.argv[1:]
+    folder, cuts, *overrides = sys.argv[1:]
     device = init_process_group()
-    for stage in stages.split(","):
-        config = load_config(None, [*overrides, f"learner.zero_stage={stage}"], environment={}).config
+    for stage, tokens in (cut.split(":") for cut in cuts.split(",")):
+        options = [f"learner.zero_stage={stage}", f"learner.micro_batch_tokens={tokens}"]
+        config = load_config(None, [*overrides, *options], environment={}).config
         gradient = gradient_of_one_step(config, Path(folder), device)
         if is_main():
-            save_file(gradient, gradient_file(Path(folder), dist.get_world_size(), int(stage)))
+            save_file(gradient, gradient_file(Path(folder), dist.get_world_size(), int(stage), int(tokens)))
 
 
-def gradient_file(folder: Path, ranks: int, stage: int) -> Path:
+def gradient_file(folder: Path, ranks: int, stage: int, tokens: int) -> Path:
     """Where the gradient goes."""
-    return folder / f"{ranks}-ranks-stage-{stage}.safetensors"
+    return folder / f"{ranks}-ranks-stage-{stage}-{tokens}-tokens.safetensors"
 
 
 def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> dict[str, torch.Tensor]:

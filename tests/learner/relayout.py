@@ -1,8 +1,9 @@
 """`torchrun -m tests.learner.relayout FOLDER STAGES [section.key=value]...`: takes up a state in other layouts.
 
-FOLDER holds groups as `write_groups` writes them. Where it has no `state` yet, the first of the STAGES trains a step
-and writes it, and after another step its weights. Otherwise each of the STAGES reads the state, writes it again as it
-then holds it, takes the same step and writes its weights.
+FOLDER holds groups as `write_groups` writes them, and a folder for each of DTYPES, in which all happens in that one.
+Where it has no `state` yet, the first of the STAGES trains a step and writes it, and after another step its weights.
+Otherwise each of the STAGES reads the state, writes it again as it then holds it, takes the same step and writes its
+weights.
 """
 
 import sys
@@ -19,32 +20,43 @@ from learner.policy import load_policy
 from learner.sequences import SequenceBuilder
 from learner.update import PolicyUpdate
 from tests.learner.groups import read_groups, read_images
-from vision_sr1.config import load_config
+from vision_sr1.config import Config, load_config
+
+
+DTYPES = ("float32", "bfloat16")
 
 
 def main() -> None:
     folder, stages, *overrides = sys.argv[1:]
     device = init_process_group()
-    trains = not (Path(folder) / "state").exists()
-    dist.barrier()
-    for stage in stages.split(","):
-        config = load_config(None, [*overrides, f"learner.zero_stage={stage}"], environment={}).config
-        policy = load_policy(config, config.model.path, forbidden_token_ids=[])
-        engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=1e-2)
-        update = PolicyUpdate(config, engine, None, SequenceBuilder(config.model), device)
-        groups, images = read_groups(Path(folder)), read_images(Path(folder))
-        name = f"{dist.get_world_size()}-ranks-stage-{stage}"
-        if trains:
-            update.learn(groups, 0, lambda _, held=images: held)
-            write_pieces(snapshot(engine), Path(folder) / "state")
-        else:
-            torch.manual_seed(17)
-            restore(engine, Path(folder) / "state")
-            write_pieces(snapshot(engine), Path(folder) / f"state-{name}")
-        update.learn(groups, 0, lambda _, held=images: held)
-        weights = export_snapshot(policy)
-        if is_main():
-            save_file(weights, Path(folder) / f"{'undisturbed' if trains else name}.safetensors")
+    for dtype in DTYPES:
+        held = Path(folder) / dtype
+        trains = not (held / "state").exists()
+        dist.barrier()
+        for stage in stages.split(","):
+            options = [f"model.dtype={dtype}", f"learner.zero_stage={stage}"]
+            config = load_config(None, [*overrides, *options], environment={}).config
+            take_up(config, Path(folder), held, device, trains=trains)
+
+
+def take_up(config: Config, folder: Path, held: Path, device: torch.device, *, trains: bool) -> None:
+    """One stage and dtype."""
+    policy = load_policy(config, config.model.path, forbidden_token_ids=[])
+    engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=1e-2)
+    update = PolicyUpdate(config, engine, None, SequenceBuilder(config.model), device)
+    groups, images = read_groups(folder), read_images(folder)
+    name = f"{dist.get_world_size()}-ranks-stage-{config.learner.zero_stage}"
+    if trains:
+        update.learn(groups, 0, lambda _: images)
+        write_pieces(snapshot(engine), held / "state")
+    else:
+        torch.manual_seed(17)
+        restore(engine, held / "state")
+        write_pieces(snapshot(engine), held / f"state-{name}")
+    update.learn(groups, 0, lambda _: images)
+    weights = export_snapshot(policy)
+    if is_main():
+        save_file(weights, held / f"{'undisturbed' if trains else name}.safetensors")
 
 
 if __name__ == "__main__":

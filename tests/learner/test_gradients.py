@@ -14,6 +14,9 @@ from vision_sr1.config import load_config
 
 STEP = [*TINY, "learner.prompts_per_batch=8", "learner.prompts_per_step=8", "learner.max_grad_norm=1e9"]
 Gradient = dict[str, torch.Tensor]
+ALL, SMALL = 100_000, 210  # tokens of a micro-batch
+
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +27,22 @@ def batch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: di
     return folder
 
 
-def gradients(batch: Path, model: Path, ranks: int, stages: list[int], budget: int) -> dict[int, Gradient]:
-    """By ZeRO stage, with micro-batches of at most `budget` tokens."""
-    options = [f"model.path={model}", f"learner.micro_batch_tokens={budget}", *STEP]
-    run_ranks("tests.learner.one_step", ranks, batch, ",".join(map(str, stages)), *options)
-    return {stage: load_file(gradient_file(batch, ranks, stage)) for stage in stages}
-
-
 def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Path):
-    (whole,) = gradients(batch, tiny_model, 1, [0], budget=100_000).values()
+    def gradient(ranks: int, stage: int, tokens: int) -> Gradient:
+        return load_file(gradient_file(batch, ranks, stage, tokens))
+
+    stages = [0, 1, 2, 3]
+    small = ",".join(f"{stage}:{SMALL}" for stage in stages)
+    for ranks, cuts in ((1, f"0:{ALL},{small}"), (2, small)):
+        run_ranks("tests.learner.one_step", ranks, batch, cuts, f"model.path={tiny_model}", *STEP)
+    whole = gradient(1, 0, ALL)
     assert int(whole.pop("micro_batches")) == 1
     assert float(whole["model.language_model.norm.weight"].norm()) > 0
     assert float(whole["model.visual.patch_embed.proj.weight"].norm()) > 0
     for ranks, micro_batches in ((1, 8), (2, 4)):
-        for stage, gradient in gradients(batch, tiny_model, ranks, [0, 1, 2, 3], budget=210).items():
-            assert int(gradient["micro_batches"]) == micro_batches
+        for stage in stages:
+            cut = gradient(ranks, stage, SMALL)
+            assert int(cut["micro_batches"]) == micro_batches
             for name, expected in whole.items():
-                difference = float((gradient[name] - expected).norm())
+                difference = float((cut[name] - expected).norm())
                 assert difference <= 1e-4 * float(expected.norm()), (ranks, stage, name)
