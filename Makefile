@@ -3,39 +3,59 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n 2 --dist loadgroup
 
-.PHONY: install demo test lint types protos compose-up compose-down clean
+.DEFAULT_GOAL := help
+.PHONY: help install demo quick test test-rest test-all format lint types check protos compose-up compose-down clean
 
-install: $(STAMP)
+help:  ## List the targets.
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | column -t -s '|'
+
+install: $(STAMP)  ## Make .venv with the locked versions.
 
 $(STAMP): requirements/cpu.lock requirements/dev.lock pyproject.toml scripts/install
 	PYTHON=$(PYTHON) scripts/install $(VENV) cpu dev
 	$(BIN)/python -m pip --quiet --disable-pip-version-check install --no-deps --editable .
 	@touch $@
 
-demo: $(STAMP)  ## The whole method on this machine; FLAGS="--resume" or "--fresh" after an earlier one.
+demo: $(STAMP)  ## Run the whole method on this machine; FLAGS="--resume" or "--fresh" after an earlier one.
 	$(BIN)/vision-sr1 demo $(FLAGS)
 
-test: $(STAMP)
-	$(BIN)/python -m pytest $(FLAGS)
+quick: $(STAMP)  ## Run the tests that start no engine, each within 5 s (90 s in all).
+	$(PYTEST) $(PARALLEL) -m "not system and not slow and not full" --timeout 5 -o timeout_func_only=true $(FLAGS)
 
-lint: $(STAMP)
+test: $(STAMP)  ## Run the tests, with every part real at least once (12 minutes).
+	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)
+
+test-rest: $(STAMP)  ## Run what `test` leaves out.
+	$(PYTEST) -m full $(FLAGS)
+
+test-all: test test-rest  ## Run all tests (40 minutes).
+
+format: $(STAMP)  ## Format the code and mend what the linter can.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(STAMP)  ## Check format, code and what may import what.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 
-types: $(STAMP)
+types: $(STAMP)  ## Check types.
 	$(BIN)/mypy
+
+check: format lint types quick  ## Format, lint, types and quick tests: before each commit.
 
 protos: $(STAMP)  ## Rebuild vision_sr1/v1 from proto/.
 	PYTHON=$(BIN)/python scripts/build_protos
 
 COMPOSE := docker compose --file deploy/compose.yaml
 
-compose-up: deploy/.env  ## The demo in containers; PROFILE=gpu for a run on GPUs, FLAGS="--scale actor=2".
+compose-up: deploy/.env  ## Start the demo in containers; PROFILE=gpu for a run on GPUs, FLAGS="--scale actor=2".
 	COMPOSE_PROFILES=$(or $(PROFILE),cpu) $(COMPOSE) up --build --detach $(FLAGS)
 
-compose-down:  ## Stops the containers; FLAGS=--volumes deletes the run too.
+compose-down:  ## Stop the containers; FLAGS=--volumes deletes the run too.
 	COMPOSE_PROFILES=cpu,gpu $(COMPOSE) down $(FLAGS)
 
 deploy/.env: | deploy/.env.example
@@ -44,5 +64,5 @@ deploy/.env: | deploy/.env.example
 	done < deploy/.env.example > $@
 	@echo "wrote $@ with new secrets"
 
-clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache
+clean:  ## Remove builds and caches; .venv and runs stay.
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,9 +1,10 @@
 """A run of real processes under a hail of faults, and an audit of what is left of it.
 
-`python -m bench.soak --minutes N --seed S [--folder F]`: two actors, two replicas of the reward service, the learner
-and Redis with its append-only file. Every few seconds one of them, drawn by the seed, is killed (SIGKILL) or frozen for
-some seconds (SIGSTOP), Redis included; what has ended is started again, as a cluster would. After N minutes the run is
-left in peace until its epoch is complete. Then is looked at whether anything was lost, doubled, orphaned or left over.
+`python -m bench.soak --minutes N --seed S [--rows R] [--folder F]`: two actors, two replicas of the reward service, the
+learner and Redis with its append-only file. Every few seconds one of them, drawn by the seed, is killed (SIGKILL) or
+frozen for some seconds (SIGSTOP), Redis included; at first each is killed once. What has ended is started again, as a
+cluster would. After N minutes the run is left in peace until its epoch of R prompts is complete. Then is looked at
+whether anything was lost, doubled, orphaned or left over.
 """
 
 import argparse
@@ -143,19 +144,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=ROWS, help="prompts of an epoch; a multiple of 8")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        result = soak(arguments.folder or Path(temporary), arguments.minutes, arguments.seed)
+        result = soak(arguments.folder or Path(temporary), arguments.minutes, arguments.seed, arguments.rows)
     for wrong in result["wrong"]:
         print(f"WRONG: {wrong}")
     print(json.dumps(result))
     sys.exit(1 if result["wrong"] else 0)
 
 
-def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
+def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
     """Runs, disturbs, lets finish and audits; the result's `wrong` lists what is not as promised."""
-    data, model = prepare(folder)
+    data, model = prepare(folder, rows)
     options = [f"run.dir={folder}", "run.name=soak", f"model.path={model}", f"data.train={data}", *SIZES]
     config = load_config(None, options, environment={}).config
     started = time.monotonic()
@@ -170,10 +172,10 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
         until(watch, "the first batch", lambda: _batches(config) >= 1)
         faults = disturb(watch, minutes, random.Random(seed))
         until(watch, "waking up", lambda: not watch.frozen)
-        batches = finish(watch, learner, config)
+        batches = finish(watch, learner, config, rows)
         actors = [service.name for service in others if service.name.startswith("actor")]
         until(watch, "the actors' last version", lambda: _holders(config, batches) == len(actors), LATE_S)
-        wrong = audit(made.config, watch, batches)
+        wrong = audit(made.config, watch, batches, rows)
         processes = [p for main in watch.processes().values() for p in [main, *main.children(recursive=True)]]
     _, left = psutil.wait_procs(processes, timeout=END_S)  # an engine ends a moment after its actor
     if names := [name for process in left if (name := _running(process))]:
@@ -197,12 +199,12 @@ def soak(folder: Path, minutes: float, seed: int) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path) -> tuple[Path, Path]:
+def prepare(folder: Path, rows: int = ROWS) -> tuple[Path, Path]:
     """Made data, and a tiny model that has learned to write descriptions."""
     from vision_sr1.tasks.distributions import TASKS, corpus, write_task
     from vision_sr1.tiny_model import make_tiny_model
 
-    paths = write_task(TASKS["shapes"], folder / "data", seed=0, base=1, cold_start=1600, train=ROWS, held_out=8)
+    paths = write_task(TASKS["shapes"], folder / "data", seed=0, base=1, cold_start=1600, train=rows, held_out=8)
     model = folder / "model"
     if not model.exists():
         make_tiny_model(folder / "random", corpus(TASKS["shapes"], rows=300))
@@ -245,13 +247,15 @@ def disturb(watch: Watch, minutes: float, chance: random.Random) -> Counter[tupl
     faults: Counter[tuple[str, str]] = Counter()
     end = time.monotonic() + 60 * minutes
     following = learner_rests = time.monotonic()
+    names = [*(service.name for service in watch.services), "redis"]
+    unharmed = chance.sample(names, len(names))
     while time.monotonic() < end:
         watch.look()
         time.sleep(0.2)
         if time.monotonic() < following:
             continue
         following = time.monotonic() + chance.uniform(*PAUSE_S)
-        name = chance.choice([*(service.name for service in watch.services), "redis"])
+        name = unharmed[-1] if unharmed else chance.choice(names)
         kills, seconds = chance.random() < 0.7, chance.uniform(*FREEZE_S)
         if name in watch.frozen or name not in watch.processes():
             continue
@@ -259,6 +263,9 @@ def disturb(watch: Watch, minutes: float, chance: random.Random) -> Counter[tupl
             if time.monotonic() < learner_rests:
                 continue
             learner_rests = time.monotonic() + LEARNER_REST_S
+        if unharmed:
+            unharmed.pop()
+            kills = True
         what = "killed" if kills else "frozen"
         faults[name, what] += 1
         watch.note(f"{name} {what}{'' if kills else f' for {seconds:.1f} s'}")
@@ -270,12 +277,12 @@ def disturb(watch: Watch, minutes: float, chance: random.Random) -> Counter[tupl
     return faults
 
 
-def finish(watch: Watch, learner: ServiceProcess, config: Config) -> int:
+def finish(watch: Watch, learner: ServiceProcess, config: Config, rows: int) -> int:
     """Stops the learner as a preemption would, and has another one complete the epoch; returns its last batch."""
     watch.services.remove(learner)
     learner.terminate()
     until(watch, "the learner's end", lambda: learner.exit_status() is not None, 120.0)
-    per_epoch = ROWS // PROMPTS_PER_BATCH
+    per_epoch = rows // PROMPTS_PER_BATCH
     batches = -(-(_batches(config) + 2) // per_epoch) * per_epoch  # two batches of prompts may have been issued
     watch.note(f"in peace until batch {batches}")
     learner.again = (*learner.again, f"learner.batches={batches}")
@@ -286,22 +293,22 @@ def finish(watch: Watch, learner: ServiceProcess, config: Config) -> int:
     return batches
 
 
-def audit(config: Config, watch: Watch, batches: int) -> list[str]:
+def audit(config: Config, watch: Watch, batches: int, rows: int) -> list[str]:
     """What is not as it should be."""
-    wrong = [*_audit_ledger(config, batches), *_audit_memory(watch)]
+    wrong = [*_audit_ledger(config, batches, rows), *_audit_memory(watch)]
     wrong += asyncio.run(_audit_streams(config))
     wrong += asyncio.run(_audit_weights(config, batches))
     return wrong
 
 
-def _audit_ledger(config: Config, batches: int) -> Iterator[str]:
+def _audit_ledger(config: Config, batches: int, rows: int) -> Iterator[str]:
     """Every prompt of every epoch exactly once, and no group short."""
     ledger = {number: groups for number, groups in read_ledger(config.run.path).items() if number <= batches}
     if sorted(ledger) != list(range(1, batches + 1)):
         yield f"batches {sorted(set(range(1, batches + 1)) - ledger.keys())} are not in the ledger"
     trained = Counter(prompt for groups in ledger.values() for prompt in groups)
-    epochs = batches * PROMPTS_PER_BATCH // ROWS
-    expected = {f"{epoch}/{index}" for epoch in range(epochs) for index in range(ROWS)}
+    epochs = batches * PROMPTS_PER_BATCH // rows
+    expected = {f"{epoch}/{index}" for epoch in range(epochs) for index in range(rows)}
     if missing := expected - trained.keys():
         yield f"{len(missing)} prompts were never trained on: {sorted(missing)[:5]}"
     if doubled := [prompt for prompt, count in trained.items() if count > 1]:

@@ -19,6 +19,7 @@ import ctypes
 import fcntl
 import gc
 import importlib
+import io
 import json
 import logging
 import multiprocessing.resource_tracker
@@ -31,7 +32,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -66,6 +66,7 @@ WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher a
     "TOKENIZERS_PARALLELISM": "false",
     "TORCHDYNAMO_DISABLE": "1",
 }
+SERVER = "tests.forking"
 SWITCH = "VISION_SR1_TESTS_FORK"
 START_S = 120.0
 _PR_SET_CHILD_SUBREAPER = 36
@@ -91,25 +92,28 @@ class Start:
     new_session: bool
 
 
-def install(fork: "Callable[[Start, Callable[[], object] | None], int] | None" = None) -> None:
-    """Has Python processes that this one starts be forked; by default from this one."""
-    fork = fork or fork_here
+def install(server: "Server | None" = None) -> None:
+    """Has Python processes that this one starts be forked: from the server, or without one from this process."""
     if os.environ.get(SWITCH) == "0":
         return
 
     def fork_exec(*call: Any) -> int:
-        (command, executables, _, kept, folder, environment, stdin, _, _, stdout, _, stderr, *rest) = call
-        (_, until_exec, _, new_session, _, _, _, _, _, preexec, *_) = rest
+        command, executables, _, kept, folder, environment, stdin, _, _, stdout, _, stderr, *more = call
+        _, until_exec, _, new_session, _, _, _, _, _, preexec, *_ = more
         arguments = [os.fsdecode(argument) for argument in command][1:]
         is_python = os.fsencode(sys.executable) in map(os.fsencode, executables)
-        if not is_python or arguments[:1] not in (["-m"], ["-c"]):
+        can_fork = is_python and arguments[:1] in (["-m"], ["-c"]) and arguments[1] != SERVER
+        if not can_fork or (server and preexec):
             return int(_fork_exec(*call))
-        found = None
-        if environment is not None:
-            found = dict(os.fsdecode(variable).split("=", 1) for variable in environment)
-        where = os.fsdecode(folder) if folder is not None else str(Path.cwd())
-        start = Start(arguments, found, where, [stdin, stdout, stderr], [fd for fd in kept if fd != until_exec], bool(new_session))
-        return fork(start, preexec)
+        start = Start(
+            arguments=arguments,
+            environment=environment and dict(os.fsdecode(variable).split("=", 1) for variable in environment),
+            folder=str(Path.cwd()) if folder is None else os.fsdecode(folder),
+            standard=[stdin, stdout, stderr],
+            kept=[descriptor for descriptor in kept if descriptor != until_exec],
+            new_session=bool(new_session),
+        )
+        return server.fork(start) if server else fork_here(start, preexec)
 
     _posixsubprocess.fork_exec = fork_exec
     subprocess._fork_exec = fork_exec  # type: ignore[attr-defined]
@@ -131,7 +135,7 @@ class Server:
         self._connection: socket.socket | None = None
         self._lock = threading.Lock()
 
-    def fork(self, start: Start, preexec: Callable[[], object] | None = None) -> int:
+    def fork(self, start: Start) -> int:
         """Has a process forked, and becomes its parent; its id."""
         with self._lock:
             connection = self._connection or self._connect()
@@ -153,15 +157,13 @@ class Server:
 
     def _connect(self) -> socket.socket:
         here, there = socket.socketpair()
-        environment = [f"{k}={v}".encode() for k, v in {**os.environ, **WHEN_IMPORTED}.items()]
-        command = [sys.executable, "-m", "tests.forking", str(there.fileno())]
-        read, write = os.pipe()
-        _fork_exec(
-            command, [os.fsencode(sys.executable)], True, (there.fileno(),), str(Path(__file__).parents[1]), environment,
-            -1, -1, -1, -1, -1, -1, read, write, False, True, -1, None, None, None, -1, None, False,
-        )  # fmt: skip
-        for descriptor in (read, write):
-            os.close(descriptor)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(there.fileno())],
+            env={**os.environ, **WHEN_IMPORTED},
+            cwd=Path(__file__).parents[1],
+            pass_fds=[there.fileno()],
+            start_new_session=True,
+        )
         there.close()
         here.settimeout(START_S)
         if here.recv(1) != b".":
@@ -252,9 +254,10 @@ def _take_descriptors(start: Start, received: dict[int, int] | None) -> None:
             os.closerange(following, number)
         following = number + 1
     _parents.append((sys.stdin, sys.stdout, sys.stderr))
-    sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, buffering=1 if mode == "w" else -1, encoding="utf-8", errors=errors, closefd=False)
-        for number, mode, errors in ((0, "r", "strict"), (1, "w", "strict"), (2, "w", "backslashreplace"))
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), encoding="utf-8")
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
+    sys.stderr = io.TextIOWrapper(
+        io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
 

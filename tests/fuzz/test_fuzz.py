@@ -99,6 +99,7 @@ def test_long_responses_of_one_piece_are_read(piece: bytes):
     response_parser(piece * (2_000_000 // len(piece)))
 
 
+@pytest.mark.full(sibling="tests/fuzz/test_fuzz.py::test_damaged_inputs_are_read_or_refused")
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this machine")
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_fuzzer_that_watches_coverage_finds_no_crash(name: str, tmp_path: Path):

@@ -22,7 +22,6 @@ from learner.update import PolicyUpdate
 from tests.learner.groups import read_groups, read_images
 from vision_sr1.config import Config, load_config
 
-
 DTYPES = ("float32", "bfloat16")
 
 

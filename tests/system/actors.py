@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +87,18 @@ def redis_for(folder: Path, *overrides: str) -> Iterator[tuple[Config, dict[str,
 
 @contextmanager
 def running_actor(
-    folder: Path, config: Config, environment: dict[str, str], name: str = "actor", device: str = "cpu"
+    folder: Path,
+    config: Config,
+    environment: dict[str, str],
+    name: str = "actor",
+    device: str = "cpu",
+    options: Sequence[str] = (),
 ) -> Iterator[Actor]:
     """Starts an actor and waits until it announces itself."""
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "actors", folder / "config.yaml", "--id", name],
+            [sys.executable, "-m", "actors", folder / "config.yaml", "--id", name, *options],
             env={**os.environ, **environment, "CUDA_VISIBLE_DEVICES": "1" if device == "cuda" else ""},
             stdout=output,
             stderr=output,

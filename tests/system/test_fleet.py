@@ -57,8 +57,10 @@ class Fleet:
     learner: subprocess.Popen[bytes] | None = None
     commands: int = 0
 
-    def start_actors(self, *names: str) -> list[Actor]:
-        starting = [running_actor(self.folder, self.config, self.environment, name=name) for name in names]
+    def start_actors(self, *names: str, holding: int | None = None) -> list[Actor]:
+        """At once; with a version that they hold, they wait for none."""
+        options = () if holding is None else ("--policy-version", str(holding))
+        starting = [running_actor(self.folder, self.config, self.environment, name, options=options) for name in names]
         with ThreadPoolExecutor(len(names)) as pool:
             started = list(pool.map(lambda actor: actor.__enter__(), starting))
         for actor in starting:
@@ -211,11 +213,21 @@ def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_w
     fleet.check(6, "c", "e")
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path) -> Iterator[tuple[Actor, Actor]]:
+    """Two actors without a learner that hold version 6; the first may be gone."""
+    folder = tmp_path_factory.mktemp("pair")
+    with redis_for(folder, f"model.path={cold_start_model}", *OPTIONS) as (config, environment), ExitStack() as stack:
+        fleet = Fleet(folder, config, environment, stack)
+        first, second = fleet.start_actors("first", "second", holding=6)
+        yield first, second
+
+
 @contextlib.asynccontextmanager
-async def asking(fleet: Fleet, **options: object) -> AsyncIterator[Requerier]:
-    redis = await connect(fleet.config.streams)
-    config = RequeryConfig(template="plain_requery", max_tokens=8, **options)
-    requerier = Requerier(config, Registry(redis, Keys(fleet.config.run.name)), fleet.config.tls)
+async def asking(config: Config, **options: object) -> AsyncIterator[Requerier]:
+    redis = await connect(config.streams)
+    requery = RequeryConfig(template="plain_requery", max_tokens=8, **options)
+    requerier = Requerier(requery, Registry(redis, Keys(config.run.name)), config.tls)
     yield requerier
     await requerier.close()
     await redis.aclose()
@@ -234,9 +246,9 @@ def rollout_of(actor: Actor, version: int, index: int = 0) -> pb.Rollout:
     )
 
 
-async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_ones_differ(fleet: Fleet):
-    """With the fleet of the test before: two actors that hold version 6."""
-    rollouts = [rollout_of(fleet.actors["c"], 6, index) for index in range(3)]
+async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_ones_differ(pair: tuple[Actor, Actor]):
+    _, actor = pair
+    rollouts = [rollout_of(actor, 6, index) for index in range(3)]
 
     async def answers(requerier: Requerier) -> list[list[pb.Requery]]:
         return await asyncio.gather(*(requerier.ask(rollout, "top left square red") for rollout in rollouts))
@@ -244,35 +256,34 @@ async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_
     def tokens(requeries: list[pb.Requery]) -> list[list[int]]:
         return [list(requery.sample.response_token_ids) for requery in requeries]
 
-    async with asking(fleet, temperature=0) as requerier:
+    async with asking(actor.config, temperature=0) as requerier:
         first, *others = await answers(requerier)
         (apart,) = await requerier.ask(rollouts[0], "top left square blue")
     assert [requery.shared for requery in first] == [False]
     assert all([requery.shared for requery in other] == [True] for other in others)
     assert all(tokens(other) == tokens(first) for other in others)
     assert not apart.shared
-    async with asking(fleet, samples=2) as requerier:
+    async with asking(actor.config, samples=2) as requerier:
         each = await answers(requerier)
         again = await answers(requerier)
     assert not any(requery.shared for requeries in each for requery in requeries)
     assert len({tuple(ids) for requeries in each for ids in tokens(requeries)}) > 1
     assert [tokens(requeries) for requeries in again] == [tokens(requeries) for requeries in each], "they are seeded"
-    async with asking(fleet, samples=2, reuse="always") as requerier:
+    async with asking(actor.config, samples=2, reuse="always") as requerier:
         each = await answers(requerier)
     assert sorted(requery.shared for requeries in each for requery in requeries) == [False] * 2 + [True] * 4
 
 
 async def test_a_requery_stays_with_its_actor_and_goes_to_another_when_that_one_is_gone(
-    fleet: Fleet, say: Callable[[str], None]
+    pair: tuple[Actor, Actor], say: Callable[[str], None]
 ):
-    """Goes on with the same fleet."""
-    own, other = fleet.actors["c"], fleet.actors["e"]
+    own, other = pair
 
     async def ask(version: int) -> pb.Requery:
         (requery,) = await requerier.ask(rollout_of(own, version), "top left square red")
         return requery
 
-    async with asking(fleet) as requerier:
+    async with asking(own.config) as requerier:
         requery = await ask(6)
         assert (requery.actor_id, requery.policy_version) == (own.info.id, 6)
         requery = await ask(5)

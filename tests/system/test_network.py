@@ -179,6 +179,7 @@ def component(pod: str) -> str:
     return pod.rpartition("-")[0] or pod
 
 
+@pytest.mark.full(sibling="tests/vision_sr1/test_rpc.py::test_both_sides_show_a_certificate_of_one_authority")
 def test_a_step_is_learned_from_across_pods_under_tls(running: Cluster):
     scalars = [json.loads(line) for line in (running.volumes["runs"] / "rl" / "scalars.jsonl").read_text().splitlines()]
     (first, *_) = [line for line in scalars if line["step"] == 1]
@@ -187,6 +188,7 @@ def test_a_step_is_learned_from_across_pods_under_tls(running: Cluster):
     assert first["same_weights/share"] == 1.0
 
 
+@pytest.mark.full(sibling="tests/deploy/test_kubernetes.py::test_ports_probes_and_services_name_the_same")
 def test_the_arrows_of_the_policies_are_the_connections_seen(running: Cluster):
     policies = [found for found in running.objects if found["kind"] == "NetworkPolicy"]
     seen = {(component(a), component(b), port) for a, b, port in running.network.connections()}
@@ -196,6 +198,7 @@ def test_the_arrows_of_the_policies_are_the_connections_seen(running: Cluster):
     assert unseen == []
 
 
+@pytest.mark.full(sibling="tests/deploy/test_kubernetes.py::test_every_container_says_what_it_needs_and_is_restricted")
 def test_containers_can_write_where_it_is_declared_and_nowhere_else(running: Cluster):
     for name in ("actor-0", "reward-service-0", "learner-0", "redis-0"):
         pod = running.pods[name]
@@ -204,6 +207,7 @@ def test_containers_can_write_where_it_is_declared_and_nowhere_else(running: Clu
             assert (pod.run("test", "-w", folder).returncode == 0) == (folder in writable), f"{name}: {folder}"
 
 
+@pytest.mark.full(sibling="tests/vision_sr1/test_doctor.py::test_the_command_says_all_and_fails_where_something_does")
 @pytest.mark.parametrize("name", ["learner-0", "actor-0", "reward-service-0"])
 def test_the_doctor_finds_nothing_from_within(running: Cluster, name: str):
     config = ["/etc/vision-sr1/run.yaml", "run.dir=/runs", "tls.enabled=true"]
@@ -217,6 +221,10 @@ def test_the_doctor_finds_nothing_from_within(running: Cluster, name: str):
         assert "scored" in status.stdout
 
 
+@pytest.mark.full(
+    sibling="tests/system/test_training.py::"
+    "test_a_learner_that_is_killed_and_stopped_at_arbitrary_points_ends_with_the_same_weights"
+)
 def test_the_run_goes_on_when_a_node_of_the_learner_is_lost(running: Cluster):
     for lost in ("learner-1", "learner-0"):
         pod = running.pods[lost]
@@ -225,6 +233,10 @@ def test_the_run_goes_on_when_a_node_of_the_learner_is_lost(running: Cluster):
         running.wait_for_step(before + 2, restarts=True)
 
 
+@pytest.mark.full(
+    sibling="tests/system/test_operation.py::"
+    "test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the_same_batch"
+)
 def test_services_end_by_themselves_when_they_are_told_to(running: Cluster):
     for name in ("reward-service-0", "actor-0"):
         pod = running.pods[name]

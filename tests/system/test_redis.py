@@ -114,6 +114,7 @@ def test_who_may_do_what(server: Server):
         redis_py.Redis(port=server.port, ssl=True, ssl_ca_certs=str(server.certificates / "ca.crt")).get("anything")
 
 
+@pytest.mark.full(sibling="tests/system/test_redis.py::test_who_may_do_what")
 @pytest.mark.timeout(600)
 def test_a_run_needs_no_more_than_its_users_may(
     server: Server, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]

@@ -37,27 +37,39 @@ from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
 T = TypeVar("T")
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("cold_start_model", "cpu", 1),  # tied embeddings
-        ("untied_model", "cpu", 2),
-        pytest.param(
-            ("cold_start_model", "cuda", 1),
-            marks=[
-                pytest.mark.gpu,
-                pytest.mark.skipif(
-                    torch.cuda.device_count() < 2, reason="needs two CUDA devices, one for the learner, one for vLLM"
-                ),
-            ],
+TIED = ("cold_start_model", "cpu", 1)  # tied embeddings
+SHARDED = ("untied_model", "cpu", 2)
+CUDA = pytest.param(
+    ("cold_start_model", "cuda", 1),
+    marks=[
+        pytest.mark.gpu,
+        pytest.mark.skipif(
+            torch.cuda.device_count() < 2, reason="needs two CUDA devices, one for the learner, one for vLLM"
         ),
     ],
-    ids=lambda param: "-".join(map(str, param)),
 )
+
+
+def name(parameters: tuple[str, str, int]) -> str:
+    """As it stands in a test's id."""
+    return "-".join(map(str, parameters))
+
+
+on_all_actors = pytest.mark.parametrize("actor", [TIED, SHARDED, CUDA], ids=name, indirect=True, scope="module")
+
+
+def on_each_actor(test: Callable[..., object]) -> Callable[..., object]:
+    """For what has nothing to do with how weights lie in the workers: in `make test` with one worker alone."""
+    sibling = f"tests/system/test_weights.py::{test.__name__}[{name(TIED)}]"
+    sharded = pytest.param(SHARDED, marks=pytest.mark.full(sibling=sibling))
+    return pytest.mark.parametrize("actor", [TIED, sharded, CUDA], ids=name, indirect=True, scope="module")(test)
+
+
+@pytest.fixture(scope="module")
 def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
-    name, device, tensor_parallel_size = request.param
+    model, device, tensor_parallel_size = request.param
     folder = tmp_path_factory.mktemp("actor")
-    options = [f"model.path={request.getfixturevalue(name)}", "data.prompt_template=plain_answer", *TINY]
+    options = [f"model.path={request.getfixturevalue(model)}", "data.prompt_template=plain_answer", *TINY]
     options += [f"actors.device={device}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
     options += ["learner.weights.sync_timeout_s=20"]
     with (
@@ -65,6 +77,9 @@ def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         running_actor(folder, config, environment, device=device) as actor,
     ):
         assert config.actors.enable_prefix_caching
+        assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
+            actor.generate("what color is the square", [])
         yield actor
 
 
@@ -92,16 +107,15 @@ def learner(actor: Actor, single_rank: torch.device) -> Learner:
     forbidden = vision_token_ids(builder.tokenizer)
     policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
     engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
-    return Learner(policy, engine, FleetTransfer(actor.config, engine), builder, forbidden)
+    transfer = FleetTransfer(actor.config, engine)
+    assert transfer.send(0, transfer.reachable([actor.info]))
+    return Learner(policy, engine, transfer, builder, forbidden)
 
 
+@on_all_actors
 def test_the_actor_equals_transformers_after_each_version(
     actor: Actor, learner: Learner, shapes: dict[str, Path], tmp_path: Path
 ):
-    assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
-    with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
-        actor.generate("what color is the square", [])
-
     builder, transfer = learner.builder, learner.transfer
     rows = Questions(str(shapes["train"]), actor.config.data)
     turns = [(rows[i].question, rows[i].images) for i in range(4)] + [
@@ -110,8 +124,9 @@ def test_the_actor_equals_transformers_after_each_version(
     references = [(text, [actor.image(data) for data in images], images) for text, images in turns]
 
     answers = []
-    for version in range(3):
-        learner.change(0.05 * version, seed=version)
+    first = actor.version() + 1
+    for version in range(first, first + 3):
+        learner.change(0.05, seed=version)
         assert transfer.send(version, transfer.reachable([actor.info]))
         assert actor.health() == health_pb2.HealthCheckResponse.SERVING
         learner.policy.save_pretrained(tmp_path / str(version))
@@ -132,8 +147,8 @@ def test_the_actor_equals_transformers_after_each_version(
             answers.append((tuple(tokens), round(sum(logprobs), 3)))
     assert len(set(answers)) > len(references), "the versions should answer differently"
 
-    with pytest.raises(grpc.RpcError, match="holds policy version 2, not 7"):
-        actor.generate("what color is the square", [], required_policy_version=7)
+    with pytest.raises(grpc.RpcError, match=f"holds policy version {version}, not {version + 5}"):
+        actor.generate("what color is the square", [], required_policy_version=version + 5)
     with pytest.raises(grpc.RpcError, match="that are no image"):
         actor.generate("<image>what", [actor.image(b"\x89PNG no picture")])
     with pytest.raises(grpc.RpcError, match="not in the blob store"):
@@ -148,6 +163,7 @@ def test_the_actor_equals_transformers_after_each_version(
         actor.generate("what", [], sampling=pb.SamplingParams(temperature=50.0, top_p=1.0, max_tokens=4))
 
 
+@on_each_actor
 def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, learner: Learner):
     assert actor.health() == health_pb2.HealthCheckResponse.SERVING
     port = int(actor.config.streams.url.rpartition(":")[2].partition("/")[0])
@@ -170,12 +186,13 @@ def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, lea
         server.send_signal(signal.SIGCONT)
 
 
-def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
+@on_each_actor
+def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor, learner: Learner):
     """The trainer disappears between the start of an update and its weights."""
     before = actor.generate("what color is the square", [])
     actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
     with pytest.raises(grpc.RpcError, match="no received update to finish"):
-        actor.stub.FinishWeightUpdate(actor_pb2.FinishWeightUpdateRequest(policy_version=9), timeout=20)
+        actor.stub.FinishWeightUpdate(actor_pb2.FinishWeightUpdateRequest(policy_version=99), timeout=20)
     actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
     parameter = actor_pb2.ParameterInfo(name="x", dtype="no_such_dtype", shape=[1])
     with pytest.raises(grpc.RpcError, match="ABORTED"):
@@ -185,6 +202,7 @@ def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor):
     assert after.versions == before.versions
 
 
+@on_each_actor
 def test_an_update_received_but_never_finished_is_discarded(
     actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -211,6 +229,7 @@ def test_an_update_received_but_never_finished_is_discarded(
     assert list(later.logprobs) != list(before.logprobs)
 
 
+@on_all_actors
 def test_an_actor_that_could_load_only_a_part_answers_nothing_until_it_has_all(
     actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ):
@@ -234,6 +253,7 @@ def test_an_actor_that_could_load_only_a_part_answers_nothing_until_it_has_all(
     assert digests(actor) == before
 
 
+@on_each_actor
 @pytest.mark.parametrize("phase", ["StartWeightUpdate", "UpdateWeights"])
 def test_an_update_whose_caller_goes_away_at_any_moment_is_no_obstacle_to_the_next(
     actor: Actor, learner: Learner, phase: str
@@ -249,7 +269,8 @@ def test_an_update_whose_caller_goes_away_at_any_moment_is_no_obstacle_to_the_ne
     assert [span.policy_version for span in actor.generate("what color is the square", []).versions] == [version]
 
 
-def test_vision_tokens_are_never_sampled(actor: Actor):
+@on_each_actor
+def test_vision_tokens_are_never_sampled(actor: Actor, learner: Learner):
     tokenizer = SequenceBuilder(actor.config.model).tokenizer
     sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=64)
     request = actor_pb2.GenerateRequest(
@@ -262,7 +283,8 @@ def test_vision_tokens_are_never_sampled(actor: Actor):
     assert not sampled & set(vision_token_ids(tokenizer))
 
 
-def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor):
+@on_each_actor
+def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor, learner: Learner):
     """In the crowd most prompts are computed in parts, which CPU generators must survive."""
     prompts = [" ".join([word, *["top left square red ;"] * 30]) for word in ("red", "blue", "green") for _ in range(8)]
 
@@ -296,6 +318,7 @@ def digests(actor: Actor) -> dict[str, str]:
     return {parameter.name: parameter.digest for parameter in found}
 
 
+@on_all_actors
 def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, learner: Learner):
     version = actor.version()
     delta = transfer_with(learner, actor, send="delta", full_every=4, bucket_mib=0.25)
@@ -320,6 +343,7 @@ def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, lear
     assert digests(actor) == held[-1]
 
 
+@on_all_actors
 def test_the_first_wrong_parameter_is_named(
     actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
@@ -347,6 +371,7 @@ def test_the_first_wrong_parameter_is_named(
     streams.close()
 
 
+@on_each_actor
 def test_an_actor_that_takes_other_weights_is_not_counted_on(actor: Actor, learner: Learner):
     transfer = learner.transfer
     assert transfer.can_reach(actor.info)
@@ -402,6 +427,7 @@ async def take(rollouts: Stream, count: int) -> list[pb.Rollout]:
     return taken
 
 
+@on_each_actor
 @pytest.mark.parametrize("mode", ["in_flight", "wait", "abort"])
 def test_generations_under_way_go_on_are_waited_for_or_begin_again(actor: Actor, learner: Learner, mode: str):
     transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
@@ -428,8 +454,11 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(actor: Actor,
         assert [version, version + 1] not in versions
 
 
-def test_an_update_waits_until_re_queries_are_home(actor: Actor, learner: Learner, shapes: dict[str, Path]):
-    if actor.model.name.startswith("untied"):
+@on_each_actor
+def test_an_update_waits_until_re_queries_are_home(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], untied_model: Path
+):
+    if actor.model == untied_model:
         pytest.skip("this model has not learned to write descriptions")
     (seen,) = map(actor.image, Questions(str(shapes["train"]), actor.config.data)[0].images)
     version = actor.version() + 1
