@@ -39,8 +39,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import setproctitle
-
 LIBRARIES = (
     "torch.utils.tensorboard",
     "torchvision",
@@ -69,6 +67,7 @@ WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher a
 SERVER = "tests.forking"
 SWITCH = "VISION_SR1_TESTS_FORK"
 START_S = 120.0
+COMMAND_LINE = 8192  # bytes that a process can show as its own in /proc
 _PR_SET_CHILD_SUBREAPER = 36
 _fork_exec = _posixsubprocess.fork_exec
 
@@ -158,7 +157,7 @@ class Server:
     def _connect(self) -> socket.socket:
         here, there = socket.socketpair()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", SERVER, str(there.fileno())],
+            [sys.executable, "-m", SERVER, str(there.fileno()), " " * COMMAND_LINE],
             env={**os.environ, **WHEN_IMPORTED},
             cwd=Path(__file__).parents[1],
             pass_fds=[there.fileno()],
@@ -226,7 +225,7 @@ def _become(start: Start, preexec: Callable[[], object] | None, received: dict[i
             os.environ.clear()
             os.environ.update(start.environment)
         install()
-        setproctitle.setproctitle(" ".join([sys.executable, *start.arguments]))
+        _take_command_line(start.arguments)
         status = _run(start.arguments)
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -260,6 +259,13 @@ def _take_descriptors(start: Start, received: dict[int, int] | None) -> None:
         io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+
+
+def _take_command_line(arguments: list[str]) -> None:
+    """Shows these arguments in /proc, in the memory that the kernel reads a command line from."""
+    start, end = (int(field) for field in Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    line = b"\0".join(map(os.fsencode, [sys.executable, *arguments]))[: end - start - 1]
+    ctypes.memmove(start, line.ljust(end - start, b"\0"), end - start)
 
 
 _parents: list[Any] = []  # streams whose buffers are the parent's to write

@@ -73,6 +73,7 @@ pictures = st.none() | st.lists(
     rows=st.lists(st.tuples(texts | st.binary(max_size=9), texts, pictures), min_size=1, max_size=4),
     cut=st.none() | st.integers(1, 400),
 )
+@pytest.mark.slow
 def test_rows_of_any_data_set_are_read_or_refused(
     rows: list, cut: int | None, tmp_path_factory: pytest.TempPathFactory
 ):

@@ -16,6 +16,8 @@ from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.test_store import scored, write
 from vision_sr1.config import load_config
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = 60
 
 

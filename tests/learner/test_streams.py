@@ -145,6 +145,7 @@ def test_a_group_that_nobody_waits_for_is_let_go_of(make: Make, redis_config: Co
     assert depth(redis_config, "scored") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["everything", "prompts", "a rollout"])
 def test_prompts_that_the_streams_have_lost_are_issued_again(make: Make, redis_config: Config, loss: str):
     streams = make()
@@ -174,6 +175,7 @@ def _hasty(streams: LearnerStreams, timeout_s: float) -> None:
     collect(streams, ["0/1", "0/2"])
 
 
+@pytest.mark.slow
 def test_prompts_that_are_being_worked_on_are_not_issued_again(make: Make, redis_config: Config):
     streams = make()
     feed(streams, "0/1", "0/2")

@@ -18,6 +18,8 @@ from learner.scalars import ScalarLog
 from learner.trackers import BEHIND, LOST, Sample, Trackers, check_trackers
 from vision_sr1.config import Config, ConfigError, load_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:

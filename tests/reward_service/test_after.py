@@ -18,6 +18,8 @@ from vision_sr1.client import Client
 from vision_sr1.config import load_config, save_config
 from vision_sr1.ports import free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def run(tmp_path: Path, tiny_model: Path) -> Path:

@@ -14,6 +14,8 @@ from vision_sr1.rewards import Missing, Reward
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 ANSWER = answered(b"\\boxed{red}")
 HERE = "tests.reward_service.user_rewards"
 NOWHERE = Blobs(Redis(), Keys("r"), 60)  # for functions that ask for no images

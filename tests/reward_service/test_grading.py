@@ -41,6 +41,7 @@ async def test_each_data_source_has_its_grader(grading: Grading):
     assert await grading.grade(None, algebra) == Reward(0.0, r"no \boxed{} answer")
 
 
+@pytest.mark.slow
 async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_loop_goes_on(grading: Grading):
     await grading.grade("a", prompt("b"))  # the process is up
     beats = 0

@@ -43,6 +43,7 @@ class Busy:
         await send({"type": "http.response.body", "body": body})
 
 
+@pytest.mark.slow
 async def test_a_busy_endpoint_is_asked_again():
     async with serving(Busy(refusals=2), lifespan="off") as address:
         judge = Judge(JudgeConfig(url=f"{address}/v1", model="reader", attempts=3))

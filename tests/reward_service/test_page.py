@@ -19,6 +19,8 @@ from vision_sr1.ledger import Ledger
 from vision_sr1.parsing import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.v1 import pipeline_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "geheim"
 
 

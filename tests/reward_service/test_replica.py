@@ -22,6 +22,8 @@ from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 RUN = "run"
 
 

@@ -121,6 +121,7 @@ async def test_such_a_group_can_be_dropped_instead(redis: PatientRedis, redis_co
     assert await redis.keys(KEYS.stream("partial") + "*") == []
 
 
+@pytest.mark.slow
 async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its_group_whole(
     redis: PatientRedis, redis_config: Config, tiny_model: Path
 ):

@@ -37,7 +37,10 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def started(
-    tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]
+    tmp_path_factory: pytest.TempPathFactory,
+    trained: Run,  # done before
+    cold_start_model: Path,
+    shapes: dict[str, Path],
 ) -> Iterator[Watched]:
     ports = {name: free_port() for name in ("actor", "learner", "reward-service")}
     options = [

@@ -152,6 +152,7 @@ def test_an_epoch_has_the_good_rows_each_once_and_no_other(config: Config):
     assert sorted(asked) == sorted(f"what color is number {number} ?" for number in range(len(BROKEN)))
 
 
+@pytest.mark.slow
 def test_the_command_lists_them_and_its_page_shows_rows_as_they_are(config: Config, tmp_path: Path):
     source, page = config.data.train[0].path, tmp_path / "page.html"
     table = Path(source).with_name("talk.jsonl")
@@ -203,6 +204,7 @@ def test_answers_that_a_grader_cannot_read_and_rows_asked_twice_are_said(rows: C
     assert "row 4: choice cannot read 'purple'" in output
 
 
+@pytest.mark.slow
 def test_sizes_are_said_in_full(rows: Callable[..., str]):
     output = invoke("check", rows("rows", {"problem": "what?", "answer": "red", "images": uri(png(1500, 1000))}))
     assert "1,500,000 to 1,500,000, median 1,500,000" in output

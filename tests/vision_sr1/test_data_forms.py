@@ -205,6 +205,7 @@ def epoch(rows: Mixture[Any], number: int) -> list[str]:
     return [rows.at(number, index).question for index in range(len(rows))]
 
 
+@pytest.mark.slow
 def test_a_mixture_takes_of_each_set_what_its_weight_says(tmp_path: Path):
     rows = mixture(tmp_path, 1, 2)
     assert epoch(rows, 0) == epoch(rows, 1) == [f"a{i}" for i in range(10)] + 2 * [f"b{i}" for i in range(4)]

@@ -76,6 +76,7 @@ def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
     assert "PEM files that belong together" in doctor.certificate(config).cure
 
 
+@pytest.mark.slow
 async def test_redis_that_would_forget_is_found(redis: PatientRedis):
     assert (await doctor.persistence(redis)).state == "ok"
     assert (await doctor.clock(redis)).state == "ok"
@@ -134,6 +135,7 @@ async def test_a_trace_store_that_is_down_is_found(tmp_path: Path):
     assert finding.said.startswith("127.0.0.1: ")
 
 
+@pytest.mark.slow
 async def test_the_command_says_all_and_fails_where_something_does(
     tmp_path: Path, tiny_model: Path, embedded_redis: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch
 ):

@@ -27,6 +27,8 @@ from vision_sr1.streams import (
 )
 from vision_sr1.streams.embedded import EmbeddedRedis
 
+pytestmark = pytest.mark.slow
+
 
 @contextlib.asynccontextmanager
 async def answering(redis: PatientRedis, config: Config, handled: list[str]) -> AsyncIterator[Stream]:

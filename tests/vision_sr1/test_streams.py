@@ -105,6 +105,7 @@ async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_i
     assert await redis.keys(KEYS.stream("partial") + "*") == []
 
 
+@pytest.mark.slow
 async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(redis: Redis, redis_config: Config):
     stream = await open_stream(redis, redis_config, "prompts")
     await stream.append([Output("prompts", "0/bad", b"x"), Output("prompts", "0/good", b"y")])
@@ -226,6 +227,7 @@ async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis
     assert await stream.depth() == 0
 
 
+@pytest.mark.slow
 async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: Redis):
     blobs = Blobs(redis, KEYS, ttl_s=1)
     png = b"\x89PNG" + b"\0" * 10

@@ -12,6 +12,8 @@ import pytest
 
 from vision_sr1.weights.epoch import Epoch, Rendezvous, SilentMembersError, TransferError
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_S = 60.0
 NEVER_S = 3600.0
 spawn = multiprocessing.get_context("spawn")

@@ -17,6 +17,8 @@ from vision_sr1.weights.gloo_engine import GlooUpdateInfo
 from vision_sr1.weights.gloo_group import GlooGroup
 from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo, GlooTrainerWeightTransferEngine
 
+pytestmark = pytest.mark.slow
+
 RECEIVERS = 2
 TIMEOUT_S = 60.0
 
