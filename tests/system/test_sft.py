@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 
 from tests.system.conftest import fine_tuning
 
-STAGE = ["learner.sft.steps=24", "learner.sft.evaluate_every=12", "learner.processes=2"]
+STAGE = [
+    "learner.sft.steps=12",
+    "learner.sft.evaluate_every=6",
+    "learner.sft.sequences_per_step=8",
+    "learner.processes=2",
+]
 
 
 def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversations(
@@ -25,7 +30,7 @@ def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversati
     status, output = whole.finish()
     assert status == 0, output + whole.logs()
     held_out = [line for line in whole.scalars() if "sft_evaluation/loss" in line]
-    assert [line["step"] for line in held_out] == [12, 24]
+    assert [line["step"] for line in held_out] == [6, 12]
     assert held_out[1]["sft_evaluation/loss"] < held_out[0]["sft_evaluation/loss"]
 
     parts = fine_tuning(tmp_path / "parts", tiny_model, shapes["cold_start"], *options)
@@ -36,7 +41,7 @@ def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversati
     process.communicate(timeout=30)
     assert process.returncode == 130
     (checkpoint,) = (f for f in (parts.folder / "runs" / "run" / "checkpoints").iterdir() if f.name.isdigit())
-    assert 3 <= int(checkpoint.name) < 24
+    assert 3 <= int(checkpoint.name) < 12
     status, output = parts.finish()
     assert status == 2
     assert "--resume continues it from its last checkpoint" in output
