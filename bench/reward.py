@@ -87,7 +87,8 @@ async def added_latency(config: Config, rollouts: list[pb.Rollout], folder: Path
         redis = await connect(load_config(None, [], environment=server.environment).config.streams)
         keys = Keys("bench")
         async with open_scorer(config, Fleet(redis, keys), Blobs(redis, keys, 1)) as scorer:
-            writer = TraceWriter(open_store(config.reward.traces, config.traces_url), None, config.reward.traces, {})
+            store = open_store(config.reward.traces, config.traces_url)
+            writer = TraceWriter(store, None, config.reward.traces, {})
             await scorer.score(rollouts[0])  # starts the graders' process
             await scorer.score(rollouts[1])
             for name, record in (("scored", _forget), ("scored, traces written", writer.record)):
@@ -101,6 +102,7 @@ async def added_latency(config: Config, rollouts: list[pb.Rollout], folder: Path
                     times[name].append(1e3 * (time.perf_counter() - started))
                 stop.set()
                 await writing
+            store.dispose()
         await redis.aclose()
     return {name: np.array(values) for name, values in times.items()}
 
@@ -111,10 +113,12 @@ def _forget(_: pb.ScoredRollout) -> None: ...
 def fill(config: Config, count: int) -> None:
     """Writes traces of 8 answers a group with texts of a kilobyte."""
     rng = random.Random(0)
-    writer = TraceWriter(open_store(config.reward.traces, config.traces_url), None, config.reward.traces, {})
+    store = open_store(config.reward.traces, config.traces_url)
+    writer = TraceWriter(store, None, config.reward.traces, {})
     per_version = max(1, count // VERSIONS)
     for first in range(0, count, AT_ONCE):
         writer._insert([_trace(index, rng, per_version) for index in range(first, min(first + AT_ONCE, count))], [])
+    store.dispose()
 
 
 def _trace(index: int, rng: random.Random, per_version: int) -> pb.ScoredRollout:
