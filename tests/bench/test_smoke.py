@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"soak": "tests/system/test_soak.py"}
 TIMEOUT_S = 400
 
-system = pytest.mark.system
+system, slow = pytest.mark.system, pytest.mark.slow
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the learner and the actor need a GPU each")
 prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="no prometheus here: install Debian's package of that name"
@@ -39,10 +39,10 @@ SMALLEST = [
     ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
-    ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", []),
-    ("reward", "--rollouts 2 --traces 8 --requests 9", []),
-    ("streams", "--rollouts 8 --replicas 1", []),
-    ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
+    ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
+    ("reward", "--rollouts 2 --traces 8 --requests 9", [slow]),
+    ("streams", "--rollouts 8 --replicas 1", [slow]),
+    ("weights", "--quick --actors 1 --rounds 1", [system, two_gpus]),
 ]
 COMPARING = {"actor", "claims", "claims.conditions", "streams", "weights"}
 
