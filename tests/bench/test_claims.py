@@ -107,6 +107,7 @@ def finished_study(tmp_path: Path, shapes: dict[str, Path], tiny_model: Path) ->
     return seed.parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "marker", "options"),
     [

@@ -30,9 +30,9 @@ def full(sibling: str) -> Any:
     return pytest.mark.full(sibling=f"tests/{sibling}")
 
 
-PUBLISHED = full("system/test_weights.py::test_the_actor_equals_transformers_after_each_version")
+PUBLISHED = full("bench/test_smoke.py::test_a_benchmark_runs_and_ends_with_its_result[weights]")
 REPORTED = full("bench/test_claims.py::test_a_finished_study_is_judged_and_reported")
-ALERTED = full("system/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
+ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
 
 SMALLEST = [
     ("actor", "--prompts 1 --samples 2 --tokens 4 --rounds 1", [system, PUBLISHED, two_gpus]),
