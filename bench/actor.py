@@ -1,50 +1,62 @@
 """Tokens per second of an actor server, prompt stream to rollout stream, against vLLM's offline `LLM`.
 
-`python -m bench.actor [MODEL]`: 32 image prompts x 8 samples of 48 tokens with log-probabilities, the same work both
-ways, one after the other on the same cores. MODEL is a folder; default: a tiny model made on the spot. The first round
-of each warms up and does not count.
+`python -m bench.actor [MODEL] [--prompts N] [--samples N] [--tokens N] [--rounds N]`: a round is 32 image prompts x 8
+samples of 48 tokens with log-probabilities, the same work both ways, one after the other on the same cores. MODEL is a
+folder; default: a tiny model made on the spot. Values are medians of 5 rounds; a first round of each warms up and does
+not count.
 """
 
+import argparse
 import asyncio
 import io
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vision_sr1.asking import sampling_seed
+from vision_sr1.asking import sampling_seed
 from vision_sr1.config import Config
 
-PROMPTS, SAMPLES, TOKENS, ROUNDS = 32, 8, 48, 5
+OFFLINE_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What both engines generate: `rounds` count, the one before them does not."""
+
+    prompts: int
+    samples: int
+    tokens: int
+    rounds: int
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.actor", description=__doc__)
+    parser.add_argument("model", type=Path, nargs="?", help="folder; default: a tiny model")
+    parser.add_argument("--prompts", type=int, default=32, help="of a round; default: %(default)s")
+    parser.add_argument("--samples", type=int, default=8, help="of a prompt; default: %(default)s")
+    parser.add_argument("--tokens", type=int, default=48, help="of a sample, at most; default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    arguments = parser.parse_args()
+    sizes = Sizes(arguments.prompts, arguments.samples, arguments.tokens, arguments.rounds)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if len(sys.argv) == 4 and sys.argv[1] == "--offline":
-            print(json.dumps(offline(Path(sys.argv[2]), Path(sys.argv[3]))))
-            return
         from vision_sr1.tasks.distributions import TASKS, corpus, write_task
         from vision_sr1.tiny_model import make_tiny_model
 
-        model = Path(sys.argv[1]) if len(sys.argv) > 1 else folder / "model"
-        if len(sys.argv) == 1:
+        folder = Path(name)
+        model = arguments.model or folder / "model"
+        if arguments.model is None:
             make_tiny_model(model, corpus(TASKS["shapes"]))
-        write_task(TASKS["shapes"], folder, seed=0, base=1, cold_start=1, train=PROMPTS * (ROUNDS + 1), held_out=1)
-        served = through_actor(model, folder)
-        child = subprocess.run(
-            [sys.executable, "-m", "bench.actor", "--offline", model, folder],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=600,
-        )
-        baseline = json.loads(child.stdout.splitlines()[-1])
+        rows = sizes.prompts * (sizes.rounds + 1)
+        write_task(TASKS["shapes"], folder, seed=0, base=1, cold_start=1, train=rows, held_out=1)
+        served = through_actor(model, folder, sizes)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            baseline = process.submit(offline, model, folder, sizes).result(OFFLINE_TIMEOUT_S)
     print(f"{'round':>8} {'actor server':>14} {'offline LLM':>14}  tokens/s")
     for index, (a, b) in enumerate(zip(served, baseline, strict=True)):
         print(f"{index or 'warm-up':>8} {a:14.0f} {b:14.0f}")
@@ -59,7 +71,7 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def through_actor(model: Path, folder: Path) -> list[float]:
+def through_actor(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from bench.fleet import running_actors
     from learner.engine import build_engine, init_process_group
@@ -72,10 +84,10 @@ def through_actor(model: Path, folder: Path) -> list[float]:
         policy = load_policy(actors.config, str(model), forbidden_token_ids=[])
         engine = build_engine(actors.config, policy, learning_rate=1e-6, weight_decay=0.0)
         FleetTransfer(actors.config, engine).send(0, actors.infos)
-        return asyncio.run(rounds(actors.config, folder))
+        return asyncio.run(rounds(actors.config, folder, sizes))
 
 
-async def rounds(config: "Config", folder: Path) -> list[float]:
+async def rounds(config: Config, folder: Path, sizes: Sizes) -> list[float]:
     """Tokens per second from prompt stream to rollout stream, of each round."""
     from vision_sr1.data import Questions
     from vision_sr1.streams import Blobs, Keys, Output, Stream, connect
@@ -89,28 +101,28 @@ async def rounds(config: "Config", folder: Path) -> list[float]:
     blobs = Blobs(redis, keys, 600)
     rows = Questions(str(folder / "train.parquet"), config.data)
     rates = []
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(sizes.rounds + 1):
         outputs = []
-        for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+        for index in range(round_ * sizes.prompts, (round_ + 1) * sizes.prompts):
             row = rows[index]
             prompt = pb.Prompt(
                 schema_version=1,
                 id=f"0/{index}",
                 question=row.question,
                 images=[await blobs.put(image) for image in row.images],
-                group_size=SAMPLES,
+                group_size=sizes.samples,
                 sampling=pb.SamplingParams(
                     temperature=1.0,
                     top_p=1.0,
-                    max_tokens=TOKENS,
+                    max_tokens=sizes.tokens,
                     seed=prompt_seed(index),
                 ),
             )
             outputs.append(Output("prompts", prompt.id, prompt.SerializeToString()))
         started, tokens, seen = time.perf_counter(), 0, 0
         await prompts.append(outputs)
-        while seen < PROMPTS * SAMPLES:
-            entries = await rollouts.read(PROMPTS * SAMPLES, 1.0)
+        while seen < sizes.prompts * sizes.samples:
+            entries = await rollouts.read(sizes.prompts * sizes.samples, 1.0)
             seen += len(entries)
             tokens += sum(len(pb.Rollout.FromString(e.message).sample.response_token_ids) for e in entries)
             await rollouts.acknowledge(entries)
@@ -119,34 +131,35 @@ async def rounds(config: "Config", folder: Path) -> list[float]:
     return rates
 
 
-def offline(model: Path, folder: Path) -> list[float]:
+def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     """Tokens per second of each round in vLLM's offline engine, with the actor's engine settings."""
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from actors.engine import FORBIDDEN_BIAS, engine_arguments
+    from actors.engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
     from vision_sr1.chat import render_user_turn, vision_token_ids
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
     from vision_sr1.prompts import PromptTemplate
 
     config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config
-    engine = LLM(**engine_arguments(config, "cpu"))
+    engine = LLM(**engine_arguments(config, resolve_device(config.actors.device)))
     tokenizer = engine.get_tokenizer()
     rows = Questions(str(folder / "train.parquet"), config.data)
     template = PromptTemplate("plain_answer")
     forbidden = dict.fromkeys(vision_token_ids(tokenizer), FORBIDDEN_BIAS)
     rates = []
-    for round_ in range(ROUNDS + 1):
+    for round_ in range(sizes.rounds + 1):
         started = time.perf_counter()
         prompts, sampling = [], []
-        for index in range(round_ * PROMPTS, (round_ + 1) * PROMPTS):
+        for index in range(round_ * sizes.prompts, (round_ + 1) * sizes.prompts):
             sampling.append(
                 SamplingParams(
-                    n=SAMPLES,
+                    n=sizes.samples,
                     temperature=1.0,
                     top_p=1.0,
-                    max_tokens=TOKENS,
+                    max_tokens=sizes.tokens,
                     logprobs=0,
                     flat_logprobs=True,
                     detokenize=False,

@@ -1,22 +1,25 @@
 """Metrics of real runs at their faults, for the tests of alerts.
 
-`python -m bench.faults [--folder F]` starts two runs of real services, one that is disturbed on purpose and one that
-was set up carelessly, beside a Prometheus (Debian's) that takes a sample a second. Each fault becomes a test of
-`deploy/prometheus/recorded.test.yaml`, which plays those samples as one a minute: a tiny model's seconds are a large
-one's minutes. Which alerts are due is said here, by hand, and judged by promtool.
+`python -m bench.faults [--folder F] [--only NAME ... --output FILE]` starts two runs of real services, one that is
+disturbed on purpose and one that was set up carelessly, beside a Prometheus (Debian's) that takes a sample a second.
+Each fault becomes a test of `deploy/prometheus/recorded.test.yaml`, which plays those samples as one a minute: a tiny
+model's seconds are a large one's minutes. Which alerts are due is said here, by hand, and judged by promtool. Some
+recordings alone, named as in that file, go to a file of their own.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from bench.prometheus import CONFIG, METRIC, Prometheus, alerts
+from bench.prometheus import CONFIG, METRIC, RULES, Prometheus, alerts
 from bench.soak import SIZES, prepare, teach
 from vision_sr1.config import Config, load_config
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
@@ -42,6 +45,32 @@ UP_S = 240.0
 NO_ROOM = 2**20  # bytes that a file may have on the disk that is full
 
 Test = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What is recorded.
+
+    Attributes:
+        seconds: of a run as it is, or of a fault.
+        due: alerts that fire at its end; no other does.
+    """
+
+    seconds: int
+    due: Sequence[str] = ()
+
+
+HEALTHY, CARELESS = "a healthy run", "a careless run"
+RECORDINGS = {
+    HEALTHY: Recording(120),
+    "a prompt that nobody can read": Recording(10, ["DeadLetters"]),
+    "the reward service hangs": Recording(75, ["NoProgress", "ServiceDown", "StageStalled"]),
+    "the actors are gone": Recording(75, ["NoActors", "NoProgress", "ServiceDown", "StageStalled"]),
+    "an actor's engine hangs": Recording(45, ["VersionSkew"]),
+    "Redis hangs": Recording(40, ["RedisUnavailable", "StageStalled"]),
+    "the disk is full": Recording(60, ["CheckpointsFail", "ServiceDown"]),
+    CARELESS: Recording(75, ["AnswerLeak", "MismatchKL", "RewardsMissing", "TracesLost"]),
+}
 
 
 class Watched:
@@ -113,15 +142,16 @@ class Watched:
             time.sleep(1.0)
         time.sleep(2 * self.config.learner.weights.sync_timeout_s)  # whoever was set aside is back by then
 
-    def record(self, name: str, seconds: int, due: Sequence[str], well_for: int = 0) -> Test:
-        """A test of rules from the last seconds, at whose end the alerts that are `due` fire, and no other.
+    def record(self, name: str, seconds: int, well_for: int = 0) -> Test:
+        """A test of rules from the last seconds, at whose end the alerts that are due fire, and no other.
 
         Args:
+            name: of the recording.
             well_for: so many seconds from its beginning none fires.
         """
         end = time.time()
         series = self._prometheus.recorded(self._names, end - seconds, end)
-        firing = [{"labels": f'{{alertname="VisionSR1{alert}"}}', "value": 1} for alert in sorted(due)]
+        firing = [{"labels": f'{{alertname="VisionSR1{alert}"}}', "value": 1} for alert in sorted(RECORDINGS[name].due)]
         asked = 'group by (alertname) (ALERTS{alertstate="firing"})'
         return {
             "name": name,
@@ -133,12 +163,12 @@ class Watched:
             ],
         }
 
-    def disturb(self, name: str, fault: Callable[[], Callable[[], object]], seconds: int, due: Sequence[str]) -> Test:
+    def disturb(self, name: str, fault: Callable[[], Callable[[], object]]) -> Test:
         """Records a fault that lasts to the recording's end; what `fault` returns ends it."""
         time.sleep(BEFORE_S)
         heal = fault()
-        time.sleep(seconds)
-        test = self.record(name, BEFORE_S + seconds, due, well_for=BEFORE_S)
+        time.sleep(RECORDINGS[name].seconds)
+        test = self.record(name, BEFORE_S + RECORDINGS[name].seconds, well_for=BEFORE_S)
         heal()
         self.go_on()
         return test
@@ -231,29 +261,30 @@ def state_answers(conversations: Path, output: Path) -> None:
     pq.write_table(table.set_column(place, "messages", pa.array(told, table.schema.field("messages").type)), output)
 
 
-def disturbed(folder: Path, model: Path, data: Path) -> Iterator[Test]:
-    """A run to which one thing after another happens."""
+def disturbed(folder: Path, model: Path, data: Path, names: Collection[str]) -> Iterator[Test]:
+    """A run to which one thing after another happens, as far as it is to be recorded."""
     with Watched(folder, model, data) as run:
-        time.sleep(120)
-        yield run.record("a healthy run", 120, [], well_for=120)
-        actors, learner, reward_service = run.actors, run.learner, run.reward_service
-        yield run.disturb("a prompt that nobody can read", lambda: write_garbage(run.config), 10, ["DeadLetters"])
-        yield run.disturb(
-            "the reward service hangs",
-            lambda: freeze(process_of(reward_service)),
-            75,
-            ["NoProgress", "ServiceDown", "StageStalled"],
-        )
-        yield run.disturb(
-            "the actors are gone", lambda: kill(*actors), 75, ["NoActors", "NoProgress", "ServiceDown", "StageStalled"]
-        )
-        yield run.disturb("an actor's engine hangs", lambda: freeze(engine_of(actors[1])), 45, ["VersionSkew"])
-        yield run.disturb("Redis hangs", lambda: freeze(run.redis), 40, ["RedisUnavailable", "StageStalled"])
-        yield run.disturb("the disk is full", lambda: fill_disk(learner), 60, ["CheckpointsFail", "ServiceDown"])
+        if HEALTHY in names:
+            seconds = RECORDINGS[HEALTHY].seconds
+            time.sleep(seconds)
+            yield run.record(HEALTHY, seconds, well_for=seconds)
+        faults: dict[str, Callable[[], Callable[[], object]]] = {
+            "a prompt that nobody can read": lambda: write_garbage(run.config),
+            "the reward service hangs": lambda: freeze(process_of(run.reward_service)),
+            "the actors are gone": lambda: kill(*run.actors),
+            "an actor's engine hangs": lambda: freeze(engine_of(run.actors[1])),
+            "Redis hangs": lambda: freeze(run.redis),
+            "the disk is full": lambda: fill_disk(run.learner),
+        }
+        for name, fault in faults.items():
+            if name in names:
+                yield run.disturb(name, fault)
 
 
-def careless(folder: Path, model: Path, data: Path) -> Iterator[Test]:
+def careless(folder: Path, data: Path) -> Iterator[Test]:
     """A policy that states the answer, a judge and a database that are not there, samples cut to the likely."""
+    state_answers(folder / "data" / "cold_start.parquet", folder / "leaky.parquet")
+    teach(folder, "taught_to_leak", folder / "random", folder / "leaky.parquet", folder / "leaky")
     nobody = f"127.0.0.1:{free_port()}"
     options = [
         f"reward.judge.url=http://{nobody}",
@@ -261,25 +292,33 @@ def careless(folder: Path, model: Path, data: Path) -> Iterator[Test]:
         f"reward.traces.url=postgresql+psycopg://nobody@{nobody}/traces",
         *("sampling.top_p=0.3", "learner.max_staleness=0"),
     ]
-    with Watched(folder, model, data, *options) as run:
-        time.sleep(75)
-        yield run.record("a careless run", 75, ["AnswerLeak", "MismatchKL", "RewardsMissing", "TracesLost"])
+    with Watched(folder / "careless", folder / "leaky", data, *options) as run:
+        time.sleep(RECORDINGS[CARELESS].seconds)
+        yield run.record(CARELESS, RECORDINGS[CARELESS].seconds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.faults", description=__doc__)
-    parser.add_argument("--folder", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m bench.faults", description=__doc__)
+    parser.add_argument("--folder", type=Path, help="of the runs; default: a temporary one")
+    parser.add_argument("--only", nargs="+", choices=RECORDINGS, metavar="NAME", help="default: all recordings")
+    parser.add_argument("--output", type=Path, default=RECORDED, help="default: %(default)s")
     arguments = parser.parse_args()
+    if arguments.only and arguments.output == RECORDED:
+        parser.error(f"{RECORDED.name} has every recording: --only needs an --output of its own")
+    names = arguments.only or list(RECORDINGS)
+    tests: list[Test] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         data, model = prepare(folder)
-        state_answers(folder / "data" / "cold_start.parquet", folder / "leaky.parquet")
-        teach(folder, "taught_to_leak", folder / "random", folder / "leaky.parquet", folder / "leaky")
-        tests = [*disturbed(folder / "disturbed", model, data), *careless(folder / "careless", folder / "leaky", data)]
+        if names != [CARELESS]:
+            tests += disturbed(folder / "disturbed", model, data, names)
+        if CARELESS in names:
+            tests += careless(folder, data)
     head = "# Made by `python -m bench.faults`: samples of real runs, one a second, played as one a minute.\n"
-    document = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": tests}
-    RECORDED.write_text(head + yaml.safe_dump(document, sort_keys=False, width=10_000))
-    judged = subprocess.run(["promtool", "test", "rules", RECORDED.name], cwd=CONFIG, capture_output=True, text=True)
+    rules = os.path.relpath(RULES, arguments.output.parent)
+    document = {"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}
+    arguments.output.write_text(head + yaml.safe_dump(document, sort_keys=False, width=10_000))
+    judged = subprocess.run(["promtool", "test", "rules", arguments.output], capture_output=True, text=True)
     print(judged.stdout + judged.stderr)
     print(json.dumps({"name": "recorded_faults", "value": len(tests), "unit": "recordings"}))
     sys.exit(judged.returncode)

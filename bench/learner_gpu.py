@@ -1,16 +1,19 @@
 """One RL step of Qwen2.5-VL-3B in bf16 under ZeRO-2 on this machine's GPUs: tokens/s, MFU, peak memory.
 
-`python -m bench.learner_gpu`, or under torchrun for several GPUs. Weights are random, images are noise of 1,036 x 1,036
-pixels (1,369 tokens each), responses have 512 tokens: speed and memory depend on sizes alone. The first step warms up.
+`python -m bench.learner_gpu [--prompts N] [--group-size N] [--image-side N] [--response-tokens N] [--steps N]`, or
+under torchrun for several GPUs. Weights are random, images are noise of 1,036 x 1,036 pixels (1,369 tokens each),
+responses have 512 tokens: speed and memory depend on sizes alone. Values are medians of 3 steps; one before them warms
+up. Without a GPU nothing is measured, and the value is null.
 """
 
+import argparse
 import io
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -44,17 +47,17 @@ VISION_3B = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
-STEPS = 3
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What one step learns from."""
+    """What one step learns from, and how many steps count."""
 
     prompts: int = 8
     group_size: int = 8
     image_side: int = 1036  # pixels
     response_tokens: int = 512
+    steps: int = 3
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class Measured:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.learner_gpu", description=__doc__)
+    for field in fields(Sizes):
+        option = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=field.default, help="default: %(default)s")
+    sizes = Sizes(**vars(parser.parse_args()))
     if not torch.cuda.is_available():
         print("no CUDA device here: nothing was measured")
         print(json.dumps({"name": "learner_tokens_per_second", "value": None, "unit": "tokens/s"}))
@@ -78,7 +86,6 @@ def main() -> int:
         "learner.micro_batch_tokens=16384",
         "learner.preset=vision_sr1",
     ]
-    sizes = Sizes()
     measured = measure(TEXT_3B, VISION_3B, sizes, overrides)
     import torch.distributed as dist
 
@@ -137,7 +144,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     update = PolicyUpdate(config, engine, reference, builder, device)
     model_flops = ModelFlops(trained, forward_passes=1)
     rates, flops = [], []
-    for step in range(1 + STEPS):
+    for step in range(1 + sizes.steps):
         groups, images = _groups(config, builder, sizes, seed=step)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

@@ -1,10 +1,10 @@
 """What the reward service adds to a rollout, and how long its traces take to read.
 
-`python -m bench.reward [--rollouts N] [--traces N] [--folder F]`. First: N rollouts with responses of 1 KB are scored
-one after the other (parsing, every built-in reward, grading; no re-query for there is no description), with and without
-their traces being written, and the times per rollout compared. Then: a store of a million traces is made (some minutes
-and GB, in F), a service started over it, and pages of `GET /v1/traces` are asked for over HTTP, by all that traces can
-be searched for.
+`python -m bench.reward [--rollouts N] [--traces N] [--requests N] [--folder F]`. First: rollouts with responses of 1 KB
+are scored one after the other (parsing, every built-in reward, grading; no re-query for there is no description), with
+and without their traces being written, and the times per rollout compared. Then: a store of a million traces is made
+(some minutes and GB, in F), a service started over it, and pages of `GET /v1/traces` are requested over HTTP, 2,000 in
+turn by everything that traces can be searched for.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import httpx
 import numpy as np
 
 from bench.streams import make_rollouts
-from reward_service.scoring import open_scorer
 from reward_service.store import TraceWriter, open_store
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
@@ -35,15 +34,15 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 SOURCES = [f"source-{number}" for number in range(23)]
 VERSIONS = 250
 WORDS = [f"word{number}" for number in range(20)]
-REQUESTS = 2000
 AT_ONCE = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.reward", description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=4000)
-    parser.add_argument("--traces", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path)
+    parser = argparse.ArgumentParser(prog="python -m bench.reward", description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=4000, help="at least 2; default: %(default)s")
+    parser.add_argument("--traces", type=int, default=1_000_000, help="default: %(default)s")
+    parser.add_argument("--requests", type=int, default=2000, help="at least one of each kind; default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="where the store is made; default: the system's temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         from vision_sr1.tasks.distributions import TASKS, corpus
@@ -65,7 +64,7 @@ def main() -> None:
         fill(config, arguments.traces)
         size = sum(file.stat().st_size for file in config.run.path.glob("traces.sqlite*")) / 1e9
         print(f"{arguments.traces} traces written in {time.perf_counter() - filled:.0f} s, {size:.1f} GB")
-        reading = read_latency(config)
+        reading = read_latency(config, arguments.requests)
         print_latencies(reading)
     everything = np.concatenate(list(reading.values()))
     result = {
@@ -81,12 +80,15 @@ def main() -> None:
 
 async def added_latency(config: Config, rollouts: list[pb.Rollout], folder: Path) -> dict[str, Any]:
     """Milliseconds of each rollout, by whether traces are written beside."""
+    from reward_service.scoring import open_scorer  # not above: the graders' process imports this module too
+
     times: dict[str, list[float]] = {}
     with EmbeddedRedis(folder / "redis") as server:
         redis = await connect(load_config(None, [], environment=server.environment).config.streams)
         keys = Keys("bench")
         async with open_scorer(config, Fleet(redis, keys), Blobs(redis, keys, 1)) as scorer:
-            writer = TraceWriter(open_store(config.reward.traces, config.traces_url), None, config.reward.traces, {})
+            store = open_store(config.reward.traces, config.traces_url)
+            writer = TraceWriter(store, None, config.reward.traces, {})
             await scorer.score(rollouts[0])  # starts the graders' process
             await scorer.score(rollouts[1])
             for name, record in (("scored", _forget), ("scored, traces written", writer.record)):
@@ -100,6 +102,7 @@ async def added_latency(config: Config, rollouts: list[pb.Rollout], folder: Path
                     times[name].append(1e3 * (time.perf_counter() - started))
                 stop.set()
                 await writing
+            store.dispose()
         await redis.aclose()
     return {name: np.array(values) for name, values in times.items()}
 
@@ -110,10 +113,12 @@ def _forget(_: pb.ScoredRollout) -> None: ...
 def fill(config: Config, count: int) -> None:
     """Writes traces of 8 answers a group with texts of a kilobyte."""
     rng = random.Random(0)
-    writer = TraceWriter(open_store(config.reward.traces, config.traces_url), None, config.reward.traces, {})
+    store = open_store(config.reward.traces, config.traces_url)
+    writer = TraceWriter(store, None, config.reward.traces, {})
     per_version = max(1, count // VERSIONS)
     for first in range(0, count, AT_ONCE):
         writer._insert([_trace(index, rng, per_version) for index in range(first, min(first + AT_ONCE, count))], [])
+    store.dispose()
 
 
 def _trace(index: int, rng: random.Random, per_version: int) -> pb.ScoredRollout:
@@ -135,7 +140,7 @@ def _trace(index: int, rng: random.Random, per_version: int) -> pb.ScoredRollout
     )
 
 
-def read_latency(config: Config) -> dict[str, Any]:
+def read_latency(config: Config, requests: int) -> dict[str, Any]:
     """Milliseconds of each request over HTTP, by what it asks for; every kind pages into the past as readers do."""
     rng = random.Random(1)
     kinds: dict[str, Any] = {
@@ -157,7 +162,7 @@ def read_latency(config: Config) -> dict[str, Any]:
         with httpx.Client(base_url=url, timeout=60) as client:
             _wait(client)
             cursors: dict[str, str | None] = dict.fromkeys(kinds)
-            for number in range(REQUESTS):
+            for number in range(max(requests, len(kinds))):
                 name = list(kinds)[number % len(kinds)]
                 asked = kinds[name]()
                 if rng.random() < 0.3 and cursors[name]:

@@ -141,7 +141,7 @@ class Watch:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=ROWS, help="prompts of an epoch; a multiple of 8")

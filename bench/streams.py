@@ -30,9 +30,9 @@ WAIT_S = 300.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench.streams", description=__doc__)
-    parser.add_argument("--rollouts", type=int, default=16_000)
-    parser.add_argument("--replicas", type=int, default=2)
+    parser = argparse.ArgumentParser(prog="python -m bench.streams", description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=16_000, help="default: %(default)s")
+    parser.add_argument("--replicas", type=int, default=2, help="of the reward service; default: %(default)s")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as name:

@@ -1,9 +1,9 @@
 """Publishing weights to 1, 2 and 4 actors, against a bare broadcast of the same bytes; what `delta` saves.
 
-`python -m bench.weights [--quick] [--bucket-mib N]`: randomly initialized models of about 6 MB, 256 MB and 1 GB
-(`--quick`: only 6 MB) go to real actor servers on this machine, over gloo and from CPU memory, or over NCCL where there
-is a GPU for each. The baseline sends as many bytes in as large buckets to as many processes that do nothing but receive
-them into memory that is there.
+`python -m bench.weights [--quick] [--actors N ...] [--rounds N] [--bucket-mib N]`: randomly initialized models of about
+6 MB, 256 MB and 1 GB (`--quick`: only 6 MB) go to real actor servers on this machine, over gloo and from CPU memory, or
+over NCCL where there is a GPU for each. The baseline sends as many bytes in as large buckets to as many processes that
+do nothing but receive them into memory that is there. Seconds are medians of 3 rounds.
 """
 
 import argparse
@@ -21,19 +21,14 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import structlog
 import torch
 
-from bench.fleet import Actors, running_actors
-from learner.engine import build_engine, init_process_group
-from learner.policy import load_policy
-from learner.transfer import FleetTransfer
+from bench.fleet import running_actors
 from vision_sr1.config import WeightsConfig
-from vision_sr1.tasks.distributions import TASKS, corpus
-from vision_sr1.tiny_model import make_tiny_model
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.buckets import Packer, Part
@@ -41,15 +36,16 @@ from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.epoch import Epoch, Rendezvous, TransferError
 from vision_sr1.weights.gloo_group import GlooGroup
 
+if TYPE_CHECKING:
+    from learner.transfer import FleetTransfer
+
 SIZES = {"6 MB": (128, 4, 4), "256 MB": (512, 15, 8), "1 GB": (1024, 15, 16)}  # hidden size, layers, heads
-RECEIVERS = (1, 2, 4)
-ROUNDS = 3
 TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement; seconds are medians over ROUNDS.
+    """One measurement; seconds are medians over the rounds.
 
     Attributes:
         first_s: of the version that forms the group.
@@ -73,22 +69,28 @@ class Row:
 
 
 def main() -> None:
+    from learner.engine import init_process_group
+
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the smallest model")
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4], help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--bucket-mib", type=float, default=WeightsConfig().bucket_mib, help="default: %(default)s")
     arguments = parser.parse_args()
     sizes = list(SIZES)[:1] if arguments.quick else list(SIZES)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     device = init_process_group()
-    if device.type == "cuda" and torch.cuda.device_count() <= max(RECEIVERS):
-        raise SystemExit(f"only {torch.cuda.device_count()} GPUs: the learner and each of 4 actors need one")
+    if device.type == "cuda" and torch.cuda.device_count() <= max(arguments.actors):
+        raise SystemExit(
+            f"only {torch.cuda.device_count()} GPUs: the learner and each of {max(arguments.actors)} actors need one"
+        )
     print(
         f"{'model':>8} {'actors':>7} {'first s':>8} {'bare s':>7} {'GB/s':>6} {'sent s':>7} {'ratio':>6} "
         f"{'publish s':>10} {'GB/s':>6} {'ratio':>6} {'frozen s':>9}"
     )
     rows = []
     for size in sizes:
-        for row in measured(size, arguments.bucket_mib):
+        for row in measured(size, arguments.actors, arguments.rounds, arguments.bucket_mib):
             rows.append(row)
             print(
                 f"{row.size:>8} {row.receivers:>7} {row.first_s:8.2f} "
@@ -116,8 +118,15 @@ def main() -> None:
     )
 
 
-def measured(size: str, bucket_mib: float) -> Iterator[Row]:
+def measured(size: str, numbers: list[int], rounds: int, bucket_mib: float) -> Iterator[Row]:
     """Rows of one size, by number of actors."""
+    # Not above: each receiver of the bare broadcast imports this module too.
+    from learner.engine import build_engine
+    from learner.policy import load_policy
+    from learner.transfer import FleetTransfer
+    from vision_sr1.tasks.distributions import TASKS, corpus
+    from vision_sr1.tiny_model import make_tiny_model
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = folder / "model"
@@ -138,17 +147,16 @@ def measured(size: str, bucket_mib: float) -> Iterator[Row]:
             f"learner.weights.sync_timeout_s={TIMEOUT_S}",
             "learner.zero_stage=0",
         ]
-        with running_actors(folder, max(RECEIVERS), overrides) as actors:
+        with running_actors(folder, max(numbers), overrides) as actors:
             policy = load_policy(actors.config, str(model), forbidden_token_ids=[])
             engine = build_engine(actors.config, policy, learning_rate=1e-6, weight_decay=0.0)
             transfer = FleetTransfer(actors.config, engine)
-            for receivers in RECEIVERS:
-                yield measure(size, transfer, actors, receivers, bucket_mib)
+            for number in numbers:
+                yield measure(size, transfer, actors.infos[:number], rounds, bucket_mib)
 
 
-def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int, bucket_mib: float) -> Row:
+def measure(size: str, transfer: "FleetTransfer", members: list[pb.ActorInfo], rounds: int, bucket_mib: float) -> Row:
     """Publishes to some of the actors, first while they rest, then while the first of them generates."""
-    members = actors.infos[:receivers]
     versions = count()
 
     def publish() -> float:
@@ -159,21 +167,21 @@ def measure(size: str, transfer: FleetTransfer, actors: Actors, receivers: int, 
 
     first = publish()
     resting, sent, frozen = [], [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         resting.append(publish())
         sent.append(transfer.sent_s)
     with generating(members[0].address):
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             publish()
             frozen.append(transfer.frozen_s[members[0].id])
     return Row(
         size=size,
-        receivers=receivers,
+        receivers=len(members),
         gigabytes=transfer.bytes / 1e9,
         first_s=first,
         sent_s=median(sent),
         publish_s=median(resting),
-        bare_s=bare_broadcast(transfer.bytes, receivers, int(bucket_mib * 2**20)),
+        bare_s=bare_broadcast(transfer.bytes, len(members), rounds, int(bucket_mib * 2**20)),
         frozen_s=median(frozen),
     )
 
@@ -202,14 +210,14 @@ def generating(address: str) -> Iterator[None]:
         thread.join()
 
 
-def bare_broadcast(size: int, receivers: int, bucket_bytes: int) -> float:
+def bare_broadcast(size: int, receivers: int, rounds: int, bucket_bytes: int) -> float:
     """Seconds to send so many bytes to processes that only receive."""
     epoch = Epoch.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
     spawn = multiprocessing.get_context("spawn")
     others = [
         spawn.Process(
             target=receive,
-            args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size, bucket_bytes),
+            args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size, rounds, bucket_bytes),
             daemon=True,
         )
         for rank in range(receivers)
@@ -218,7 +226,7 @@ def bare_broadcast(size: int, receivers: int, bucket_bytes: int) -> float:
         process.start()
     group = GlooGroup(epoch)
     buckets, seconds = chunks(size, bucket_bytes), []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         started = time.monotonic()
         for buffer in buckets:
             epoch.run(partial(group.broadcast, buffer))
@@ -229,12 +237,12 @@ def bare_broadcast(size: int, receivers: int, bucket_bytes: int) -> float:
     return median(seconds[1:])
 
 
-def receive(port: int, rank: int, world_size: int, size: int, bucket_bytes: int) -> None:
+def receive(port: int, rank: int, world_size: int, size: int, rounds: int, bucket_bytes: int) -> None:
     """One receiver."""
     epoch = Epoch(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
     group = GlooGroup(epoch)
     buckets = chunks(size, bucket_bytes)
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for buffer in buckets:
             epoch.run(partial(group.broadcast, buffer))
     with suppress(TransferError):

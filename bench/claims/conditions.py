@@ -1,19 +1,22 @@
-"""`python -m bench.claims.conditions [--root FOLDER]`: what the claims depend on, added to docs/claims.md.
+"""What the claims depend on, added to docs/claims.md.
 
-The cold start, its strength, the questions and the rewards' weights are changed one at a time. Nothing here looks at
-the held-out splits: figures are over the samples that the runs learned from, each drawn before its question was first
-learned from. It shares data, models and runs with `python -m bench.claims` and, stopped, goes on where it was.
+`python -m bench.claims.conditions [--root FOLDER] [--report FILE] [--conditions NAME ...] [--batches N]
+[--sft-steps N]`: the cold start, its strength, the questions and the rewards' weights are changed one at a time.
+Nothing here looks at the held-out splits: figures are over the samples that the runs learned from, each drawn before
+its question was first learned from. It shares data, models and runs with `python -m bench.claims` and, stopped, goes on
+where it was. The result compares language shortcut rates of `vision_sr1` and `see_think`, over the conditions that
+train both.
 """
 
-import argparse
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.claims.judges import Reader, Verdict, judge, training_answers
-from bench.claims.report import REPORT, table, write_between
+from bench.claims.options import resized, study_parser
+from bench.claims.report import COMPARED, shortcut_result, table, write_between
 from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS, Study, as_override, components
 from bench.claims.timing import say
 
@@ -43,74 +46,85 @@ class Condition:
     runs: Mapping[str, list[str]]
     seeds: tuple[int, ...] = (0,)
 
+    @property
+    def compares(self) -> bool:
+        """Whether it trains both objectives that the result compares."""
+        return self.runs.keys() >= {*COMPARED}
+
 
 def _study(name: str, root: str = "", **changed: Any) -> Study:
     return Study(Path(root), BATCHES, name=name, evaluated=False, **changed)
 
 
-_PAIR = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1")}
+_PAIR = {name: OBJECTIVES[name] for name in COMPARED}
 _FOUR = {name: OBJECTIVES[name] for name in ("see_think", "vision_sr1_sum", "vision_sr1_eq7", "vision_sr1")}
-CONDITIONS = (
-    Condition(
-        "The cold start answers from its description, as above",
-        CLAIMS,
-        _FOUR,
-        SEEDS,
-    ),
-    Condition(
+CONDITIONS = {
+    "from_description": Condition("The cold start answers from its description, as above", CLAIMS, _FOUR, SEEDS),
+    "from_image": Condition(
         "The cold start answers from the image, whatever it has described",
         _study("from_image", cold_start="cold_start_shortcut"),
         _FOUR,
         SEEDS,
     ),
-    Condition(
+    "weights": Condition(
         "… the same, with other weights of the self-reward in the sum",
         _study("from_image", cold_start="cold_start_shortcut"),
         {f"vision_sr1_sum with visual {weight}": _sum_with(weight) for weight in (0.1, 3.0)},
     ),
-    Condition("A cold start of a third of the steps", _study("weak", cold_start_steps=40), _PAIR),
-    Condition(
+    "weak": Condition("A cold start of a third of the steps", _study("weak", cold_start_steps=40), _PAIR),
+    "comparisons": Condition(
         "Half of the questions compare two objects' colours",
         _study("rl", "comparisons", kinds={"color": 3.0, "shape": 2.0, "count": 1.0, "comparison": 6.0}),
         _PAIR,
     ),
-)
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.claims.conditions", description=__doc__)
-    parser.add_argument("--root", type=Path, default=Path("runs/claims"), help="where the runs go")
-    root: Path = parser.parse_args().root
+    parser = study_parser("bench.claims.conditions", __doc__)
+    parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="default: all")
+    options = parser.parse_args()
+    conditions = [CONDITIONS[name] for name in options.conditions]
+    if not any(condition.compares for condition in conditions):
+        parser.error(f"none of these conditions trains both {' and '.join(COMPARED)}")
     started = time.monotonic()
-    tables = []
-    for condition in CONDITIONS:
-        runs = replace(condition.study, root=root / condition.study.root)
+    tables, compared = [], {name: list[Verdict]() for name in COMPARED}
+    for condition in conditions:
+        study = resized(condition.study, options)
         for seed in condition.seeds:
-            runs.make_cold_start(seed)
+            study.make_cold_start(seed)
             for objective, overrides in condition.runs.items():
-                runs.train(seed, objective, overrides)
+                study.train(seed, objective, overrides)
                 say(started, f"{condition.text}, seed {seed}: {objective}")
-        tables += [f"### {condition.text}\n", table(_verdicts(runs, condition))]
+        verdicts = _verdicts(study, condition)
+        tables += [f"### {condition.text}\n", table(verdicts)]
+        if condition.compares:
+            for name in COMPARED:
+                compared[name] += verdicts[name]
     facts = (
-        f"{BATCHES} batches of 32 prompts with 8 answers each ({CLAIMS.batches} in the first table). Shares of the "
+        f"{resized(_study(''), options).batches} batches of 32 prompts with 8 answers each "
+        f"({resized(CLAIMS, options).batches} in the first table). Shares of the "
         f"answers of the last {LAST} batches, sampled at temperature 1; of the cold start those of the first batch. "
         "Mean ± deviation over seeds 0 to 2 or, without a deviation, seed 0.\n"
     )
-    write_between("conditions", "\n".join([facts, *tables]))
-    say(started, f"wrote {REPORT}")
+    text = "\n".join([facts, *tables])
+    write_between(options.report, "conditions", text)
+    print(text)
+    say(started, f"wrote {options.report}")
+    print(shortcut_result("claims_conditions_shortcut_rate_by_rule", compared))
 
 
-def _verdicts(runs: Study, condition: Condition) -> dict[str, list[Verdict]]:
+def _verdicts(study: Study, condition: Condition) -> dict[str, list[Verdict]]:
     verdicts: dict[str, list[Verdict]] = {name: [] for name in (COLD_START, *condition.runs)}
     for seed in condition.seeds:
-        base = Reader(runs.model(seed, "base"))
+        base = Reader(study.model(seed, "base"))
         for name in verdicts:
             if name == COLD_START:
                 run, batches = next(iter(condition.runs)), range(1)
             else:
-                run, batches = name, range(runs.batches - LAST, runs.batches)
-            answers = training_answers(runs.run(seed, run), runs.data(seed), batches)
-            verdicts[name].append(judge(answers, Reader(runs.policy(seed, name)), base))
+                run, batches = name, range(max(0, study.batches - LAST), study.batches)
+            answers = training_answers(study.run(seed, run), study.data(seed), batches)
+            verdicts[name].append(judge(answers, Reader(study.policy(seed, name)), base))
     return verdicts
 
 

@@ -1,6 +1,8 @@
 """The figures of the runs as tables and plots, put between markers of docs/claims.md."""
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -10,27 +12,44 @@ Verdicts = dict[str, dict[str, list[Verdict]]]  # by objective and split, one pe
 Curves = dict[str, list[list[dict[str, float]]]]  # by objective, one per seed: what the run has logged
 
 REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
+COMPARED = ("see_think", "vision_sr1")  # the baseline, and the paper's objective
 JUDGE_LABELS = {"self": "policy itself", "base": "base model", "rule": "rule"}
 
 
-def write_results(verdicts: Verdicts, curves: Curves, facts: str) -> None:
-    """Puts a table per split into the report and draws docs/claims.png beside it."""
+def write_results(report: Path, verdicts: Verdicts, curves: Curves, facts: str) -> str:
+    """Puts a table per split into the report and draws a plot beside it, of the same name; returns the tables."""
     tables = [f"{facts}\n"]
     for split in next(iter(verdicts.values())):
         title = split.replace("_", "-")
         tables += [f"### Held out: {title}\n", table({name: splits[split] for name, splits in verdicts.items()})]
-    plot = REPORT.with_suffix(".png")
+    plot = report.with_suffix(".png")
     _plot(plot, curves)
-    write_between("results", "\n".join([*tables, f"![training curves]({plot.name})\n"]))
+    text = "\n".join(tables)
+    write_between(report, "results", f"{text}\n![training curves]({plot.name})\n")
+    return text
 
 
-def write_between(marker: str, text: str) -> None:
+def write_between(report: Path, marker: str, text: str) -> None:
     """Replaces what stands between `<!-- marker -->` and `<!-- /marker -->` in the report."""
-    report = REPORT.read_text(encoding="utf-8")
+    content = report.read_text(encoding="utf-8")
     between = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
-    if not between.search(report):
-        raise SystemExit(f"{REPORT} has no <!-- {marker} --> markers")
-    REPORT.write_text(between.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", report), encoding="utf-8")
+    if not between.search(content):
+        raise SystemExit(f"{report} has no <!-- {marker} --> markers")
+    report.write_text(between.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", content), encoding="utf-8")
+
+
+def shortcut_result(name: str, verdicts: Mapping[str, list[Verdict]]) -> str:
+    """The benchmark's last line: the language shortcut rate by the rule, of the objectives that are compared."""
+    see_think, vision_sr1 = (fmean(verdict.shortcut["rule"] for verdict in verdicts[name]) for name in COMPARED)
+    return json.dumps(
+        {
+            "name": name,
+            "value": round(vision_sr1, 4),
+            "unit": "share",
+            "baseline": round(see_think, 4),
+            "ratio": round(vision_sr1 / see_think, 3) if see_think else None,
+        }
+    )
 
 
 def spread(values: list[float]) -> str:

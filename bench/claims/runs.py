@@ -50,6 +50,8 @@ class Study:
         cold_start: which of the task's files it learns from.
         cold_start_steps: of its supervised training; None: as in the example.
         kinds: relative frequencies of the kinds of questions; None: the task's own.
+        sft_steps: of the base model and every cold start, on as many data; None: as said above. Only for a root that
+            is not shared with a study of other sizes.
         evaluated: on both held-out splits, before and after RL.
     """
 
@@ -59,6 +61,7 @@ class Study:
     cold_start: str = "cold_start"
     cold_start_steps: int | None = None
     kinds: Mapping[str, float] | None = None
+    sft_steps: int | None = None
     evaluated: bool = True
 
     def data(self, seed: int) -> Path:
@@ -92,9 +95,8 @@ class Study:
     def make_cold_start(self, seed: int) -> None:
         """Data, tiny model, base and cold start of a seed, as far as they are not there yet."""
         if not (self.model(seed, "tiny") / "config.json").is_file():
-            base, cold_start = (
-                load_config(EXAMPLES / f"{n}.yaml", [f"run.seed={seed}"]).config for n in ("base", "cold_start")
-            )
+            options = [f"run.seed={seed}", *_sft_steps(self.sft_steps)]
+            base, cold_start = (load_config(EXAMPLES / f"{n}.yaml", options).config for n in ("base", "cold_start"))
             tiny = self.model(seed, "tiny")
             make_data_and_model(TASKS["shapes"], base, cold_start, self.data(seed), tiny, self.kinds)
         self._supervise(seed, "base", "base", "tiny", "base", None)
@@ -148,8 +150,12 @@ class Study:
             f"model.path={self.model(seed, start)}",
             f"data.sft={self.data(seed) / data}.parquet",
             f"learner.sft.output={self.model(seed, name)}",
-            *([f"learner.sft.steps={steps}"] if steps is not None else []),
+            *_sft_steps(steps if self.sft_steps is None else self.sft_steps),
         )
+
+
+def _sft_steps(steps: int | None) -> list[str]:
+    return [] if steps is None else [f"learner.sft.steps={steps}"]
 
 
 CLAIMS = Study(Path(), batches=32)

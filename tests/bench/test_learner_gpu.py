@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from bench.learner_gpu import STEPS, TEXT_3B, VISION_3B, Sizes, measure, scaled
+from bench.learner_gpu import TEXT_3B, VISION_3B, Sizes, measure, scaled
 
-SMALL = Sizes(prompts=2, group_size=2, image_side=112, response_tokens=16)
+SMALL = Sizes(prompts=2, group_size=2, image_side=112, response_tokens=16, steps=1)
 
 
 def test_a_step_of_the_architecture_at_a_small_size(single_rank: torch.device):
@@ -18,7 +18,6 @@ def test_a_step_of_the_architecture_at_a_small_size(single_rank: torch.device):
     options = ["model.dtype=bfloat16", "learner.zero_stage=2", "learner.gradient_checkpointing=true"]
     pixels = ["model.min_pixels=3136", "model.max_pixels=12544"]
     measured = measure(text, {**vision, "fullatt_block_indexes": [1]}, SMALL, [*options, *pixels])
-    assert STEPS > 0
     assert measured.tokens_per_second > 0
     assert measured.model_tflops > 0
 

@@ -1,0 +1,87 @@
+"""Every benchmark at its smallest size, as a user runs it. How fast anything is, no test looks at."""
+
+import json
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bench
+
+ROOT = Path(__file__).parents[2]
+ELSEWHERE = {"soak": "tests/system/test_soak.py"}
+TIMEOUT_S = 400
+
+system, slow = pytest.mark.system, pytest.mark.slow
+two_gpus = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the learner and the actor need a GPU each")
+prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="no prometheus here: install Debian's package of that name"
+)
+
+
+def full(sibling: str) -> Any:
+    return pytest.mark.full(sibling=f"tests/{sibling}")
+
+
+PUBLISHED = full("bench/test_smoke.py::test_a_benchmark_runs_and_ends_with_its_result[weights]")
+REPORTED = full("bench/test_claims.py::test_a_finished_study_is_judged_and_reported")
+ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
+
+SMALLEST = [
+    ("actor", "--prompts 1 --samples 2 --tokens 4 --rounds 1", [system, PUBLISHED, two_gpus]),
+    ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
+    ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
+    ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
+    ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
+    ("reward", "--rollouts 2 --traces 8 --requests 9", [slow]),
+    ("streams", "--rollouts 8 --replicas 1", [slow]),
+    ("weights", "--quick --actors 1 --rounds 1", [system, two_gpus]),
+]
+COMPARING = {"actor", "claims", "claims.conditions", "streams", "weights"}
+
+
+def benchmarks() -> list[str]:
+    """What follows `python -m bench.` of every module and package that can be run."""
+    folder = Path(bench.__file__).parent
+    files = [file for file in folder.rglob("*.py") if 'if __name__ == "__main__":' in file.read_text()]
+    return sorted(".".join(file.relative_to(folder).with_suffix("").parts).removesuffix(".__main__") for file in files)
+
+
+@pytest.mark.timeout(TIMEOUT_S + 20)
+@pytest.mark.parametrize(
+    ("name", "options"), [pytest.param(name, options, marks=marks, id=name) for name, options, marks in SMALLEST]
+)
+def test_a_benchmark_runs_and_ends_with_its_result(name: str, options: str, tmp_path: Path):
+    report = shutil.copy(ROOT / "docs" / "claims.md", tmp_path)
+    words = shlex.split(options.format(folder=tmp_path, study=f"--root {tmp_path}/runs --report {report}"))
+    done = subprocess.run(
+        [sys.executable, "-m", f"bench.{name}", *words], capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert {"name", "value", "unit"} <= result.keys()
+    assert ({"baseline", "ratio"} <= result.keys()) is (name in COMPARING)
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of runpy: other tests import them too
+@pytest.mark.parametrize("name", benchmarks())
+def test_a_benchmark_says_which_options_it_has(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module(f"bench.{name}", run_name="__main__")
+    assert f"usage: python -m bench.{name} [" in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_no_benchmark_is_without_a_smoke_test():
+    assert sorted([*ELSEWHERE, *(name for name, _, _ in SMALLEST)]) == benchmarks()
+    for name, file in ELSEWHERE.items():
+        assert f'"bench.{name}"' in (ROOT / file).read_text()
