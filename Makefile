@@ -23,7 +23,8 @@ demo: $(STAMP)  ## Run the whole method on this machine; FLAGS="--resume" or "--
 	$(BIN)/vision-sr1 demo $(FLAGS)
 
 quick: $(STAMP)  ## Run the tests that start no engine, each within 5 s (90 s in all).
-	$(PYTEST) $(PARALLEL) -m "not system and not slow and not full" --timeout 5 -o timeout_func_only=true $(FLAGS)
+	VISION_SR1_TESTS_FORK=0 $(PYTEST) $(PARALLEL) -m "not system and not slow and not full" \
+	  --timeout 5 -o timeout_func_only=true $(FLAGS)
 
 test: $(STAMP)  ## Run the tests, with every part real at least once (12 minutes).
 	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)

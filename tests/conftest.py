@@ -14,7 +14,7 @@ from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 
-COLLECTED = pytest.StashKey[list[pytest.Item]]()  # all tests, also those that are not chosen
+COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 
 
@@ -25,7 +25,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before markers choose
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Whole systems first, one after another on one worker; all else runs beside them on the others."""
-    config.stash[COLLECTED] = list(items)
+    config.stash[COLLECTED] = {item.nodeid: item for item in items}
     for item in items:
         if item.get_closest_marker("system"):
             item.add_marker(pytest.mark.xdist_group("system"))

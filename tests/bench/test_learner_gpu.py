@@ -11,6 +11,7 @@ from bench.learner_gpu import TEXT_3B, VISION_3B, Sizes, measure, scaled
 SMALL = Sizes(prompts=2, group_size=2, image_side=112, response_tokens=16, steps=1)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_architecture_at_a_small_size(single_rank: torch.device):
     text = {**TEXT_3B, "vocab_size": 512, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 4, "rope_parameters": {**TEXT_3B["rope_parameters"], "mrope_section": [2, 3, 3]}}

@@ -45,6 +45,7 @@ def python(code: str, folder: Path, environment: dict[str, str] | None) -> subpr
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_what_triton_builds_from_c_is_in_the_image(tmp_path: Path, bare_machine: dict[str, str]):
     built = python(BUILD, tmp_path / "built", None)
     assert built.returncode == 0, built.stderr

@@ -15,6 +15,7 @@ from vision_sr1.config import ConfigError, LoraConfig
 LORA = "learner.lora.rank=4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 3])
 def test_only_adapters_learn_and_the_export_is_the_merged_policy(
     stage: int, tiny_model: Path, shapes: dict[str, Path], single_rank: torch.device, tmp_path: Path

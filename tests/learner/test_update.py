@@ -122,6 +122,7 @@ def test_degenerate_groups_give_no_nan(learner):
     assert all(value.isfinite().all() for value in poor.weights().values())
 
 
+@pytest.mark.slow
 def test_the_proximal_policy_makes_no_difference_where_the_actors_agree_with_the_trainer(learner):
     results = []
     for recompute in ("false", "true"):
@@ -199,6 +200,7 @@ def test_a_batch_that_is_interrupted_between_steps_is_finished_as_if_it_had_not_
     assert changed(whole.weights(), halved.weights()) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["learner.zero_stage=1", "learner.zero_stage=3", "learner.reference.offload=true"])
 def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, learner, tmp_path: Path):
     trained = learner(place)

@@ -40,7 +40,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 ADAPTER = (
     "tests/system/test_training.py::"
-    "test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else[adapter]"
+    "test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else"
 )
 
 

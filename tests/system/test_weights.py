@@ -60,8 +60,8 @@ on_all_actors = pytest.mark.parametrize("actor", [TIED, SHARDED, CUDA], ids=name
 
 def on_each_actor(test: Callable[..., object]) -> Callable[..., object]:
     """For what has nothing to do with how weights lie in the workers: in `make test` with one worker alone."""
-    sibling = f"tests/system/test_weights.py::{test.__name__}[{name(TIED)}]"
-    sharded = pytest.param(SHARDED, marks=pytest.mark.full(sibling=sibling))
+    with_one = pytest.mark.full(sibling=f"tests/system/test_weights.py::{test.__name__}")
+    sharded = pytest.param(SHARDED, marks=with_one)
     return pytest.mark.parametrize("actor", [TIED, sharded, CUDA], ids=name, indirect=True, scope="module")(test)
 
 

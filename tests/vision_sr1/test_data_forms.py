@@ -86,6 +86,14 @@ def written(rows: datasets.Dataset, folder: Path, kind: str) -> str:
         *("a folder with splits", "saved", "saved splits"),
     ],
 )
+def test_a_file_is_read_without_asking_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr("datasets.load.get_session", lambda: asked.append("a server"))
+    (tmp_path / "rows.jsonl").write_text('{"problem": "what?", "answer": "red"}\n')
+    assert len(Questions(str(tmp_path / "rows.jsonl"), DataConfig())) == 1
+    assert asked == []
+
+
 def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path: Path, kind: str):
     rows = Questions(written(hub_like(tmp_path), tmp_path, kind), DataConfig())
     assert [rows[i].question for i in range(4)] == ["<image>What?", "1 + 1?", "2 + 2?", "Is <image> like <image>?"]

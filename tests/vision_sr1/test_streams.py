@@ -203,6 +203,7 @@ def _worker(config: StreamsConfig, die_at: str) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("die_at", ["after reading", "after the first output", "after handing over"])
 async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis, redis_config: Config, die_at: str):
     stream = await open_stream(redis, redis_config, "prompts", "feeder")
