@@ -79,13 +79,6 @@ def written(rows: datasets.Dataset, folder: Path, kind: str) -> str:
     return str(folder / "rows.json")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *("parquet", "several parquet files", "arrow", "jsonl", "json"),
-        *("a folder with splits", "saved", "saved splits"),
-    ],
-)
 def test_a_file_is_read_without_asking_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
     monkeypatch.setattr("datasets.load.get_session", lambda: asked.append("a server"))
@@ -94,6 +87,13 @@ def test_a_file_is_read_without_asking_a_server(tmp_path: Path, monkeypatch: pyt
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("parquet", "several parquet files", "arrow", "jsonl", "json"),
+        *("a folder with splits", "saved", "saved splits"),
+    ],
+)
 def test_the_same_rows_are_read_from_every_kind_of_file(tmp_path: Path, kind: str):
     rows = Questions(written(hub_like(tmp_path), tmp_path, kind), DataConfig())
     assert [rows[i].question for i in range(4)] == ["<image>What?", "1 + 1?", "2 + 2?", "Is <image> like <image>?"]
