@@ -2,7 +2,7 @@
 
 import fcntl
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 
+SYSTEM = Path(__file__).with_name("system")
 COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 
@@ -22,14 +23,17 @@ def pytest_configure() -> None:
     forking.install(forking.Server())
 
 
-@pytest.hookimpl(tryfirst=True)  # before markers choose
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before markers choose, and workers are given what is chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
     """Whole systems first, one after another on one worker; all else runs beside them on the others."""
     config.stash[COLLECTED] = {item.nodeid: item for item in items}
     for item in items:
+        if item.path.is_relative_to(SYSTEM):
+            item.add_marker(pytest.mark.system)
         if item.get_closest_marker("system"):
             item.add_marker(pytest.mark.xdist_group("system"))
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
+    return (yield)
 
 
 @pytest.fixture(scope="session")

@@ -174,13 +174,6 @@ def cold_start_model(once: Once, tiny_model: Path, shapes: dict[str, Path]) -> P
     return once("cold-start", make) / "model"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.system)
-
-
 @pytest.fixture
 def leftovers() -> Iterator[list[psutil.Process]]:
     """Put processes in; whichever still runs afterwards is killed."""
