@@ -151,7 +151,7 @@ class SftTrainer:
             ]
         )
         shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
-        loader: DataLoader[list[Sequence | None]] = DataLoader(
+        loader: DataLoader[Sequence | None] = DataLoader(
             rows,
             batch_sampler=shares,
             collate_fn=list,

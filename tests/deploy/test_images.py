@@ -119,7 +119,7 @@ def test_replicas_on_one_machine_take_gpus_that_are_free(tmp_path: Path):
     script = DEPLOY / "docker" / "with-free-gpus"
 
     def start() -> subprocess.Popen[str]:
-        command = [script, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; read wait"]
+        command = [str(script), "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; read wait"]
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

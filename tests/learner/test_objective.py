@@ -43,6 +43,7 @@ def test_the_summed_reward_is_blind_where_segments_see():
             advantages = torch.tensor(component_advantages(c, [group], 1e-6)[0].repeat(4), dtype=torch.float32)
             tokens = ComponentTokens(mask, advantages, normalizer=float(mask.sum()))
             component_loss(c, tokens, logprobs, pack_tokens(logprobs.detach()))[0].backward()
+        assert logprobs.grad is not None
         return logprobs.grad
 
     summed = component(reward={"accuracy": 1.0, "visual": 1.0}, kl_coef=0.0)
@@ -172,6 +173,7 @@ def test_at_the_old_policy_the_gradient_is_the_policy_gradient():
     tokens = ComponentTokens(torch.tensor([True, True, False]), advantages, normalizer=2.0)
     loss, _ = component_loss(c, tokens, logprobs, pack_tokens(logprobs.detach()))
     loss.backward()
+    assert logprobs.grad is not None
     assert torch.allclose(logprobs.grad, torch.tensor([-0.5, 1.0, 0.0], dtype=torch.float64))
 
 
@@ -201,6 +203,7 @@ def test_dual_clip_bounds_what_a_negative_advantage_can_do():
     loss, sums = component_loss(c, tokens, logprobs, pack_tokens(old))
     loss.backward()
     assert float(loss) == pytest.approx(6.0 + 2.0 * math.exp(0.5))
+    assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [0.0, pytest.approx(2.0 * math.exp(0.5))]
     assert float(sums["clipped"]) == 1.0
 

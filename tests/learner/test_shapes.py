@@ -45,4 +45,5 @@ def test_processes_that_tests_start_check_shapes_too():
 @pytest.mark.parametrize("name", ANNOTATED)
 def test_every_module_with_shapes_is_checked(name: str):
     spec = importlib.import_module(name).__spec__
+    assert spec is not None
     assert type(spec.loader).__module__ == "jaxtyping._import_hook"
