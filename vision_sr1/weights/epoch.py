@@ -86,7 +86,7 @@ class Epoch:
         """Returns once all members have come; see `wait_for`."""
         self.store.set(_here(self.rendezvous.rank), "")
         everyone = [_here(rank) for rank in range(self.rendezvous.world_size)]
-        self.run(lambda: self.store.wait(everyone, timedelta(seconds=self.rendezvous.timeout_s)))
+        self.run(lambda: self.store.wait(everyone, timedelta(seconds=2 * self.rendezvous.timeout_s)))  # ended before
 
     def start(self, work: Callable[[], T]) -> "Future[T]":
         """Begins work that waits for other members, in a thread of its own. An error there ends the epoch for all.
