@@ -133,7 +133,7 @@ def test_loss_is_the_formulas_and_its_gradient_is_the_numerical_one(
 
     values = torch.tensor(logprobs, requires_grad=True)
     expected = by_hand(c, mask, advantages, logprobs, old, ref, weights, sequences, 11.0)
-    assert float(loss(values)) == pytest.approx(expected, rel=1e-12)
+    assert loss(values).item() == pytest.approx(expected, rel=1e-12)
     assert torch.autograd.gradcheck(loss, values)
 
 
@@ -182,7 +182,7 @@ def test_no_tokens_give_a_loss_of_zero_that_is_still_connected():
     tokens = ComponentTokens(torch.zeros(0, dtype=torch.bool), torch.zeros(0), normalizer=1.0)
     loss, sums = component_loss(component(), tokens, logprobs, pack_tokens(torch.zeros(0), torch.zeros(0)))
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert float(sums["tokens"]) == 0.0
 
 
@@ -202,7 +202,7 @@ def test_dual_clip_bounds_what_a_negative_advantage_can_do():
     tokens = ComponentTokens(torch.ones(2, dtype=torch.bool), torch.tensor([-2.0, -2.0]), normalizer=1.0)
     loss, sums = component_loss(c, tokens, logprobs, pack_tokens(old))
     loss.backward()
-    assert float(loss) == pytest.approx(6.0 + 2.0 * math.exp(0.5))
+    assert loss.item() == pytest.approx(6.0 + 2.0 * math.exp(0.5))
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [0.0, pytest.approx(2.0 * math.exp(0.5))]
     assert float(sums["clipped"]) == 1.0

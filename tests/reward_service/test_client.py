@@ -36,8 +36,10 @@ RENAMED = {"last-event-id": "last_event_id"}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/traces.sqlite")
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
+    yield store
+    store.engine.dispose()
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -323,6 +324,9 @@ async def test_a_server_that_freezes_holds_up_nothing_either(postgres):
     assert time.monotonic() - started < 20
     for process in frozen:
         process.send_signal(signal.SIGCONT)
+    for thread in threading.enumerate():
+        if thread.name == "trace-store":  # of the writer, which did not wait for it
+            thread.join(30)
     store.engine.dispose()
 
 
