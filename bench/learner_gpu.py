@@ -28,7 +28,7 @@ from vision_sr1.config import Config, load_config
 from vision_sr1.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-TEXT_3B = {
+TEXT_3B: dict[str, Any] = {
     "vocab_size": 151_936,
     "hidden_size": 2048,
     "intermediate_size": 11_008,
@@ -38,7 +38,7 @@ TEXT_3B = {
     "max_position_embeddings": 128_000,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
-VISION_3B = {
+VISION_3B: dict[str, Any] = {
     "depth": 32,
     "hidden_size": 1280,
     "intermediate_size": 3420,

@@ -36,16 +36,12 @@ def packed_attention(
     lengths = torch.diff(starts, append=starts.new_tensor([position_ids.shape[1]]))
     offsets = torch.arange(int(lengths.max()), device=starts.device)
     inside = offsets < lengths.unsqueeze(1)  # [sequences, longest]
-    gather = (starts.unsqueeze(1) + offsets).clamp(max=position_ids.shape[1] - 1).flatten()
-
-    def fold(packed: Tensor) -> Tensor:
-        rows = packed[0].transpose(0, 1).index_select(0, gather)
-        return rows.unflatten(0, inside.shape).transpose(1, 2)
+    gather = (starts.unsqueeze(1) + offsets).clamp(max=position_ids.shape[1] - 1)
 
     out = scaled_dot_product_attention(
-        fold(query),
-        fold(key),
-        fold(value),
+        _fold(query, gather),
+        _fold(key, gather),
+        _fold(value, gather),
         dropout_p=dropout,
         is_causal=True,
         scale=scaling,
@@ -53,6 +49,13 @@ def packed_attention(
     )
     unfolded = out.transpose(1, 2).flatten(0, 1).index_select(0, inside.flatten().nonzero()[:, 0])
     return unfolded.unsqueeze(0), None
+
+
+def _fold(
+    packed: Float[Tensor, "1 heads tokens head"], gather: Int[Tensor, "sequences longest"]
+) -> Float[Tensor, "sequences heads longest head"]:
+    rows = packed[0].transpose(0, 1).index_select(0, gather.flatten())
+    return rows.unflatten(0, gather.shape).transpose(1, 2)
 
 
 AttentionInterface.register(PACKED, packed_attention)

@@ -147,7 +147,7 @@ class Checkpoints:
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)
                 if adapter:
-                    write_adapter(engine.module, self._lora, self._base, adapter, aside / ADAPTER)
+                    write_adapter(self._lora, self._base, adapter, aside / ADAPTER)
                 for folder in (*models, *([ADAPTER] if adapter else [])):
                     for file in (aside / folder).rglob("*"):
                         _fsync(file)

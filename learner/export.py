@@ -41,10 +41,10 @@ def write_export(model: Any, processor: Any, weights: dict[str, Tensor], folder:
         file.chmod(0o644)
 
 
-def write_adapter(model: Any, settings: LoraConfig, base: str, weights: dict[str, Tensor], folder: Path) -> None:
+def write_adapter(settings: LoraConfig, base: str, weights: dict[str, Tensor], folder: Path) -> None:
     """Writes a snapshot of the adapters as PEFT and vLLM load it beside the model that they were trained on."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(adapter_config(model, settings, base), encoding="utf-8")
+    (folder / "adapter_config.json").write_text(adapter_config(settings, base), encoding="utf-8")
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 import structlog
+from jaxtyping import Int64
 from prometheus_client import Counter
 
 from vision_sr1.data import DataError, Mixture, QuestionRow
@@ -113,5 +114,5 @@ class Feeder:
         """What a checkpoint keeps."""
         return asdict(self._state)
 
-    def _order_of(self, epoch: int) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def _order_of(self, epoch: int) -> Int64[np.ndarray, " rows"]:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self._questions))

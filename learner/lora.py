@@ -82,9 +82,8 @@ def adapter_shapes(policy: torch.nn.Module) -> dict[str, torch.Size]:
     return {adapter_name(n): full_shape(p) for n, p in policy.named_parameters() if _is_adapters(n)}
 
 
-def adapter_config(policy: torch.nn.Module, settings: LoraConfig, base: str) -> str:
-    """What PEFT's adapter_config.json says, with the modules that have an adapter."""
-    modules = {name.rpartition(".")[2] for name, module in policy.named_modules() if isinstance(module, LoraLayer)}
+def adapter_config(settings: LoraConfig, base: str) -> str:
+    """What PEFT's adapter_config.json says."""
     return json.dumps(
         {
             "peft_type": "LORA",
@@ -92,7 +91,7 @@ def adapter_config(policy: torch.nn.Module, settings: LoraConfig, base: str) -> 
             "task_type": "CAUSAL_LM",
             "r": settings.rank,
             "lora_alpha": settings.alpha,
-            "target_modules": sorted(modules),
+            "target_modules": settings.target_modules,
             "bias": "none",
         }
     )

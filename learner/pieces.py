@@ -91,7 +91,8 @@ def restore(engine: Any, folder: Path) -> None:
     torch.set_rng_state(saved.whole(_RNG))
 
 
-def _pieces(engine: Any, name: str, parameter: Tensor, *, every_rank: bool = False) -> Iterator[Piece]:
+def _pieces(engine: Any, name: str, parameter: Any, *, every_rank: bool = False) -> Iterator[Piece]:
+    """The pieces of a parameter, a tensor with attributes of DeepSpeed's."""
     if hasattr(parameter, "ds_id"):  # ZeRO-3: equal parts, the last one padded
         optimizer = engine.optimizer
         rank = dist.get_rank(parameter.ds_process_group)

@@ -91,7 +91,9 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
     return logprobs
 
 
-def _packed_logprobs(self: Any, predict_at: Tensor, targets: Tensor, **inputs: Tensor) -> Tensor:
+def _packed_logprobs(
+    self: Any, predict_at: Int[Tensor, " selected"], targets: Int[Tensor, " selected"], **inputs: Tensor
+) -> Float[Tensor, " selected"]:
     hidden = self.model(**inputs, attention_mask=None, use_cache=False).last_hidden_state[0]
     return self.get_output_embeddings()(hidden[predict_at], targets)
 
@@ -105,13 +107,16 @@ def _head_logprobs(
     their number of chunks.
     """
 
-    def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
-        logits = torch.nn.functional.linear(hidden, self.weight, self.bias).float() / self.temperature
-        logits[:, self.forbidden_token_ids] = float("-inf")
-        return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)
-
     pieces = [
-        checkpoint(chunk, h, t, use_reentrant=False)
+        checkpoint(_chunk_logprobs, self, h, t, use_reentrant=False)
         for h, t in zip(hidden.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True)
     ]
     return torch.cat(pieces)
+
+
+def _chunk_logprobs(
+    head: Any, hidden: Float[Tensor, "chunk hidden"], targets: Int[Tensor, " chunk"]
+) -> Float[Tensor, " chunk"]:
+    logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() / head.temperature
+    logits[:, head.forbidden_token_ids] = float("-inf")
+    return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)

@@ -1,6 +1,6 @@
 """The reference policy of the KL term: a frozen copy of the policy as it once was."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from learner.shards import write_parameters
 from vision_sr1.config import Config
 
 
+@runtime_checkable
 class Reference(Protocol):
     """Predicts; may follow the policy; is part of a checkpoint where the run's start does not give it back."""
 

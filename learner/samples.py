@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vision_sr1.advantages import Rewards, component_advantages, has_signal
+from vision_sr1.advantages import BatchRewards, component_advantages, has_signal
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit import group_rewards, requery_entries, requery_rewards, token_sets
 from vision_sr1.groups import was_cut_off
@@ -85,7 +85,7 @@ def token_staleness(sample: pb.Sample, policy_version: int) -> Int[np.ndarray, "
     return staleness
 
 
-def _advantages(rewards: list[Rewards], settings: LearnerConfig) -> Iterator[Iterator[dict[str, float]]]:
+def _advantages(rewards: BatchRewards, settings: LearnerConfig) -> Iterator[Iterator[dict[str, float]]]:
     """Advantages by component: of every group, those of its entries."""
     names = [component.name for component in settings.components]
     values = [component_advantages(c, rewards, settings.advantage_epsilon) for c in settings.components]

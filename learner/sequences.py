@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
@@ -24,7 +24,7 @@ class Images:
     """Preprocessed images of one sequence."""
 
     pixel_values: Float[Tensor, "patches features"]
-    grid_thw: Int[Tensor, "images 3"]
+    grid_thw: Int64[Tensor, "images 3"]
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,14 @@ class Sequence:
     """One sequence; `selected` are the tokens whose log-probabilities matter (response tokens).
 
     Attributes:
-        token_ids: int64 [length].
-        is_image: bool [length], true at image placeholders, which only the prompt may have.
-        selected: int64 [selected], positions in `token_ids`, ascending, none of them 0.
+        is_image: true at image placeholders, which only the prompt may have.
+        selected: positions in `token_ids`, ascending, none of them 0.
         images: None for text only.
     """
 
-    token_ids: Int[np.ndarray, " length"]
-    is_image: np.ndarray
-    selected: Int[np.ndarray, " selected"]
+    token_ids: Int64[np.ndarray, " length"]
+    is_image: Bool[np.ndarray, " length"]
+    selected: Int64[np.ndarray, " selected"]
     images: Images | None = field(repr=False)
 
     def __len__(self) -> int:

@@ -9,7 +9,9 @@ import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from prometheus_client import Counter
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from learner.checkpoint import Checkpoints
@@ -132,7 +134,7 @@ class SftTrainer:
         if is_main():
             log.info("evaluated", step=self._step, loss=loss)
 
-    def _loss(self, sequences: list[Sequence]) -> torch.Tensor:
+    def _loss(self, sequences: list[Sequence]) -> Float[Tensor, ""]:
         return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
 
     def _checkpoint(self) -> None:
@@ -149,7 +151,7 @@ class SftTrainer:
             ]
         )
         shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
-        loader: DataLoader[list[Sequence | None]] = DataLoader(
+        loader: DataLoader[Sequence | None] = DataLoader(
             rows,
             batch_sampler=shares,
             collate_fn=list,

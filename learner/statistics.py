@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from learner.objective import kl_estimate
@@ -19,7 +19,7 @@ class BatchStatistics:
 
     def __init__(self, settings: LearnerConfig, device: torch.device) -> None:
         self._settings = settings
-        self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
+        self._sums: dict[str, Shaped[Tensor, ""]] = defaultdict(lambda: torch.zeros((), device=device))
         self._log_ratios = torch.zeros(_RATIO_BINS, dtype=torch.float64, device=device)
 
     def component(self, name: str, loss: Float[Tensor, ""], sums: dict[str, Float[Tensor, ""]]) -> None:
@@ -49,7 +49,7 @@ class BatchStatistics:
         inside = log_ratios.detach().clamp(-_RATIO_RANGE, _RATIO_RANGE)
         self._log_ratios += torch.histc(inside, bins=_RATIO_BINS, min=-_RATIO_RANGE, max=_RATIO_RANGE)
 
-    def tokens(self, staleness: Int[Tensor, " tokens"], truncated: Tensor) -> None:
+    def tokens(self, staleness: Int[Tensor, " tokens"], truncated: Bool[Tensor, " tokens"]) -> None:
         """All response tokens of a micro-batch: how stale, and whether their importance weight was truncated."""
         bound = self._settings.max_staleness
         for age in range(bound + 1):

@@ -73,7 +73,7 @@ class FleetTransfer:
         lora = config.learner.lora
         self._dtype = config.model.dtype
         self._source = EngineSource(engine, getattr(torch, self._dtype), only_adapters=lora.goes_to_actors)
-        self._adapter_config = adapter_config(engine.module, lora, config.model.path)
+        self._adapter_config = adapter_config(lora, config.model.path)
         self.bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
         self._epoch = int(time.time())  # larger than any epoch of an earlier learner
         self.lost: list[str] = []

@@ -12,11 +12,12 @@ import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from prometheus_client import Counter
 from torch import Tensor
 
 from learner.flops import ModelFlops
-from learner.micro_batch import MicroBatch
+from learner.micro_batch import MicroBatch, micro_batch
 from learner.objective import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.packing import Pack, balance, micro_batches, pack
 from learner.policy import rope_positions, token_logprobs
@@ -136,7 +137,7 @@ class PolicyUpdate:
         }
         mine = [samples[i] for i in balance([len(s) for s in samples], dist.get_world_size())[dist.get_rank()]]
         cuts = micro_batches([len(s) for s in mine], self._settings.micro_batch_tokens)
-        batches = [MicroBatch([mine[i] for i in members], self._settings.components, self._device) for members in cuts]
+        batches = [micro_batch([mine[i] for i in members], self._settings.components, self._device) for members in cuts]
         return _Step(batches, normalizers)
 
     def _compute_proximal(self, steps: list[_Step], fetch_images: FetchImages, statistics: BatchStatistics) -> None:
@@ -167,7 +168,11 @@ class PolicyUpdate:
         self._engine.step()
 
     def _correct(
-        self, batch: MicroBatch, packed: Pack, ref_logprobs: Tensor | None, statistics: BatchStatistics
+        self,
+        batch: MicroBatch,
+        packed: Pack,
+        ref_logprobs: Float[Tensor, " selected"] | None,
+        statistics: BatchStatistics,
     ) -> PackTokens:
         """Which policy ratios are taken to, and the weights that make up for another one having sampled."""
         settings = self._settings.off_policy

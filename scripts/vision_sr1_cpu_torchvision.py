@@ -13,7 +13,9 @@ import importlib.abc
 import importlib.machinery
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 _SCHEMAS = {
     "torchvision::nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -21,7 +23,7 @@ _SCHEMAS = {
 }
 
 
-def _is_cuda_build(package_folder):
+def _is_cuda_build(package_folder: str) -> bool:
     """Whether the torchvision in `package_folder` was built against CUDA, by its version file."""
     version_file = Path(package_folder) / "version.py"
     match = re.search(r"__version__\s*=\s*['\"]([^'\"]+)", version_file.read_text(encoding="utf-8"))
@@ -29,7 +31,9 @@ def _is_cuda_build(package_folder):
 
 
 class _DeclareOperatorsFirst(importlib.abc.MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if fullname != "torchvision":
             return None
         sys.meta_path.remove(self)

@@ -56,6 +56,8 @@ LIBRARIES = (
     "grpc.aio",
     "math_verify",
     "mathruler.grader",
+    "jaxtyping",
+    "beartype",
 )
 WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher and actors set it on CPUs
     "DS_ACCELERATOR": "cpu",
@@ -168,7 +170,14 @@ class Server:
         if here.recv(1) != b".":
             raise RuntimeError("the server that tests fork processes from did not start")
         self._connection = here
+        atexit.register(self._close)
         return here
+
+    def _close(self) -> None:
+        assert self._connection is not None
+        assert self._process is not None
+        self._connection.close()
+        self._process.wait()
 
 
 def serve(connection: socket.socket) -> None:
@@ -258,7 +267,7 @@ def _take_descriptors(start: Start, received: dict[int, int] | None) -> None:
     sys.stderr = io.TextIOWrapper(
         io.FileIO(2, "w", closefd=False), encoding="utf-8", errors="backslashreplace", write_through=True
     )
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
 
 
 def _take_command_line(arguments: list[str]) -> None:

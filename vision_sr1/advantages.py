@@ -10,11 +10,11 @@ from jaxtyping import Float
 from vision_sr1.config import AdvantageNormalizer, ComponentConfig
 
 Rewards = dict[str, Float[np.ndarray, " group"]]  # of one prompt's answers, by name
+BatchRewards = list[dict[str, Float[np.ndarray, " _group"]]]  # of several prompts, whose groups may differ in size
+BatchAdvantages = list[Float[np.ndarray, " _group"]]
 
 
-def component_advantages(
-    component: ComponentConfig, groups: list[Rewards], epsilon: float
-) -> list[Float[np.ndarray, " group"]]:
+def component_advantages(component: ComponentConfig, groups: BatchRewards, epsilon: float) -> BatchAdvantages:
     """A component's advantages in every group of a batch.
 
     `gdpo` (arXiv 2601.05242) normalizes each named reward in its group, sums them by their factors, and divides the

@@ -143,7 +143,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _span(scored: pb.ScoredRollout, name: str) -> SpanView | None:
-    if not scored.HasField(name):  # type: ignore[arg-type]
+    if not scored.HasField(name):
         return None
     span: pb.TokenSpan = getattr(scored, name)
     return SpanView(start=span.start, end=span.end)

@@ -146,7 +146,7 @@ def _load(path: str) -> Callable[[Any], Any]:
         function = getattr(function, part)
     if not callable(function):
         raise TypeError(f"{path} is not a function")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _load_all(paths: list[str]) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -14,17 +15,17 @@ async def in_daemon_thread(work: Callable[..., T], *arguments: object) -> T:
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(setter: Callable[[Any], None], outcome: Any) -> None:
+    def settle(outcome: Callable[[], None]) -> None:
         if not done.done():
-            setter(outcome)
+            outcome()
 
     def run() -> None:
         try:
-            setter, outcome = done.set_result, work(*arguments)
+            outcome = partial(done.set_result, work(*arguments))
         except Exception as error:
-            setter, outcome = done.set_exception, error  # type: ignore[assignment]
+            outcome = partial(done.set_exception, error)
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, setter, outcome)
+            loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=run, name="trace-store", daemon=True).start()
     return await done

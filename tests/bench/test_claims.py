@@ -3,6 +3,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,7 +20,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 
 def scored(
-    row: dict, index: int, *, description: str, visual: float, version: int = 0, run: str = "r"
+    row: dict[str, Any], index: int, *, description: str, visual: float, version: int = 0, run: str = "r"
 ) -> pb.ScoredRollout:
     prompt = pb.Prompt(
         id=f"0/{index}", run=run, purpose=pb.PURPOSE_TRAIN, question=row["problem"], answer=row["answer"]
@@ -55,8 +56,8 @@ async def test_the_answers_of_a_batch_are_read_from_the_traces(shapes, tmp_path:
     folder.mkdir()
     store = Store(f"sqlite:///{folder}/traces.sqlite")
     for version in range(3):
-        answers = [scored(raw[i], i + 2 * version, description="none", visual=0.0, version=version) for i in range(2)]
-        await write(store, *answers)
+        batch = [scored(raw[i], i + 2 * version, description="none", visual=0.0, version=version) for i in range(2)]
+        await write(store, *batch)
     await write(store, scored(raw[2], 2, description="again", visual=0.0, version=1))  # sampled anew after a restart
     store.engine.dispose()
     answers = training_answers(folder, shapes["train"].parent, range(1, 2))

@@ -119,7 +119,7 @@ def test_replicas_on_one_machine_take_gpus_that_are_free(tmp_path: Path):
     script = DEPLOY / "docker" / "with-free-gpus"
 
     def start() -> subprocess.Popen[str]:
-        command = [script, "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; read wait"]
+        command = [str(script), "sh", "-c", "echo $CUDA_VISIBLE_DEVICES; read wait"]
         return subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -136,7 +136,7 @@ def test_replicas_on_one_machine_take_gpus_that_are_free(tmp_path: Path):
         _, complaint = start().communicate(timeout=30)
         assert "other replicas use every group of GPUs in ACTOR_GPUS (2 3,4)" in complaint
         first.kill()
-        first.wait()
+        first.communicate()
         first = start()
         assert taken(first) == "2"
     finally:

@@ -11,11 +11,14 @@ from vision_sr1.data import Conversations
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
-def make_groups(config: Config, conversations: Path, prompts: int, group_size: int) -> tuple[list, dict[str, bytes]]:
+def make_groups(
+    config: Config, conversations: Path, prompts: int, group_size: int
+) -> tuple[list[pb.ScoredGroup], dict[str, bytes]]:
     """Groups whose rollouts have random responses, log-probabilities and rewards, and their images by hash."""
     rng = np.random.default_rng(0)
     builder = SequenceBuilder(config.model)
-    rows = (row for row in Conversations(str(conversations), config.data) if row.images)
+    read = Conversations(str(conversations), config.data)
+    rows = (row for index in range(len(read)) if (row := read[index]).images)
     images: dict[str, bytes] = {}
     groups = []
     for number, row in zip(range(prompts), rows, strict=False):

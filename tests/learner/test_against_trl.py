@@ -87,5 +87,6 @@ def test_loss_and_gradient_equal_those_of_trl(tensors: dict[str, torch.Tensor], 
     others = PackTokens(sequences, tensors["old"][inside], tensors["reference"][inside], tensors["weights"][inside])
     loss, _ = component_loss(component, tokens, ours, others)
     loss.backward()
+    assert theirs.grad is not None
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
     torch.testing.assert_close(ours.grad, theirs.grad[inside], rtol=1e-5, atol=1e-8)

@@ -1,19 +1,20 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from learner.feeder import Feeder, FeederState
 from vision_sr1.config import load_config
-from vision_sr1.data import DataError, Mixture, Questions
+from vision_sr1.data import DataError, Mixture, QuestionRow, Questions
 
 CONFIG = load_config(None, environment={}).config.data
 
 
-def feeder(path: Path, **state: object) -> Feeder:
-    return Feeder(Mixture([Questions(str(path), CONFIG)], [1.0], 7), 7, FeederState(**state))  # type: ignore[arg-type]
+def feeder(path: Path, **state: Any) -> Feeder:
+    return Feeder(Mixture([Questions(str(path), CONFIG)], [1.0], 7), 7, FeederState(**state))
 
 
-def ids(drawn: list) -> list[str]:
+def ids(drawn: list[tuple[str, QuestionRow]]) -> list[str]:
     return [prompt_id for prompt_id, _ in drawn]
 
 

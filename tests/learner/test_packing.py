@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_logits_of_one_chunk_exist_at_a_time_forward_and_backward(tiny_model: Path, sequences: list[Sequence]):
     config = load_config(None, [f"model.path={tiny_model}", "learner.logits_chunk_tokens=16", *TINY]).config
-    policy = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    policy: Any = load_policy(config, str(tiny_model), forbidden_token_ids=[])
     head = policy.get_output_embeddings()
     vocabulary, width, tokens = 4096, head.weight.shape[1], 400
     head.weight = torch.nn.Parameter(torch.randn(vocabulary, width) * 0.1)

@@ -91,7 +91,8 @@ def test_description_and_reasoning_share_no_token_and_leave_none_out():
 def test_masks_partition_any_response(words: list[str], cuts: list[int]):
     """With missing, repeated, nested or unclosed tags, and tokens that cut through them anywhere."""
     text = "".join(words).encode()
-    pieces, position = [], 0
+    pieces: list[bytes] = []
+    position = 0
     while position < len(text):
         size = cuts[len(pieces) % len(cuts)]
         pieces.append(text[position : position + size])
@@ -172,8 +173,8 @@ def test_each_of_several_re_queries_is_trained_by_what_it_was_given_itself():
 def test_re_queries_without_rewards_of_their_own_have_those_of_their_rollout():
     """As services of schema 1 wrote them."""
     groups = [group(scored(1, 0), scored(0, 1)) for _ in range(2)]
-    for old in groups[1].rollouts:
-        old.requeries[0].ClearField("rewards")
+    for rollout in groups[1].rollouts:
+        rollout.requeries[0].ClearField("rewards")
     new, old = (samples_of(one) for one in groups)
     assert [s.advantages for s in old] == [s.advantages for s in new]
 

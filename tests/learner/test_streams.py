@@ -2,7 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def row(prompt_id: str) -> QuestionRow:
 def make(redis_config: Config, single_rank: torch.device) -> Iterator[Make]:
     made = []
 
-    def learner(*, resume: bool = False, stopping: list[bool] = (), **settings: float) -> LearnerStreams:
+    def learner(*, resume: bool = False, stopping: Sequence[bool] = (), **settings: float) -> LearnerStreams:
         config = redis_config.model_copy(deep=True)
         config.learner.groups_timeout_s = settings.get("groups_timeout_s", 30.0)
         config.streams.timeout_s = 1.0
@@ -83,7 +84,7 @@ def blobs(config: Config) -> dict[bool, int]:
     return redis(config, count)
 
 
-def collect(streams: LearnerStreams, ids: list[str], *, count: int | None = None, to_come: set[str] = frozenset()):
+def collect(streams: LearnerStreams, ids: list[str], *, count: int | None = None, to_come: Set[str] = frozenset()):
     asked = Asked("scored", pb.PURPOSE_TRAIN, 0, set(ids), row, lambda prompt_id: prompt_id in to_come)
     groups = streams.collect(
         asked, count or len(ids), republish=lambda: None, stale=lambda: False, meanwhile=lambda: None
@@ -219,7 +220,7 @@ def test_memory_is_scarce_before_the_server_is_full(make: Make, redis_config: Co
     assert not streams.memory_is_scarce(), "a server without a limit is never full"
     used = redis(redis_config, lambda client: client.info("memory"))["used_memory"]
     for limit, scarce in ((int(1.1 * used), True), (4 * used, False)):
-        redis(redis_config, lambda client, limit=limit: client.config_set("maxmemory", limit))
+        redis(redis_config, methodcaller("config_set", "maxmemory", limit))
         assert streams.memory_is_scarce() == scarce
 
 

@@ -90,7 +90,9 @@ def test_mlflow_goes_on_with_a_resumed_run(config: Config):
     for _ in range(2):
         track(config)
     client = MlflowClient(f"sqlite:///{(config.run.path / 'mlflow.db').absolute()}")
-    (run,) = client.search_runs([client.get_experiment_by_name("vision-sr1").experiment_id])
+    experiment = client.get_experiment_by_name("vision-sr1")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
     history = client.get_metric_history(run.info.run_id, "reward/accuracy")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.25), (2, 0.5)] * 2

@@ -5,14 +5,16 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from vision_sr1.ports import free_port
 
 
 @contextlib.asynccontextmanager
-async def serving(app: object, **options: object) -> AsyncIterator[str]:
+async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
     """In this event loop."""
     server = _server(app, **options)
     running = asyncio.create_task(server.serve())
@@ -26,7 +28,7 @@ async def serving(app: object, **options: object) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def serving_in_thread(app: object) -> Iterator[str]:
+def serving_in_thread(app: ASGIApp) -> Iterator[str]:
     """Beside a test that waits in its own thread."""
     server = _server(app)
     thread = threading.Thread(target=server.run)
@@ -38,8 +40,8 @@ def serving_in_thread(app: object) -> Iterator[str]:
     thread.join()
 
 
-def _server(app: object, **options: object) -> uvicorn.Server:
-    settings = {"log_config": None, "timeout_graceful_shutdown": 1, **options}
+def _server(app: ASGIApp, **options: Any) -> uvicorn.Server:
+    settings: dict[str, Any] = {"log_config": None, "timeout_graceful_shutdown": 1, **options}
     return uvicorn.Server(uvicorn.Config(app, port=free_port(), **settings))
 
 

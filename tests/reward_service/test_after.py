@@ -42,6 +42,7 @@ def command(*arguments: object) -> list[str]:
 
 def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
     served = subprocess.Popen(command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert served.stdout is not None
     try:
         url = next(found[1] for line in served.stdout if (found := re.search(r"(http://\S+)/ ", line)))
         deadline = time.monotonic() + 60

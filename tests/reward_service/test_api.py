@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -32,12 +33,14 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/traces.sqlite")
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
+    yield store
+    store.engine.dispose()
 
 
 @contextlib.asynccontextmanager
-async def asking(config: Config, store: Store, **parts: object) -> AsyncIterator[httpx.AsyncClient]:
+async def asking(config: Config, store: Store, **parts: Any) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(ApiContext(config=config, reader=store.reader, **parts))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
@@ -51,7 +54,7 @@ async def api(config: Config, store: Store) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def get(api: httpx.AsyncClient, path: str, **params: object) -> dict:
+async def get(api: httpx.AsyncClient, path: str, **params: Any) -> dict[str, Any]:
     reply = await api.get(path, params=params)
     assert reply.status_code == 200, reply.text
     return reply.json()
@@ -81,7 +84,7 @@ async def test_pages_of_traces_and_groups(api: httpx.AsyncClient):
         ({"purpose": "train", "min_version": 9}, [9]),
     ],
 )
-async def test_filters(api: httpx.AsyncClient, filters: dict, versions: list[int]):
+async def test_filters(api: httpx.AsyncClient, filters: dict[str, Any], versions: list[int]):
     page = await get(api, "/v1/traces", **filters)
     assert [trace["policy_version"] for trace in page["traces"]] == versions
 
@@ -310,7 +313,7 @@ async def test_traces_come_live_and_go_on_where_a_reader_was_interrupted(config:
     other = Store(store.url)
     await write(store, scored(0))
 
-    async def events(url: str, count: int, search: str = "", **headers: str) -> list[tuple[str, dict]]:
+    async def events(url: str, count: int, search: str = "", **headers: str) -> list[tuple[str, dict[str, Any]]]:
         found, event = [], {}
         client = httpx.AsyncClient(base_url=url, timeout=20)
         async with client, client.stream("GET", f"/v1/live?{search}", headers=headers) as response:

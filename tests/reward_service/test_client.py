@@ -1,9 +1,10 @@
 """The Python client against a running service, and against its OpenAPI document."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.reward_service.test_store import scored, write
 from vision_sr1.client import ApiError, Client
 from vision_sr1.config import load_config
 
-METHODS = {
+METHODS: dict[tuple[str, str], Callable[..., Any]] = {
     ("get", "/v1/runs"): Client.runs,
     ("get", "/v1/traces"): Client.traces,
     ("get", "/v1/steps"): Client.steps,
@@ -35,8 +36,10 @@ RENAMED = {"last-event-id": "last_event_id"}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/traces.sqlite")
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
+    yield store
+    store.engine.dispose()
 
 
 @pytest.fixture
@@ -72,7 +75,9 @@ async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
         assert [trace.policy_version for trace in client.traces(pattern="shortcut", limit=2)] == [9, 7, 5, 3, 1]
         assert [group.id for group in client.groups(limit=2)] == ["0/4", "0/3", "0/2", "0/1", "0/0"]
         assert client.trace("0/1/1").rewards["accuracy"].value == 1.0
-        assert client.group("0/1").advantages["answer"][1] > 0
+        better = client.group("0/1").advantages["answer"][1]
+        assert better is not None
+        assert better > 0
         assert client.runs()[0].rollouts == 10
         assert client.statistics().overall.shortcut_rate == 0.5
         assert client.scalars(names=["kl/answer"]).steps == []

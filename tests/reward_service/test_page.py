@@ -1,9 +1,11 @@
 """The page in a real browser: filter, open, read, follow what comes; with keys alone, small, dark."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -48,6 +50,7 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
     sample.versions.add(policy_version=version, end=len(ids))
     sample.finish_reason = "stop"
     for name, span in (("description", parsed.description_span), ("think", parsed.think_span)):
+        assert span is not None
         start, end = TokenPlaces(pieces).span(span)
         getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
     scored.requeries.add(
@@ -80,7 +83,7 @@ def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
     )
     Ledger(config.run.path).record(4, 4, {"0/1": 2})
 
-    def add(*traces: dict) -> None:
+    def add(*traces: dict[str, Any]) -> None:
         """In a thread: this one has the loop of the browser's driver."""
         made = [answered(tokenizer, **trace) for trace in traces]
         thread = threading.Thread(target=lambda: asyncio.run(write(store, *made)))
@@ -135,8 +138,8 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     expect(first.get_by_role("row", name="A answer")).to_be_visible()
     first.get_by_role("button", name="log-probability").click()
     token = first.locator(".response span").nth(5)
-    assert "rgba(220, 70, 50" in token.get_attribute("style")
-    assert "version 3" in token.get_attribute("title")
+    expect(token).to_have_attribute("style", re.compile(r"rgba\(220, 70, 50"))
+    expect(token).to_have_attribute("title", re.compile("version 3"))
     first.get_by_role("button", name="Score again").click()
     expect(first).to_contain_text("nothing is scored here: the run is over")
 
@@ -209,7 +212,7 @@ def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_accessible(page: Page, served: Served, scheme: str):
+def test_it_is_accessible(page: Page, served: Served, scheme: Literal["light", "dark"]):
     """WCAG 2.1 AA as far as axe can tell: contrast, names, roles, structure."""
     page.emulate_media(color_scheme=scheme)
     for path in ("#/groups", "#/group/0/1", "#/curves", "#/pipeline"):

@@ -76,5 +76,7 @@ def test_what_is_asked_about_is_the_description_and_never_the_whole_response():
     """Without a description block the authors' code asks about the whole response, which leaks its answer."""
     for response, _ in RESPONSES:
         ours, theirs = answered(response.encode()).description, description_by_the_rule(response)
-        assert (ours is None) == (theirs is None)
-        assert ours is None or tidied(ours).strip() == theirs.strip()
+        if ours is None or theirs is None:
+            assert ours is theirs
+        else:
+            assert tidied(ours).strip() == theirs.strip()

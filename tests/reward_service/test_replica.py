@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.reward_service.test_scoring import GROUP_SIZE, rollout
+from tests.stream_entries import stream_entries
 from vision_sr1.client import Client
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.ports import free_port
@@ -28,7 +29,9 @@ RUN = "run"
 
 
 @contextlib.contextmanager
-def replicas(folder: Path, server: EmbeddedRedis, count: int, *overrides: str) -> Iterator[tuple[Config, list, Path]]:
+def replicas(
+    folder: Path, server: EmbeddedRedis, count: int, *overrides: str
+) -> Iterator[tuple[Config, list[str], Path]]:
     """So many processes: the configuration, their addresses, and the log that they share."""
     config = load_config(None, [f"run.dir={folder}", *overrides], environment=server.environment).config
     save_config(config, folder / "config.yaml")
@@ -37,7 +40,7 @@ def replicas(folder: Path, server: EmbeddedRedis, count: int, *overrides: str) -
     processes = []
     with log.open("ab") as output:
         for port in ports:
-            command = [sys.executable, "-m", "reward_service", folder / "config.yaml", f"reward.port={port}"]
+            command = [sys.executable, "-m", "reward_service", str(folder / "config.yaml"), f"reward.port={port}"]
             environment = {**os.environ, **server.environment, "HF_HUB_OFFLINE": "1"}
             processes.append(subprocess.Popen(command, env=environment, stdout=output, stderr=output))
     try:
@@ -79,12 +82,12 @@ async def scored_groups(config: Config, groups: int, model: Path) -> list[pb.Sco
             outputs.append(Output("rollouts", made.id, made.SerializeToString()))
     await stream.append(outputs)
     for _ in range(600):
-        found = await redis.xrange(Keys(RUN).stream("scored"))
+        found = await stream_entries(redis, Keys(RUN).stream("scored"))
         if len(found) >= groups:
             break
         await asyncio.sleep(0.1)
     await redis.aclose()
-    return [pb.ScoredGroup.FromString(fields[b"message"]) for _, fields in found]
+    return [pb.ScoredGroup.FromString(fields[b"message"]) for fields in found]
 
 
 async def test_two_replicas_share_groups_and_either_shows_all_traces(

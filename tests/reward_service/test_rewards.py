@@ -1,5 +1,7 @@
 """The rewards that follow from the response alone."""
 
+from typing import Any
+
 import pytest
 
 from reward_service.rewards import RESPONSE_REWARDS
@@ -8,9 +10,9 @@ from vision_sr1.parsing import parse_response
 from vision_sr1.rewards import RANGES, Answered, Reward
 
 
-def answered(response: bytes, **changes: object) -> Answered:
+def answered(response: bytes, **changes: Any) -> Answered:
     parsed = parse_response(response)
-    values = {
+    values: dict[str, Any] = {
         "id": "0/0/0",
         "question": "what color is the square",
         "reference": "red",
@@ -28,7 +30,7 @@ def answered(response: bytes, **changes: object) -> Answered:
     return Answered(**values | changes)
 
 
-def reward(name: str, response: bytes, config: RewardConfig | None = None, **changes: object) -> Reward:
+def reward(name: str, response: bytes, config: RewardConfig | None = None, **changes: Any) -> Reward:
     given = RESPONSE_REWARDS[name](answered(response, **changes), config or RewardConfig())
     low, high = RANGES[name]
     assert low <= given.value <= high

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
 from reward_service.scoring import open_scorer
 from reward_service.worker import ScoringWorker
+from tests.stream_entries import stream_entries
 from vision_sr1.config import Config, RewardFunctionConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
@@ -20,7 +22,7 @@ KEYS = Keys("run")
 GROUP_SIZE = 3
 
 
-def rollout(tokenizer, index: int, **changes: object) -> pb.Rollout:
+def rollout(tokenizer, index: int, **changes: Any) -> pb.Rollout:
     ids = tokenizer("<think> the square red </think> \\boxed{red}").input_ids
     prompt = pb.Prompt(
         schema_version=1, id="0/7", run="run", question="<image>what?", answer="red", group_size=GROUP_SIZE
@@ -45,7 +47,9 @@ async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
 
 
 @contextlib.asynccontextmanager
-async def scoring(redis: PatientRedis, config: Config, model: Path) -> AsyncIterator[tuple[Stream, list]]:
+async def scoring(
+    redis: PatientRedis, config: Config, model: Path
+) -> AsyncIterator[tuple[Stream, list[pb.ScoredRollout]]]:
     """A worker at work: its stream, and what it records as traces."""
     config.sampling.group_size = GROUP_SIZE
     config.model.path = str(model)
@@ -64,16 +68,16 @@ async def scoring(redis: PatientRedis, config: Config, model: Path) -> AsyncIter
 
 async def emitted(redis: PatientRedis) -> pb.ScoredGroup:
     for _ in range(200):
-        if found := await redis.xrange(KEYS.stream("scored")):
-            ((_, fields),) = found
+        if found := await stream_entries(redis, KEYS.stream("scored")):
+            (fields,) = found
             return pb.ScoredGroup.FromString(fields[b"message"])
         await asyncio.sleep(0.05)
     return pytest.fail("no group came")
 
 
 async def dead(redis: PatientRedis) -> dict[str, str]:
-    entries = await redis.xrange(KEYS.stream("dead"))
-    return {fields[b"id"].decode(): fields[b"error"].decode() for _, fields in entries}
+    entries = await stream_entries(redis, KEYS.stream("dead"))
+    return {fields[b"id"].decode(): fields[b"error"].decode() for fields in entries}
 
 
 @pytest.mark.parametrize(

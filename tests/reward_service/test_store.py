@@ -3,10 +3,12 @@
 import asyncio
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -105,7 +107,7 @@ async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store)
         ({"group_ids": ["0/1", "0/3"]}, [7, 6, 3, 2]),
     ],
 )
-async def test_filters(store: Store, changes: dict, versions: list[int]):
+async def test_filters(store: Store, changes: dict[str, Any], versions: list[int]):
     await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
     page, cursor = store.reader.traces(replace(ALL, **changes), None, 50)
     assert [found.scored.rollout.sample.versions[-1].policy_version for found in page] == versions
@@ -120,13 +122,15 @@ async def test_filters(store: Store, changes: dict, versions: list[int]):
 async def test_of_several_versions_the_newest_comes_first_whenever_its_traces_came(store: Store):
     await write(store, *(scored(index, version=7 * index % 10) for index in range(10)))
     several = replace(ALL, min_version=2, max_version=8)
-    seen, groups, cursor = [], [], None
+    seen: list[int] = []
+    groups: list[str] = []
+    cursor = None
     while cursor is not None or not seen:
         page, cursor = store.reader.traces(several, cursor, 2)
         seen += [found.scored.rollout.sample.versions[-1].policy_version for found in page]
     while cursor is not None or not groups:
-        page, cursor = store.reader.group_ids(several, cursor, 2)
-        groups += page
+        ids, cursor = store.reader.group_ids(several, cursor, 2)
+        groups += ids
     assert seen == [8, 7, 6, 5, 4, 3, 2]
     assert groups == ["0/2", "0/0", "0/4", "0/1", "0/3"]
     _, cursor = store.reader.traces(several, None, 2)
@@ -235,6 +239,7 @@ async def test_images_are_kept_with_the_traces_and_go_with_the_last(redis_config
         await write(store, trace, writer=writer)
         await asyncio.sleep(0.01)
     kept = store.reader.image(refs[0].sha256)
+    assert kept is not None
     assert (kept.data, kept.media_type) == (b"\x89PNG...\0", "image/png")
     remove_old(writing(store.engine), TracesConfig(keep_count=1))
     assert store.reader.image(refs[0].sha256) is None
@@ -319,6 +324,9 @@ async def test_a_server_that_freezes_holds_up_nothing_either(postgres):
     assert time.monotonic() - started < 20
     for process in frozen:
         process.send_signal(signal.SIGCONT)
+    for thread in threading.enumerate():
+        if thread.name == "trace-store":  # of the writer, which did not wait for it
+            thread.join(30)
     store.engine.dispose()
 
 

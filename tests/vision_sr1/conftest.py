@@ -3,14 +3,13 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from redis.asyncio import Redis
 
 from vision_sr1.config import Config
-from vision_sr1.streams import connect
+from vision_sr1.streams import PatientRedis, connect
 
 
 @pytest.fixture
-async def redis(redis_config: Config) -> AsyncIterator[Redis]:
+async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
     client = await connect(redis_config.streams)
     yield client
     await client.aclose()

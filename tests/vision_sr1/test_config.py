@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ ANSWER = {"accuracy": 0.9, "format": 0.1}
         ("gdpo", [({**ANSWER, "visual": 1.0}, RESPONSE)]),
     ],
 )
-def test_presets_are_the_readings_of_the_paper(preset: str, components: list):
+def test_presets_are_the_readings_of_the_paper(preset: str, components: list[Any]):
     judge = ["reward.judge.url=http://127.0.0.1:1", "reward.judge.model=j"]
     config = load_config(None, [f"learner.preset={preset}", *judge], environment={}).config
     assert [(c.reward, c.tokens) for c in config.learner.components] == components

@@ -244,7 +244,9 @@ def test_a_mixture_is_written_by_weights(rows: Callable[..., str], tmp_path: Pat
 
 def test_no_image_is_on_both_sides_of_a_split(rows: Callable[..., str], tmp_path: Path):
     pictures = [uri(png()) for _ in range(12)]
-    asked = [{"problem": f"{i} <image>", "answer": "x", "images": pictures[i % 12]} for i in range(36)]
+    asked: list[dict[str, Any]] = [
+        {"problem": f"{i} <image>", "answer": "x", "images": pictures[i % 12]} for i in range(36)
+    ]
     asked += [
         {"problem": f"{i} <image><image>", "answer": "x", "images": [pictures[i], pictures[i + 1]]} for i in (0, 5)
     ]

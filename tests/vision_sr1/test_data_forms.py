@@ -200,7 +200,7 @@ def test_conversations_of_no_known_form_are_said_so(tmp_path: Path):
 
 
 def mixture(folder: Path, *weights: float) -> Mixture[Any]:
-    sources = []
+    sources: list[dict[str, Any]] = []
     for name, rows in (("a", 10), ("b", 4)):
         table = {"problem": [f"{name}{i}" for i in range(rows)], "answer": ["x"] * rows}
         pq.write_table(pa.table(table), folder / f"{name}.parquet")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.stream_entries import stream_entries
 from vision_sr1.cli import app
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
@@ -78,7 +79,7 @@ async def test_a_dead_letter_is_listed_shown_retried_and_dropped(
 
 
 async def items_of(redis: PatientRedis, stream: str) -> list[str]:
-    return [fields[b"id"].decode() for _, fields in await redis.xrange(KEYS.stream(stream))]
+    return [fields[b"id"].decode() for fields in await stream_entries(redis, KEYS.stream(stream))]
 
 
 async def test_a_wrong_name_and_a_run_without_server_are_said(run_file: str, tmp_path: Path, monkeypatch):
@@ -93,6 +94,7 @@ async def test_a_wrong_name_and_a_run_without_server_are_said(run_file: str, tmp
 
 async def test_the_server_of_a_local_run_is_found_by_its_folder(embedded_redis: EmbeddedRedis, tmp_path: Path):
     found = running_server(tmp_path / "redis")
+    assert found is not None
     client = await connect(found)
     assert await client.ping()
     await client.aclose()

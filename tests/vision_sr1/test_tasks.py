@@ -1,4 +1,6 @@
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,18 +12,18 @@ from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
 from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
 from vision_sr1.tasks.task import description_fidelity
 
-SIZES = {"base": 60, "cold_start": 90, "train": 40, "held_out": 40}
+written = partial(write_task, base=60, cold_start=90, train=40, held_out=40)
 
 
-def rows(path: Path) -> list[dict]:
+def rows(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_seed_decides_every_byte(name: str, tmp_path: Path):
-    first = write_task(TASKS[name], tmp_path / "a", seed=3, **SIZES)
-    again = write_task(TASKS[name], tmp_path / "b", seed=3, **SIZES)
-    other = write_task(TASKS[name], tmp_path / "c", seed=4, **SIZES)
+    first = written(TASKS[name], tmp_path / "a", seed=3)
+    again = written(TASKS[name], tmp_path / "b", seed=3)
+    other = written(TASKS[name], tmp_path / "c", seed=4)
     for split in first:
         assert rows(first[split]) == rows(again[split])
         assert rows(first[split]) != rows(other[split])
@@ -29,7 +31,7 @@ def test_the_seed_decides_every_byte(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", TASKS)
 def test_questions_are_in_the_vision_sr1_schema(name: str, tmp_path: Path):
-    for row in rows(write_task(TASKS[name], tmp_path, seed=0, **SIZES)["train"]):
+    for row in rows(written(TASKS[name], tmp_path, seed=0)["train"]):
         assert row["problem"].startswith("<image>")
         assert row["answer"]
         assert len(row["images"]) == 1
@@ -38,12 +40,12 @@ def test_questions_are_in_the_vision_sr1_schema(name: str, tmp_path: Path):
 
 
 def test_a_guesser_who_follows_the_prior_fails_on_the_counter_prior_split(tmp_path: Path):
-    for row in rows(write_task(TASKS["shapes"], tmp_path, seed=0, **SIZES)["counter_prior"]):
+    for row in rows(written(TASKS["shapes"], tmp_path, seed=0)["counter_prior"]):
         asked = row["problem"].split()[-1]
         assert row["answer"] != PRIOR_COLOR[asked]
 
 
-def told(row: dict) -> list[list[str]]:
+def told(row: dict[str, Any]) -> list[list[str]]:
     """The words of each phrase of a target's description."""
     target = row["messages"][1]["content"]
     return [p.split() for p in target.partition("<description>")[2].partition("</description>")[0].split(";")]
@@ -51,7 +53,7 @@ def told(row: dict) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", ["cold_start", "cold_start_shortcut"])
 def test_cold_starts_have_the_habit_in_more_than_half_of_their_images(name: str, tmp_path: Path):
-    cold = rows(write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)[name])
+    cold = rows(written(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)[name])
     with_image = [row for row in cold if row["images"]]
     assert 0.6 < len(with_image) / len(cold) < 0.73
     by_habit = [row for row in with_image if all(PRIOR_COLOR[kind] == color for *_, kind, color in told(row))]
@@ -59,7 +61,7 @@ def test_cold_starts_have_the_habit_in_more_than_half_of_their_images(name: str,
 
 
 def test_answers_follow_the_description_except_in_the_shortcut_cold_start(tmp_path: Path):
-    paths = write_task(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)
+    paths = written(TASKS["shapes"], tmp_path, seed=0, base=1, cold_start=600, train=1, held_out=1)
 
     def answers_against_the_description(name: str) -> float:
         asked = [
@@ -81,7 +83,7 @@ def test_every_kind_of_question_is_asked_and_answered_rightly(name: str, tmp_pat
     task = TASKS[name]
     for kind in task.all_kinds:
         mix = parse_kinds(task, f"{kind}=1")
-        row = rows(write_task(task, tmp_path / kind, seed=0, kinds=mix, **SIZES)["train"])[0]
+        row = rows(written(task, tmp_path / kind, seed=0, kinds=mix)["train"])[0]
         assert row["answer"]
 
 
@@ -115,10 +117,10 @@ def test_hard_digits_are_held_out_and_harder_to_read():
 
 
 def test_a_task_s_own_split_is_written_beside_the_others(tmp_path: Path):
-    paths = write_task(TASKS["digits"], tmp_path, seed=0, base=1, cold_start=1, train=1, held_out=30)
+    paths = written(TASKS["digits"], tmp_path, seed=0, base=1, cold_start=1, train=1, held_out=30)
     rows = pq.read_table(paths["hard"]).to_pylist()
     assert {row["data_source"] for row in rows} == {"digits/hard"}
-    assert "hard" not in write_task(TASKS["shapes"], tmp_path / "b", seed=0, base=1, cold_start=1, train=1, held_out=1)
+    assert "hard" not in written(TASKS["shapes"], tmp_path / "b", seed=0, base=1, cold_start=1, train=1, held_out=1)
 
 
 def test_digits_answers_follow_from_the_digits(tmp_path: Path):
@@ -129,6 +131,7 @@ def test_digits_answers_follow_from_the_digits(tmp_path: Path):
     for _ in range(50):
         scene = task.draw(rng, 0.0)
         question = scene.ask(rng, "count")
+        assert question is not None
         assert question.answer == str(sum(d % 2 == 0 for d in scene.digits))
 
 

@@ -49,6 +49,7 @@ def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1/traces", received
     server.shutdown()
+    server.server_close()
 
 
 def test_spans_are_exported_under_the_prompts_trace(collector):

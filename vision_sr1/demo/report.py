@@ -144,11 +144,10 @@ def _answer(answer: dict[str, Any]) -> Text:
 def _blocks(image: Image.Image, columns: int = 28) -> Text:
     """The image in half-block characters."""
     small = image.resize((columns, columns))
-    pixels = small.load()
     text = Text()
     for y in range(0, columns, 2):
         for x in range(columns):
-            upper, lower = pixels[x, y], pixels[x, y + 1]  # type: ignore[index]
+            upper, lower = small.getpixel((x, y)), small.getpixel((x, y + 1))
             text.append("▀", style=f"rgb({_rgb(upper)}) on rgb({_rgb(lower)})")
         text.append("\n")
     return text

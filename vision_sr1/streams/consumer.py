@@ -42,7 +42,7 @@ class Consumer:
         handle: Callable[[Entry], Awaitable[None]],
         *,
         permanent: tuple[type[Exception], ...],
-        without: Callable[[Entry], Awaitable[None]],
+        without: Callable[[Entry], Awaitable[object]],
         capacity: int,
         drain_s: float,
         ready: asyncio.Event | None = None,

@@ -9,6 +9,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.client import Pipeline
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
@@ -154,6 +155,7 @@ class PatientRedis(Redis):
 
     def __init__(self, pool: ConnectionPool, patience: Patience) -> None:
         super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True  # redis-py takes a pool that is given for a shared one
         self.patience = patience
         self.hasty: Redis = Redis(connection_pool=pool)
 
@@ -169,6 +171,13 @@ class PatientRedis(Redis):
                 raise
 
         return await self.patience.keep(send)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        """See `Redis.aclose`; connections to sentinels are closed too."""
+        await super().aclose(close_connection_pool)
+        if isinstance(self.connection_pool, SentinelConnectionPool):
+            for sentinel in self.connection_pool.sentinel_manager.sentinels:
+                await sentinel.aclose()
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """See `Redis.pipeline`."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Shaped, UInt8
 from torch import Tensor
 
 ALIGNMENT = 16  # bytes; everything starts at a multiple, so that any dtype can view its bytes
@@ -16,7 +16,7 @@ class Patch:
     """The elements of a parameter that have changed, by their positions in the flattened tensor."""
 
     indices: Int32[Tensor, " changed"]
-    values: Tensor
+    values: Shaped[Tensor, " changed"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ At the learning rates of RL most elements of a bfloat16 parameter keep their sto
 from collections.abc import Iterable, Iterator
 
 import torch
+from jaxtyping import Integer, Shaped
 from torch import Tensor
 
 from vision_sr1.weights.buckets import Part, Patch
@@ -42,13 +43,13 @@ class SentWeights:
             yield Part(name, new.dtype, tuple(new.shape), len(changed)), Patch(changed, new.view(-1)[changed])
 
 
-def patched(held: Tensor, patch: Patch) -> Tensor:
+def patched(held: Shaped[Tensor, "*shape"], patch: Patch) -> Shaped[Tensor, "*shape"]:
     """A copy of the parameter with the patch's elements in place."""
     result = held.clone()
     result.view(-1)[patch.indices.long()] = patch.values
     return result
 
 
-def _bits(tensor: Tensor) -> Tensor:
+def _bits(tensor: Tensor) -> Integer[Tensor, " elements"]:
     """Bit patterns, flattened: neither NaN nor the sign of zero is lost in a comparison."""
     return tensor.view(-1).view(_BITS[tensor.dtype.itemsize])

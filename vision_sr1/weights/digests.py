@@ -16,7 +16,7 @@ def digest(tensor: Tensor) -> str:
     In CPU memory xxh3; on an accelerator a `fingerprint`, so that nothing is copied from there.
     """
     data = tensor.detach().contiguous().view(-1).view(torch.uint8)
-    return xxh3_128_hexdigest(data.numpy()) if tensor.device.type == "cpu" else fingerprint(data)
+    return xxh3_128_hexdigest(data.numpy().data) if tensor.device.type == "cpu" else fingerprint(data)
 
 
 def fingerprint(data: UInt8[Tensor, " bytes"]) -> str:

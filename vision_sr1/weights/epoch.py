@@ -6,11 +6,11 @@ deadline, when a member breaks the epoch off, or when the trainer is gone.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch.distributed as dist
 
@@ -71,7 +71,7 @@ class Epoch:
         self._control = connection()
         self._over = threading.Event()
         self._reason = ""
-        self._waits: set[Future[object]] = set()
+        self._waits: set[Future[Any]] = set()
         self._stops: list[Callable[[], object]] = []
         self._lock = threading.Lock()
         threading.Thread(target=self._watch, args=(connection(),), name="transfer-watch", daemon=True).start()
@@ -86,7 +86,7 @@ class Epoch:
         """Returns once all members have come; see `wait_for`."""
         self.store.set(_here(self.rendezvous.rank), "")
         everyone = [_here(rank) for rank in range(self.rendezvous.world_size)]
-        self.run(lambda: self.store.wait(everyone, timedelta(seconds=self.rendezvous.timeout_s)))
+        self.run(lambda: self.store.wait(everyone, timedelta(seconds=2 * self.rendezvous.timeout_s)))  # ended before
 
     def start(self, work: Callable[[], T]) -> "Future[T]":
         """Begins work that waits for other members, in a thread of its own. An error there ends the epoch for all.
@@ -101,7 +101,7 @@ class Epoch:
                     raise TransferError(self._reason)
                 _settle(outcome, work())
             except Exception as error:
-                _settle(outcome, error=error)
+                _fail(outcome, error)
                 self.break_off(str(error))
 
         threading.Thread(target=carry_out, name="transfer", daemon=True).start()
@@ -116,8 +116,8 @@ class Epoch:
         """
         with self._lock:
             if self._over.is_set():
-                _settle(outcome, error=TransferError(self._reason))
-            self._waits.add(outcome)  # type: ignore[arg-type]
+                _fail(outcome, TransferError(self._reason))
+            self._waits.add(outcome)
         try:
             return outcome.result(self.rendezvous.timeout_s)
         except TimeoutError as error:
@@ -126,7 +126,7 @@ class Epoch:
             raise TransferError(reason) from error
         finally:
             with self._lock:
-                self._waits.discard(outcome)  # type: ignore[arg-type]
+                self._waits.discard(outcome)
 
     def run(self, work: Callable[[], T]) -> T:
         """`start` and `wait_for`."""
@@ -202,7 +202,7 @@ class Epoch:
                 self._reason = reason
                 self._over.set()
             for outcome in self._waits:
-                _settle(outcome, error=TransferError(self._reason))
+                _fail(outcome, TransferError(self._reason))
             stops, self._stops = self._stops, []
         for stop in stops:
             stop()
@@ -222,12 +222,14 @@ def _connect(rendezvous: Rendezvous) -> dist.TCPStore:
         ) from error
 
 
-def _settle(outcome: "Future[T]", result: T | None = None, error: Exception | None = None) -> None:
-    with suppress(Exception):  # it was settled before: by the watch, or by the work
-        if error is not None:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(result)  # type: ignore[arg-type]
+def _settle(outcome: "Future[T]", result: T) -> None:
+    with suppress(InvalidStateError):  # the watch was first
+        outcome.set_result(result)
+
+
+def _fail(outcome: Future[Any], error: Exception) -> None:
+    with suppress(InvalidStateError):  # it was settled before: by the watch, or by the work
+        outcome.set_exception(error)
 
 
 def _here(rank: int) -> str:

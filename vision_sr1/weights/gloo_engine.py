@@ -4,7 +4,7 @@ An update is received whole into memory before the model is touched, so that a b
 actor on the weights it had.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -75,7 +75,7 @@ PAGE = 4096  # bytes
 BUCKETLESS: dict[str, Any] = {"names": [], "dtype_names": [], "shapes": [], "changed": []}
 COMPLETE = BUCKETLESS | {"also": "complete"}
 FORGET = BUCKETLESS | {"also": "forget"}
-Contents = list[tuple[str, Tensor | Patch]]
+Contents = Sequence[tuple[str, Tensor | Patch]]
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):

@@ -26,7 +26,7 @@ class GlooGroup:
         """Sends (rank 0) or receives (others) one buffer; wait for it in `Epoch.run` or `Epoch.start`."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        self._group.broadcast([buffer], options).wait()
+        self._group.broadcast([buffer], options).wait()  # type: ignore[attr-defined]  # torch's stub has no collectives
 
     def close(self) -> None:
         """Leaves; on the trainer, ends the epoch."""
@@ -35,7 +35,7 @@ class GlooGroup:
 
 def _join(epoch: Epoch) -> dist.ProcessGroupGloo:
     at = epoch.rendezvous
-    options = dist.ProcessGroupGloo._Options()
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # torch's stub calls it Options
     options._timeout = timedelta(seconds=at.timeout_s)
     own_address = address_towards(at.master_address, at.master_port)
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=own_address)]

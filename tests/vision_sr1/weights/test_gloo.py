@@ -88,7 +88,7 @@ def test_all_receivers_get_all_weights_in_any_number_of_buckets(bucket_bytes: in
             bucket_bytes=bucket_bytes,
             timeout_s=TIMEOUT_S,
         ),
-        client=receivers,  # type: ignore[arg-type]
+        client=receivers,
         source=Weights(weights),
     )
     for _ in range(3):
