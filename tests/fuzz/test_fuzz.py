@@ -5,6 +5,7 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +76,7 @@ pictures = st.none() | st.lists(
 )
 @pytest.mark.slow
 def test_rows_of_any_data_set_are_read_or_refused(
-    rows: list, cut: int | None, tmp_path_factory: pytest.TempPathFactory
+    rows: list[tuple[Any, ...]], cut: int | None, tmp_path_factory: pytest.TempPathFactory
 ):
     path = tmp_path_factory.mktemp("rows") / "rows.parquet"
     problems = [row[0] if isinstance(row[0], bytes) or row[0] is None else row[0].encode() for row in rows]

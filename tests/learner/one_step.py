@@ -7,6 +7,7 @@ from AdamW's first moment, which after one step is a tenth of the gradient, what
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -42,13 +43,19 @@ def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> 
     """By parameter; beside them the `loss` and this rank's number of `micro_batches`."""
     policy, reference = (load_policy(config, config.model.path, forbidden_token_ids=[]) for _ in range(2))
     engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
-    backward, passes = engine.backward, []
-    engine.backward = lambda *a, **k: (passes.append(1), backward(*a, **k))
+    backward, passes = engine.backward, 0
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        nonlocal passes
+        passes += 1
+        backward(*arguments, **options)
+
+    engine.backward = counted
     frozen = FrozenCopy(config, reference, device, is_initial=True)
     update = PolicyUpdate(config, engine, frozen, SequenceBuilder(config.model), device)
     scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder)).scalars
     gradient = {
-        "micro_batches": torch.tensor(len(passes)),
+        "micro_batches": torch.tensor(passes),
         "loss": torch.tensor(sum(scalars[f"loss/{c.name}"] for c in config.learner.components)),
     }
     for name, parameter in policy.named_parameters():

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -17,6 +18,7 @@ import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from learner.sequences import Images
 from vision_sr1 import rpc
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
@@ -48,18 +50,16 @@ class Actor:
 
         return asyncio.run(put())
 
-    def generate(self, text: str, images: list[pb.ImageRef], **changes: object) -> pb.Sample:
-        request = actor_pb2.GenerateRequest(
-            **{
-                "schema_version": 1,
-                "request_id": f"{text}{time.time()}",
-                "text": text,
-                "images": images,
-                "num_samples": 1,
-                "sampling": pb.SamplingParams(temperature=0.0, top_p=1.0, max_tokens=TOKENS),
-                **changes,
-            }
-        )
+    def generate(self, text: str, images: list[pb.ImageRef], **changes: Any) -> pb.Sample:
+        fields: dict[str, Any] = {
+            "schema_version": 1,
+            "request_id": f"{text}{time.time()}",
+            "text": text,
+            "images": images,
+            "num_samples": 1,
+            "sampling": pb.SamplingParams(temperature=0.0, top_p=1.0, max_tokens=TOKENS),
+        }
+        request = actor_pb2.GenerateRequest(**(fields | changes))
         (reply,) = list(self.stub.Generate(request, timeout=120))
         return reply.sample
 
@@ -130,12 +130,11 @@ def running_actor(
             process.wait(20)
 
 
-def greedy(
-    model: torch.nn.Module, prompt: list[int], images: object, forbidden: list[int]
-) -> tuple[list[int], list[float]]:
+def greedy(model: Any, prompt: list[int], images: Images | None, forbidden: list[int]) -> tuple[list[int], list[float]]:
     """Greedy tokens and their log-probabilities by transformers, recomputing the whole sequence for each token."""
-    ids, tokens, logprobs = list(prompt), [], []
-    image_token = model.config.image_token_id
+    ids = list(prompt)
+    tokens: list[int] = []
+    logprobs: list[float] = []
     while len(tokens) < TOKENS:
         features = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
         input_ids = torch.tensor([ids])
@@ -143,7 +142,7 @@ def greedy(
             logits = model(
                 input_ids=input_ids,
                 attention_mask=torch.ones_like(input_ids),
-                mm_token_type_ids=(input_ids == image_token).int(),
+                mm_token_type_ids=torch.eq(input_ids, model.config.image_token_id).int(),
                 **features,
             ).logits[0, -1]
         logits[forbidden] = float("-inf")

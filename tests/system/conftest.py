@@ -225,7 +225,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, trained: Run) -> Path:
 def api_server(tmp_path_factory: pytest.TempPathFactory, exported: Path) -> Iterator[str]:
     """vLLM's own server of `exported`, with nothing of ours, which calls it `reader`; its address."""
     port, log = free_port(), tmp_path_factory.mktemp("vllm") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", exported]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(exported)]
     command += ["--served-model-name", "reader", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
     command += ["--max-model-len", "256", "--enforce-eager", "--max-num-seqs", "8"]
     settings = {

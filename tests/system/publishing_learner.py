@@ -114,16 +114,17 @@ class PublishingLearner:
 
 def with_fault(command: dict[str, Any]) -> None:
     """Has a bucket be the last thing that some processes see."""
-    update_weights, sent = FleetClient.update_weights, []
+    update_weights, sent = FleetClient.update_weights, 0
 
     def update(client: FleetClient, update_info: dict[str, Any]) -> None:
-        if len(sent) == command.get("at_bucket"):
+        nonlocal sent
+        if sent == command.get("at_bucket"):
             for pid in command["signal"]:
                 os.kill(pid, command["number"])
-        sent.append(1)
+        sent += 1
         update_weights(client, update_info)
 
-    FleetClient.update_weights = update  # type: ignore[method-assign]
+    setattr(FleetClient, "update_weights", update)  # noqa: B010 - mypy knows no methods that are replaced
 
 
 if __name__ == "__main__":

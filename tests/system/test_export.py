@@ -54,7 +54,7 @@ def names(folder: Path) -> set[str]:
 def test_transformers_loads_it_without_this_project(
     exported: Path, tmp_path: Path, run_folder: Path, cold_start_model: Path
 ):
-    command = [sys.executable, "-c", PLAIN, exported, tmp_path / "weights.pt"]
+    command: list[str | Path] = [sys.executable, "-c", PLAIN, exported, tmp_path / "weights.pt"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["3136", "3136"], "images are scaled as in training"
@@ -74,7 +74,8 @@ def test_the_card_is_as_the_hub_reads_it_and_the_checksums_hold(exported: Path):
     assert ("normal", "accuracy") in results
     assert ("normal", "shortcut") in results
     assert "arXiv:2508.19652" in card.text
-    sums = dict(reversed(line.split("  ")) for line in (exported / "SHA256SUMS").read_text().splitlines())
+    lines = [line.split("  ") for line in (exported / "SHA256SUMS").read_text().splitlines()]
+    sums = {name: digest for digest, name in lines}
     assert sums == {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
         for file in exported.iterdir()

@@ -74,7 +74,7 @@ class Fleet:
         self.commands = 0
         log = self.stack.enter_context((self.folder / "learner.log").open("ab"))
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-        command += ["-m", "tests.system.publishing_learner", self.folder / "config.yaml", self.folder]
+        command += ["-m", "tests.system.publishing_learner", str(self.folder / "config.yaml"), str(self.folder)]
         self.learner = subprocess.Popen(
             command, env={**os.environ, **self.environment, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log
         )

@@ -130,7 +130,7 @@ def test_a_run_needs_no_more_than_its_users_may(
     config.run.path.mkdir(parents=True)
     file = config.run.path / "config.yaml"
     save_config(config, file)
-    commands = {
+    commands: dict[str, list[str | Path]] = {
         "actor": ["-m", "actors", file, "--id", "actor"],
         "reward": ["-m", "reward_service", file],
         "learner": ["-m", "torch.distributed.run", f"--master-port={free_port()}", "-m", "learner", file],

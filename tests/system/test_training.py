@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import httpx
@@ -280,9 +281,15 @@ def test_sets_of_several_forms_with_and_without_images_train_together_and_broken
             "images": datasets.List(datasets.Image()),
         }
     )
-    hub_like = [{**{key: row[key] for key in ("problem", "answer")}, "images": row["images"]} for row in rows[:4]]
-    hub_like += [{"problem": "one red circle : what color", "answer": "red", "images": images} for images in ([], None)]
-    hub_like += [{"problem": "<image> what", "answer": "red", "images": []}]
+    hub_like: list[dict[str, Any]] = [
+        {**{key: row[key] for key in ("problem", "answer")}, "images": row["images"]} for row in rows[:4]
+    ]
+    for question, images in (
+        ("one red circle : what color", []),
+        ("one red circle : what color", None),
+        ("<image> what", []),
+    ):
+        hub_like.append({"problem": question, "answer": "red", "images": images})
     datasets.Dataset.from_list(hub_like, features=features).to_parquet(tmp_path / "hub.parquet")
     for number, row in enumerate(rows[4:8]):
         (tmp_path / f"{number}.png").write_bytes(row["images"][0]["bytes"])

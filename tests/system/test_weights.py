@@ -87,7 +87,7 @@ def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 class Learner:
     """A policy under DeepSpeed in this process, and what publishes it to the actor."""
 
-    policy: torch.nn.Module
+    policy: Any
     engine: Any
     transfer: FleetTransfer
     builder: SequenceBuilder
@@ -98,7 +98,7 @@ class Learner:
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in self.policy.parameters():
-                parameter += scale * parameter.std() * torch.randn_like(parameter)
+                parameter.add_(scale * parameter.std() * torch.randn_like(parameter))
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,7 @@ def test_the_actor_equals_transformers_after_each_version(
 @on_each_actor
 def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, learner: Learner):
     assert actor.health() == health_pb2.HealthCheckResponse.SERVING
+    assert actor.config.streams.url is not None
     port = int(actor.config.streams.url.rpartition(":")[2].partition("/")[0])
     server = next(
         process
@@ -329,7 +330,7 @@ def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, lear
         torch.manual_seed(step)
         with torch.no_grad():
             for parameter in learner.policy.parameters():
-                parameter += 0.1 * parameter.std() * (torch.rand_like(parameter) < 0.01)
+                parameter.add_(0.1 * parameter.std() * (torch.rand_like(parameter) < 0.01))
         assert delta.send(version + step, [actor.info])
         assert 0 < delta.sent_bytes < 0.05 * delta.bytes
         held.append(digests(actor))
@@ -401,9 +402,10 @@ def answered(actor: Actor, streams_work: Callable[[Stream, Stream], Awaitable[T]
 
 
 async def feed(
-    prompts: Stream, ids: list[str], version: int, images: Sequence[pb.ImageRef] = (), **sampling: object
+    prompts: Stream, ids: list[str], version: int, images: Sequence[pb.ImageRef] = (), **sampling: float
 ) -> None:
     outputs = []
+    fields: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 150}
     for item in ids:
         prompt = pb.Prompt(
             schema_version=1,
@@ -411,7 +413,7 @@ async def feed(
             question="what color is the square",
             images=images,
             group_size=8,
-            sampling=pb.SamplingParams(**{"temperature": 1.0, "top_p": 1.0, "max_tokens": 150, **sampling}),
+            sampling=pb.SamplingParams(**(fields | sampling)),
             policy_version=version,
         )
         outputs.append(Output("prompts", item, prompt.SerializeToString()))
