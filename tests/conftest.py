@@ -15,6 +15,8 @@ from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 
 SYSTEM = Path(__file__).with_name("system")
+ONE_SERVER = {"test_judge": "test_export"}  # files that share a server, by the one whose worker starts it
+LONGEST = ["test_training", "test_weights", "test_operation", "test_soak", "test_fleet", "test_evaluation"]  # go first
 COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 
@@ -25,14 +27,14 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(wrapper=True)  # before markers choose, and workers are given what is chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Whole systems first, one after another on one worker; all else runs beside them on the others."""
+    """Whole systems first, those of a file on one worker; all else fills the workers up."""
     config.stash[COLLECTED] = {item.nodeid: item for item in items}
     for item in items:
         if item.path.is_relative_to(SYSTEM):
             item.add_marker(pytest.mark.system)
         if item.get_closest_marker("system"):
-            item.add_marker(pytest.mark.xdist_group("system"))
-    items.sort(key=lambda item: item.get_closest_marker("system") is None)
+            item.add_marker(pytest.mark.xdist_group(ONE_SERVER.get(item.path.stem, item.path.stem)))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     return (yield)
 
 
