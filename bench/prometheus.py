@@ -53,7 +53,8 @@ class Prometheus:
             f"--storage.tsdb.path={self._folder / 'tsdb'}",
             f"--web.listen-address={self._url.removeprefix('http://')}",
         ]
-        self._process = subprocess.Popen(command, stderr=(self._folder / "prometheus.log").open("w"))
+        with (self._folder / "prometheus.log").open("w") as log:
+            self._process = subprocess.Popen(command, stderr=log)
         return self
 
     def __exit__(

@@ -36,7 +36,9 @@ import traceback
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 LIBRARIES = (
@@ -69,6 +71,7 @@ WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher a
 SERVER = "tests.forking"
 SWITCH = "VISION_SR1_TESTS_FORK"
 START_S = 120.0
+INTERPRETER_FLAGS = ("-B", "-u")  # which make no difference here
 COMMAND_LINE = 8192  # bytes that a process can show as its own in /proc
 _PR_SET_CHILD_SUBREAPER = 36
 _fork_exec = _posixsubprocess.fork_exec
@@ -101,7 +104,7 @@ def install(server: "Server | None" = None) -> None:
     def fork_exec(*call: Any) -> int:
         command, executables, _, kept, folder, environment, stdin, _, _, stdout, _, stderr, *more = call
         _, until_exec, _, new_session, _, _, _, _, _, preexec, *_ = more
-        arguments = [os.fsdecode(argument) for argument in command][1:]
+        arguments = list(dropwhile(INTERPRETER_FLAGS.__contains__, map(os.fsdecode, command[1:])))
         is_python = os.fsencode(sys.executable) in map(os.fsencode, executables)
         can_fork = is_python and arguments[:1] in (["-m"], ["-c"]) and arguments[1] != SERVER
         if not can_fork or (server and preexec):
@@ -311,7 +314,8 @@ def _run(arguments: list[str]) -> int:
         else:
             sys.argv = ["-c", *rest]
             sys.path[0] = ""
-            exec(what, {"__name__": "__main__"})
+            sys.modules["__main__"] = ModuleType("__main__")
+            exec(what, sys.modules["__main__"].__dict__)
     except SystemExit as ending:
         if ending.code is None or isinstance(ending.code, int):
             return ending.code or 0

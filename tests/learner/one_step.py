@@ -32,6 +32,7 @@ def main() -> None:
         gradient = gradient_of_one_step(config, Path(folder), device)
         if is_main():
             save_file(gradient, gradient_file(Path(folder), dist.get_world_size(), int(stage), int(tokens)))
+    dist.destroy_process_group()
 
 
 def gradient_file(folder: Path, ranks: int, stage: int, tokens: int) -> Path:

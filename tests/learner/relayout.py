@@ -36,6 +36,7 @@ def main() -> None:
             options = [f"model.dtype={dtype}", f"learner.zero_stage={stage}"]
             config = load_config(None, [*overrides, *options], environment={}).config
             take_up(config, Path(folder), held, device, trains=trains)
+    dist.destroy_process_group()
 
 
 def take_up(config: Config, folder: Path, held: Path, device: torch.device, *, trains: bool) -> None:

@@ -32,7 +32,7 @@ from vision_sr1.fleet import Fleet as Registry
 from vision_sr1.streams import Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-SYNC_TIMEOUT_S = 10
+SYNC_TIMEOUT_S = 5
 OPTIONS = [
     *TINY,
     "data.prompt_template=plain_answer",
@@ -118,11 +118,13 @@ class Fleet:
         builder = SequenceBuilder(self.config.model)
         forbidden = vision_token_ids(builder.tokenizer)
         row = Questions(self.config.data.train[0].path, self.config.data)[0]
-        for name in names:
-            actor = self.actors[name]
-            for text, images in ((row.question, row.images), ("top left square red . what color is the square", [])):
-                sample = actor.generate(text, [actor.image(image) for image in images])
-                tokens, logprobs = greedy(model, list(sample.prompt_token_ids), builder.images(images), forbidden)
+        for text, images in ((row.question, row.images), ("top left square red . what color is the square", [])):
+            actors = [self.actors[name] for name in names]
+            samples = [actor.generate(text, [actor.image(image) for image in images]) for actor in actors]
+            prompt = list(samples[0].prompt_token_ids)
+            tokens, logprobs = greedy(model, prompt, builder.images(images), forbidden)
+            for sample in samples:
+                assert list(sample.prompt_token_ids) == prompt
                 assert {span.policy_version for span in sample.versions} == {version}
                 assert list(sample.response_token_ids) == tokens
                 assert list(sample.logprobs) == pytest.approx(logprobs, abs=2e-4)
