@@ -21,8 +21,9 @@ COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those t
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 
 
-def pytest_configure() -> None:
-    forking.install(forking.Server())
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") == "no":  # where tests run: not in what starts workers
+        forking.install(forking.Server())
 
 
 @pytest.hookimpl(wrapper=True)  # before markers choose, and workers are given what is chosen

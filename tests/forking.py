@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -202,7 +203,10 @@ def serve(connection: socket.socket) -> None:
         read, write = os.pipe()
         between = os.fork()
         if between == 0:  # whose death gives its child to the one that asked
+            parent = os.getpid()
             if (pid := os.fork()) == 0:
+                while os.getppid() == parent:
+                    time.sleep(0.001)
                 connection.close()
                 os.close(read)
                 os.close(write)
