@@ -72,6 +72,7 @@ WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher a
 SERVER = "tests.forking"
 SWITCH = "VISION_SR1_TESTS_FORK"
 START_S = 120.0
+EXECUTING = ("reward_service",)  # modules whose children are executed: gRPC does not survive a fork beside its threads
 INTERPRETER_FLAGS = ("-B", "-u")  # which make no difference here
 COMMAND_LINE = 8192  # bytes that a process can show as its own in /proc
 _PR_SET_CHILD_SUBREAPER = 36
@@ -240,7 +241,8 @@ def _become(start: Start, preexec: Callable[[], object] | None, received: dict[i
         if start.environment is not None:
             os.environ.clear()
             os.environ.update(start.environment)
-        install()
+        if start.arguments[1] not in EXECUTING:
+            install()
         _take_command_line(start.arguments)
         status = _run(start.arguments)
         threading._shutdown()  # type: ignore[attr-defined]
@@ -290,6 +292,8 @@ _parents: list[Any] = []  # streams whose buffers are the parent's to write
 def _forget_parent() -> None:
     """Nothing that the parent has under way goes on here or is ended here."""
     gc.freeze()
+    _posixsubprocess.fork_exec = _fork_exec
+    subprocess._fork_exec = _fork_exec  # type: ignore[attr-defined]
     signal.set_wakeup_fd(-1)
     for signum in signal.valid_signals():
         if callable(signal.getsignal(signum)):

@@ -1,25 +1,30 @@
 """Addresses of this machine, and free TCP ports for servers that it starts for itself."""
 
+import random
 import socket
 from contextlib import ExitStack
 
 from vision_sr1.config import ConfigError
 
+SERVERS = range(20_000, 32_000)  # below those that Linux gives to connections
+
 
 class Ports(ExitStack):
     """Ports kept for servers that are started later, or again: no other `Ports` gives them out until this one is left.
 
-    A port is held by a socket that is bound and does not listen. A server that reuses addresses, as servers do that
-    come back at once, can listen on it all the same.
+    They are drawn from SERVERS, so that no connection from this machine takes one before its server listens. A port is
+    held by a socket that is bound and does not listen. A server that reuses addresses, as servers do that come back at
+    once, can listen on it all the same.
     """
 
     def keep(self, host: str = "127.0.0.1", preferred: int = 0) -> int:
-        """`preferred` where it is free, otherwise any free port of the host's address.
+        """`preferred` where it is free, otherwise a free port of the host's address.
 
         Raises:
             ConfigError: `host` is no address of this machine.
         """
-        for port in (preferred, 0):
+        drawn = random.SystemRandom().sample(SERVERS, 20)
+        for port in (*([preferred] if preferred else []), *drawn, 0):
             held = socket.socket()
             try:
                 held.bind((host, port))  # to reuse addresses here would let two of us hold the same port

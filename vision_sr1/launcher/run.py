@@ -20,6 +20,7 @@ from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
+STOPPED = 128 + signal.SIGTERM  # of a service that was told to stop before its work was done
 WATCH_S = 0.25
 MAIN_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
 
@@ -159,7 +160,8 @@ def _watch(
             status = service.own_status()
             if service is main and status == 0:
                 return
-            hopeless = service is main and status > 0 and tail.lines == lines_at_start
+            failed = service is main and status > 0 and status != STOPPED
+            hopeless = failed and tail.lines == lines_at_start
             if service.restarts_left == 0 or status == USER_MISTAKE or hopeless:
                 raise StageFailedError(
                     f"{'the ' * (service is main)}{service.name} ended with status {status} after "
