@@ -4,10 +4,10 @@ What they run, and how they are related, is as without it: each is a process of 
 started it, in the session and with the environment and descriptors that it would have had. Only the interpreter's
 start and the imports of LIBRARIES are saved.
 
-`install` makes `subprocess` and `multiprocessing` do so for `python -m …` and for spawned processes. Processes that the
-tests start are forked from a server, `python -m tests.forking SOCKET`: it has one thread, has imported nothing of this
-project, and gives its children to the one that asked. Those processes fork themselves for theirs: launcher, services,
-ranks and engines all start this way.
+`install` makes `subprocess` do so for `python -m …`. Processes that the tests start are forked from a server,
+`python -m tests.forking SOCKET`: it has one thread, has imported nothing of this project, and gives its children to the
+one that asked. Of those, LAUNCHERS and ENGINES fork themselves for theirs, so that services, ranks and vLLM's processes
+all start this way; others execute theirs, for a fork beside threads at work may break.
 
 `VISION_SR1_TESTS_FORK=0` in the environment has all processes start as a user's do.
 """
@@ -72,7 +72,8 @@ WHEN_IMPORTED = {  # what libraries read as they are imported, as the launcher a
 SERVER = "tests.forking"
 SWITCH = "VISION_SR1_TESTS_FORK"
 START_S = 120.0
-EXECUTING = ("reward_service",)  # modules whose children are executed: gRPC does not survive a fork beside its threads
+LAUNCHERS = ("vision_sr1", "torch.distributed.run", "bench.soak")  # modules that start processes and do little else
+ENGINES = ("actors", "vllm.entrypoints.openai.api_server")  # modules that spawn vLLM's processes before all else
 INTERPRETER_FLAGS = ("-B", "-u")  # which make no difference here
 COMMAND_LINE = 8192  # bytes that a process can show as its own in /proc
 _PR_SET_CHILD_SUBREAPER = 36
@@ -98,8 +99,12 @@ class Start:
     new_session: bool
 
 
-def install(server: "Server | None" = None) -> None:
-    """Has Python processes that this one starts be forked: from the server, or without one from this process."""
+def install(server: "Server | None" = None, *, spawned: bool = False) -> None:
+    """Has Python processes that this one starts be forked: from the server, or without one from this process.
+
+    Args:
+        spawned: also those that `multiprocessing` spawns, which is safe where no threads are at work yet.
+    """
     if os.environ.get(SWITCH) == "0":
         return
 
@@ -109,7 +114,7 @@ def install(server: "Server | None" = None) -> None:
         arguments = list(dropwhile(INTERPRETER_FLAGS.__contains__, map(os.fsdecode, command[1:])))
         is_python = os.fsencode(sys.executable) in map(os.fsencode, executables)
         can_fork = is_python and arguments[:1] in (["-m"], ["-c"]) and arguments[1] != SERVER
-        if not can_fork or (server and preexec):
+        if not can_fork or (is_spawned(arguments) and not spawned) or (server and preexec):
             return int(_fork_exec(*call))
         start = Start(
             arguments=arguments,
@@ -123,6 +128,11 @@ def install(server: "Server | None" = None) -> None:
 
     _posixsubprocess.fork_exec = fork_exec
     subprocess._fork_exec = fork_exec  # type: ignore[attr-defined]
+
+
+def is_spawned(arguments: list[str]) -> bool:
+    """Whether a command line is that of a process which `multiprocessing` spawns."""
+    return arguments[0] == "-c" and arguments[1].startswith("from multiprocessing.spawn")
 
 
 def fork_here(start: Start, preexec: Callable[[], object] | None = None) -> int:
@@ -241,8 +251,9 @@ def _become(start: Start, preexec: Callable[[], object] | None, received: dict[i
         if start.environment is not None:
             os.environ.clear()
             os.environ.update(start.environment)
-        if start.arguments[1] not in EXECUTING:
-            install()
+        has_engine = start.arguments[1] in ENGINES or is_spawned(start.arguments)
+        if has_engine or start.arguments[1] in LAUNCHERS:
+            install(spawned=has_engine)
         _take_command_line(start.arguments)
         status = _run(start.arguments)
         threading._shutdown()  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Every benchmark at its smallest size, as a user runs it. How fast anything is, no test looks at."""
 
 import json
+import os
 import re
 import runpy
 import shlex
@@ -18,6 +19,7 @@ import bench
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"soak": "tests/system/test_soak.py"}
 TIMEOUT_S = 400
+RANK = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # what `single_rank` sets for this process
 
 system, slow = pytest.mark.system, pytest.mark.slow
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() == 1, reason="the learner and the actor need a GPU each")
@@ -61,8 +63,13 @@ def benchmarks() -> list[str]:
 def test_a_benchmark_runs_and_ends_with_its_result(name: str, options: str, tmp_path: Path):
     report = shutil.copy(ROOT / "docs" / "claims.md", tmp_path)
     words = shlex.split(options.format(folder=tmp_path, study=f"--root {tmp_path}/runs --report {report}"))
+    environment = {key: value for key, value in os.environ.items() if key not in RANK}
     done = subprocess.run(
-        [sys.executable, "-m", f"bench.{name}", *words], capture_output=True, text=True, timeout=TIMEOUT_S
+        [sys.executable, "-m", f"bench.{name}", *words],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        env=environment,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
