@@ -32,7 +32,7 @@ def full(sibling: str) -> Any:
     return pytest.mark.full(sibling=f"tests/{sibling}")
 
 
-PUBLISHED = full("bench/test_smoke.py::test_a_benchmark_runs_and_ends_with_its_result[weights]")
+PUBLISHED = full("system/test_weights.py::test_the_actor_equals_transformers_after_each_version")
 REPORTED = full("bench/test_claims.py::test_a_finished_study_is_judged_and_reported")
 ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
 
@@ -44,7 +44,7 @@ SMALLEST = [
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
     ("reward", "--rollouts 2 --traces 8 --requests 9", [slow]),
     ("streams", "--rollouts 8 --replicas 1", [slow]),
-    ("weights", "--quick --actors 1 --rounds 1", [system, two_gpus]),
+    ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
 COMPARING = {"actor", "claims", "claims.conditions", "streams", "weights"}
 
