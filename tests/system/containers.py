@@ -153,12 +153,12 @@ class Pod:
 
     def start(self, *more: str) -> "Pod":
         """Runs the container's command, with more arguments."""
-        log = (self.folder / f"{self.name}.log").open("ab")
         script = self._script([*self.command(), *more])
         inside = ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "bash", "-ec", script]
-        self.process = subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace, *inside], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                ["ip", "netns", "exec", self.namespace, *inside], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         return self
 
     def command(self) -> list[str]:
