@@ -119,7 +119,8 @@ def test_the_actor_equals_transformers_after_each_version(
     builder, transfer = learner.builder, learner.transfer
     rows = Questions(str(shapes["train"]), actor.config.data)
     turns = [(rows[i].question, rows[i].images) for i in range(4)] + [
-        ("top left square red . what color is the square", [])
+        ("top left square red . what color is the square", []),
+        ("top left square red ; " * 30 + "what color is the square", []),  # longer than a block of the prefix cache
     ]
     references = [(text, [actor.image(data) for data in images], images) for text, images in turns]
 
