@@ -526,6 +526,21 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
 
 
 @on_each_actor
+def test_a_sample_that_updates_throw_away_again_and_again_is_given_up(actor: Actor, learner: Learner):
+    transfer = transfer_with(learner, actor, update_mode="abort", same_weights_grace_s=0.1)
+    sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=200)
+    request = actor_pb2.GenerateRequest(
+        schema_version=1, request_id="hurried", text="what", num_samples=512, sampling=sampling
+    )
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(lambda: list(actor.stub.Generate(request, timeout=120)))
+        while not answering.done():
+            assert transfer.send(actor.version() + 1, [actor.info])
+    with pytest.raises(grpc.RpcError, match=r"hurried/\d+ was begun 10 times[\s\S]*publications come faster"):
+        answering.result()
+
+
+@on_each_actor
 def test_an_update_waits_until_re_queries_are_home(
     actor: Actor, learner: Learner, shapes: dict[str, Path], untied_model: Path
 ):
