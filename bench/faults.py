@@ -290,14 +290,14 @@ def careless(folder: Path, data: Path) -> Iterator[Test]:
     edited = folder / "edited"
     shutil.copytree(folder / "leaky", edited, dirs_exist_ok=True)
     model = json.loads((edited / "config.json").read_text())
-    model["text_config"]["rms_norm_eps"] = 0.1
+    model["text_config"]["rms_norm_eps"] = 0.05
     (edited / "config.json").write_text(json.dumps(model))
     nobody = f"127.0.0.1:{free_port()}"
     options = [
         f"reward.judge.url=http://{nobody}",
         *("reward.judge.model=nobody", "reward.judge.attempts=1"),
         f"reward.traces.url=postgresql+psycopg://nobody@{nobody}/traces",
-        *("learner.weights.verify_every=0", "learner.max_staleness=0"),
+        *("learner.weights.verify_every=0", "learner.max_staleness=0", "learner.learning_rate=1e-9"),
     ]
     with Watched(folder / "careless", folder / "leaky", data, *options, actors=[f"model.path={edited}"]) as run:
         time.sleep(RECORDINGS[CARELESS].seconds)
