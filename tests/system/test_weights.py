@@ -502,7 +502,7 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
 
     async def work(prompts: Stream, rollouts: Stream) -> list[pb.Rollout]:
         """Keeps the actor busy while the following version is published."""
-        fed, taken = 0, []
+        fed, taken = 0, list[pb.Rollout]()
         publishing: asyncio.Task[bool] | None = None
         while publishing is None or not publishing.done():
             while 8 * fed - len(taken) < 24 * 8:
