@@ -24,10 +24,12 @@ from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
 
 NO_VERSION = -1
 FINISHED = ("stop", "length")
-BEGINNINGS = 10  # of one sample
+SAMPLE_ATTEMPTS = 10
 FORBIDDEN_BIAS = -100.0
 WORKERS = {"cpu": "CPUTrainingWorker", "cuda": "TrainingWorker"}
-HURRIED = ": publications come faster than answers are finished (learner.weights.update_mode: in_flight keeps them)"
+PUBLISHED_TOO_OFTEN = (
+    ": weights are published faster than answers are finished; learner.weights.update_mode: in_flight keeps them"
+)
 ENGINES = {"nccl": "bounded_nccl", "gloo": "gloo"}  # vLLM's names of what `vision_sr1.weights` registers
 
 
@@ -36,7 +38,7 @@ class BadRequestError(ValueError):
 
 
 class LostSampleError(RuntimeError):
-    """The engine ended a sample before it was finished, as often as it was begun."""
+    """The engine ended every attempt at a sample before it was finished."""
 
 
 class PolicyEngine:
@@ -71,7 +73,7 @@ class PolicyEngine:
         Raises:
             BadRequestError: a broken image, markers that do not match the images, too long a prompt, or sampling
                 parameters out of range.
-            LostSampleError: a sample was begun `BEGINNINGS` times and never finished.
+            LostSampleError: `SAMPLE_ATTEMPTS` attempts at a sample were not finished.
         """
         parameters = [self._parameters(sampling, index) for index in range(num_samples)]
         prompt = await asyncio.to_thread(self._prompt, text, images)
@@ -81,7 +83,7 @@ class PolicyEngine:
         async def one(index: int) -> tuple[int, pb.Sample]:
             parameters[index].max_tokens = min(sampling.max_tokens, room)
             engine_input = rendered
-            for _ in range(BEGINNINGS):
+            for _ in range(SAMPLE_ATTEMPTS):
                 request = self._engine.generate(
                     engine_input,
                     parameters[index],
@@ -94,14 +96,14 @@ class PolicyEngine:
                 reason = final.outputs[0].finish_reason
                 if reason in FINISHED:
                     return index, self._sample(final)
-                # An update has thrown it away ("abort"), or vLLM's process has forgotten an image since it was
-                # rendered, of which it was sent only the hash ("error").
-                metrics.BEGUN_AGAIN.labels(reason).inc()
+                # "abort": by a weight update. "error": vLLM's process was sent the hash of an image that has left its
+                # cache since the prompt was rendered.
+                metrics.SAMPLE_RETRIES.labels(reason).inc()
                 await self._running.wait()
                 engine_input = await self._render(prompt)
             raise LostSampleError(
-                f"sample {request_id}/{index} was begun {BEGINNINGS} times and never finished; the engine's last "
-                f"reason is {reason!r}" + (HURRIED if reason == "abort" else "")
+                f"sample {request_id}/{index}: the engine finished none of {SAMPLE_ATTEMPTS} attempts; the last ended "
+                f"with {reason!r}" + (PUBLISHED_TOO_OFTEN if reason == "abort" else "")
             )
 
         tasks = [asyncio.ensure_future(one(index)) for index in range(num_samples)]
@@ -244,7 +246,7 @@ class PolicyEngine:
         return prompt
 
     async def _render(self, prompt: dict[str, Any]) -> Any:
-        """Token ids and features. Good for one beginning: vLLM leaves out images that it believes to be sent."""
+        """Token ids and features, for one attempt: vLLM leaves out images that its process should have in its cache."""
         try:
             (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
         except (ValueError, VLLMClientError) as error:

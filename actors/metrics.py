@@ -4,8 +4,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 ROLLOUTS = Counter("vision_sr1_actor_rollouts", "Rollouts written to the stream.")
 EMPTY_ROLLOUTS = Counter("vision_sr1_actor_empty_rollouts", "Rollouts of one token at most.")
-BEGUN_AGAIN = Counter(
-    "vision_sr1_actor_samples_begun_again", "Samples that the engine ended unfinished, by its reason.", ["reason"]
+SAMPLE_RETRIES = Counter(
+    "vision_sr1_actor_sample_retries",
+    "Samples started again because the engine ended them unfinished, by its finish reason.",
+    ["reason"],
 )
 TOKENS = Counter("vision_sr1_actor_tokens", "Tokens generated.", ["kind"])
 REQUESTS = Counter("vision_sr1_actor_generate_requests", "Generate calls, by status code.", ["code"])

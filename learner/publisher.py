@@ -37,7 +37,7 @@ class Publisher:
             PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S.
             StoppedError: the learner was asked to stop while it waited for an actor.
             WeightsDivergedError: an actor computes something else than the trainer.
-            ImagesNotSeenError: the trainer or an actor does not see images.
+            ImagesIgnoredError: the trainer or an actor ignores images.
         """
         failures: Counter[str] = Counter()
         for _ in range(self._settings.attempts):

@@ -53,8 +53,8 @@ class WeightsDivergedError(ProbeError):
     """An actor computes something else than the trainer."""
 
 
-class ImagesNotSeenError(ProbeError):
-    """The trainer or an actor computes the same whatever a prompt's images show."""
+class ImagesIgnoredError(ProbeError):
+    """Other images in a prompt change nothing in the trainer or in an actor."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,17 @@ class Comparison:
     shared_change: float = 0.0
     actors_change: float = 0.0
 
-    def blind(self, actor: str, dtype: str) -> list[str]:
-        """Who does not see the images: "the trainer", the actor, both or nobody.
+    def ignoring(self, actor: str, dtype: str) -> list[str]:
+        """Which sides ignore images: "the trainer", the actor, both or none.
 
-        Answers to both images are drawn with one seed: an actor without eyes writes the same twice, up to rounding.
+        Both answers of an actor are sampled with one seed: where it ignores the images they are equal, up to rounding.
         """
         if self.change is None:
             return []
         if self.change == 0.0:
             return ["the trainer", *([f"actor {actor}"] if self.actors_change <= ROUNDING[dtype] else [])]
-        tells = self.shared_change > ROUNDING[dtype]
-        return [f"actor {actor}"] if tells and self.actors_change < 0.1 * self.shared_change else []
+        is_clear = self.shared_change > ROUNDING[dtype]
+        return [f"actor {actor}"] if is_clear and self.actors_change < 0.1 * self.shared_change else []
 
 
 class Probe:
@@ -117,7 +117,7 @@ class Probe:
             actors: that hold `policy_version`; rank 0's count. One that does not answer is left out.
 
         Raises:
-            ImagesNotSeenError: the trainer or an actor does not see images.
+            ImagesIgnoredError: the trainer or an actor ignores images.
         """
         answered = share([self._answers(policy_version, streams, actor) for actor in actors])
         judged = {group.id: self._compare(group) for group in answered if group.rollouts}
@@ -128,13 +128,13 @@ class Probe:
             DEVIATION.set(max((one.deviation for one in found.values()), default=0.0))
             log.info("weights probed", policy_version=policy_version, comparisons=found)
         for actor, one in found.items():
-            if blind := one.blind(actor, self._config.model.dtype):
-                raise ImagesNotSeenError(
-                    f"policy version {policy_version}: {' and '.join(blind)} cannot see the images. With other images "
-                    f"in the probe's prompts, log-probabilities change by {one.change:.2g} a token in the trainer, and "
-                    f"over the tokens that both answers of actor {actor} begin with by {one.shared_change:.2g} in the "
-                    f"trainer and by {one.actors_change:.2g} in the actor. Compare the model's vision weights and its "
-                    "preprocessor_config.json with those of the model that it was made from"
+            if ignoring := one.ignoring(actor, self._config.model.dtype):
+                raise ImagesIgnoredError(
+                    f"policy version {policy_version}: {' and '.join(ignoring)} ignores the images. Other images in the "
+                    f"probe's prompts change the trainer's log-probabilities by {one.change:.2g} on average; over the "
+                    f"tokens that both answers of actor {actor} begin with, they change the trainer's by "
+                    f"{one.shared_change:.2g} and the actor's by {one.actors_change:.2g}. Compare the model's vision "
+                    "weights and preprocessor_config.json with those of the original model"
                 )
         return found
 

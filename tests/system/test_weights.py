@@ -24,7 +24,7 @@ from learner.policy import load_policy
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams
 from learner.transfer import EngineSource, FleetTransfer
-from learner.verification import ImagesNotSeenError, Probe
+from learner.verification import ImagesIgnoredError, Probe
 from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
@@ -376,9 +376,9 @@ def test_log_probabilities_are_over_the_whole_vocabulary_whatever_the_nucleus(
 
 
 @on_each_actor
-@pytest.mark.parametrize("blind", ["the trainer", "actor", "the trainer and actor"])
-def test_who_cannot_see_the_images_is_named(
-    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, blind: str
+@pytest.mark.parametrize("ignoring", ["the trainer", "actor", "the trainer and actor"])
+def test_the_side_that_ignores_images_is_named(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ignoring: str
 ):
     transfer, version = transfer_with(learner, actor), actor.version() + 1
     assert transfer.send(version, [actor.info])
@@ -392,12 +392,12 @@ def test_who_cannot_see_the_images_is_named(
         assert seen.actors_change == pytest.approx(seen.shared_change, abs=1e-4)
 
         stored, decoded = streams.image_refs, learner.builder.images
-        if "actor" in blind:
+        if "actor" in ignoring:
             monkeypatch.setattr(streams, "image_refs", lambda images: stored([black.getvalue()] * len(images)))
-        if "trainer" in blind:
+        if "trainer" in ignoring:
             monkeypatch.setattr(learner.builder, "images", lambda images: decoded([black.getvalue()] * len(images)))
-        named = blind.replace("actor", f"actor {actor.info.id}")
-        with pytest.raises(ImagesNotSeenError, match=f"version {version}: {named} cannot see the images"):
+        named = ignoring.replace("actor", f"actor {actor.info.id}")
+        with pytest.raises(ImagesIgnoredError, match=f"version {version}: {named} ignores the images"):
             probe.comparisons(version, streams, transfer.members)
 
 
@@ -498,7 +498,7 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
     transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
     assert transfer.send(version, [actor.info])
     actor.generate("what color is the square", [seen])
-    begun_again = actor.counted("vision_sr1_actor_samples_begun_again_total")
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total")
 
     async def work(prompts: Stream, rollouts: Stream) -> list[pb.Rollout]:
         """Keeps the actor busy while the following version is published."""
@@ -521,7 +521,7 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
         assert [span.start for span in sample.versions] == [0, *(span.end for span in sample.versions)][:-1]
         assert sample.versions[-1].end == len(sample.response_token_ids) == len(sample.logprobs)
     assert ([version, version + 1] in versions) == (mode == "in_flight")
-    begun_again = actor.counted("vision_sr1_actor_samples_begun_again_total") - begun_again
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total") - begun_again
     assert (begun_again > 0) == (mode == "abort")
 
 
@@ -536,7 +536,9 @@ def test_a_sample_that_updates_throw_away_again_and_again_is_given_up(actor: Act
         answering = pool.submit(lambda: list(actor.stub.Generate(request, timeout=120)))
         while not answering.done():
             assert transfer.send(actor.version() + 1, [actor.info])
-    with pytest.raises(grpc.RpcError, match=r"hurried/\d+ was begun 10 times[\s\S]*publications come faster"):
+    with pytest.raises(
+        grpc.RpcError, match=r"hurried/\d+: the engine finished none of 10 attempts[\s\S]*published faster"
+    ):
         answering.result()
 
 
