@@ -397,7 +397,7 @@ def test_the_side_that_ignores_images_is_named(
         if "trainer" in ignoring:
             monkeypatch.setattr(learner.builder, "images", lambda images: decoded([black.getvalue()] * len(images)))
         named = ignoring.replace("actor", f"actor {actor.info.id}")
-        with pytest.raises(ImagesIgnoredError, match=f"version {version}: {named} ignores the images"):
+        with pytest.raises(ImagesIgnoredError, match=f"version {version}: images are ignored by {named}[.]"):
             probe.comparisons(version, streams, transfer.members)
 
 
