@@ -131,8 +131,8 @@ class Probe:
             if ignoring := one.ignoring(actor, self._config.model.dtype):
                 raise ImagesIgnoredError(
                     f"policy version {policy_version}: images are ignored by {' and '.join(ignoring)}. Other images in "
-                    f"the probe's prompts change the trainer's log-probabilities by {one.change:.2g} on average; over the "
-                    f"tokens that both answers of actor {actor} begin with, they change the trainer's by "
+                    f"the probe's prompts change the trainer's log-probabilities by {one.change:.2g} on average. Over "
+                    f"the tokens that both answers of actor {actor} begin with, they change the trainer's by "
                     f"{one.shared_change:.2g} and the actor's by {one.actors_change:.2g}. Compare the model's vision "
                     "weights and preprocessor_config.json with those of the original model"
                 )
