@@ -1,5 +1,6 @@
 """Supervised fine-tuning on one rank: conversations that cannot be used, wherever they are."""
 
+import itertools
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -50,6 +51,25 @@ def test_a_step_that_has_nothing_to_learn_from_is_passed_over(
             one._learn(batch)
             changed.append(any(not torch.equal(a, b) for a, b in zip(before, weights(one), strict=True)))
     assert sorted(changed) == [False, True, True, True]
+
+
+def test_a_stage_resumed_with_other_batches_draws_each_conversation_once_an_epoch(
+    tmp_path: Path, tiny_model: Path, single_rank: torch.device
+):
+    rows = [[GOOD[0], {"role": "assistant", "content": "red " * count}] for count in range(1, 10)]
+    drawn: list[int] = []
+    options = ["learner.sft.epochs=1"]
+    for size, steps in (("3", 1), ("1", 2), ("2", 2)):
+        one = trainer(tmp_path, tiny_model, rows, *options, f"learner.sft.sequences_per_step={size}")
+        with one._scalars:
+            for batch in itertools.islice(one._batches(), steps):
+                one._learn(batch)
+                drawn += [len(sequence) for sequence in batch]
+        one._checkpoint()
+        one._checkpoints.settle(wait=True)
+        options = ["learner.sft.epochs=1", "learner.resume=true"]
+    assert len(set(drawn)) == len(drawn) == len(rows)
+    assert (one._step, one._steps) == (5, 5)
 
 
 @pytest.mark.parametrize(("steps", "count"), [("null", 3), ("2", 2), ("100", 3)])

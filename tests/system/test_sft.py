@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -10,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from tests.system.conftest import fine_tuning
+from vision_sr1.cli import app
 
 STAGE = [
     "learner.sft.steps=12",
@@ -46,6 +49,11 @@ def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversati
     status, output = parts.finish()
     assert status == 2
     assert "--resume continues it from its last checkpoint" in output
+    other = CliRunner().invoke(
+        app, ["sft", str(parts.folder / "run.yaml"), *parts.arguments[1:], "--resume", "run.seed=1"]
+    )
+    assert other.exit_code == 2
+    assert "run.seed: 1 instead of 0" in " ".join(other.output.split())
     status, output = parts.finish("--resume")
     assert status == 0, output + parts.logs()
     losses = [[line["sft/loss"] for line in run.scalars() if "sft/loss" in line] for run in (whole, parts)]
@@ -57,8 +65,8 @@ def test_a_stopped_run_resumes_where_it_was_and_evaluates_on_held_out_conversati
 
 def test_conversations_that_cannot_be_used_are_left_out_and_counted_on_every_rank(tmp_path: Path, tiny_model: Path):
     """A step with one usable conversation for two ranks, one with none, and one with both."""
-    good = [{"role": "user", "content": "what color"}, {"role": "assistant", "content": "red"}]
-    rows: list[tuple[object, list[object]]] = [(good, [])] * 6
+    good: Any = [{"role": "user", "content": "what color"}, {"role": "assistant", "content": "red"}]
+    rows: list[tuple[Any, list[Any]]] = [(good, [])] * 6
     order = np.random.default_rng((0, 0)).permutation(len(rows))
     for place, row in ((0, (good[:1], [])), (2, (good[1:], [])), (3, (good, [{"bytes": b"", "path": None}]))):
         rows[order[place]] = row
