@@ -50,7 +50,7 @@ class Feeder:
         if drawn > len(questions):
             raise DataError(
                 f"data.train: an epoch has {len(questions)} rows, and the checkpoint has drawn {drawn} of its own: "
-                "resume it with the data of then, or start a new run from its policy with run.name and model.path"
+                "restore the old data, or start a new run from its weights with run.name and model.path"
             )
 
     @property

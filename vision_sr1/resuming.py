@@ -154,8 +154,8 @@ def changes(checkpoint: Path, config: Config, stage: Stage, now: dict[str, Any])
     if refused := [change for change in since if change.is_refused]:
         named = "; ".join(f"{c.setting}: {c.now} instead of {c.then}{c.effect.removeprefix(REFUSED)}" for c in refused)
         raise ConfigError(
-            f"{checkpoint} cannot be resumed with other values than it was written with ({named}): give those of then, "
-            f"or start a new run from its weights with run.name=OTHER model.path={checkpoint / POLICY}"
+            f"{checkpoint} cannot be resumed with what has changed since ({named}): restore the old values, or start a "
+            f"new run from its weights with run.name=OTHER model.path={checkpoint / POLICY}"
         )
     return since
 
@@ -240,7 +240,7 @@ def _changed_data(
             )
             if new["rows"] > old["rows"]:
                 first = fingerprint(load_table(source.path), config, old["rows"])
-                after += ", which begin with those of then," if first == old["fingerprint"] else ""
+                after += ", which begin with the old ones," if first == old["fingerprint"] else ""
             yield Change(name, before, after, REFUSED)
         elif old["path"] != new["path"]:
             yield Change(f"{name}.path", old["path"], new["path"], _SAME_CONTENT)

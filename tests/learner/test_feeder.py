@@ -42,7 +42,7 @@ def test_a_state_of_more_rows_than_there_are_is_refused(tmp_path: Path, shapes: 
     fewer = tmp_path / "fewer.parquet"
     pq.write_table(pq.read_table(shapes["train"]).slice(0, 40), fewer)
     assert feeder(fewer, position=40, outstanding=["1/39"]).draw(1)
-    with pytest.raises(DataError, match="an epoch has 40 rows, and the checkpoint has drawn 41 of its own: resume"):
+    with pytest.raises(DataError, match="an epoch has 40 rows, and the checkpoint has drawn 41 of its own: restore"):
         feeder(fewer, **state)
 
 

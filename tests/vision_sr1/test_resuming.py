@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save_file
 
 from tests.conftest import TINY
 from vision_sr1.config import Config, ConfigError, load_config
@@ -36,16 +37,29 @@ def written(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def model(folder: Path, first: int = 0) -> Path:
+    """Weights of a megabyte."""
+    folder.mkdir()
+    save_file({"weight": np.arange(first, first + 250_000, dtype=np.float32)}, folder / "model.safetensors")
+    return folder
+
+
 class Checkpoint:
     """A manifest as the learner writes it, of a run whose settings are then changed."""
 
-    def __init__(self, folder: Path, model: Path, stage: Stage, **state: Any) -> None:
+    def __init__(self, folder: Path, stage: Stage, **state: Any) -> None:
         self.stage = stage
         self.data = written(folder / "data" / "rows.parquet", ROWS)
         self.second = written(folder / "data" / "second.parquet", ROWS[:2])
         key = "data.train" if stage == "rl" else "data.sft"
         sets = json.dumps([{"path": str(self.data), "weight": 0.5}, {"path": str(self.second)}])
-        self.settings = [*TINY, f"run.dir={folder}", f"model.path={model}", f"{key}={sets}", "learner.resume=true"]
+        self.settings = [
+            *TINY,
+            f"run.dir={folder}",
+            f"model.path={model(folder / 'model')}",
+            f"{key}={sets}",
+            "learner.resume=true",
+        ]
         self.folder = folder / "run" / "checkpoints" / "000003"
         self.folder.mkdir(parents=True)
         config = self.config()
@@ -61,8 +75,8 @@ class Checkpoint:
 
 
 @pytest.fixture(params=["rl", "sft"])
-def checkpoint(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path) -> Checkpoint:
-    return Checkpoint(tmp_path, tiny_model, request.param)
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Checkpoint:
+    return Checkpoint(tmp_path, request.param)
 
 
 def test_nothing_changed_where_nothing_did(checkpoint: Checkpoint, tmp_path: Path):
@@ -73,7 +87,7 @@ def test_nothing_changed_where_nothing_did(checkpoint: Checkpoint, tmp_path: Pat
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        (ROWS + ROWS[:2], r"8 rows in .* \(\w{8}\), which begin with those of then, instead of 6 rows in"),
+        (ROWS + ROWS[:2], r"8 rows in .* \(\w{8}\), which begin with the old ones, instead of 6 rows in"),
         (ROWS[1:] + ROWS[:3], r"8 rows in \S* \(\w{8}\) instead of 6 rows in"),
         (ROWS[:4], "4 rows in .* instead of 6 rows in"),
         (ROWS[::-1], "6 rows in .* instead of 6 rows in"),
@@ -85,7 +99,7 @@ def test_nothing_changed_where_nothing_did(checkpoint: Checkpoint, tmp_path: Pat
 )
 def test_other_rows_are_refused_with_the_way_out(checkpoint: Checkpoint, rows: list[dict[str, Any]], said: str):
     written(checkpoint.data, rows)
-    way_out = r"give those of then, or start a new run .* run.name=OTHER model.path=\S*000003/policy$"
+    way_out = r"restore the old values, or start a new run .* run.name=OTHER model.path=\S*000003/policy$"
     with pytest.raises(ConfigError, match=rf"data\.(train|sft)\[0\]: {said}.*{way_out}") as refused:
         checkpoint.changes()
     assert "\n" not in str(refused.value)
@@ -105,14 +119,10 @@ def test_the_same_rows_and_weights_elsewhere_go_on(checkpoint: Checkpoint, tmp_p
     assert set(found.values()) == {"another place of the same content"}
 
 
-def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path, untied_model: Path):
-    other = tmp_path / "other"
-    shutil.copytree(checkpoint.config().model.path, other)
-    weights = load_file(other / "model.safetensors")
-    save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors", {"format": "pt"})
-    for model in (other, untied_model, Path("someone/model")):
-        with pytest.raises(ConfigError, match=rf"model\.path: {model}.* instead of "):
-            checkpoint.changes(f"model.path={model}")
+def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path):
+    for path in (model(tmp_path / "other", first=1), "someone/model"):
+        with pytest.raises(ConfigError, match=rf"model\.path: {path}.* instead of "):
+            checkpoint.changes(f"model.path={path}")
 
 
 @pytest.mark.parametrize(
@@ -140,12 +150,10 @@ def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path, untied
         ("sft", "learner.sft.learning_rate=1e-3", "learner.sft.learning_rate", "from the next optimizer step on"),
     ],
 )
-def test_each_setting_has_its_effect(
-    tmp_path: Path, tiny_model: Path, stage: Stage, override: str, setting: str, effect: str
-):
-    checkpoint = Checkpoint(tmp_path, tiny_model, stage)
+def test_each_setting_has_its_effect(tmp_path: Path, stage: Stage, override: str, setting: str, effect: str):
+    checkpoint = Checkpoint(tmp_path, stage)
     if effect == "refused":
-        with pytest.raises(ConfigError, match=rf"\({setting}: \S+ instead of \S+\): give those of then"):
+        with pytest.raises(ConfigError, match=rf"\({setting}: \S+ instead of \S+\): restore the old values"):
             checkpoint.changes(override)
     else:
         assert checkpoint.changes(override)[setting].startswith(effect)
@@ -159,17 +167,17 @@ def test_weights_and_number_of_mixed_sets_are_refused(checkpoint: Checkpoint):
         checkpoint.changes(f"{key}={checkpoint.second}")
 
 
-def test_within_a_batch_its_steps_stay_as_they_are(tmp_path: Path, tiny_model: Path):
+def test_within_a_batch_its_steps_stay_as_they_are(tmp_path: Path):
     state = {"unfinished": {"prompts": ["0/1"], "steps": 1}, "batch": 2}
-    checkpoint = Checkpoint(tmp_path, tiny_model, "rl", **state)
+    checkpoint = Checkpoint(tmp_path, "rl", **state)
     for override in ("learner.prompts_per_step=64", "learner.off_policy.recompute_proximal=true"):
         with pytest.raises(ConfigError, match=rf"{override.partition('=')[0]}: .*, until batch 3 is learned from"):
             checkpoint.changes(override)
     assert checkpoint.changes("learner.prompts_per_batch=1024")
 
 
-def test_a_checkpoint_of_before_or_of_another_stage(tmp_path: Path, tiny_model: Path):
-    checkpoint = Checkpoint(tmp_path, tiny_model, "rl")
+def test_a_checkpoint_of_before_or_of_another_stage(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path, "rl")
     config = checkpoint.config(f"data.sft={checkpoint.data}")
     with pytest.raises(ConfigError, match="is a checkpoint of rl, not of sft: choose another run.name"):
         changes(checkpoint.folder, config, "sft", origin(config, "sft"))
@@ -179,10 +187,10 @@ def test_a_checkpoint_of_before_or_of_another_stage(tmp_path: Path, tiny_model: 
     assert checkpoint.changes("run.seed=7") == {}
 
 
-def test_a_template_that_was_edited_is_seen(tmp_path: Path, tiny_model: Path):
+def test_a_template_that_was_edited_is_seen(tmp_path: Path):
     template = tmp_path / "own.jinja"
     template.write_text("{{ question }}")
-    checkpoint = Checkpoint(tmp_path, tiny_model, "rl")
+    checkpoint = Checkpoint(tmp_path, "rl")
     checkpoint.settings.append(f"data.prompt_template={template}")
     before = origin(checkpoint.config(), "rl")["settings"]["data.prompt_template"]
     template.write_text("{{ question }}!")
@@ -191,9 +199,8 @@ def test_a_template_that_was_edited_is_seen(tmp_path: Path, tiny_model: Path):
 
 def test_the_command_prints_the_changes(checkpoint: Checkpoint, capsys: pytest.CaptureFixture[str]):
     print_changes(checkpoint.config("learner.max_grad_norm=0.5"), checkpoint.stage, Console(width=200))
-    (row,) = (line.split("│") for line in capsys.readouterr().out.splitlines() if "max_grad_norm" in line)
-    cells = [cell.strip() for cell in row if cell.strip()]
-    assert cells == ["learner.max_grad_norm", "1.0", "0.5", "from the next optimizer step on"]
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "learner.max_grad_norm 1.0 0.5 from the next optimizer step on" in printed
 
 
 def test_fingerprints_are_of_every_form_of_data(tmp_path: Path):

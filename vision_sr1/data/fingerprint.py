@@ -26,16 +26,16 @@ def fingerprint(table: Table, config: DataConfig, count: int) -> str:
     digest = hashlib.sha256()
     for part in table.stored(read, count):
         for name in sorted(part.column_names):
-            for leaf, values in _leaves(name, part[name].combine_chunks()):
+            for leaf, values in _leaves(name, part[name]):
                 digest.update(json.dumps([leaf, values.to_pylist()], default=repr).encode())
     return digest.hexdigest()
 
 
-def _leaves(name: str, values: pa.Array) -> Iterator[tuple[str, pa.Array]]:
+def _leaves(name: str, values: pa.ChunkedArray) -> Iterator[tuple[str, pa.ChunkedArray]]:
     """The parts of nested values, each with where it is."""
     kind = values.type
     if pa.types.is_struct(kind):
-        yield name, values.is_valid()
+        yield name, pc.is_valid(values)
         for field in sorted(field.name for field in kind):
             yield from _leaves(f"{name}.{field}", pc.struct_field(values, field))
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):

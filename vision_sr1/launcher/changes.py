@@ -19,8 +19,11 @@ def print_changes(config: Config, stage: Stage, console: Console) -> None:
     checkpoint = newest_whole(config.run.path) if config.learner.resume else None
     if checkpoint is None:
         return
-    table = Table("setting", "checkpoint", "now", "effect", title=f"changed since {escape(str(checkpoint))}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("setting", "checkpoint", "now", "effect"):
+        table.add_column(name, overflow="fold")
     for change in changes(checkpoint, config, stage, origin(config, stage)):
         table.add_row(*map(escape, (change.setting, change.then, change.now, change.effect)))
     if table.row_count:
+        console.print(f"changed since {checkpoint}:", highlight=False, markup=False)
         console.print(table)
