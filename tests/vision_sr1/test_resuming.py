@@ -215,6 +215,9 @@ def test_fingerprints_are_of_every_form_of_data(tmp_path: Path):
     seen = {of(written(tmp_path / "many.parquet", many)), of(written(tmp_path / "less.parquet", many[:-1]))}
     table = load_table(str(tmp_path / "many.parquet"))
     assert fingerprint(table, config, 2499) in seen
+    latin = pa.table({"problem": pa.array([b"caf\xe9"]).view(pa.string()), "answer": ["a"]})
+    pq.write_table(latin, tmp_path / "latin.parquet")
+    assert of(tmp_path / "latin.parquet") not in seen, "what is no UTF-8 is one row's fault"
     datasets.Dataset.from_list(many).save_to_disk(tmp_path / "saved")
     assert of(tmp_path / "saved") in seen, "however it is stored"
     datasets.Dataset.from_list(many).shuffle(seed=1).save_to_disk(tmp_path / "shuffled")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,31 +21,35 @@ def fingerprint(table: Table, config: DataConfig, count: int) -> str:
 
     Texts count whole, an encoded image by its length and its last bytes, an image file by its name: no image is read.
     """
-    columns = (config.prompt_key, config.answer_key, config.source_key, config.scene_key, config.image_key)
-    forms = (column for form in FORMS for column in form)
-    read = sorted({*columns, *COLUMNS, *VIDEOS, *forms})
-    digest = hashlib.sha256()
+    keys = (config.prompt_key, config.answer_key, config.source_key, config.scene_key, config.image_key)
+    read = {*keys, *COLUMNS, *VIDEOS, *(column for form in FORMS for column in form)}
+    digests: dict[str, Any] = {}
     for part in table.stored(read, count):
-        for name in sorted(part.column_names):
-            for leaf, values in _leaves(name, part[name]):
-                digest.update(json.dumps([leaf, values.to_pylist()], default=repr).encode())
-    return digest.hexdigest()
+        for column in part.column_names:
+            for leaf, values in _leaves(column, part[column]):
+                text = json.dumps(values.to_pylist(), separators=(",", ":"), default=repr)
+                # Joined by commas without brackets, so that it does not matter where parts begin.
+                digests.setdefault(leaf, hashlib.sha256()).update(f"{text[1:-1]},".encode() if len(values) else b"")
+    leaves = {leaf: digest.hexdigest() for leaf, digest in digests.items()}
+    return hashlib.sha256(json.dumps(leaves, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(name: str, values: pa.ChunkedArray) -> Iterator[tuple[str, pa.ChunkedArray]]:
-    """The parts of nested values, each with where it is."""
+    """The parts of nested values, each by a name of its own."""
     kind = values.type
     if pa.types.is_struct(kind):
         yield name, pc.is_valid(values)
-        for field in sorted(field.name for field in kind):
-            yield from _leaves(f"{name}.{field}", pc.struct_field(values, field))
+        for field in kind:
+            yield from _leaves(f"{name}.{field.name}", pc.struct_field(values, field.name))
     elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         yield name, pc.list_value_length(values)
         yield from _leaves(f"{name}[]", pc.list_flatten(values))
     elif kind in (pa.binary(), pa.large_binary()):
         yield name, pc.binary_length(values)
-        yield name, pc.binary_slice(values, -TAIL_BYTES)
-    elif name.endswith(".path") and kind in (pa.string(), pa.large_string()):  # absolute in folders of images
-        yield name, pc.replace_substring_regex(values, "^/.*/", "")
+        yield f"{name}[-{TAIL_BYTES}:]", pc.binary_slice(values, -TAIL_BYTES)
+    elif kind in (pa.string(), pa.large_string()):
+        is_absolute = name.endswith(".path")  # in folders of images
+        shown = pc.replace_substring_regex(values, "^/.*/", "") if is_absolute else values
+        yield name, shown.cast(pa.large_binary())  # which may be no UTF-8
     else:
         yield name, values

@@ -1,7 +1,7 @@
 """Tables of rows from files, folders and hubs, through the `datasets` library: memory-mapped, so of any size."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ class Table(Protocol):
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
-    def stored(self, columns: Sequence[str], count: int) -> Iterator[pa.Table]:
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
         """The first `count` rows as they are stored, `ROWS_AT_ONCE` at a time.
 
         Args:
@@ -120,8 +120,8 @@ class _Columns:
             ) from error
         return row
 
-    def stored(self, columns: Sequence[str], count: int) -> Iterator[pa.Table]:
-        there = [column for column in columns if column in self.column_names]
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        there = [column for column in self._rows.column_names if column in columns]
         return _stored(self._rows.select_columns(there), count)
 
 
@@ -157,7 +157,7 @@ class _JsonLines:
             raise DataError(f"{where}: {line[:40]!r} is no JSON object", "row")
         return row
 
-    def stored(self, columns: Sequence[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole lines)
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole lines)
         return _stored(self._lines, count)
 
 
