@@ -22,7 +22,8 @@ def fingerprint(table: Table, config: DataConfig, count: int) -> str:
     Texts count whole, an encoded image by its length and its last bytes, an image file by its name: no image is read.
     """
     keys = (config.prompt_key, config.answer_key, config.source_key, config.scene_key, config.image_key)
-    read = {*keys, *COLUMNS, *VIDEOS, *(column for form in FORMS for column in form)}
+    columns = {*keys, *(key.partition(".")[0] for key in keys), *COLUMNS, *VIDEOS}  # `a.b` may be a field of `a`
+    read = columns.union(*FORMS)
     digests: dict[str, Any] = {}
     for part in table.stored(read, count):
         for column in part.column_names:
