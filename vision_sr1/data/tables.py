@@ -1,11 +1,15 @@
 """Tables of rows from files, folders and hubs, through the `datasets` library: memory-mapped, so of any size."""
 
 import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from vision_sr1.data.errors import DataError
 
+ROWS_AT_ONCE = 1000  # of those read as they are stored
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "text"}
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder that `save_to_disk` wrote
 _REPLACED = "\ufffd"  # what decoding puts in place of bytes that are no UTF-8
@@ -22,6 +26,14 @@ class Table(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        """The first `count` rows as they are stored, `ROWS_AT_ONCE` at a time.
+
+        Args:
+            columns: of interest; lines of JSON are given whole.
+        """
+        ...
 
 
 def load_table(source: str) -> Table:
@@ -108,6 +120,10 @@ class _Columns:
             ) from error
         return row
 
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        there = [column for column in self._rows.column_names if column in columns]
+        return _stored(self._rows.select_columns(there), count)
+
 
 class _JsonLines:
     """A line a row, each read when it is asked for: rows may differ, and a broken one spoils no other."""
@@ -140,3 +156,11 @@ class _JsonLines:
         if not isinstance(row, dict):
             raise DataError(f"{where}: {line[:40]!r} is no JSON object", "row")
         return row
+
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole lines)
+        return _stored(self._lines, count)
+
+
+def _stored(rows: Any, count: int) -> Iterator[pa.Table]:
+    tables: Iterator[pa.Table] = rows.select(range(count)).with_format("arrow").iter(ROWS_AT_ONCE)
+    return tables
