@@ -128,12 +128,13 @@ def test_the_proximal_policy_makes_no_difference_where_the_actors_agree_with_the
     for recompute in ("false", "true"):
         agreeing = learner(f"learner.off_policy.recompute_proximal={recompute}")
         agreeing.sample_on_policy()
+        before = agreeing.weights()
         scalars = agreeing.learn()
         assert abs(scalars["mismatch_kl/engine_trainer"]) < 1e-9
         assert scalars["off_policy/truncated"] == 0.0
         results.append(agreeing.weights())
     for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, rtol=1e-4, atol=1e-5)
+        assert float((results[1][name] - value).norm()) <= 1e-2 * float((value - before[name]).norm()), name
 
 
 def test_importance_weights_correct_for_actors_that_disagree(learner):
@@ -242,6 +243,7 @@ def test_checkpointed_activations_are_recomputed_and_give_the_same_step(learner)
     steps = []
     for enabled in ("false", "true"):
         trained = learner(f"learner.gradient_checkpointing={enabled}", "learner.prompts_per_step=4")
+        trained.learn()  # the first batch is preceded by a comparison
         calls: list[int] = []
         trained.policy.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_, c=calls: c.append(1))
         trained.learn()
