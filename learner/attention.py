@@ -96,8 +96,8 @@ class _TreeAttention(torch.autograd.Function):
             at = part.query_places
             of_prefix = kernel.forward(query, key, value, part, scale)
             both = torch.logaddexp(logsumexp[at], of_prefix.logsumexp)
-            shares = ((lse - both).exp().unsqueeze(-1) for lse in (logsumexp[at], of_prefix.logsumexp))
-            out[at] = sum(o * share for o, share in zip((out[at], of_prefix.out), shares, strict=True)).to(out.dtype)
+            own_share, prefix_share = ((lse - both).exp().unsqueeze(-1) for lse in (logsumexp[at], of_prefix.logsumexp))
+            out[at] = (own_share * out[at] + prefix_share * of_prefix.out).to(out.dtype)
             logsumexp[at] = both
         ctx.save_for_backward(query, key, value, out, logsumexp)
         ctx.layout, ctx.scale = layout, scale

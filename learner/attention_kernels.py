@@ -3,7 +3,7 @@
 All take and give tokens as they stand in the pack, without the places that only fill up rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -61,8 +61,8 @@ class Part:
 
     def to(self, device: torch.device) -> "Part":
         """On another device."""
-        moved = (v.to(device) if isinstance(v, Tensor) else v for v in vars(self).values())
-        return Part(*moved)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 class Attended(NamedTuple):

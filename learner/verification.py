@@ -206,7 +206,8 @@ class Probe:
             )
             for sample, index in answers
         ]
-        packed = pack(sequences, self._builder.filler(), partial(rope_positions, self._engine.module))
+        rope = partial(rope_positions, self._engine.module)
+        packed = pack(sequences, self._builder.filler(), rope, share_prompts=False)
         with torch.no_grad():
             logprobs = token_logprobs(self._engine, packed, self._device).cpu()
         parts = logprobs.split([len(sample.response_token_ids) for sample, _ in answers])

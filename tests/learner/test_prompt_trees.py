@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,10 +17,12 @@ from learner.attention import Layout
 from learner.attention_kernels import Kernel, Padded, Plain
 from learner.packing import pack, prompt_trees
 from learner.policy import load_policy, rope_positions, token_logprobs
+from learner.samples import TrainingSample, by_prompt, tokens_of
 from learner.sequences import Sequence, SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.data import Conversations
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 CPU = torch.device("cpu")
 PROMPTS = [  # which of the pictures, and words
@@ -145,3 +148,21 @@ def test_a_token_attends_to_its_prompt_and_what_comes_before_it_in_its_branch(tr
                 found += [(query, key) for key in keys[is_key].tolist()[: place + 1 if part.is_causal else None]]
     assert len(found) == len(set(found))
     assert set(found) == allowed
+
+
+def training_sample(prompt: int, length: int) -> TrainingSample:
+    none: Any = np.zeros(length)
+    sample = pb.Sample(prompt_token_ids=[prompt] * (3 + prompt), response_token_ids=[9] * length)
+    return TrainingSample(sample, (), none.astype(np.float32), none.astype(np.int64), {}, {})
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20)), max_size=30), st.integers(10, 60))
+def test_samples_of_a_prompt_stay_together_as_far_as_they_fit(drawn: list[tuple[int, int]], most: int):
+    samples = [training_sample(prompt, length) for prompt, length in drawn]
+    bundles = by_prompt(samples, most)
+    assert sorted(id(sample) for bundle in bundles for sample in bundle) == sorted(map(id, samples))
+    assert all(tokens_of(bundle) <= most or len(bundle) == 1 for bundle in bundles)
+    for bundle in bundles:
+        assert len({tuple(sample.sample.prompt_token_ids) for sample in bundle}) == 1
+    whole = by_prompt(samples, 10_000)
+    assert len(whole) == len({prompt for prompt, _ in drawn})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from deepspeed.utils import safe_get_full_fp32_param
+from structlog.testing import capture_logs
 
 from learner.engine import build_engine
 from learner.export import write_export
@@ -275,3 +276,25 @@ def test_every_sample_of_every_group_is_learned_from(learner):
     assert [len(group) for group in samples] == [
         len(group.rollouts) + sum(len(scored.requeries) for scored in group.rollouts) for group in made.groups
     ]
+
+
+def test_prompts_are_computed_for_each_response_where_sharing_them_is_not_exact(learner):
+    """With a tolerance that nothing meets; the step is the same."""
+    shared, plain = learner(), learner()
+    plain.update._rounding = -1.0
+    packs: list[int] = []
+    before = plain.weights()
+    for trained in (shared, plain):
+        trained.sample_on_policy()
+        tokens: list[int] = []
+        trained.policy.model.language_model.register_forward_hook(
+            lambda *arguments, t=tokens: t.append(arguments[-1].last_hidden_state.shape[1])
+        )
+        with capture_logs() as logs:
+            trained.learn()
+        packs.append(sum(tokens[2:]))  # after the comparison
+        warned = [entry for entry in logs if "computing them once changes" in entry["event"]]
+        assert len(warned) == (trained is plain)
+    assert packs[0] < 0.7 * packs[1]
+    for name, value in plain.weights().items():
+        assert float((shared.weights()[name] - value).norm()) <= 1e-2 * float((value - before[name]).norm()), name
