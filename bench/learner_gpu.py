@@ -153,9 +153,9 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        sequences = list(_sequences(groups))
-        rates.append(sum(len(prompt) + response for prompt, response in sequences) / seconds)
-        flops.append(model_flops(sequences) / seconds / 1e12)
+        trees = list(_trees(groups))
+        rates.append(sum(len(prompt) * len(responses) + sum(responses) for prompt, responses in trees) / seconds)
+        flops.append(model_flops(trees) / seconds / 1e12)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return Measured(median(rates[1:]), median(flops[1:]), peak)
 
@@ -211,12 +211,13 @@ def _held(images: dict[str, bytes], _: set[str]) -> dict[str, bytes]:
     return images
 
 
-def _sequences(groups: list[pb.ScoredGroup]) -> Iterator[tuple[list[int], int]]:
-    """Each sequence's prompt and the number of tokens of its response."""
+def _trees(groups: list[pb.ScoredGroup]) -> Iterator[tuple[list[int], list[int]]]:
+    """Each prompt once, with the lengths of its responses."""
     for group in groups:
-        for scored in group.rollouts:
-            for sample in (scored.rollout.sample, *(requery.sample for requery in scored.requeries)):
-                yield list(sample.prompt_token_ids), len(sample.response_token_ids)
+        lengths = [len(scored.rollout.sample.response_token_ids) for scored in group.rollouts]
+        yield list(group.rollouts[0].rollout.sample.prompt_token_ids), lengths
+        for requery in (requery for scored in group.rollouts for requery in scored.requeries):
+            yield list(requery.sample.prompt_token_ids), [len(requery.sample.response_token_ids)]
 
 
 if __name__ == "__main__":

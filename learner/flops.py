@@ -28,19 +28,20 @@ class ModelFlops:
         self._head = _size(policy.get_output_embeddings().weight)
         self._attention = text.num_hidden_layers * text.hidden_size
 
-    def __call__(self, sequences: Iterable[tuple[Sequence[int], int]]) -> float:
-        """Of sequences, each given by the token ids of its prompt and the number of tokens of its response.
+    def __call__(self, trees: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
+        """Of prompts that are computed once, each given by its token ids and the lengths of its responses.
 
         Two operations for each weight and token (patch; token of a response in the output head), and two for each
         dimension, layer and pair of tokens in language attention, which is causal. Vision attention is within windows
         and left out.
         """
         operations = 0
-        for prompt, response in sequences:
-            length = len(prompt) + response
+        for prompt, responses in trees:
             patches = PATCHES_PER_TOKEN * sum(token == self._image_token_id for token in prompt)
-            weights = self._language * length + self._vision * patches + self._head * response
-            operations += 2 * (weights + self._attention * length**2)
+            weights = self._language * (len(prompt) + sum(responses)) + self._vision * patches
+            weights += self._head * sum(responses)
+            pairs = len(prompt) ** 2 + sum(2 * len(prompt) * length + length**2 for length in responses)
+            operations += 2 * (weights + self._attention * pairs)
         return float(self._passes * operations)
 
 

@@ -1,9 +1,10 @@
-"""Padding-free micro-batches: sequences laid end to end, as many as a token budget holds.
+"""Padding-free micro-batches: as many sequences as a token budget holds, equal prompts and equal images once.
 
-Positions restart with every sequence, and attention does not cross from one to the next.
+Sequences with one prompt make a tree: the prompt, then a branch for each of them. Positions of a branch continue the
+prompt's; attention reaches from a branch to its prompt, and no further (`learner.attention`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from learner.attention import Layout
 from learner.sequences import Sequence
 
 RopePositions = Callable[[Sequence], Int[Tensor, "3 length"]]
@@ -22,20 +24,23 @@ class Pack:
     """One micro-batch.
 
     Attributes:
-        indices: for each selected token, the index of its sequence in the pack.
-        input_ids: all sequences, one after the other.
+        indices: for each selected token, the index of its sequence.
+        input_ids: all trees, one after the other.
         position_ids: text position first, then the three of multimodal rotary embedding.
-        is_image: true at image placeholders.
-        predict_at: positions whose logits predict the selected tokens.
+        layout: what attends to what.
+        pixel_values: of distinct images.
+        shown: the image of each place where images stand, as an index into `grid_thw`.
+        predict_at: positions whose logits predict the selected tokens, in the order of the sequences.
         targets: ids of the selected tokens.
     """
 
     indices: Int[Tensor, " selected"]
     input_ids: Int[Tensor, "1 tokens"]
     position_ids: Int[Tensor, "4 1 tokens"]
-    is_image: Int[Tensor, "1 tokens"]
+    layout: Layout
     pixel_values: Float[Tensor, "patches features"]
     grid_thw: Int[Tensor, "images 3"]
+    shown: list[int]
     predict_at: Int[Tensor, " selected"]
     targets: Int[Tensor, " selected"]
 
@@ -78,22 +83,89 @@ def micro_batches(lengths: list[int], budget: int) -> list[list[int]]:
     return mine + [[]] * (int(most) - len(mine))
 
 
-def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions) -> Pack:
-    """Lays sequences end to end; the filler goes last where none of them has an image."""
-    laid = sequences if any(s.images is not None for s in sequences) else [*sequences, filler]
-    starts = np.cumsum([0, *[len(s) for s in laid]])
-    selected = [s.selected + start for s, start in zip(laid, starts, strict=False)]
-    token_ids = torch.from_numpy(np.concatenate([s.token_ids for s in laid]))
-    positions = [torch.cat([torch.arange(len(s)).unsqueeze(0), rope(s)]) for s in laid]
-    at = torch.from_numpy(np.concatenate(selected).astype(np.int64))
-    images = [s.images for s in laid if s.images is not None]
+def prompt_trees(sequences: list[Sequence]) -> list[list[int]]:
+    """Which sequences have the same prompt and images, as indices, in the order of their first."""
+    trees: dict[Hashable, list[int]] = {}
+    for index, sequence in enumerate(sequences):
+        end = sequence.prompt_length
+        digests = () if sequence.images is None else sequence.images.digests
+        can_share = end < len(sequence) and not sequence.is_image[end:].any()
+        key: Hashable = (sequence.token_ids[:end].tobytes(), digests) if can_share else index
+        trees.setdefault(key, []).append(index)
+    return list(trees.values())
+
+
+def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions, *, share_prompts: bool = True) -> Pack:
+    """Lays trees end to end; the filler goes last where none of the sequences has an image."""
+    trees = prompt_trees(sequences) if share_prompts else [[index] for index in range(len(sequences))]
+    row = _Row(rope)
+    predict_at: dict[int, Int[Tensor, " selected"]] = {}
+    for tree in trees:
+        predict_at.update(zip(tree, row.add([sequences[index] for index in tree]), strict=True))
+    if not row.shown:
+        row.add([filler])
+    none = np.zeros(0, dtype=np.int64)
     return Pack(
         indices=torch.repeat_interleave(torch.tensor([len(s.selected) for s in sequences], dtype=torch.int64)),
-        input_ids=token_ids.unsqueeze(0),
-        position_ids=torch.cat(positions, dim=1).unsqueeze(1),
-        is_image=torch.from_numpy(np.concatenate([s.is_image for s in laid])).int().unsqueeze(0),
-        pixel_values=torch.cat([i.pixel_values for i in images]),
-        grid_thw=torch.cat([i.grid_thw for i in images]),
-        predict_at=at - 1,
-        targets=token_ids[at],
+        input_ids=torch.from_numpy(np.concatenate(row.token_ids)).unsqueeze(0),
+        position_ids=torch.cat(row.positions, dim=1).unsqueeze(1),
+        layout=Layout.of(row.trees),
+        pixel_values=torch.cat([pixels for pixels, _ in row.images.values()]),
+        grid_thw=torch.stack([grid for _, grid in row.images.values()]),
+        shown=row.shown,
+        predict_at=torch.cat([torch.from_numpy(none), *(predict_at[index] for index in range(len(sequences)))]),
+        targets=torch.from_numpy(np.concatenate([none, *(s.token_ids[s.selected] for s in sequences)])),
     )
+
+
+class _Row:
+    """A pack while it is laid.
+
+    Attributes:
+        trees: the length of each prompt, or of a sequence alone, and those of its branches.
+        images: patches and grid by digest.
+        shown: the image of each place where images stand, as an index into `images`.
+    """
+
+    def __init__(self, rope: RopePositions) -> None:
+        self.token_ids: list[Int[np.ndarray, " tokens"]] = []
+        self.positions: list[Int[Tensor, "4 tokens"]] = []
+        self.trees: list[tuple[int, list[int]]] = []
+        self.images: dict[str, tuple[Float[Tensor, "patches features"], Int[Tensor, " 3"]]] = {}
+        self.shown: list[int] = []
+        self._rope = rope
+        self._end = 0
+
+    def add(self, sequences: list[Sequence]) -> list[Int[Tensor, " selected"]]:
+        """Lays sequences with one prompt; returns for each the places that predict its selected tokens."""
+        if len(sequences) == 1:
+            start = self._trunk(sequences[0])
+            return [torch.from_numpy(sequences[0].selected) + start - 1]
+        prompt = sequences[0].prompt()
+        last = self._trunk(prompt) + len(prompt) - 1
+        rotary = 1 + int(self.positions[-1][1:].max())
+        continued = torch.tensor([len(prompt), rotary, rotary, rotary]).unsqueeze(1)
+        return [self._branch(sequence, last, continued) for sequence in sequences]
+
+    def _trunk(self, sequence: Sequence) -> int:
+        """Lays a prompt, or a sequence alone; returns where it begins."""
+        start = self._end
+        self._lay(sequence.token_ids, torch.cat([torch.arange(len(sequence)).unsqueeze(0), self._rope(sequence)]))
+        self.trees.append((len(sequence), []))
+        for digest, pixels, grid in sequence.images or ():
+            self.images.setdefault(digest, (pixels, grid))
+            self.shown.append(list(self.images).index(digest))
+        return start
+
+    def _branch(self, sequence: Sequence, last: int, continued: Int[Tensor, "4 1"]) -> Int[Tensor, " selected"]:
+        """Lays what follows the prompt, whose last token stands at `last`, from the positions after the prompt's."""
+        start, end = self._end, sequence.prompt_length
+        self._lay(sequence.token_ids[end:], continued + torch.arange(len(sequence) - end))
+        self.trees[-1][1].append(len(sequence) - end)
+        at = torch.from_numpy(sequence.selected) - end + start - 1
+        return torch.where(at < start, last, at)
+
+    def _lay(self, token_ids: Int[np.ndarray, " tokens"], positions: Int[Tensor, "4 tokens"]) -> None:
+        self.token_ids.append(token_ids)
+        self.positions.append(positions)
+        self._end += len(token_ids)

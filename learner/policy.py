@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from learner.attention import PACKED
+from learner.attention import PACKED, Layout
 from learner.lora import add_adapters
 from learner.packing import Pack
 from learner.sequences import Sequence
 from vision_sr1.config import Config, LoraConfig
 
+ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
 
 
@@ -82,9 +83,10 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
     logprobs: Tensor = model(
         input_ids=pack.input_ids.to(device),
         position_ids=pack.position_ids.to(device),
-        mm_token_type_ids=pack.is_image.to(device),
+        layout=pack.layout.to(device),
         pixel_values=pack.pixel_values.to(device, dtype),
-        image_grid_thw=pack.grid_thw.to(device),
+        grid_thw=pack.grid_thw.to(device),
+        shown=pack.shown,
         predict_at=pack.predict_at.to(device),
         targets=pack.targets.to(device),
     )
@@ -92,9 +94,20 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
 
 
 def _packed_logprobs(
-    self: Any, predict_at: Int[Tensor, " selected"], targets: Int[Tensor, " selected"], **inputs: Tensor
+    self: Any,
+    input_ids: Int[Tensor, "1 tokens"],
+    position_ids: Int[Tensor, "4 1 tokens"],
+    layout: Layout,
+    pixel_values: Float[Tensor, "patches features"],
+    grid_thw: Int[Tensor, "images 3"],
+    shown: list[int],
+    predict_at: Int[Tensor, " selected"],
+    targets: Int[Tensor, " selected"],
 ) -> Float[Tensor, " selected"]:
-    hidden = self.model(**inputs, attention_mask=None, use_cache=False).last_hidden_state[0]
+    images = self.model.get_image_features(pixel_values, grid_thw, return_dict=True)
+    images.pooler_output = tuple(images.pooler_output[index] for index in shown)
+    inputs = {"input_ids": input_ids, "position_ids": position_ids, "mm_encoder_outputs": {"image": images}}
+    hidden = self.model(**inputs, attention_mask=None, use_cache=False, layout=layout).last_hidden_state[0]
     return self.get_output_embeddings()(hidden[predict_at], targets)
 
 

@@ -1,8 +1,8 @@
 """From scored groups to what the objective needs: sequences with behaviour log-probabilities, masks and advantages."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,6 +36,22 @@ class TrainingSample:
 
     def __len__(self) -> int:
         return len(self.sample.prompt_token_ids) + len(self.sample.response_token_ids)
+
+
+def by_prompt(samples: list[TrainingSample], most_tokens: int) -> list[list[TrainingSample]]:
+    """Samples with one prompt together, which then is computed once; apart where they have more than `most_tokens`."""
+    bundles: dict[Hashable, list[list[TrainingSample]]] = {}
+    for sample in samples:
+        alike = bundles.setdefault((tuple(sample.sample.prompt_token_ids), sample.images), [[]])
+        if alike[-1] and tokens_of([*alike[-1], sample]) > most_tokens:
+            alike.append([])
+        alike[-1].append(sample)
+    return list(chain.from_iterable(bundles.values()))
+
+
+def tokens_of(bundle: list[TrainingSample]) -> int:
+    """Of samples with one prompt, which counts once."""
+    return len(bundle[0].sample.prompt_token_ids) + sum(len(s.sample.response_token_ids) for s in bundle)
 
 
 def training_samples(

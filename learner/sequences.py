@@ -1,6 +1,8 @@
 """Sequences to train on: token ids with their images, and which tokens are the response."""
 
+import hashlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import jinja2
@@ -22,10 +24,21 @@ class SequenceError(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images of one sequence."""
+    """Preprocessed images of one sequence.
+
+    Attributes:
+        grid_thw: patches of each image: frames, rows, columns.
+        digests: of the encoded images: equal ones are computed once.
+    """
 
     pixel_values: Float[Tensor, "patches features"]
     grid_thw: Int64[Tensor, "images 3"]
+    digests: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[tuple[str, Float[Tensor, "patches features"], Int64[Tensor, " 3"]]]:
+        """Each image: digest, patches and grid."""
+        patches = self.pixel_values.split(self.grid_thw.prod(dim=1).tolist())
+        return zip(self.digests, patches, self.grid_thw, strict=True)
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,16 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first selected one."""
+        return int(self.selected[0]) if len(self.selected) else len(self)
+
+    def prompt(self) -> "Sequence":
+        """The tokens before the first selected one, with the images."""
+        end = self.prompt_length
+        return Sequence(self.token_ids[:end], self.is_image[:end], self.selected[:0], self.images)
+
 
 class SequenceBuilder:
     """Makes sequences from token ids or conversations, with the model's own processor."""
@@ -65,7 +88,8 @@ class SequenceBuilder:
             return None
         pictures = [plain_image(data) for data in encoded]
         features = self.processor.image_processor(images=pictures, size=self._pixels, return_tensors="pt")
-        return Images(features["pixel_values"], features["image_grid_thw"])
+        digests = tuple(hashlib.sha256(data).hexdigest() for data in encoded)
+        return Images(features["pixel_values"], features["image_grid_thw"], digests)
 
     def from_tokens(self, prompt_ids: list[int], response_ids: list[int], images: Images | None) -> Sequence:
         """A rollout: every response token is selected. Image positions are marked from the prompt alone.
@@ -132,7 +156,7 @@ class SequenceBuilder:
             size={"shortest_edge": side * side, "longest_edge": side * side},
             return_tensors="pt",
         )
-        images = Images(features["pixel_values"], features["image_grid_thw"])
+        images = Images(features["pixel_values"], features["image_grid_thw"], ("filler",))
         start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         token_ids = np.array([start, *[self._image_token] * sum(self._sizes(images)), end])
         return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)

@@ -20,9 +20,9 @@ from learner.flops import ModelFlops
 from learner.micro_batch import MicroBatch, micro_batch
 from learner.objective import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.packing import Pack, balance, micro_batches, pack
-from learner.policy import rope_positions, token_logprobs
+from learner.policy import ROUNDING, rope_positions, token_logprobs
 from learner.reference import Reference
-from learner.samples import TrainingSample, training_samples
+from learner.samples import TrainingSample, by_prompt, tokens_of, training_samples
 from learner.sequences import Images, Sequence, SequenceBuilder
 from learner.statistics import BatchStatistics
 from vision_sr1.config import Config
@@ -74,6 +74,8 @@ class PolicyUpdate:
         extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
         self._model_flops = ModelFlops(engine.module, forward_passes=extra)
         gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._rounding = ROUNDING[config.model.dtype]
+        self._shares_prompts: bool | None = None  # not known before the first batch
         self._peak_flops = None if gpu is None else 1e12 * gpu.tflops * dist.get_world_size()
 
     def learn(
@@ -100,6 +102,8 @@ class PolicyUpdate:
         if not samples:
             log.warning("a batch without a rollout: nothing to learn from", policy_version=policy_version)
             return Learned(first_step, True, {})
+        if self._shares_prompts is None:
+            self._shares_prompts = self._sharing_is_exact(samples[0], fetch_images)
         starts = range(0, len(samples), settings.prompts_per_step)[first_step:]
         parts = [
             [sample for group in samples[first : first + settings.prompts_per_step] for sample in group]
@@ -123,7 +127,10 @@ class PolicyUpdate:
 
     def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
         """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""
-        flops = self._model_flops((s.sample.prompt_token_ids, len(s.sample.response_token_ids)) for s in learned)
+        flops = self._model_flops(
+            (bundle[0].sample.prompt_token_ids, [len(s.sample.response_token_ids) for s in bundle])
+            for bundle in self._bundles(learned)
+        )
         speed = {
             "tokens_per_second/learn": sum(len(sample) for sample in learned) / seconds,
             "tflops/learn": flops / seconds / 1e12,
@@ -135,10 +142,39 @@ class PolicyUpdate:
         normalizers = {
             c.name: float(max(1, sum(int(s.masks[c.name].sum()) for s in samples))) for c in self._settings.components
         }
-        mine = [samples[i] for i in balance([len(s) for s in samples], dist.get_world_size())[dist.get_rank()]]
-        cuts = micro_batches([len(s) for s in mine], self._settings.micro_batch_tokens)
-        batches = [micro_batch([mine[i] for i in members], self._settings.components, self._device) for members in cuts]
+        bundles = self._bundles(samples)
+        mine = [bundles[i] for i in balance([tokens_of(b) for b in bundles], dist.get_world_size())[dist.get_rank()]]
+        cuts = micro_batches([tokens_of(bundle) for bundle in mine], self._settings.micro_batch_tokens)
+        batches = [
+            micro_batch(list(chain(*(mine[i] for i in members))), self._settings.components, self._device)
+            for members in cuts
+        ]
         return _Step(batches, normalizers)
+
+    def _bundles(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
+        """What is computed together: samples with one prompt, as far as a micro-batch and a rank's share hold them."""
+        if not self._shares_prompts:
+            return [[sample] for sample in samples]
+        share = -(-sum(len(sample) for sample in samples) // dist.get_world_size())
+        return by_prompt(samples, min(self._settings.micro_batch_tokens, share))
+
+    def _sharing_is_exact(self, group: list[TrainingSample], fetch_images: FetchImages) -> bool:
+        """Computes a group both ways, as much of it as fits into a micro-batch. A collective."""
+        fits = max(2, self._settings.micro_batch_tokens // max(len(sample) for sample in group))
+        encoded = fetch_images({sha for sample in group for sha in sample.images})
+        with torch.no_grad():
+            packs = (self._pack(group[:fits], encoded, share_prompts=shared) for shared in (True, False))
+            shared, plain = (token_logprobs(self._engine, pack, self._device) for pack in packs)
+        deviation = (shared - plain).abs().mean() if len(plain) else plain.new_zeros(())
+        dist.all_reduce(deviation, op=dist.ReduceOp.MAX)
+        if float(deviation) <= self._rounding:
+            return True
+        log.warning(
+            "prompts are computed once for each response: computing them once changes log-probabilities",
+            mean_difference=float(deviation),
+            tolerance=self._rounding,
+        )
+        return False
 
     def _compute_proximal(self, steps: list[_Step], fetch_images: FetchImages, statistics: BatchStatistics) -> None:
         for step in steps:
@@ -201,7 +237,9 @@ class PolicyUpdate:
                     made = aside.submit(self._pack, following.samples, encoded)
                 yield batch, packed
 
-    def _pack(self, samples: list[TrainingSample], encoded: dict[str, bytes]) -> Pack:
+    def _pack(
+        self, samples: list[TrainingSample], encoded: dict[str, bytes], *, share_prompts: bool | None = None
+    ) -> Pack:
         prepared: dict[tuple[str, ...], Images | None] = {}
         sequences: list[Sequence] = []
         for sample in samples:
@@ -214,4 +252,5 @@ class PolicyUpdate:
                     prepared[sample.images],
                 )
             )
-        return pack(sequences, self._filler, self._rope)
+        shares = bool(self._shares_prompts) if share_prompts is None else share_prompts
+        return pack(sequences, self._filler, self._rope, share_prompts=shares)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from learner.engine import is_main
 from learner.packing import pack
-from learner.policy import rope_positions, token_logprobs
+from learner.policy import ROUNDING, rope_positions, token_logprobs
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, share
 from vision_sr1 import rpc
@@ -42,7 +42,6 @@ PROMPTS = 4
 LOOKED_THROUGH = 1_000  # rows, for prompts with images
 MAX_TOKENS = 64
 PRIORITY = -1  # ahead of new prompts, which have 0
-ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 
 
 class ProbeError(RuntimeError):
@@ -207,7 +206,8 @@ class Probe:
             )
             for sample, index in answers
         ]
-        packed = pack(sequences, self._builder.filler(), partial(rope_positions, self._engine.module))
+        rope = partial(rope_positions, self._engine.module)
+        packed = pack(sequences, self._builder.filler(), rope, share_prompts=False)
         with torch.no_grad():
             logprobs = token_logprobs(self._engine, packed, self._device).cpu()
         parts = logprobs.split([len(sample.response_token_ids) for sample, _ in answers])

@@ -27,14 +27,14 @@ def test_of_a_forward_pass_they_are_what_torch_counts(folder: str, request: pyte
     packed = pack([sequence], builder.filler(), lambda s: rope_positions(policy, s))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         token_logprobs(policy, packed, torch.device("cpu"))
-    per_pass = ModelFlops(policy, forward_passes=0)([(prompt, len(response))]) / 3
+    per_pass = ModelFlops(policy, forward_passes=0)([(prompt, [len(response)])]) / 3
     assert per_pass == pytest.approx(counter.get_total_flops(), rel=0.25)
 
 
 def test_a_reference_adds_a_pass_and_adapters_save_one(tiny_model: Path):
     config = load_config(None, [f"model.path={tiny_model}", *TINY], environment={}).config
     policy: Any = load_policy(config, str(tiny_model), forbidden_token_ids=[])
-    sequences = [([1, 2, 3], 4)]
+    sequences = [([1, 2, 3], [4])]
     full = ModelFlops(policy, forward_passes=0)(sequences)
     assert ModelFlops(policy, forward_passes=1)(sequences) == pytest.approx(full * 4 / 3)
     policy.requires_grad_(False)

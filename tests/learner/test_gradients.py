@@ -39,7 +39,7 @@ def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Pat
     assert int(whole.pop("micro_batches")) == 1
     assert float(whole["model.language_model.norm.weight"].norm()) > 0
     assert float(whole["model.visual.patch_embed.proj.weight"].norm()) > 0
-    for ranks, micro_batches in ((1, 8), (2, 4)):
+    for ranks, micro_batches in ((1, 7), (2, 4)):
         for stage in stages:
             cut = gradient(ranks, stage, SMALL)
             assert int(cut["micro_batches"]) == micro_batches
