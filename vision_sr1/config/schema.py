@@ -459,7 +459,10 @@ class LearnerConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     freeze_vision: bool = Field(False, description="Leave vision tower and projector as they are in RL.")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
-    micro_batch_tokens: Positive = Field(16384, description="Tokens per forward pass; longer sequences go alone.")
+    micro_batch_tokens: Positive = Field(
+        16384,
+        description="Tokens per forward pass, a prompt of several responses counted once; longer sequences go alone.",
+    )
     logits_chunk_tokens: Positive = Field(1024, description="Positions whose logits exist at once.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
     preset: str | None = Field(

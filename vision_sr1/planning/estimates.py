@@ -17,7 +17,7 @@ OPTIMIZER_BYTES = 16  # of a parameter in mixed precision: float32 weight, gradi
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
-TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.35, 0.6  # of peak FLOP/s, of peak bandwidth
+TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.2, 0.6  # of peak FLOP/s, of peak bandwidth
 NODE_GPUS = 8
 RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
 PROMPT_TOKENS, RESPONSE_TOKENS, REQUERY_TOKENS = 1500, 500, 700  # of a usual rollout
@@ -29,7 +29,8 @@ ASSUMPTIONS = (
     f"{FRAGMENTATION:.0%} is lost to fragmentation",
     f"host memory: {RANK_HOST_GIB:g} GiB a rank and {ACTOR_HOST_GIB:g} GiB an actor beside weights, which each loads "
     f"there, and the learner's snapshots; {NODE_GPUS} GPUs a machine",
-    f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query",
+    f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query; "
+    "the learner computes a group's prompt once",
     f"learning reaches {TRAINING_EFFICIENCY:.0%} of peak FLOP/s, decoding {DECODING_EFFICIENCY:.0%} of peak bandwidth",
     "actors answer one batch while the learner learns from the last (learner.max_staleness: 1)",
 )
@@ -309,7 +310,7 @@ def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor
 
 
 def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
-    rollouts = config.learner.prompts_per_batch * config.sampling.group_size
-    tokens = rollouts * (PROMPT_TOKENS + RESPONSE_TOKENS + REQUERY_TOKENS)
+    group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + REQUERY_TOKENS)  # its prompt once
+    tokens = config.learner.prompts_per_batch * group
     flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
     return flops / (ranks * gpu.tflops * 1e12 * TRAINING_EFFICIENCY)
