@@ -461,7 +461,7 @@ class LearnerConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     micro_batch_tokens: Positive = Field(
         16384,
-        description="Tokens per forward pass, a prompt of several responses counted once; longer sequences go alone.",
+        description="Tokens per forward pass, a shared prompt counted once; longer sequences go alone.",
     )
     logits_chunk_tokens: Positive = Field(1024, description="Positions whose logits exist at once.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
