@@ -79,7 +79,7 @@ class Questionnaire:
             opened = self._sets[place]
             where = f"{opened.source}, row {index}"
             try:
-                read = list(opened.read(Row(opened.table[index], where, opened.pictures)))
+                read = list(opened.read(Row(opened.table[index], where, opened.pictures, opened.table.folder(index))))
                 for item in read:
                     content_parts(item.question, len(item.images))
             except DataError as error:
