@@ -48,13 +48,15 @@ class Conversations:
         """The row.
 
         Raises:
-            DataError: a message is no text, nobody answers, an image cannot be used, or markers and images differ.
+            DataError: a message is no text, nobody asks or answers, or an image cannot be used or has no place.
         """
         where = f"{self.source}, row {index}"
         row, folder = self._rows[index], self._rows.folder(index)
         turns = [turn for column in self._form for turn in messages(row.get(column), where)]
         if all(turn.role != "assistant" for turn in turns):
             raise DataError(f"{where}: no assistant turn to learn from", "row")
+        if turns[0].role == "assistant":
+            raise DataError(f"{where}: message 0 is the assistant's: a conversation begins with a question", "row")
         own = [item for turn in turns for item in turn.images]
         images = [self._pictures.read(item, f"{where}, image {number}", folder) for number, item in enumerate(own)]
         images = images or self._pictures.of(row, where, folder)

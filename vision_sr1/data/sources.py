@@ -68,7 +68,7 @@ def data_files(name: str) -> list[str]:
         files = _matches(name)
     elif kind_of(name):
         raise DataError(f"no data file {name}; `vision-sr1 data shapes` makes one")
-    elif Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1:
+    elif Path(name).is_absolute() or name.startswith(".") or name.partition(":")[0].count("/") > 1:
         raise DataError(f"no file or folder {name}")
     else:
         return []
@@ -78,21 +78,9 @@ def data_files(name: str) -> list[str]:
             raise DataError(
                 f"{file}: files with this ending are not read; known: {known}, text files also with {_GZIP}"
             )
+    if len(kinds := {str(kind_of(file)) for file in files}) > 1:
+        raise DataError(f"{name}: files of several kinds ({', '.join(sorted(kinds))}): give each as a set of its own")
     return files
-
-
-def kind_of_all(files: list[str], name: str) -> Kind:
-    """The one kind of some files.
-
-    Raises:
-        DataError: they are of several.
-    """
-    kinds = sorted({kind for file in files if (kind := kind_of(file))})
-    if len(kinds) > 1:
-        raise DataError(
-            f"{name} has files of several kinds ({', '.join(kinds)}): give each kind as a source of its own"
-        )
-    return kinds[0]
 
 
 def _matches(pattern: str) -> list[str]:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.records import NoRowsError, json_value, parsed, records
-from vision_sr1.data.sources import TEXT_KINDS, Kind, data_files, kind_of, kind_of_all, name_and_split
+from vision_sr1.data.sources import TEXT_KINDS, data_files, kind_of, name_and_split
 
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder that `save_to_disk` wrote
 _TRAIN = "train"
@@ -75,7 +75,7 @@ def _open(name: str, split: str) -> Table:
         if files := data_files(name):
             if split != _TRAIN:
                 raise DataError(f"{name} is a file and has no splits: leave @{split} out")
-            return _open_files(files, kind_of_all(files, name), name)
+            return _open_files(files, name)
         hub_name, _, configuration = name.partition(":")
         return _Columns(datasets.load_dataset(hub_name, configuration or None, split=split), name, Path(name).parent)
     except DataError:
@@ -103,14 +103,14 @@ def _open_folder(name: str, split: str) -> Table:
             f"{name}: the datasets library finds no data files in this folder; name one of its files"
         ) from error
     files = (builder.config.data_files or {}).get(split, [])
-    if files and builder.name in TEXT_KINDS:
-        return _open_files(files, kind_of_all(files, name), name)
+    if files and all(kind_of(file) in TEXT_KINDS for file in files):
+        return _open_files(files, name)
     return _Columns(datasets.load_dataset(name, split=split), name, Path(name))
 
 
-def _open_files(files: Sequence[str], kind: Kind, name: str) -> Table:
+def _open_files(files: Sequence[str], name: str) -> Table:
     """Files of one kind, those of one folder after those of another."""
-    opened = _open_texts if kind in TEXT_KINDS else _open_tables
+    opened = _open_texts if kind_of(files[0]) in TEXT_KINDS else _open_tables
     tables = [
         table
         for folder, group in itertools.groupby(map(Path, files), lambda file: file.parent)
@@ -169,12 +169,13 @@ class _Columns:
 
     def __init__(self, rows: Any, source: str, folder: Path) -> None:
         self._rows = rows.with_format("arrow")
+        self._features = rows.features
         self._source = source
         self._folder = folder
 
     @property
     def column_names(self) -> list[str]:
-        return list(_names(self._rows.features))
+        return list(_names(self._features))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -187,7 +188,7 @@ class _Columns:
             raise DataError(
                 f"{where}: a column is not UTF-8: {error}; write the file again in UTF-8", "text"
             ) from error
-        return {column: _stored(self._rows.features[column], value) for column, value in row.items()}
+        return {column: _stored(self._features[column], value) for column, value in row.items()}
 
     def folder(self, _: int, /) -> Path:
         return self._folder
