@@ -90,6 +90,7 @@ def test_the_home_folder_has_its_sign(tmp_path: Path, monkeypatch: pytest.Monkey
         ("x[[]1]/part-*.jsonl", ["f"]),
         ("part-[0-1].jsonl", ["a"]),
         ("tables/*.parquet", ["g"]),
+        ("tables", ["g"]),
     ],
 )
 def test_patterns_name_files_in_one_folder_or_several(tmp_path: Path, pattern: str, read: list[str]):
@@ -106,7 +107,7 @@ def test_patterns_name_files_in_one_folder_or_several(tmp_path: Path, pattern: s
     assert answers(str(tmp_path / pattern)) == read
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
 def test_paths_of_images_start_from_the_folder_of_their_own_file(tmp_path: Path, kind: str):
     encoded = {}
     for folder, color in (("set-1", "red"), ("set-2", "blue"), ("me@home", "green")):
@@ -116,6 +117,8 @@ def test_paths_of_images_start_from_the_folder_of_their_own_file(tmp_path: Path,
         row = {"problem": "what?", "answer": "x", "images": "a.png"}
         if kind == "jsonl":
             (tmp_path / folder / "rows.jsonl").write_text(json.dumps(row))
+        elif kind == "csv":
+            (tmp_path / folder / "rows.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
         else:
             pq.write_table(pa.Table.from_pylist([row]), tmp_path / folder / "rows.parquet")
     rows = Questions(str(tmp_path / f"set-*/rows.{kind}"), DataConfig())

@@ -152,6 +152,14 @@ def test_classes_are_read_by_their_names(tmp_path: Path, kind: str):
     assert [nested[i].answer for i in range(3)] == ["dog", "cat", "dog"]
 
 
+def test_a_folder_s_readme_may_name_its_classes(tmp_path: Path):
+    (tmp_path / "train.jsonl").write_text('{"problem": "what?", "answer": 1}\n')
+    assert Questions(str(tmp_path), DataConfig())[0].answer == "1"
+    types = "- {name: problem, dtype: string}\n  - {name: answer, dtype: {class_label: {names: {'0': cat, '1': dog}}}}"
+    (tmp_path / "README.md").write_text(f"---\ndataset_info:\n  features:\n  {types}\n---\n")
+    assert Questions(str(tmp_path), DataConfig())[0].answer == "dog"
+
+
 def test_a_source_and_a_scene_are_read_as_written_too(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     rows: tuple[dict[str, Any], ...] = (

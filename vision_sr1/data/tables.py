@@ -87,6 +87,7 @@ def _open(name: str, split: str) -> Table:
 
 
 def _open_folder(name: str, split: str) -> Table:
+    """What `save_to_disk` wrote, or a folder of files: by the types that its README.md gives, where it gives some."""
     import datasets
 
     if any((Path(name) / saved).is_file() for saved in _SAVED):
@@ -103,7 +104,8 @@ def _open_folder(name: str, split: str) -> Table:
             f"{name}: the datasets library finds no data files in this folder; name one of its files"
         ) from error
     files = (builder.config.data_files or {}).get(split, [])
-    if files and all(kind_of(file) in TEXT_KINDS for file in files):
+    has_types = any(info.features for info in datasets.info.DatasetInfosDict.from_directory(name).values())
+    if files and all(map(kind_of, files)) and not has_types:
         return _open_files(files, name)
     return _Columns(datasets.load_dataset(name, split=split), name, Path(name))
 
