@@ -14,6 +14,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from actors import metrics
 from actors.adapter import Adapter, room_for
 from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
@@ -22,12 +23,22 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
 
 NO_VERSION = -1
+FINISHED = ("stop", "length")
+SAMPLE_ATTEMPTS = 10
 FORBIDDEN_BIAS = -100.0
+WORKERS = {"cpu": "CPUTrainingWorker", "cuda": "TrainingWorker"}
+PUBLISHED_TOO_OFTEN = (
+    ": weights are published faster than answers are finished; learner.weights.update_mode: in_flight keeps them"
+)
 ENGINES = {"nccl": "bounded_nccl", "gloo": "gloo"}  # vLLM's names of what `vision_sr1.weights` registers
 
 
 class BadRequestError(ValueError):
     """A prompt cannot be answered however often it is tried: its image or its length is at fault."""
+
+
+class LostSampleError(RuntimeError):
+    """The engine ended every attempt at a sample before it was finished."""
 
 
 class PolicyEngine:
@@ -62,19 +73,17 @@ class PolicyEngine:
         Raises:
             BadRequestError: a broken image, markers that do not match the images, too long a prompt, or sampling
                 parameters out of range.
+            LostSampleError: `SAMPLE_ATTEMPTS` attempts at a sample were not finished.
         """
-        engine_input = await self._render(text, images)
-        tokens, model_len = len(engine_input["prompt_token_ids"]), self._config.model.max_model_len
-        longest = self._config.sampling.max_prompt_tokens
-        if tokens >= model_len:
-            raise BadRequestError(f"the prompt has {tokens} tokens, model.max_model_len is {model_len}")
-        if tokens > longest:
-            raise BadRequestError(f"the prompt has {tokens} tokens, sampling.max_prompt_tokens is {longest}")
-
-        parameters = [self._parameters(sampling, index, model_len - tokens) for index in range(num_samples)]
+        parameters = [self._parameters(sampling, index) for index in range(num_samples)]
+        prompt = await asyncio.to_thread(self._prompt, text, images)
+        rendered = await self._render(prompt)
+        room = self._room(len(rendered["prompt_token_ids"]))
 
         async def one(index: int) -> tuple[int, pb.Sample]:
-            while True:
+            parameters[index].max_tokens = min(sampling.max_tokens, room)
+            engine_input = rendered
+            for _ in range(SAMPLE_ATTEMPTS):
                 request = self._engine.generate(
                     engine_input,
                     parameters[index],
@@ -84,9 +93,18 @@ class PolicyEngine:
                 )
                 async for output in request:
                     final = output
-                if final.outputs[0].finish_reason != "abort":
+                reason = final.outputs[0].finish_reason
+                if reason in FINISHED:
                     return index, self._sample(final)
-                await self._running.wait()  # an update has thrown it away: once more, under the new weights
+                # "abort": by a weight update. "error": vLLM's process was sent the hash of an image that has left its
+                # cache since the prompt was rendered.
+                metrics.SAMPLE_RETRIES.labels(reason).inc()
+                await self._running.wait()
+                engine_input = await self._render(prompt)
+            raise LostSampleError(
+                f"sample {request_id}/{index}: the engine finished none of {SAMPLE_ATTEMPTS} attempts; the last ended "
+                f"with {reason!r}" + (PUBLISHED_TOO_OFTEN if reason == "abort" else "")
+            )
 
         tasks = [asyncio.ensure_future(one(index)) for index in range(num_samples)]
         try:
@@ -217,29 +235,40 @@ class PolicyEngine:
         if failures := [failure for failure in await self._engine.collective_rpc("weight_transfer_failure") if failure]:
             raise RuntimeError(failures[0])
 
-    async def _render(self, text: str, images: list[bytes]) -> Any:
+    def _prompt(self, text: str, images: list[bytes]) -> dict[str, Any]:
+        """vLLM's prompt: the user's turn in the chat template, and the images decoded."""
         try:
             prompt: dict[str, Any] = {"prompt": render_user_turn(self.tokenizer, text, len(images))}
-        except ImageMarkerError as error:
-            raise BadRequestError(str(error)) from error
-        if images:
-            try:
+            if images:
                 prompt["multi_modal_data"] = {"image": [plain_image(data) for data in images]}
-            except UnusableImageError as error:
-                raise BadRequestError(str(error)) from error
+        except (ImageMarkerError, UnusableImageError) as error:
+            raise BadRequestError(str(error)) from error
+        return prompt
+
+    async def _render(self, prompt: dict[str, Any]) -> Any:
+        """Token ids and features, for one attempt: vLLM leaves out images that its process should have in its cache."""
         try:
             (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
         except (ValueError, VLLMClientError) as error:
             raise BadRequestError(str(error)) from error
         return engine_input
 
-    def _parameters(self, sampling: pb.SamplingParams, index: int, room: int) -> SamplingParams:
+    def _room(self, tokens: int) -> int:
+        """How many tokens an answer to a prompt of so many may have."""
+        model_len, longest = self._config.model.max_model_len, self._config.sampling.max_prompt_tokens
+        if tokens >= model_len:
+            raise BadRequestError(f"the prompt has {tokens} tokens, model.max_model_len is {model_len}")
+        if tokens > longest:
+            raise BadRequestError(f"the prompt has {tokens} tokens, sampling.max_prompt_tokens is {longest}")
+        return model_len - tokens
+
+    def _parameters(self, sampling: pb.SamplingParams, index: int) -> SamplingParams:
         """vLLM's parameters for one sample; vision tokens are never drawn."""
         try:
             return SamplingParams(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
-                max_tokens=min(sampling.max_tokens, room),
+                max_tokens=sampling.max_tokens,
                 seed=sampling.seed + index if sampling.HasField("seed") else None,
                 logprobs=0,
                 flat_logprobs=True,
@@ -293,7 +322,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
-        "worker_cls": "actors.cpu_worker.MendedCPUWorker" if device == "cpu" else "auto",
+        "worker_cls": f"actors.engine_workers.{WORKERS[device]}",
         "worker_extension_cls": "actors.worker_extension.WeightReports",
         "model": config.model.path,
         "dtype": config.model.dtype,

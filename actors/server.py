@@ -10,7 +10,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from actors import metrics
-from actors.engine import NO_VERSION, BadRequestError, PolicyEngine
+from actors.engine import NO_VERSION, BadRequestError, LostSampleError, PolicyEngine
 from actors.updates import NoUpdateError, WeightUpdates
 from vision_sr1.probes import Probes
 from vision_sr1.streams import BlobMissingError, Blobs
@@ -87,6 +87,8 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             log.debug("generate", request=request.request_id, trace_id=trace_id(str(traceparent)))
         except (BadRequestError, BlobMissingError) as error:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"request {request.request_id}: {error}")
+        except LostSampleError as error:
+            await self._abort(context, grpc.StatusCode.ABORTED, f"actor {self.info.id}: {error}")
         finally:
             self.updates.requeries.discard(request.request_id)
         metrics.REQUESTS.labels("OK").inc()

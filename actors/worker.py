@@ -70,6 +70,7 @@ class PromptWorker:
                 else:
                     await self._prompts.hand_over(entry, [output])
                 metrics.ROLLOUTS.inc()
+                metrics.EMPTY_ROLLOUTS.inc(len(sample.response_token_ids) <= 1)
                 metrics.ROLLOUT_SECONDS.observe(time.time() - started)
                 self._service.count_tokens("image" if images else "text", len(sample.response_token_ids))
         finally:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,9 +82,10 @@ class Watched:
         model: that the policy begins with.
         data: rows to train on.
         options: beyond those of the soak.
+        actors: options of the actors alone.
     """
 
-    def __init__(self, folder: Path, model: Path, data: Path, *options: str) -> None:
+    def __init__(self, folder: Path, model: Path, data: Path, *options: str, actors: Sequence[str] = ()) -> None:
         self._stack = ExitStack()
         self._names = {name for rule in alerts() for name in METRIC.findall(rule["expr"])} | {"up"}
         folder.mkdir()
@@ -102,7 +104,7 @@ class Watched:
         actor_ports = {}
         for actor in self.actors:
             actor_ports[actor.name] = free_port()
-            actor.command = [*actor.command, f"metrics.actor_port={actor_ports[actor.name]}"]
+            actor.command = [*actor.command, f"metrics.actor_port={actor_ports[actor.name]}", *actors]
         targets = {
             "actor": actor_ports,
             "learner": {"learner": ports["learner"]},
@@ -282,17 +284,22 @@ def disturbed(folder: Path, model: Path, data: Path, names: Collection[str]) -> 
 
 
 def careless(folder: Path, data: Path) -> Iterator[Test]:
-    """A policy that states the answer, a judge and a database that are not there, samples cut to the likely."""
+    """A policy that states the answer, a judge and a database that are not there, actors of an edited model."""
     state_answers(folder / "data" / "cold_start.parquet", folder / "leaky.parquet")
     teach(folder, "taught_to_leak", folder / "random", folder / "leaky.parquet", folder / "leaky")
+    edited = folder / "edited"
+    shutil.copytree(folder / "leaky", edited, dirs_exist_ok=True)
+    model = json.loads((edited / "config.json").read_text())
+    model["text_config"]["rms_norm_eps"] = 0.05
+    (edited / "config.json").write_text(json.dumps(model))
     nobody = f"127.0.0.1:{free_port()}"
     options = [
         f"reward.judge.url=http://{nobody}",
         *("reward.judge.model=nobody", "reward.judge.attempts=1"),
         f"reward.traces.url=postgresql+psycopg://nobody@{nobody}/traces",
-        *("sampling.top_p=0.3", "learner.max_staleness=0"),
+        *("learner.weights.verify_every=0", "learner.max_staleness=0", "learner.learning_rate=1e-9"),
     ]
-    with Watched(folder / "careless", folder / "leaky", data, *options) as run:
+    with Watched(folder / "careless", folder / "leaky", data, *options, actors=[f"model.path={edited}"]) as run:
         time.sleep(RECORDINGS[CARELESS].seconds)
         yield run.record(CARELESS, RECORDINGS[CARELESS].seconds)
 

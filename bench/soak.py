@@ -3,8 +3,9 @@
 `python -m bench.soak --minutes N --seed S [--rows R] [--folder F]`: two actors, two replicas of the reward service, the
 learner and Redis with its append-only file. Every few seconds one of them, drawn by the seed, is killed (SIGKILL) or
 frozen for some seconds (SIGSTOP), Redis included; at first each is killed once. What has ended is started again, as a
-cluster would. After N minutes the run is left in peace until its epoch of R prompts is complete. Then is looked at
-whether anything was lost, doubled, orphaned or left over.
+cluster would, the learner with the next update mode in turn. All prompts have an image. After N minutes the run is
+left in peace until its epoch of R prompts is complete. Then is looked at whether anything was lost, doubled, orphaned
+or left over.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from typing import Any
 import grpc
 import psutil
 
+from reward_service.store.database import open_store
+from reward_service.store.reader import TraceFilter, TraceReader
 from vision_sr1 import rpc
 from vision_sr1.config import Config, load_config
 from vision_sr1.fleet import Fleet
@@ -49,6 +52,8 @@ LATE_S = 180.0  # for an actor that was killed at the very end: it reads the las
 END_S = 20.0
 SAMPLE_S = 5.0
 TOLERANCE = 1e-3  # of log-probabilities: actor beside transformers
+EMPTY_SHARE = 0.02  # of answers, by chance
+MODES = ("abort", "wait", "in_flight")  # of updates, one after the other; the learner's first is the default
 
 SIZES = [
     "model.dtype=float32",
@@ -85,8 +90,10 @@ class Watch:
     """Everything that runs: starts again what has ended, and remembers how much memory it took."""
 
     services: list[ServiceProcess]
+    learner: ServiceProcess
     redis: EmbeddedRedis
     log: Path
+    modes: list[str] = field(default_factory=lambda: ["in_flight"])  # of the learner's starts
     restarts: Counter[str] = field(default_factory=Counter)
     frozen: dict[str, float] = field(default_factory=dict)  # until when
     memory: dict[str, list[float]] = field(default_factory=dict)  # MB, one value a sample
@@ -103,6 +110,8 @@ class Watch:
                 self.restarts[service.name] += 1
                 self.note(f"{service.name} ended with {service.own_status()}: started again")
                 service.kill_tree()
+                if service is self.learner:
+                    self.change_mode()
                 service.start()
         for name, until in list(self.frozen.items()):
             if time.monotonic() > until:
@@ -115,6 +124,12 @@ class Watch:
                     tree = [process, *process.children(recursive=True)]
                     megabytes = sum(p.memory_info().rss for p in tree) / 2**20
                     self.memory.setdefault(name, []).append(megabytes)
+
+    def change_mode(self) -> None:
+        """The learner's next start has the next update mode."""
+        mode = MODES[(len(self.modes) - 1) % len(MODES)]
+        self.modes.append(mode)
+        self.learner.again = ("learner.resume=true", f"learner.weights.update_mode={mode}")
 
     def processes(self) -> dict[str, psutil.Process]:
         """The main process of each service that runs."""
@@ -165,14 +180,14 @@ def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
         assert made.redis is not None
         learner = made.learner()
         others = [made.actor(0), made.actor(1), made.reward_service(0), made.reward_service(1)]
-        watch = Watch([learner, *others], made.redis, folder / "soak.log")
+        watch = Watch([learner, *others], learner, made.redis, folder / "soak.log")
         ending.callback(lambda: stop_all([([learner], 10.0), (others, 5.0)]))
         for service in watch.services:
             service.start()
         until(watch, "the first batch", lambda: _batches(config) >= 1)
         faults = disturb(watch, minutes, random.Random(seed))
         until(watch, "waking up", lambda: not watch.frozen)
-        batches = finish(watch, learner, config, rows)
+        batches = finish(watch, config, rows)
         actors = [service.name for service in others if service.name.startswith("actor")]
         until(watch, "the actors' last version", lambda: _holders(config, batches) == len(actors), LATE_S)
         wrong = audit(made.config, watch, batches, rows)
@@ -190,6 +205,7 @@ def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
         "freezes": sum(count for (_, what), count in faults.items() if what == "frozen"),
         "faults": {f"{name} {what}": count for (name, what), count in sorted(faults.items())},
         "restarts": dict(sorted(watch.restarts.items())),
+        "update_modes": watch.modes,
         "batches": batches,
         "rollouts": batches * PROMPTS_PER_BATCH * GROUP_SIZE,
         "memory_mb": {
@@ -277,14 +293,16 @@ def disturb(watch: Watch, minutes: float, chance: random.Random) -> Counter[tupl
     return faults
 
 
-def finish(watch: Watch, learner: ServiceProcess, config: Config, rows: int) -> int:
+def finish(watch: Watch, config: Config, rows: int) -> int:
     """Stops the learner as a preemption would, and has another one complete the epoch; returns its last batch."""
+    learner = watch.learner
     watch.services.remove(learner)
     learner.terminate()
     until(watch, "the learner's end", lambda: learner.exit_status() is not None, 120.0)
     per_epoch = rows // PROMPTS_PER_BATCH
     batches = -(-(_batches(config) + 2) // per_epoch) * per_epoch  # two batches of prompts may have been issued
     watch.note(f"in peace until batch {batches}")
+    watch.change_mode()
     learner.again = (*learner.again, f"learner.batches={batches}")
     learner.start()
     until(watch, f"batch {batches}", lambda: learner.exit_status() is not None)
@@ -295,7 +313,7 @@ def finish(watch: Watch, learner: ServiceProcess, config: Config, rows: int) -> 
 
 def audit(config: Config, watch: Watch, batches: int, rows: int) -> list[str]:
     """What is not as it should be."""
-    wrong = [*_audit_ledger(config, batches, rows), *_audit_memory(watch)]
+    wrong = [*_audit_ledger(config, batches, rows), *_audit_answers(config), *_audit_memory(watch)]
     wrong += asyncio.run(_audit_streams(config))
     wrong += asyncio.run(_audit_weights(config, batches))
     return wrong
@@ -318,6 +336,25 @@ def _audit_ledger(config: Config, batches: int, rows: int) -> Iterator[str]:
     wrong_sizes = {p: n for groups in ledger.values() for p, n in groups.items() if n != GROUP_SIZE}
     if wrong_sizes:
         yield f"{len(wrong_sizes)} groups have not {GROUP_SIZE} rollouts: {dict(list(wrong_sizes.items())[:5])}"
+
+
+def _audit_answers(config: Config) -> Iterator[str]:
+    """All are about an image, ended by the policy or by their length, and empty by chance alone."""
+    reader = TraceReader(open_store(config.reward.traces, config.traces_url, read_only=True))
+    samples, last = [], 0
+    while found := reader.after(TraceFilter(config.run.name), last, 1_000):
+        last = found[-1].sequence
+        rollouts = [trace.scored.rollout for trace in found]
+        samples += [rollout.sample for rollout in rollouts]
+        if blind := [rollout.id for rollout in rollouts if not rollout.prompt.images]:
+            yield f"{len(blind)} prompts had no image: {blind[:5]}"
+    reader.close()
+    reasons = Counter(sample.finish_reason for sample in samples)
+    if not reasons or reasons.keys() - {"stop", "length"}:
+        yield f"answers ended by {dict(reasons)}"
+    empty = sum(len(sample.response_token_ids) <= 1 for sample in samples)
+    if empty > EMPTY_SHARE * len(samples):
+        yield f"{empty} of {len(samples)} answers are empty"
 
 
 def _audit_memory(watch: Watch) -> Iterator[str]:

@@ -11,7 +11,7 @@ from learner.sft import SftTrainer
 from learner.streams import GroupsTimeoutError, SupersededError
 from learner.trackers import check_trackers
 from learner.trainer import Trainer
-from learner.verification import WeightsDivergedError
+from learner.verification import ProbeError
 from vision_sr1.config import Config
 from vision_sr1.model_check import check_model
 from vision_sr1.orphans import end_with_parent
@@ -36,7 +36,7 @@ def main() -> int:
 
     try:
         return run_service(parser, run)
-    except (WeightsDivergedError, SupersededError) as error:
+    except (ProbeError, SupersededError) as error:
         sys.stderr.write(f"{error}\n")
         return 2  # to start again would not mend it
     except (PublishError, GroupsTimeoutError, CheckpointError) as error:

@@ -11,8 +11,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from learner.export import adapter_snapshot, export_snapshot, write_adapter, wri
 from learner.pieces import PiecesError, restore, snapshot, write_pieces
 from vision_sr1.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
 from vision_sr1.config import Config, ConfigError
+from vision_sr1.resuming import ORIGIN, Stage, changes, origin
 
 log = structlog.get_logger()
 
@@ -67,9 +69,15 @@ class _Writing(threading.Thread):
 
 
 class Checkpoints:
-    """A run's checkpoints, each in a folder named after its number: policy version in RL, step in SFT."""
+    """A run's checkpoints, each in a folder named after its number: policy version in RL, step in SFT.
 
-    def __init__(self, config: Config, stage: Literal["rl", "sft"]) -> None:
+    Raises:
+        DataError: a data set that they are written with cannot be read.
+    """
+
+    def __init__(self, config: Config, stage: Stage) -> None:
+        self._config = config
+        self._origin = origin(config, stage)
         self._run_folder = config.run.path
         self._folder = config.run.path / CHECKPOINTS
         self._lora = config.learner.lora
@@ -82,10 +90,10 @@ class Checkpoints:
         self._failures = 0
 
     def to_resume(self) -> Path | None:
-        """The newest whole checkpoint, None where there is none; says which it passes over.
+        """The newest whole checkpoint, None where there is none; logs which it passes over, and what changed since.
 
         Raises:
-            ConfigError: there is one, but the run is not to be resumed, or it is of another stage.
+            ConfigError: there is one, but the run is not to be resumed, or not with what changed since.
         """
         for replaced in self._folder.glob(f"{_REPLACED}*"):
             final = self._folder / replaced.name.removeprefix(_REPLACED)
@@ -102,11 +110,8 @@ class Checkpoints:
         for folder in reversed(found):
             damage = torn(folder)
             if damage is None:
-                stage = manifest(folder).get("stage", "rl")
-                if stage != self._stage:
-                    raise ConfigError(
-                        f"{folder} is a checkpoint of {stage}, not of {self._stage}: choose another run.name"
-                    )
+                for change in changes(folder, self._config, self._stage, self._origin):
+                    log.info("changed since the checkpoint", **asdict(change))
                 return folder
             OUTCOMES.labels("torn").inc()
             log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=damage)
@@ -152,7 +157,7 @@ class Checkpoints:
                     for file in (aside / folder).rglob("*"):
                         _fsync(file)
 
-        self._writing = _Writing(number, aside, {"stage": self._stage, **state}, write)
+        self._writing = _Writing(number, aside, {"stage": self._stage, ORIGIN: self._origin, **state}, write)
         self._writing.start()
         SNAPSHOT_SECONDS.set(time.monotonic() - started)
 
@@ -196,7 +201,13 @@ class Checkpoints:
             restore(engine, folder / _STATE)
         except PiecesError as error:
             raise ConfigError(str(error)) from error
-        return manifest(folder)
+        state = manifest(folder)
+        return state if self._is_comparable(state) else {**state, "best": None}
+
+    def _is_comparable(self, state: dict[str, Any]) -> bool:
+        """Whether a checkpoint's scores are by the name of this run's."""
+        written_with = state.get(ORIGIN, self._origin)["settings"]
+        return bool(written_with.get("learner.keep_best") == self._origin["settings"].get("learner.keep_best"))
 
     def _put_in_place(self, writing: _Writing, final: Path) -> None:
         written = writing.aside / MANIFEST
@@ -231,7 +242,12 @@ class Checkpoints:
     def _prune(self) -> None:
         """Keeps the latest and the best."""
         found = checkpoints(self._run_folder)
-        scores = {folder: score for folder in found if (score := manifest(folder).get("score")) is not None}
+        states = {folder: manifest(folder) for folder in found}
+        scores = {
+            folder: state["score"]
+            for folder, state in states.items()
+            if state.get("score") is not None and self._is_comparable(state)
+        }
         kept = set(found[-self._keep :])
         if scores:
             best = max(scores, key=lambda folder: (scores[folder], folder))

@@ -35,13 +35,23 @@ class FeederState:
 
 
 class Feeder:
-    """Draws prompts; its state says which come next."""
+    """Draws prompts; its state says which come next.
+
+    Raises:
+        DataError: the state is of more rows than there are.
+    """
 
     def __init__(self, questions: Mixture[QuestionRow], seed: int, state: FeederState) -> None:
         self._questions = questions
         self._seed = seed
         self._state = state
         self._order = self._order_of(state.epoch)
+        drawn = max([state.position, *(training_place(prompt_id)[1] + 1 for prompt_id in state.outstanding)])
+        if drawn > len(questions):
+            raise DataError(
+                f"data.train: an epoch has {len(questions)} rows, and the checkpoint has drawn {drawn} of its own: "
+                "restore the old data, or start a new run from its weights with run.name and model.path"
+            )
 
     @property
     def outstanding(self) -> list[str]:

@@ -28,6 +28,7 @@ class Publisher:
         self._transfer = transfer
         self._streams = streams
         self._probe = probe
+        self._verified = False
 
     def publish(self, version: int) -> None:
         """Sends the version to every actor that answers; tries again with the survivors where one fails.
@@ -36,13 +37,14 @@ class Publisher:
             PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S.
             StoppedError: the learner was asked to stop while it waited for an actor.
             WeightsDivergedError: an actor computes something else than the trainer.
+            ImagesIgnoredError: the trainer or an actor ignores images.
         """
         failures: Counter[str] = Counter()
         for _ in range(self._settings.attempts):
             if self._transfer.send(version, self._wait_for_actors()):
                 if is_main():
                     self._streams.published(version)
-                if self._settings.verify_every and version % self._settings.verify_every == 0:
+                if self._settings.verify_every and (not self._verified or version % self._settings.verify_every == 0):
                     self._verify(version)
                 return
             if is_main():
@@ -60,7 +62,9 @@ class Publisher:
         return any(actor.policy_version != version for actor in self._streams.actors())
 
     def _verify(self, version: int) -> None:
-        found = self._probe.deviations(version, self._streams, self._transfer.members)
+        comparisons = self._probe.comparisons(version, self._streams, self._transfer.members)
+        self._verified = True
+        found = {actor: comparison.deviation for actor, comparison in comparisons.items()}
         worst = max(found, key=lambda actor: found[actor], default=None)
         if worst is None or found[worst] <= self._settings.verify_tolerance:
             return

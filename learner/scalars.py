@@ -7,6 +7,7 @@ A scalar is named `family/member`: `kl/description` becomes the Prometheus gauge
 import json
 import time
 from collections.abc import Sequence
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +21,11 @@ STEP = Gauge("vision_sr1_learner_step", "Steps finished in this phase.")
 TOTAL = Gauge("vision_sr1_learner_total_steps", "Steps this phase will have.")
 
 
+@cache
+def _gauge(family: str) -> Gauge:
+    return Gauge(f"vision_sr1_learner_{family}", f"Learner: {family}.", ["name"])
+
+
 class ScalarLog:
     """The curves of one phase, written by rank 0."""
 
@@ -30,7 +36,6 @@ class ScalarLog:
         config.run.path.mkdir(parents=True, exist_ok=True)
         self._file = (config.run.path / "scalars.jsonl").open("a", encoding="utf-8")
         self._trackers = Trackers(config)
-        self._gauges: dict[str, Gauge] = {}
         PHASE.labels(phase).set(1)
         TOTAL.set(total_steps)
 
@@ -41,10 +46,7 @@ class ScalarLog:
         STEP.set(step)
         for name, value in scalars.items():
             family, _, member = name.partition("/")
-            gauge = self._gauges.get(family)
-            if gauge is None:
-                gauge = self._gauges[family] = Gauge(f"vision_sr1_learner_{family}", f"Learner: {family}.", ["name"])
-            gauge.labels(member).set(value)
+            _gauge(family).labels(member).set(value)
         self._trackers.scalars(step, scalars)
         self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
         self._file.flush()

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from PIL import Image
@@ -87,7 +88,8 @@ class SequenceBuilder:
         """A conversation for supervised training: the assistant's replies are selected.
 
         Raises:
-            SequenceError: no assistant turn, a chat template that rewrites earlier turns, or more tokens than fit.
+            SequenceError: no assistant turn, nothing before the first one, turns that the chat template refuses or
+                rewrites, or more tokens than fit.
         """
         images = self.images(encoded_images)
         turns = conversation_turns(messages, len(encoded_images), self._control_tokens)
@@ -98,6 +100,8 @@ class SequenceBuilder:
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant":
                 continue
+            if index == 0:
+                raise SequenceError("the conversation begins with an assistant turn: nothing is asked before it")
             prefix = self._render(turns[:index], generate=True)
             if not prefix.startswith(rendered):
                 raise SequenceError("the chat template does not render a conversation turn by turn")
@@ -134,7 +138,10 @@ class SequenceBuilder:
         return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)
 
     def _render(self, turns: list[Turn], *, generate: bool) -> str:
-        text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+        try:
+            text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+        except jinja2.TemplateError as error:
+            raise SequenceError(f"the model's chat template refuses the conversation: {error}") from error
         return text
 
     def _sizes(self, images: Images | None) -> list[int]:

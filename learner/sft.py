@@ -33,7 +33,7 @@ class SftTrainer:
     """One rank of the supervised stage: trains `model.path` and writes the result to `learner.sft.output`.
 
     Raises:
-        ConfigError: no data, an output folder that exists, or a checkpoint and no word to resume.
+        ConfigError: no data, an output folder that exists, or a checkpoint that is not to be resumed, or cannot be.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,16 +60,25 @@ class SftTrainer:
         self._held_out: _Sequences | None = None
         if held_out:
             self._held_out = _Sequences(conversations(held_out, config.data, config.run.seed), self._builder)
-        self._steps = settings.steps or math.ceil(settings.epochs * len(self._data) / settings.sequences_per_step)
         self._step = 0
+        self._drawn = 0  # conversations, over all epochs
+        self._refused = 0  # of those drawn last, one after the other
         if latest is not None:
-            self._step = self._checkpoints.load(self._engine, latest)["step"]
+            state = self._checkpoints.load(self._engine, latest)
+            self._step, self._refused = state["step"], state.get("refused", 0)
+            self._drawn = state.get("drawn", self._step * settings.sequences_per_step)
             log.info("resumed", checkpoint=str(latest), step=self._step)
+        remaining = settings.epochs * len(self._data) - self._drawn
+        self._steps = settings.steps or self._step + max(0, math.ceil(remaining / settings.sequences_per_step))
         self._scalars = ScalarLog(config, phase="sft", total_steps=self._steps, enabled=is_main())
         self._stopping = False
 
     def run(self) -> bool:
-        """Trains to the last step; False where it was stopped before, with a checkpoint to resume from."""
+        """Trains to the last step; False where it was stopped before, with a checkpoint to resume from.
+
+        Raises:
+            DataError: a whole epoch, or all that was drawn, has no conversation that can be used.
+        """
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._request_stop)
         settings = self._settings
@@ -94,43 +103,73 @@ class SftTrainer:
         dist.destroy_process_group()
         return True
 
-    def _learn(self, batch: list[Sequence | None]) -> bool:
-        """One optimizer step on this rank's share of a batch; whether any rank was asked to stop."""
+    def _learn(self, batch: list[Sequence | str]) -> bool:
+        """One optimizer step on this rank's share of a batch; whether any rank was asked to stop.
+
+        Where no rank has a conversation that can be used, the weights stay as they are.
+        """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * _schedule(self._step, self._steps, self._settings.warmup_ratio)
-        usable = [sequence for sequence in batch if sequence is not None]
-        counts = [sum(len(s.selected) for s in usable), len(batch) - len(usable), self._stopping]
+        usable = [sequence for sequence in batch if isinstance(sequence, Sequence)]
+        counts = [sum(len(s.selected) for s in usable), len(usable), len(batch), self._stopping]
         agreed = torch.tensor(counts, dtype=torch.float64)
         dist.all_reduce(agreed)
-        tokens, refused, stopping = agreed.tolist()
+        tokens, used, drawn, stopping = agreed.tolist()
+        refused = drawn - used
         REFUSED.inc(refused)
+        self._step += 1
+        self._drawn += int(drawn)
+        self._refused = 0 if used else self._refused + int(refused)
+        scalars = {"sft/tokens": tokens, "sft/refused": refused}
+        if used:
+            scalars |= {"sft/loss": self._take(usable, tokens)}
+        else:
+            log.warning("no conversation of this step can be used: the weights stay as they are", step=self._step)
+            self._require_usable(batch)
+        self._scalars.log(self._step, scalars)
+        return bool(stopping)
+
+    def _take(self, usable: list[Sequence], tokens: float) -> float:
+        """The optimizer step; returns the mean cross-entropy over the tokens of all ranks."""
         loss = torch.zeros((), device=self._device)
         for members in micro_batches([len(s) for s in usable], self._config.learner.micro_batch_tokens):
-            part = self._loss([usable[i] for i in members]) / max(1.0, tokens)
+            part = self._loss([usable[i] for i in members]) / tokens
             self._engine.backward(part * dist.get_world_size(), scale_wrt_gas=False)
             loss += part.detach()
         self._engine.step()
         dist.all_reduce(loss)
-        self._step += 1
-        self._scalars.log(self._step, {"sft/loss": float(loss), "sft/tokens": tokens, "sft/refused": refused})
-        return bool(stopping)
+        return float(loss)
+
+    def _require_usable(self, batch: list[Sequence | str]) -> None:
+        """Ends the stage where an epoch, or all that it draws, has nothing to learn from: every rank alike."""
+        if self._refused >= len(self._data) or (self._step == self._steps and self._refused == self._drawn):
+            reasons = [reason for reason in batch if isinstance(reason, str)]
+            last = f"; the last: {reasons[-1]}" if reasons else ""
+            raise DataError(f"data.sft: none of the {self._refused} conversations drawn last can be used{last}")
 
     def _evaluate(self) -> None:
         """Mean cross-entropy and perplexity over the held-out conversations' tokens."""
         if self._held_out is None:
             return
         rank, ranks, size = dist.get_rank(), dist.get_world_size(), self._settings.sequences_per_step
-        total = torch.zeros(2, device=self._device)
+        total = torch.zeros(3, device=self._device, dtype=torch.float64)
         for first in range(0, len(self._held_out), size):
             rows = [self._held_out[i] for i in range(first + rank, min(first + size, len(self._held_out)), ranks)]
-            batch = [sequence for sequence in rows if sequence is not None]
+            batch = [sequence for sequence in rows if isinstance(sequence, Sequence)]
+            total[2] += len(rows) - len(batch)
             for members in micro_batches([len(s) for s in batch], self._config.learner.micro_batch_tokens):
                 with torch.no_grad():
                     total[0] += self._loss([batch[i] for i in members])
                 total[1] += sum(len(batch[i].selected) for i in members)
         dist.all_reduce(total)
-        loss = float(total[0] / total[1].clamp(min=1.0))
-        self._scalars.log(self._step, {"sft_evaluation/loss": loss, "sft_evaluation/perplexity": math.exp(loss)})
+        summed, tokens, refused = total.tolist()
+        REFUSED.inc(refused)
+        if not tokens:
+            log.error("no conversation of data.sft_evaluation can be used: nothing is evaluated", refused=refused)
+            return
+        loss = summed / tokens
+        scalars = {"loss": loss, "perplexity": math.exp(loss), "refused": refused}
+        self._scalars.log(self._step, {f"sft_evaluation/{name}": value for name, value in scalars.items()})
         if is_main():
             log.info("evaluated", step=self._step, loss=loss)
 
@@ -138,20 +177,21 @@ class SftTrainer:
         return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
 
     def _checkpoint(self) -> None:
-        self._checkpoints.begin(self._engine, self._builder.processor, self._step, {"step": self._step})
+        state = {"step": self._step, "drawn": self._drawn, "refused": self._refused}
+        self._checkpoints.begin(self._engine, self._builder.processor, self._step, state)
 
-    def _batches(self) -> Iterator[list[Sequence | None]]:
+    def _batches(self) -> Iterator[list[Sequence | str]]:
         """This rank's shares of the batches still to come, in an order that the seed decides, epoch after epoch."""
         rank, ranks, size, rows = dist.get_rank(), dist.get_world_size(), self._settings.sequences_per_step, self._data
-        epochs = -(-self._steps * size // len(rows))
+        end = self._drawn + max(0, self._steps - self._step) * size
         order = np.concatenate(
             [
                 epoch * len(rows) + np.random.default_rng((self._config.run.seed, epoch)).permutation(len(rows))
-                for epoch in range(epochs)
+                for epoch in range(-(-end // len(rows)))
             ]
         )
-        shares = [order[i * size + rank : (i + 1) * size : ranks].tolist() for i in range(self._step, self._steps)]
-        loader: DataLoader[Sequence | None] = DataLoader(
+        shares = [order[first + rank : first + size : ranks].tolist() for first in range(self._drawn, end, size)]
+        loader: DataLoader[Sequence | str] = DataLoader(
             rows,
             batch_sampler=shares,
             collate_fn=list,
@@ -165,8 +205,8 @@ class SftTrainer:
         self._stopping = True
 
 
-class _Sequences(Dataset[Sequence | None]):
-    """Conversations as sequences, made in a worker beside the training step; None for one that cannot be used.
+class _Sequences(Dataset[Sequence | str]):
+    """Conversations as sequences, made in a worker beside the training step; the reason for one that cannot be used.
 
     Rows are counted on from epoch to epoch.
     """
@@ -178,13 +218,14 @@ class _Sequences(Dataset[Sequence | None]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> Sequence | None:
+    def __getitem__(self, index: int) -> Sequence | str:
+        epoch, row = divmod(index, len(self._rows))
         try:
-            row = self._rows.at(*divmod(index, len(self._rows)))
-            return self._builder.from_messages(row.messages, row.images)
+            found = self._rows.at(epoch, row)
+            return self._builder.from_messages(found.messages, found.images)
         except (SequenceError, DataError) as error:
-            log.error("conversation refused", row=index, error=str(error))
-            return None
+            log.error("conversation refused", epoch=epoch, row=row, error=str(error))
+            return str(error)
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:

@@ -1,14 +1,22 @@
 """Whether the actors' engines compute what the trainer computes: a few prompts are answered there and judged here."""
 
 import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 import grpc
+import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
+from PIL import Image
 from prometheus_client import Gauge
+from torch import Tensor
 
 from learner.engine import is_main
 from learner.packing import pack
@@ -18,6 +26,7 @@ from learner.streams import LearnerStreams, share
 from vision_sr1 import rpc
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
+from vision_sr1.images import plain_image
 from vision_sr1.prompts import PromptTemplate
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -30,16 +39,57 @@ DEVIATION = Gauge(
 )
 
 PROMPTS = 4
+LOOKED_THROUGH = 1_000  # rows, for prompts with images
 MAX_TOKENS = 64
 PRIORITY = -1  # ahead of new prompts, which have 0
+ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 
 
-class WeightsDivergedError(RuntimeError):
-    """An actor computes something else than the trainer: what it writes is not worth learning from."""
+class ProbeError(RuntimeError):
+    """What actors write is not worth learning from."""
+
+
+class WeightsDivergedError(ProbeError):
+    """An actor computes something else than the trainer."""
+
+
+class ImagesIgnoredError(ProbeError):
+    """Other images in a prompt change nothing in the trainer or in an actor."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one actor's answers to the probe say.
+
+    Attributes:
+        deviation: mean |log-probability here - there| over all tokens that the actor sampled.
+        change: mean |log-probability - with other images in the prompt|, by the trainer, over all tokens of answers to
+            prompts with images; None where there are none.
+        shared_change: the same over the tokens that the actor's answers to both images have in common.
+        actors_change: and by the actor.
+    """
+
+    deviation: float
+    change: float | None = None
+    shared_change: float = 0.0
+    actors_change: float = 0.0
+
+    def ignoring(self, actor: str, dtype: str) -> list[str]:
+        """Which sides ignore images: "the trainer", the actor, both or none.
+
+        Both answers of an actor are sampled with one seed: where it ignores the images they are equal, up to rounding.
+        """
+        if self.change is None:
+            return []
+        if self.change == 0.0:
+            return ["the trainer", *([f"actor {actor}"] if self.actors_change <= ROUNDING[dtype] else [])]
+        is_clear = self.shared_change > ROUNDING[dtype]
+        return [f"actor {actor}"] if is_clear and self.actors_change < 0.1 * self.shared_change else []
 
 
 class Probe:
-    """Some prompts of the data set, answered by every actor; each rank judges all answers."""
+    """Some prompts of the data set, answered by every actor, with their images and with others; each rank judges all
+    answers."""
 
     def __init__(
         self,
@@ -52,37 +102,55 @@ class Probe:
         self._config = config
         self._engine = engine
         self._builder = builder
-        self._rows = _first_usable(questions)
+        rows = _first_usable(questions)
+        self._rows = rows + [replace(row, images=[noise_like(image) for image in row.images]) for row in rows]
+        self._prompts = len(rows)
         self._template = PromptTemplate(config.data.prompt_template)
         self._device = device
 
-    def deviations(self, policy_version: int, streams: LearnerStreams, actors: list[pb.ActorInfo]) -> dict[str, float]:
-        """By actor, the mean |log-probability here - there| over the tokens that it sampled. Every rank calls it.
+    def comparisons(
+        self, policy_version: int, streams: LearnerStreams, actors: list[pb.ActorInfo]
+    ) -> dict[str, Comparison]:
+        """By actor, how its log-probabilities compare with the trainer's. Every rank calls it.
 
         Args:
             actors: that hold `policy_version`; rank 0's count. One that does not answer is left out.
+
+        Raises:
+            ImagesIgnoredError: the trainer or an actor ignores images.
         """
         answered = share([self._answers(policy_version, streams, actor) for actor in actors])
-        judged = {group.id: self._deviation(group) for group in answered if group.rollouts}
-        values = torch.tensor(list(judged.values()))
-        dist.broadcast(values, 0)  # so that all ranks come to the same conclusion
-        found = dict(zip(judged, values.tolist(), strict=True))
+        judged = {group.id: self._compare(group) for group in answered if group.rollouts}
+        agreed = [judged]
+        dist.broadcast_object_list(agreed, 0)  # so that all ranks come to the same conclusion
+        (found,) = agreed
         if is_main():
-            DEVIATION.set(max(found.values(), default=0.0))
-            log.info("weights probed", policy_version=policy_version, deviations=found)
+            DEVIATION.set(max((one.deviation for one in found.values()), default=0.0))
+            log.info("weights probed", policy_version=policy_version, comparisons=found)
+        for actor, one in found.items():
+            if ignoring := one.ignoring(actor, self._config.model.dtype):
+                raise ImagesIgnoredError(
+                    f"policy version {policy_version}: images are ignored by {' and '.join(ignoring)}. Other images in "
+                    f"the probe's prompts change the trainer's log-probabilities by {one.change:.2g} on average. Over "
+                    f"the tokens that both answers of actor {actor} begin with, they change the trainer's by "
+                    f"{one.shared_change:.2g} and the actor's by {one.actors_change:.2g}. Compare the model's vision "
+                    "weights and preprocessor_config.json with those of the original model"
+                )
         return found
 
     def _answers(self, policy_version: int, streams: LearnerStreams, actor: pb.ActorInfo) -> pb.ScoredGroup:
         """The actor's answers, as a group under its id."""
         group = pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=actor.id)
-        # Truncated sampling (top-p) changes log-probabilities, which the trainer's do not follow.
         sampling = pb.SamplingParams(
-            temperature=self._config.sampling.temperature, top_p=1.0, max_tokens=MAX_TOKENS, seed=policy_version
+            temperature=self._config.sampling.temperature,
+            top_p=self._config.sampling.top_p,
+            max_tokens=MAX_TOKENS,
+            seed=policy_version,
         )
         with rpc.channel(actor.address, self._config.tls) as channel:
             stub = actor_pb2_grpc.ActorStub(channel)
-            calls = [
-                stub.Generate(
+            calls = {
+                index: stub.Generate(
                     actor_pb2.GenerateRequest(
                         schema_version=SCHEMA_VERSION,
                         request_id=f"probe@{policy_version}/{index}",
@@ -96,8 +164,9 @@ class Probe:
                     timeout=self._config.learner.weights.sync_timeout_s,
                 )
                 for index, row in enumerate(self._rows)
-            ]
-            for index, call in enumerate(calls):
+                if index < self._prompts or row.images
+            }
+            for index, call in calls.items():
                 try:
                     (reply,) = list(call)
                 except grpc.RpcError as error:
@@ -107,28 +176,72 @@ class Probe:
                     group.rollouts.append(pb.ScoredRollout(rollout=rollout))
         return group
 
-    def _deviation(self, group: pb.ScoredGroup) -> float:
-        rollouts = [scored.rollout for scored in group.rollouts]
+    def _compare(self, group: pb.ScoredGroup) -> Comparison:
+        samples = {scored.rollout.sample_index: scored.rollout.sample for scored in group.rollouts}
+        here = self._logprobs([(sample, index) for index, sample in samples.items() if index < self._prompts])
+        here |= self._logprobs([(sample, index) for index, sample in samples.items() if index >= self._prompts])
+        there = {index: torch.tensor(sample.logprobs) for index, sample in samples.items()}
+        deviation = _mean([(here[index] - there[index]).abs() for index in samples])
+        twins = {index: index + self._prompts for index in samples if index + self._prompts in samples}
+        if not twins:
+            return Comparison(deviation)
+        # In a pack of the same layout as the first, so that nothing but the images makes a difference.
+        other = self._logprobs([(samples[i], i + self._prompts) for i in samples if i < self._prompts])
+        changes, shared, by_actor = [], [], []
+        for index, twin in twins.items():
+            changes.append((here[index] - other[twin]).abs())
+            common = _in_common(samples[index].response_token_ids, samples[twin].response_token_ids)
+            shared.append(changes[-1][:common])
+            by_actor.append((there[index][:common] - there[twin][:common]).abs())
+        return Comparison(deviation, _mean(changes), _mean(shared), _mean(by_actor))
+
+    def _logprobs(self, answers: list[tuple[pb.Sample, int]]) -> dict[int, Float[Tensor, " response"]]:
+        """The trainer's log-probabilities of samples, each with the images of the row given beside it, by that row."""
+        if not answers:
+            return {}
         sequences = [
             self._builder.from_tokens(
-                list(rollout.sample.prompt_token_ids),
-                list(rollout.sample.response_token_ids),
-                self._builder.images(self._rows[rollout.sample_index].images),
+                list(sample.prompt_token_ids),
+                list(sample.response_token_ids),
+                self._builder.images(self._rows[index].images),
             )
-            for rollout in rollouts
+            for sample, index in answers
         ]
         packed = pack(sequences, self._builder.filler(), partial(rope_positions, self._engine.module))
         with torch.no_grad():
-            here = token_logprobs(self._engine, packed, self._device).cpu()
-        there = torch.tensor([value for rollout in rollouts for value in rollout.sample.logprobs])
-        return float((here - there).abs().mean())
+            logprobs = token_logprobs(self._engine, packed, self._device).cpu()
+        parts = logprobs.split([len(sample.response_token_ids) for sample, _ in answers])
+        return {index: part for (_, index), part in zip(answers, parts, strict=True)}
+
+
+def noise_like(image: bytes) -> bytes:
+    """An image of the same size that shows nothing: coloured squares at random, the same each time."""
+    width, height = plain_image(image).size
+    squares = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    encoded = io.BytesIO()
+    squares.resize((width, height), Image.Resampling.NEAREST).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _mean(parts: list[Float[Tensor, " _"]]) -> float:
+    """Over the tokens of all parts; 0 where there are none."""
+    tokens = torch.cat(parts)
+    return float(tokens.mean()) if len(tokens) else 0.0
+
+
+def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _first_usable(questions: Mixture[QuestionRow]) -> list[QuestionRow]:
-    rows: list[QuestionRow] = []
-    for index in range(len(questions)):
+    """Prompts with images where there are enough of them; others make up the number."""
+    with_images: list[QuestionRow] = []
+    without: list[QuestionRow] = []
+    for index in range(min(len(questions), LOOKED_THROUGH)):
         with contextlib.suppress(DataError):  # the feeder says so when it comes to it
-            rows.append(questions.at(0, index))
-        if len(rows) == PROMPTS:
+            row = questions.at(0, index)
+            (with_images if row.images else without).append(row)
+        if len(with_images) == PROMPTS:
             break
-    return rows
+    return (with_images + without)[:PROMPTS]

@@ -19,6 +19,11 @@ def checkpoints(run_folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.name.isdigit() and (f / MANIFEST).is_file())
 
 
+def newest_whole(run_folder: Path) -> Path | None:
+    """The one that a run is resumed from; None where there is none."""
+    return next((found for found in reversed(checkpoints(run_folder)) if torn(found) is None), None)
+
+
 def manifest(checkpoint: Path) -> dict[str, Any]:
     """What the trainer keeps besides weights and optimizer, and the sizes of all `files`."""
     found: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))

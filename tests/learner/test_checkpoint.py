@@ -171,6 +171,22 @@ def test_an_adapter_is_written_beside_the_merged_policy_as_peft_reads_it(saver, 
     assert all(torch.allclose(merged[name], policy[name], atol=1e-6) for name in policy)
 
 
+def test_what_a_checkpoint_was_written_with_is_compared_on_resuming(saver):
+    folder = saver().save(1)
+    assert saver("learner.learning_rate=1e-2").checkpoints.to_resume() == folder
+    with pytest.raises(ConfigError, match=r"000001 cannot be resumed .*run\.seed: 1 instead of 0"):
+        saver("run.seed=1").checkpoints.to_resume()
+
+
+def test_scores_by_another_name_are_not_compared(saver):
+    saver("learner.keep_best=eval_accuracy/a").save(1, score=0.9, best=0.9)
+    other = saver("learner.keep_best=eval_accuracy/b", "learner.keep_checkpoints=1")
+    assert other.checkpoints.load(other.engine, other.folder / "000001")["best"] is None
+    other.save(2, score=0.1)
+    other.save(3)
+    assert other.names() == ["000002", "000003", "best"]
+
+
 def test_a_checkpoint_of_another_model_is_refused(saver, tmp_path: Path, tiny_model: Path, untied_model: Path):
     folder = saver().save(1)
     other = Saver(tmp_path / "other", untied_model)

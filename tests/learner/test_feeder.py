@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from learner.feeder import Feeder, FeederState
@@ -34,6 +35,15 @@ def test_a_restored_feeder_goes_on_where_the_saved_one_would(shapes: dict[str, P
     assert ids(restored.again()) == learned[12:]
     assert restored.in_flight == 8
     assert ids(restored.draw(30)) == ids(original.draw(30))
+
+
+@pytest.mark.parametrize("state", [{"position": 41}, {"outstanding": ["0/40"]}])
+def test_a_state_of_more_rows_than_there_are_is_refused(tmp_path: Path, shapes: dict[str, Path], state: dict[str, Any]):
+    fewer = tmp_path / "fewer.parquet"
+    pq.write_table(pq.read_table(shapes["train"]).slice(0, 40), fewer)
+    assert feeder(fewer, position=40, outstanding=["1/39"]).draw(1)
+    with pytest.raises(DataError, match="an epoch has 40 rows, and the checkpoint has drawn 41 of its own: restore"):
+        feeder(fewer, **state)
 
 
 def test_prompts_yet_to_be_drawn_are_known_and_those_of_strangers_are_not_among_them(shapes: dict[str, Path]):

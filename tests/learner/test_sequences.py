@@ -67,3 +67,15 @@ def test_every_answer_is_learned_from_and_nothing_else(builder: SequenceBuilder)
     sequence = builder.from_messages(turns, [])
     end = builder.tokenizer.eos_token
     assert builder.tokenizer.decode(sequence.token_ids[sequence.selected]).replace(" ", "") == f"red{end}blue{end}"
+
+
+def test_a_conversation_that_begins_with_an_answer_is_refused(builder: SequenceBuilder):
+    with pytest.raises(SequenceError, match="begins with an assistant turn"):
+        builder.from_messages(talk("assistant: red", "user: what color ?", "assistant: blue"), [])
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_refused(tiny_model: Path):
+    strict = SequenceBuilder(ModelConfig(path=str(tiny_model), min_pixels=3136, max_pixels=3136, max_model_len=256))
+    strict.processor.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(SequenceError, match="chat template refuses the conversation: roles must alternate"):
+        strict.from_messages(talk("user: what color ?", "user: what ?", "assistant: red"), [])

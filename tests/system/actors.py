@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from learner.sequences import Images
 from vision_sr1 import rpc
@@ -68,6 +70,12 @@ class Actor:
 
     def version(self) -> int:
         return int(self.stub.Status(actor_pb2.StatusRequest(), timeout=10).actor.policy_version)
+
+    def counted(self, metric: str) -> float:
+        """The sum of a counter's values."""
+        text = httpx.get(f"http://127.0.0.1:{self.config.metrics.actor_port}/metrics", timeout=10).text
+        samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == metric]
+        return sum(sample.value for sample in samples)
 
     def signal(self, number: signal.Signals) -> None:
         """To the server and its engine, as a machine that dies or hangs would have it."""

@@ -29,6 +29,7 @@ def soak(folder: Path, *options: str, timeout_s: float, **environment: str) -> d
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     assert result["wrong"] == []
     assert {f"{service} killed" for service in SERVICES} <= result["faults"].keys(), "the hail was a drizzle"
+    assert set(result["update_modes"]) == {"in_flight", "abort", "wait"}
     return result
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
+from typer.testing import CliRunner
 
 from tests.system.conftest import (
     PROMPTS,
@@ -31,6 +32,7 @@ from tests.system.conftest import (
     training,
 )
 from vision_sr1.chat import vision_token_ids
+from vision_sr1.cli import app
 from vision_sr1.ledger import read_ledger
 from vision_sr1.parsing import parse_response
 from vision_sr1.ports import free_port
@@ -207,9 +209,16 @@ def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed
         "learner.prompts_per_batch=2",
         "learner.prompts_per_step=2",
     )
-    for batches, options in ((2, ()), (3, ("--resume",))):
+    fewer = tmp_path / "fewer.parquet"
+    pq.write_table(pq.read_table(shapes["train"]).slice(0, 40), fewer)
+    for batches, options in ((2, ()), (3, ("--resume", "learner.learning_rate=2e-4"))):
         status, output = run.finish(f"learner.batches={batches}", *options)
         assert status == 0, output + run.logs()
+        changed = ["train", str(tmp_path / "run.yaml"), *run.arguments[1:], "--resume", f"data.train={fewer}"]
+        other = CliRunner().invoke(app, changed)
+        assert other.exit_code == 2
+        assert "data.train: 40 rows in" in other.output
+    assert re.search(r"learner\.learning_rate +0\.0001 +0\.0002 +from the next optimizer step on", output)
     lines = [line for line in run.scalars() if "seconds/batch" in line]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(line["groups_with_signal/share"] == 1.0 for line in lines)

@@ -1,10 +1,12 @@
 """After each published version the actor is transformers on the learner's weights."""
 
 import asyncio
+import io
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ import psutil
 import pytest
 import torch
 from grpc_health.v1 import health_pb2
+from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from learner.engine import build_engine
@@ -21,14 +24,15 @@ from learner.policy import load_policy
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams
 from learner.transfer import EngineSource, FleetTransfer
-from learner.verification import Probe
+from learner.verification import ImagesIgnoredError, Probe
 from tests.conftest import TINY
-from tests.system.actors import Actor, greedy, redis_for, running_actor
+from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.chat import render_user_turn, vision_token_ids
 from vision_sr1.config import RequeryConfig
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.groups import requery_id
 from vision_sr1.parsing import TokenBytes, parse_response
+from vision_sr1.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -71,7 +75,7 @@ def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("actor")
     options = [f"model.path={request.getfixturevalue(model)}", "data.prompt_template=plain_answer", *TINY]
     options += [f"actors.device={device}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
-    options += ["learner.weights.sync_timeout_s=20"]
+    options += ["learner.weights.sync_timeout_s=20", f"metrics.actor_port={free_port()}"]
     with (
         redis_for(folder, *options) as (config, environment),
         running_actor(folder, config, environment, device=device) as actor,
@@ -345,17 +349,71 @@ def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, lear
     assert digests(actor) == held[-1]
 
 
+def probe_of(actor: Actor, learner: Learner, shapes: dict[str, Path], **sampling: float) -> Probe:
+    config = actor.config.model_copy(update={"sampling": actor.config.sampling.model_copy(update=sampling)})
+    questions = Mixture([Questions(str(shapes["train"]), config.data)], [1.0], 0)
+    return Probe(config, learner.engine, learner.builder, questions, torch.device("cpu"))
+
+
+@on_all_actors
+@pytest.mark.parametrize("top_p", [1.0, 0.9, 0.01])
+def test_log_probabilities_are_over_the_whole_vocabulary_whatever_the_nucleus(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], top_p: float
+):
+    """So that the ratio of an update without a step is 1."""
+    transfer, version = transfer_with(learner, actor), actor.version() + 1
+    assert transfer.send(version, [actor.info])
+    probe = probe_of(actor, learner, shapes, top_p=top_p)
+    with closing(LearnerStreams(actor.config, lambda: False)) as streams:
+        assert probe.comparisons(version, streams, transfer.members)[actor.info.id].deviation < 1e-4
+    sampling = pb.SamplingParams(temperature=1.0, top_p=top_p, max_tokens=TOKENS, seed=1)
+    sample = actor.generate("what color is the square", [], sampling=sampling)
+    assert min(sample.logprobs) < -0.1, "renormalized over a nucleus of one token they would all be 0"
+    if top_p == 0.01:
+        greedily = actor.generate("what color is the square", [])
+        assert sample.response_token_ids == greedily.response_token_ids
+        assert list(sample.logprobs) == pytest.approx(list(greedily.logprobs), abs=1e-5)
+
+
+@on_each_actor
+@pytest.mark.parametrize("ignoring", ["the trainer", "actor", "the trainer and actor"])
+def test_the_side_that_ignores_images_is_named(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ignoring: str
+):
+    transfer, version = transfer_with(learner, actor), actor.version() + 1
+    assert transfer.send(version, [actor.info])
+    probe = probe_of(actor, learner, shapes)
+    black = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(black, "PNG")
+    with closing(LearnerStreams(actor.config, lambda: False)) as streams:
+        seen = probe.comparisons(version, streams, transfer.members)[actor.info.id]
+        assert seen.change is not None
+        assert seen.change > 1e-3
+        assert seen.actors_change == pytest.approx(seen.shared_change, abs=1e-4)
+
+        stored, decoded = streams.image_refs, learner.builder.images
+        if "actor" in ignoring:
+            monkeypatch.setattr(streams, "image_refs", lambda images: stored([black.getvalue()] * len(images)))
+        if "trainer" in ignoring:
+            monkeypatch.setattr(learner.builder, "images", lambda images: decoded([black.getvalue()] * len(images)))
+        named = ignoring.replace("actor", f"actor {actor.info.id}")
+        with pytest.raises(ImagesIgnoredError, match=f"version {version}: images are ignored by {named}[.]"):
+            probe.comparisons(version, streams, transfer.members)
+
+
 @on_all_actors
 def test_the_first_wrong_parameter_is_named(
     actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    config = actor.config
-    streams = LearnerStreams(config, lambda: False)
-    questions = Mixture([Questions(str(shapes["train"]), config.data)], [1.0], 0)
-    probe = Probe(config, learner.engine, learner.builder, questions, torch.device("cpu"))
+    probe = probe_of(actor, learner, shapes)
     transfer, version = transfer_with(learner, actor), actor.version() + 1
+
+    def deviation(version: int) -> float:
+        with closing(LearnerStreams(actor.config, lambda: False)) as streams:
+            return probe.comparisons(version, streams, transfer.members)[actor.info.id].deviation
+
     assert transfer.send(version, [actor.info])
-    assert probe.deviations(version, streams, transfer.members)[actor.info.id] < 1e-4
+    assert deviation(version) < 1e-4
 
     yielded = EngineSource.__iter__
 
@@ -366,11 +424,10 @@ def test_the_first_wrong_parameter_is_named(
     with monkeypatch.context() as patch:
         patch.setattr(EngineSource, "__iter__", damaged)
         assert transfer.send(version + 1, [actor.info])
-    assert probe.deviations(version + 1, streams, transfer.members)[actor.info.id] > 0.01
+    assert deviation(version + 1) > 0.01
     diagnosis = transfer.diagnose(version + 1, actor.info.id)
     assert "layers.1.mlp.down_proj.weight" in diagnosis
-    assert probe.deviations(version + 1, streams, transfer.members)[actor.info.id] < 1e-4
-    streams.close()
+    assert deviation(version + 1) < 1e-4
 
 
 @on_each_actor
@@ -423,40 +480,66 @@ async def feed(
 
 async def take(rollouts: Stream, count: int) -> list[pb.Rollout]:
     taken: list[pb.Rollout] = []
-    while len(taken) < count:
-        entries = await rollouts.read(count, 1.0)
-        taken += [pb.Rollout.FromString(entry.message) for entry in entries]
-        await rollouts.acknowledge(entries)
+    async with asyncio.timeout(120):
+        while len(taken) < count:
+            entries = await rollouts.read(count, 1.0)
+            taken += [pb.Rollout.FromString(entry.message) for entry in entries]
+            await rollouts.acknowledge(entries)
     return taken
 
 
 @on_each_actor
 @pytest.mark.parametrize("mode", ["in_flight", "wait", "abort"])
-def test_generations_under_way_go_on_are_waited_for_or_begin_again(actor: Actor, learner: Learner, mode: str):
+def test_generations_under_way_go_on_are_waited_for_or_begin_again(
+    actor: Actor, learner: Learner, shapes: dict[str, Path], mode: str
+):
+    """All ask about one image, of which vLLM's process is sent the hash alone once it has it."""
+    (seen,) = map(actor.image, Questions(str(shapes["train"]), actor.config.data)[0].images)
     transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
     assert transfer.send(version, [actor.info])
-    # More than run at once, so that an update comes while some do; all at once, where all are to be waited for.
-    count = 48 if mode == "in_flight" else 24
+    actor.generate("what color is the square", [seen])
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total")
 
     async def work(prompts: Stream, rollouts: Stream) -> list[pb.Rollout]:
-        await feed(prompts, [f"{mode}/{i}" for i in range(count)], version, temperature=2.0)
-        first = await take(rollouts, 1)  # the others are under way
-        assert await asyncio.to_thread(transfer.send, version + 1, [actor.info])
-        return first + await take(rollouts, count * 8 - 1)
+        """Keeps the actor busy while the following version is published."""
+        fed, taken = 0, list[pb.Rollout]()
+        publishing: asyncio.Task[bool] | None = None
+        while publishing is None or not publishing.done():
+            while 8 * fed - len(taken) < 24 * 8:
+                await feed(prompts, [f"{mode}/{fed}"], version, [seen], temperature=2.0)
+                fed += 1
+            taken += await take(rollouts, 1)
+            publishing = publishing or asyncio.create_task(asyncio.to_thread(transfer.send, version + 1, [actor.info]))
+        assert publishing.result()
+        return taken + await take(rollouts, 8 * fed - len(taken))
 
     samples = [rollout.sample for rollout in answered(actor, work)]
     versions = [[span.policy_version for span in sample.versions] for sample in samples]
     for sample in samples:
         assert sample.finish_reason in ("stop", "length")
+        assert sample.response_token_ids
         assert [span.start for span in sample.versions] == [0, *(span.end for span in sample.versions)][:-1]
         assert sample.versions[-1].end == len(sample.response_token_ids) == len(sample.logprobs)
-    if mode == "in_flight":
-        assert [version, version + 1] in versions
-    elif mode == "wait":
-        assert versions == [[version]] * count * 8
-    else:
-        assert [version + 1] in versions
-        assert [version, version + 1] not in versions
+    assert ([version, version + 1] in versions) == (mode == "in_flight")
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total") - begun_again
+    assert (begun_again > 0) == (mode == "abort")
+
+
+@on_each_actor
+def test_a_sample_that_updates_throw_away_again_and_again_is_given_up(actor: Actor, learner: Learner):
+    transfer = transfer_with(learner, actor, update_mode="abort", same_weights_grace_s=0.1)
+    sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=200)
+    request = actor_pb2.GenerateRequest(
+        schema_version=1, request_id="hurried", text="what", num_samples=512, sampling=sampling
+    )
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(lambda: list(actor.stub.Generate(request, timeout=120)))
+        while not answering.done():
+            assert transfer.send(actor.version() + 1, [actor.info])
+    with pytest.raises(
+        grpc.RpcError, match=r"hurried/\d+: the engine finished none of 10 attempts[\s\S]*published faster"
+    ):
+        answering.result()
 
 
 @on_each_actor

@@ -427,7 +427,8 @@ class WeightsConfig(Section):
     verify_every: int = Field(
         20,
         ge=0,
-        description="Every so many versions a probe's log-probabilities are compared with the trainer's; 0: not.",
+        description="At the start and every so many versions, a probe's log-probabilities are compared with the "
+        "trainer's, with the images and with others; 0: not.",
     )
     verify_tolerance: Annotated[float, Field(gt=0)] = Field(
         0.05, description="Mean difference of a probe's log-probabilities at which the run stops."

@@ -3,7 +3,7 @@
 import glob
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from vision_sr1.data.errors import DataError
 from vision_sr1.data.records import NoRowsError, json_value, parsed, records
 from vision_sr1.data.sources import TEXT_KINDS, data_files, kind_of, name_and_split
 
+ROWS_AT_ONCE = 1000  # of those read as they are stored
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder that `save_to_disk` wrote
 _TRAIN = "train"
 _LOOKED_AT = 100  # rows of a text file, for their columns
@@ -35,6 +36,14 @@ class Table(Protocol):
 
     def folder(self, index: int, /) -> Path:
         """That paths in a row start from."""
+        ...
+
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        """The first `count` rows as they are stored, `ROWS_AT_ONCE` at a time.
+
+        Args:
+            columns: of interest; rows of text files are given whole.
+        """
         ...
 
 
@@ -190,13 +199,17 @@ class _Columns:
             raise DataError(
                 f"{where}: a column is not UTF-8: {error}; write the file again in UTF-8", "text"
             ) from error
-        return {column: _stored(self._features[column], value) for column, value in row.items()}
+        return {column: _value(self._features[column], value) for column, value in row.items()}
 
     def folder(self, _: int, /) -> Path:
         return self._folder
 
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        there = [column for column in self._rows.column_names if column in columns]
+        return _stored(self._rows.select_columns(there), count)
 
-def _stored(feature: Any, value: Any) -> Any:
+
+def _value(feature: Any, value: Any) -> Any:
     """A value as its author gave it: the name of a class, a narrow float without digits that it never had."""
     import datasets
 
@@ -209,9 +222,9 @@ def _stored(feature: Any, value: Any) -> Any:
     if isinstance(feature, datasets.Value) and feature.dtype in ("float16", "float32"):
         return float(str(np.dtype(feature.dtype).type(value)))
     if isinstance(feature, dict):
-        return {name: _stored(inner, value[name]) for name, inner in feature.items()}
+        return {name: _value(inner, value[name]) for name, inner in feature.items()}
     if isinstance(feature, (datasets.List, datasets.LargeList)):
-        return [_stored(feature.feature, item) for item in value]
+        return [_value(feature.feature, item) for item in value]
     return value
 
 
@@ -247,6 +260,10 @@ class _Records:
     def folder(self, _: int, /) -> Path:
         return self._folder
 
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole rows)
+        text = pa.schema([("record", pa.large_string())])  # unchecked: it may be no UTF-8
+        return (part.cast(text, safe=False) for part in _stored(self._rows, count))
+
 
 class _Joined:
     """Tables one after the other."""
@@ -270,10 +287,21 @@ class _Joined:
         table, place = self._place(index)
         return table.folder(place)
 
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        for table in self._tables:
+            taken = min(count, len(table))
+            yield from table.stored(columns, taken)
+            count -= taken
+
     def _place(self, index: int) -> tuple[Table, int]:
         number = bisect_right(self._ends, index)
         table = self._tables[number]
         return table, index - (self._ends[number] - len(table))
+
+
+def _stored(rows: Any, count: int) -> Iterator[pa.Table]:
+    tables: Iterator[pa.Table] = rows.select(range(count)).with_format("arrow").iter(ROWS_AT_ONCE)
+    return tables
 
 
 def _names(columns: Mapping[str, Any]) -> Iterator[str]:

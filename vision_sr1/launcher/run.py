@@ -13,6 +13,7 @@ import redis
 from rich.console import Console
 
 from vision_sr1.config import Config, ConfigError
+from vision_sr1.launcher.changes import print_changes
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.launcher.services import RESTARTS, Services
@@ -40,11 +41,12 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         fresh: as in `run_training`.
 
     Raises:
-        ConfigError: as in `run_training`.
+        ConfigError, DataError: as in `run_training`.
         StageFailedError: the learner failed.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
     _prepare(config, fresh)
+    print_changes(config, "sft", console)
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0
     with (
@@ -68,11 +70,14 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         fresh: start anew where the run's folder already holds a run; else that is an error unless it is resumed.
 
     Raises:
-        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do.
+        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do, or its
+            checkpoint cannot be resumed with what changed since.
+        DataError: what would be compared with the checkpoint's data cannot be read.
         StageFailedError: a service failed more often than it may be restarted.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
     _prepare(config, fresh)
+    print_changes(config, "rl", console)
     with _interruptible() as interrupted, Services(config) as services:
         actors = [services.actor(index) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=config.learner.batches)
