@@ -56,7 +56,9 @@ class Conversations:
         if all(turn.role != "assistant" for turn in turns):
             raise DataError(f"{where}: no assistant turn to learn from", "row")
         if turns[0].role == "assistant":
-            raise DataError(f"{where}: message 0 is the assistant's: a conversation begins with a question", "row")
+            raise DataError(
+                f"{where}: the conversation begins with an assistant turn: nothing is asked before it", "row"
+            )
         own = [item for turn in turns for item in turn.images]
         images = [self._pictures.read(item, f"{where}, image {number}", folder) for number, item in enumerate(own)]
         images = images or self._pictures.of(row, where, folder)
