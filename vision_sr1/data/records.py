@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def records(files: tuple[tuple[str, int, int], ...]) -> Iterator[dict[str, bytes
             raise
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is not UTF-8: {error}; write the file again in UTF-8") from error
-        except (ValueError, RecursionError, EOFError, OSError, csv.Error) as error:
+        except (ValueError, RecursionError, EOFError, OSError, zlib.error, csv.Error) as error:
             raise DataError(f"{file} is no {kind_of(file)} file that can be read: {error}") from error
     if is_empty:
         raise NoRowsError(f"{', '.join(file for file, *_ in files)}: no rows")
