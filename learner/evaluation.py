@@ -38,7 +38,10 @@ class Evaluator:
     def __init__(self, config: Config) -> None:
         self._folder = config.run.path / "evaluation"
         self._samples = config.metrics.samples
-        self._splits = {name: Questions(source, config.data) for name, source in config.data.evaluation.items()}
+        self._splits = {
+            name: Questions(source, config.data, reward=config.reward)
+            for name, source in config.data.evaluation.items()
+        }
 
     def begin(self, version: int, streams: LearnerStreams) -> Asked | None:
         """Issues the questions, which the actors answer beside what else they have to do; None where there are none."""

@@ -69,6 +69,25 @@ def conversation_turns(messages: list[dict[str, str]], num_images: int, controls
     return turns
 
 
+def check_markers(messages: list[dict[str, str]], num_images: int) -> None:
+    """Refuses a conversation whose images do not each have a place in a turn that the assistant replies to.
+
+    Args:
+        messages: with a reply at least.
+
+    Raises:
+        ImageMarkerError: there are more or fewer markers than images, or one is in a reply or behind the last.
+    """
+    markers = sum(message["content"].count(IMAGE_MARKER) for message in messages)
+    if markers not in (0, num_images):
+        raise ImageMarkerError(f"{markers} {IMAGE_MARKER} markers for {num_images} images")
+    last_reply = max(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    before = conversation_turns(messages, num_images, frozenset())[:last_reply]
+    seen = sum(part["type"] == "image" for turn in before if turn["role"] != "assistant" for part in turn["content"])
+    if seen != num_images:
+        raise ImageMarkerError(f"{seen} of {num_images} images are in a turn that is replied to")
+
+
 def control_tokens(tokenizer: Any) -> frozenset[str]:
     """What a tokenizer would read as a command: its special tokens, and all that are written <|so|>."""
     written = {token for token in tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}

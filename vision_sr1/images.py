@@ -3,9 +3,11 @@ plain picture of red, green and blue is made one."""
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from prometheus_client import Counter
 
@@ -60,7 +62,8 @@ def _refusing(data: bytes) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnusableImageError(
-            f"{len(data)} bytes that are no image (they begin with {data[:12]!r}); known formats: {', '.join(FORMATS)}"
+            f"{len(data)} bytes that are no image, or of a variant that is not read (they begin with {data[:12]!r}); "
+            f"known formats: {', '.join(FORMATS)}"
         ) from None
     except Image.DecompressionBombError as error:
         raise UnusableImageError(f"a decompression bomb: {error}") from None
@@ -97,7 +100,9 @@ def _peculiarity(image: Image.Image) -> str | None:
         return "animated"
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         return "transparent"
-    if image.mode.startswith(("I", "F")):
+    if image.mode.startswith("F"):
+        return "float"
+    if image.mode.startswith("I"):
         return "16_bit"
     if image.mode not in _PLAIN:
         return image.mode.lower()
@@ -118,11 +123,18 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """From 16 bit a pixel, or from numbers of any range where the largest is beyond 16 bit."""
+    """From integers or floats of any range; what is 0 stays black where nothing is below.
+
+    White is 1 for floats below 2, else 255, or 65535, or the largest value where it is beyond.
+    """
     values = image.convert("F")
-    low, high = values.getextrema()
-    assert isinstance(low, float)
-    assert isinstance(high, float)
-    top = 65535.0 if 255 < high <= 65535 and low >= 0 else max(high, 255.0)
+    pixels = np.asarray(values)
+    low, high = float(pixels.min()), float(pixels.max())
+    if not math.isfinite(high - low):
+        raise UnusableImageError("an image with pixels that are no finite numbers")
+    if image.mode.startswith("F") and high < 2:
+        top = max(high, 1.0)
+    else:
+        top = 65535.0 if 255 < high <= 65535 and low >= 0 else max(high, 255.0)
     floor = min(low, 0.0)
     return values.point(lambda value: value * (255.0 / (top - floor)) - floor * 255.0 / (top - floor)).convert("L")

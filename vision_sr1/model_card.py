@@ -9,6 +9,7 @@ import yaml
 
 from vision_sr1 import __version__
 from vision_sr1.config import Config
+from vision_sr1.data.sources import kind_of, name_and_split
 from vision_sr1.prompts import template_text
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
@@ -70,6 +71,6 @@ def model_card(
 
 def _hub_name(source: str) -> str | None:
     """The name of a model or data set on the Hub; None for a file or folder here."""
-    name = source.rpartition("@")[0] or source
-    is_local = Path(name).exists() or Path(name).suffix in (".parquet", ".arrow", ".json", ".jsonl")
+    name, _ = name_and_split(source)
+    is_local = Path(name).exists() or kind_of(name) is not None
     return name if _HUB_NAME.fullmatch(name) and not is_local else None

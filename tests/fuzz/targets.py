@@ -1,14 +1,18 @@
 """What reads bytes from outside, each as a function that must return or raise what it says, whatever it is given."""
 
 import contextlib
+import gzip
 import io
 import json
+import tempfile
+from pathlib import Path
 
 from reward_service.graders import grade
 from reward_service.rewards.answer_leak import stated_answer
 from vision_sr1.config import DataConfig
 from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
+from vision_sr1.data.records import parsed, records
 from vision_sr1.data.texts import messages, plain_text
 from vision_sr1.images import UnusableImageError, plain_image, stored_form
 from vision_sr1.parsing import parse_response
@@ -77,6 +81,18 @@ def conversations(data: bytes) -> None:
         assert all(turn.text.strip() and turn.role in ("system", "user", "assistant") for turn in messages(value, "x"))
 
 
+def text_files(data: bytes) -> None:
+    """Rows that are objects, or a reason, whatever the file's ending says."""
+    with tempfile.TemporaryDirectory() as folder:
+        for ending in ("jsonl", "json", "csv", "tsv", "jsonl.gz"):
+            path = Path(folder) / f"rows.{ending}"
+            path.write_bytes(data)
+            with contextlib.suppress(DataError):
+                for row in records(((str(path), 0, 0),)):
+                    with contextlib.suppress(DataError):
+                        assert isinstance(parsed(row["record"], "a row"), dict)
+
+
 def graders(data: bytes) -> None:
     """Our own rules for answers say yes or no to anything, and a thing is itself."""
     text = data.decode("utf-8", errors="replace")
@@ -87,7 +103,10 @@ def graders(data: bytes) -> None:
     stated_answer(rest, answer)
 
 
-TARGETS = {f.__name__: f for f in (response_parser, protobuf_decoders, images, texts_and_paths, conversations, graders)}
+TARGETS = {
+    f.__name__: f
+    for f in (response_parser, protobuf_decoders, images, texts_and_paths, conversations, text_files, graders)
+}
 
 
 def seeds() -> list[bytes]:
@@ -113,6 +132,9 @@ def seeds() -> list[bytes]:
         b"https://a/b.png",
         b'[{"from": "human", "value": "<image>?"}, {"role": "assistant", "content": [{"type": "text"}]}]',
         "caf\u00e9".encode(),
+        b'\xef\xbb\xbf[{"a": 1.50, "b": [NaN, -1e999]}, {"a": "\\ud800"}]',
+        b'a,b\n1,"2\n3"\n',
+        gzip.compress(b'{"a": true}\n\n{"a": null, "a": 2}\n'),
         *messages,
         *pictures,
     ]

@@ -397,6 +397,17 @@ def test_the_authors_own_files_are_read_in_the_form_of_their_training_data(tmp_p
     assert mine.grader is None, "as the configuration has it"
 
 
+def test_answers_of_a_set_of_the_user_s_may_be_several_and_nested(tmp_path: Path):
+    row = {"problem": "Which?", "reward_model": {"ground_truth": ["red", "crimson"]}}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "mine.parquet")
+    config = DataConfig(answer_key="reward_model.ground_truth")
+    ((_, item),) = Questionnaire(benchmark("mine"), [str(tmp_path / "mine.parquet")], config, None).items(
+        lambda _: False
+    )
+    assert isinstance(item, Item)
+    assert (item.answer, item.grader) == ('["red", "crimson"]', "any_of")
+
+
 def test_a_file_of_another_benchmark_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match=r"is no MMStar: its columns are answer, question, and not question, an"):
         items("mmstar", published(tmp_path, "gsm8k"))

@@ -226,6 +226,26 @@ def test_a_converted_set_is_the_same_without_settings(rows: Callable[..., str], 
     assert "out.parquet is there already" in again
 
 
+def test_answers_that_are_nested_and_several_are_converted_to_text(rows: Callable[..., str], tmp_path: Path):
+    source = rows("rows", *({"problem": "what?", "reward_model": {"ground_truth": gt}} for gt in (["red", 1], 1, [])))
+    options = ["data.answer_key=reward_model.ground_truth", "reward.grader=any_of"]
+    output = invoke("convert", source, str(tmp_path / "out.parquet"), *options)
+    assert "row 2: the answer is empty" in output
+    found = Questions(str(tmp_path / "out.parquet"), load_config(None, environment={}).config.data)
+    assert [found[0].answer, found[1].answer, len(found)] == ['["red", "1"]', "1", 2]
+    refused = invoke("convert", source, str(tmp_path / "one.parquet"), options[0])
+    assert "set reward.graders={rows: any_of}" in " ".join(refused.split())
+
+
+def test_images_without_a_place_in_their_conversation_are_told_by_the_check(rows: Callable[..., str]):
+    said = turns(("user", "<image> what?"), ("assistant", "red"))
+    talks = [{"messages": said, "images": [uri(png())] * images} for images in (1, 2, 0)]
+    output = invoke("check", rows("talk", *talks), status=1)
+    assert "conversations  3, of which 1 can be used" in output
+    assert "row 1: 1 <image> markers for 2 images" in output
+    assert "row 2: 1 <image> markers for 0 images" in output
+
+
 def test_a_mixture_is_written_by_weights(rows: Callable[..., str], tmp_path: Path):
     one = rows("one", *({"problem": f"a{i}", "answer": "x"} for i in range(10)))
     two = rows("two", *({"problem": f"b{i}", "answer": "x"} for i in range(3)))

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vision_sr1.config import ConfigError, DataConfig, load_config
+from learner.sequences import SequenceBuilder, SequenceError
+from vision_sr1.config import ConfigError, DataConfig, ModelConfig, load_config
 from vision_sr1.data import Conversations, DataError, Mixture, Questions, conversations, questions
 from vision_sr1.data.lengths import PromptLengths
 
@@ -79,11 +80,20 @@ def written(rows: datasets.Dataset, folder: Path, kind: str) -> str:
     return str(folder / "rows.json")
 
 
-def test_a_file_is_read_without_asking_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.parquet", "rows.csv", "*.arrow", "set"])
+def test_a_file_is_read_without_asking_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     asked: list[str] = []
     monkeypatch.setattr("datasets.load.get_session", lambda: asked.append("a server"))
-    (tmp_path / "rows.jsonl").write_text('{"problem": "what?", "answer": "red"}\n')
-    assert len(Questions(str(tmp_path / "rows.jsonl"), DataConfig())) == 1
+    monkeypatch.setattr("socket.socket.connect", lambda _, address: asked.append(str(address)))
+    rows = datasets.Dataset.from_dict({"problem": ["what?"], "answer": ["red"]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    next((tmp_path / "saved").glob("*.arrow")).rename(tmp_path / "rows.arrow")
+    (tmp_path / "rows.csv").write_text("problem,answer\nwhat?,red\n")
+    (tmp_path / "set").mkdir()
+    for name_of_json in ("rows.jsonl", "rows.json", "set/rows.jsonl"):
+        (tmp_path / name_of_json).write_text('{"problem": "what?", "answer": "red"}\n')
+    assert Questions(str(tmp_path / name), DataConfig())[0].answer == "red"
     assert asked == []
 
 
@@ -273,3 +283,143 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_numbers(tiny_model: Path,
     with pytest.raises(DataError, match=r"row 1: 3\d\d tokens, 0 of them for images; 100 are allowed") as e:
         read.at(0, 1)
     assert e.value.reason == "length"
+
+
+def bare(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+PNG = encoded()
+URI = f"data:image/png;base64,{bare(PNG)}"
+STORED: dict[str, Any] = {
+    "a path": "a.png",
+    "a file URL": "file://FOLDER/a.png",
+    "a data URI": URI,
+    "a data URI without a type": f"data:;base64,{bare(PNG)}",
+    "a data URI of Qwen's": f"data:image;base64,{bare(PNG)}",
+    "a data URI in capitals": f"DATA:IMAGE/PNG;BASE64,{bare(PNG)}",
+    "a data URI with a parameter": f"data:image/png;name=a.png;base64,{bare(PNG)}",
+    "base64": bare(PNG),
+    "base64 in lines": "\n".join(bare(PNG)[start : start + 76] for start in range(0, len(bare(PNG)), 76)) + "\n",
+    "base64 without its padding": bare(PNG).rstrip("="),
+    "a struct with a path": {"path": "a.png"},
+    "a struct with base64 as bytes": {"bytes": bare(PNG), "path": None},
+    "a struct with base64": {"base64": bare(PNG)},
+    "OpenAI's struct": {"url": URI, "detail": "low"},
+}
+PARTS: dict[str, dict[str, Any]] = {
+    "OpenAI's": {"type": "image_url", "image_url": {"url": URI}},
+    "OpenAI's with a path": {"type": "image_url", "image_url": {"url": "a.png", "detail": "auto"}},
+    "OpenAI's without a struct": {"type": "image_url", "image_url": URI},
+    "that of OpenAI's responses": {"type": "input_image", "image_url": URI},
+    "that of transformers": {"type": "image", "url": URI},
+    "that of transformers with base64": {"type": "image", "base64": bare(PNG)},
+    "Qwen's": {"type": "image", "image": "a.png"},
+    "with a struct": {"type": "image", "image": {"bytes": None, "path": "a.png"}},
+    "one whose image is in the column": {"type": "image_url", "image_url": None},
+}
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_images_are_stored_in_any_of_these_ways(tmp_path: Path, name: str):
+    (tmp_path / "a.png").write_bytes(PNG)
+    stored = STORED[name]
+    if name == "a file URL":
+        stored = stored.replace("FOLDER", str(tmp_path))
+    rows = [{"problem": "what?", "answer": "x", "images": images} for images in (stored, [stored, stored])]
+    read = Questions(lines(tmp_path / "rows.jsonl", *rows), DataConfig())
+    assert [read[index].images for index in range(2)] == [[PNG], [PNG, PNG]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_base64_of_every_format_is_an_image(tmp_path: Path, kind: str):
+    data = io.BytesIO()
+    Image.effect_noise((20, 20), 60).convert("RGB").save(data, kind)
+    row = {"problem": "what?", "answer": "x", "images": bare(data.getvalue())}
+    assert len(Questions(lines(tmp_path / "rows.jsonl", row), DataConfig())[0].images) == 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ("iVBORw0KGgo" + "A" * 5000 + "!", "is no path, and no image in base64"),
+        ("A" * 5000, "is no path, and no image in base64"),
+        ("A" * 300, "cannot be read: File name too long"),
+        ("half\ud800", "cannot be read: surrogates not allowed"),
+        (bare(b"\x89PNG\r\n\x1a\n\0\0\0\r" + b"x" * 99), "111 bytes that are no image"),
+        ("data:image/png,abc", "is a data URI without ;base64"),
+        ("data:image/png;base64,a", "is no base64"),
+        ("file:///etc/passwd", "leads out of"),
+        ("https://example.org/a.png", "is a URL: download it"),
+        ({"url": "https://example.org/a.png"}, "is a URL: download it"),
+        ({"bytes": None, "path": None}, "neither bytes nor a path"),
+        ({"path": {"path": {}}}, "neither bytes nor a path"),
+    ],
+)
+def test_images_that_are_stored_otherwise_are_refused(tmp_path: Path, stored: Any, message: str):
+    row = {"problem": "what?", "answer": "x", "images": [stored]}
+    read = Questions(lines(tmp_path / "rows.jsonl", row), DataConfig())
+    with pytest.raises(DataError, match=f"row 0, image 0: .*{message}") as refused:
+        _ = read[0]
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_messages_have_images_in_any_of_these_parts(tmp_path: Path, name: str, kind: str):
+    (tmp_path / "a.png").write_bytes(PNG)
+    content = [{"type": "text", "text": "What is "}, PARTS[name], {"type": "text", "text": "?"}]
+    asked = [{"role": "user", "content": content}]
+    replied = [{"role": "assistant", "content": [{"type": "text", "text": "Red."}]}]
+    question = {"problem": asked, "answer": "red", "images": ["a.png"]}
+    talk = {"messages": [*asked, *replied], "images": ["a.png"]}
+    if kind == "parquet":
+        for place, row in (("question", question), ("talk", talk)):
+            pq.write_table(pa.Table.from_pylist([row]), tmp_path / f"{place}.parquet")
+    else:
+        lines(tmp_path / "question.jsonl", question)
+        lines(tmp_path / "talk.jsonl", talk)
+    read = Questions(str(tmp_path / f"question.{kind}"), DataConfig())[0]
+    assert (read.question, read.images) == ("What is <image>?", [PNG])
+    said = Conversations(str(tmp_path / f"talk.{kind}"), DataConfig())[0]
+    assert (said.messages[0]["content"], said.images) == ("What is <image>?", [PNG])
+
+
+TALKS: dict[str, tuple[list[str], int, str | None]] = {  # turns, images, and why they do not fit
+    "no images": (["user: what ?", "assistant: red"], 0, None),
+    "an image and no marker": (["user: what ?", "assistant: red"], 1, None),
+    "an image and no marker, after a system turn": (["system: count .", "user: what ?", "assistant: red"], 2, None),
+    "a marker each": (["user: <image> what ?", "assistant: red", "user: <image> ?", "assistant: blue"], 2, None),
+    "a marker in the system's turn": (["system: <image> .", "user: what ?", "assistant: red"], 1, None),
+    "a question behind": (["user: <image> what ?", "assistant: red", "user: and ?"], 1, None),
+    "more markers": (["user: <image> <image> what ?", "assistant: red"], 1, "2 <image> markers for 1 images"),
+    "fewer markers": (["user: <image> what ?", "assistant: red"], 2, "1 <image> markers for 2 images"),
+    "a marker and no image": (["user: <image> what ?", "assistant: red"], 0, "1 <image> markers for 0 images"),
+    "a marker in a reply": (["user: what ?", "assistant: <image> red"], 1, "0 of 1 images are in a turn that is"),
+    "a marker behind": (
+        ["user: what ?", "assistant: red", "user: <image> ?"],
+        1,
+        "0 of 1 images are in a turn that is",
+    ),
+    "a system turn alone": (["system: count .", "assistant: red"], 1, "0 of 1 images are in a turn that is"),
+    "only a reply": (["assistant: red"], 0, "the conversation begins with an assistant turn"),
+    "a reply before the question": (["assistant: red", "user: what ?", "assistant: red"], 0, "the conversation begins"),
+}
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_a_conversation_is_refused_here_where_training_refuses_it(tmp_path: Path, tiny_model: Path, name: str):
+    turns, images, message = TALKS[name]
+    said = [dict(zip(("role", "content"), turn.split(": ", 1), strict=True)) for turn in turns]
+    pictures = [encoded(size=(56, 56))] * images
+    row = {"messages": said, "images": [bare(picture) for picture in pictures]}
+    read = Conversations(lines(tmp_path / "talk.jsonl", row), DataConfig())
+    builder = SequenceBuilder(ModelConfig(path=str(tiny_model), min_pixels=3136, max_pixels=3136, max_model_len=256))
+    if message is None:
+        assert builder.from_messages(read[0].messages, read[0].images).is_image.any() == bool(images)
+        return
+    with pytest.raises(DataError, match=f"talk.jsonl, row 0: {message}") as refused:
+        _ = read[0]
+    assert refused.value.reason == "row"
+    with pytest.raises(SequenceError):
+        builder.from_messages(said, pictures)

@@ -107,3 +107,37 @@ def test_an_animation_is_its_first_frame():
     stored = stored_form(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
     assert stored.startswith(b"\x89PNG")
     assert plain_image(stored).getpixel((0, 0)) == (255, 0, 0)
+
+
+def tiff(values: list[list[float]]) -> bytes:
+    return encoded(Image.fromarray(np.array(values, dtype=np.float32)), "TIFF")
+
+
+@pytest.mark.parametrize(
+    ("values", "read"),
+    [
+        ([[0.0, 0.5, 1.0]], [0, 127, 255]),
+        ([[0.0, 0.25, 0.5]], [0, 63, 127]),
+        ([[0.5, 0.5, 0.5]], [127, 127, 127]),
+        ([[0.0, 0.0, 0.0]], [0, 0, 0]),
+        ([[-1.0, 0.0, 1.0]], [0, 127, 255]),
+        ([[-0.02, 0.5, 1.02]], [0, 127, 255]),  # as resampling leaves them
+        ([[0.0, 128.0, 255.0]], [0, 128, 255]),
+        ([[0.0, 32768.0, 65535.0]], [0, 127, 255]),
+        ([[0.0, 50000.0, 100000.0]], [0, 127, 255]),
+    ],
+)
+def test_floats_are_scaled_from_the_range_that_they_have(values: list[list[float]], read: list[int]):
+    plain = np.asarray(plain_image(stored_form(tiff(values))))[0, :, 0].astype(int)
+    assert np.abs(plain - read).max() <= 1
+
+
+@pytest.mark.parametrize("pixel", [float("nan"), float("inf"), float("-inf")])
+def test_pixels_that_are_no_numbers_are_refused(pixel: float):
+    with pytest.raises(UnusableImageError, match="pixels that are no finite numbers"):
+        stored_form(tiff([[0.5, pixel, 1.0]]))
+
+
+def test_small_integers_stay_dark():
+    dark = encoded(Image.fromarray(np.array([[0, 1, 2]], dtype=np.int32)), "TIFF")
+    assert np.asarray(plain_image(stored_form(dark))).max() == 2

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from tests.conftest import TINY
 from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.data.fingerprint import fingerprint
+from vision_sr1.data.fingerprint import TAIL_BYTES, fingerprint
 from vision_sr1.data.tables import load_table
 from vision_sr1.launcher.changes import print_changes
 from vision_sr1.resuming import EFFECTS, ORIGIN, Stage, changes, origin
@@ -225,6 +225,13 @@ def test_fingerprints_are_of_every_form_of_data(tmp_path: Path):
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many[::-1]))
     more = {of(tmp_path / name) for name in ("shuffled", "a.jsonl", "b.jsonl")}
     assert len(seen | more) == 5
+    rows = [{"problem": f"what is {number}", "answer": "a" * 2 * TAIL_BYTES} for number in (1, 2, 3, 4)]
+    for place, lines in (("x/rows", rows[:2]), ("y/rows", rows[2:]), ("z", rows), ("w", [*rows[:3], rows[0]])):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{place}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    assert of(tmp_path / "?/rows.jsonl") == of(tmp_path / "z.jsonl") != of(tmp_path / "w.jsonl")
+    table = load_table(str(tmp_path / "?/rows.jsonl"))
+    assert fingerprint(table, config, 3) == fingerprint(load_table(str(tmp_path / "w.jsonl")), config, 3)
 
 
 def test_every_setting_whose_change_has_an_effect_exists():

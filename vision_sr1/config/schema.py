@@ -57,8 +57,10 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """One of several sets that are mixed."""
 
-    path: str = Field(description="File (parquet, arrow, json, jsonl), folder, or name on a hub; @split at its end.")
-    weight: float = Field(1.0, gt=0, description="How often an epoch has each of its rows: 2 twice, 0.5 every other.")
+    path: str = Field(description="File, several by a pattern, folder, or name on a hub; @split at its end.")
+    weight: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="How often an epoch has each of its rows: 2 twice, 0.5 every other."
+    )
 
 
 def _sources(value: Any) -> Any:
@@ -77,7 +79,7 @@ class DataConfig(Section):
     evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each one set.")
     sft: Sources = Field([], description="Conversations for supervised stages: one set, or a list of them.")
     sft_evaluation: Sources = Field([], description="Held-out conversations, to watch supervised stages by.")
-    prompt_key: str = Field("problem", description="Column of the question, `<image>` markers included.")
+    prompt_key: str = Field("problem", description="Column of the question; `a.b` is the field b of a column a.")
     answer_key: str = Field("answer", description="Column of the reference answer.")
     image_key: str = Field("images", description="Column of the images: one, or a list, of bytes/path structs.")
     source_key: str = Field("data_source", description="Column naming the source; optional in the data.")
@@ -261,6 +263,10 @@ class RewardConfig(Section):
         """Rewards that every rollout gets, and their least and greatest values."""
         judge = {JUDGE: (0.0, 1.0)} if self.judge.url and self.judge.answers else {}
         return {**RANGES, **judge, **{name: function.range for name, function in self.functions.items()}}
+
+    def grader_of(self, data_source: str) -> GraderName:
+        """The rule for answers to questions of a data source."""
+        return self.graders.get(data_source, self.grader)
 
     @property
     def grader_names(self) -> set[GraderName]:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from PIL import Image
 
-from vision_sr1.config import DataConfig
+from vision_sr1.config import DataConfig, RewardConfig
 from vision_sr1.data.conversations import FORMS, ConversationRow, Conversations
 from vision_sr1.data.errors import DataError, Reason
 from vision_sr1.data.lengths import PromptLengths
@@ -68,8 +68,11 @@ class Report:
         return self.rows - sum(map(len, self.refused.values()))
 
 
-def open_rows(source: str, config: DataConfig) -> Questions | Conversations:
+def open_rows(source: str, config: DataConfig, reward: RewardConfig | None = None) -> Questions | Conversations:
     """A set by its columns: of conversations where it has some, and no answers.
+
+    Args:
+        reward: as `Questions` takes it.
 
     Raises:
         DataError: it cannot be read, or is neither.
@@ -77,7 +80,7 @@ def open_rows(source: str, config: DataConfig) -> Questions | Conversations:
     columns = set(load_table(source).column_names)
     if config.answer_key not in columns and any(set(form) <= columns for form in FORMS):
         return Conversations(source, config)
-    return Questions(source, config)
+    return Questions(source, config, reward=reward)
 
 
 def readable_rows(rows: Questions | Conversations) -> Iterator[tuple[int, AnyRow | DataError]]:

@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 
 from vision_sr1.config import Config, SourceConfig, save_config
+from vision_sr1.data.sources import kind_of
 from vision_sr1.terminal import Overrides, Seed, console, errors, fail, load
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets: made, looked at, m
 SHOWN = 10  # of the rows that something is said of, for each thing said
 Source = Annotated[
     str,
-    typer.Argument(metavar="SOURCE", help="File (parquet, arrow, json, jsonl), folder, or hub name; @SPLIT after it."),
+    typer.Argument(
+        metavar="SOURCE", help="File (parquet, arrow, json, jsonl, csv, tsv), folder, or hub name; @SPLIT after it."
+    ),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The run's file, for its data.* and model.*.")]
 Output = Annotated[Path, typer.Argument(metavar="FILE", help="The parquet file to write.")]
@@ -48,7 +51,7 @@ def data_check(
     effective = loaded.config
     shown = Samples(samples)
     with _told(), _graders(effective) as verdict:
-        rows = open_rows(source, effective.data)
+        rows = open_rows(source, effective.data, effective.reward)
         lengths = PromptLengths(effective) if "model.path" in loaded.origins else None
         report = check(rows, lengths, verdict, shown.see)
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -86,7 +89,7 @@ def data_convert(source: Source, file: Output, overrides: Overrides = None, conf
 
     effective = load(config, overrides).config
     with _told(), _refusals() as refused:
-        count = convert(source, file, effective.data, refused)
+        count = convert(source, file, effective, refused)
     console.print(f"wrote {file}: {count:,} rows", highlight=False)
 
 
@@ -102,7 +105,7 @@ def data_mix(
 
     effective = load(config, None).config
     with _told(), _refusals() as refused:
-        count = mix([_weighted(source) for source in sources], file, effective.data, seed, refused)
+        count = mix([_weighted(source) for source in sources], file, effective, seed, refused)
     console.print(f"wrote {file}: {count:,} rows", highlight=False)
 
 
@@ -120,7 +123,7 @@ def data_split(
 
     effective = load(config, overrides).config
     with _told(), _refusals() as refused:
-        counts = split(source, folder, effective.data, held_out, seed, refused)
+        counts = split(source, folder, effective, held_out, seed, refused)
     for name, count in counts.items():
         console.print(f"wrote {folder / name}.parquet: {count:,} rows", highlight=False)
 
@@ -214,7 +217,7 @@ def _graders(config: Config) -> Iterator[Callable[..., str | None]]:
 
 def _weighted(source: str) -> SourceConfig:
     path, separator, weight = source.rpartition("=")
-    if not separator:
+    if not separator or "/" in weight or kind_of(weight) or Path(source).expanduser().exists():
         return SourceConfig(path=source)
     try:
         return SourceConfig(path=path, weight=float(weight))

@@ -1,8 +1,8 @@
 """Conversations for supervised stages."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from vision_sr1.chat import ImageMarkerError, check_markers
 from vision_sr1.config import DataConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.pictures import Pictures
@@ -48,15 +48,23 @@ class Conversations:
         """The row.
 
         Raises:
-            DataError: a message is no text, nobody answers, or an image cannot be used.
+            DataError: a message is no text, nobody asks or answers, or an image cannot be used or has no place.
         """
         where = f"{self.source}, row {index}"
-        row: dict[str, Any] = self._rows[index]
+        row, folder = self._rows[index], self._rows.folder(index)
         turns = [turn for column in self._form for turn in messages(row.get(column), where)]
         if all(turn.role != "assistant" for turn in turns):
             raise DataError(f"{where}: no assistant turn to learn from", "row")
+        if turns[0].role == "assistant":
+            raise DataError(
+                f"{where}: the conversation begins with an assistant turn: nothing is asked before it", "row"
+            )
         own = [item for turn in turns for item in turn.images]
-        images = [self._pictures.read(item, f"{where}, image {number}") for number, item in enumerate(own)]
-        return ConversationRow(
-            [{"role": turn.role, "content": turn.text} for turn in turns], images or self._pictures.of(row, where)
-        )
+        images = [self._pictures.read(item, f"{where}, image {number}", folder) for number, item in enumerate(own)]
+        images = images or self._pictures.of(row, where, folder)
+        said = [{"role": turn.role, "content": turn.text} for turn in turns]
+        try:
+            check_markers(said, len(images))
+        except ImageMarkerError as error:
+            raise DataError(f"{where}: {error}", "row") from error
+        return ConversationRow(said, images)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vision_sr1.config import DataConfig, SourceConfig
+from vision_sr1.config import Config, SourceConfig
 from vision_sr1.data.check import AnyRow, open_rows, readable_rows, said
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.mixture import Mixture
@@ -19,23 +19,23 @@ ROWS_AT_ONCE = 256  # in memory
 Refused = Callable[[DataError], None]
 
 
-def convert(source: str, path: Path, config: DataConfig, refused: Refused) -> int:
+def convert(source: str, path: Path, config: Config, refused: Refused) -> int:
     """Writes the rows of a set that can be used; returns how many.
 
     Raises:
         DataError: the set cannot be read, or the file is there already.
     """
-    rows = open_rows(source, config)
+    rows = open_rows(source, config.data, config.reward)
     return _write(path, type(rows) is Questions, (row for _, row in _usable(readable_rows(rows), refused)))
 
 
-def mix(sources: Sequence[SourceConfig], path: Path, config: DataConfig, seed: int, refused: Refused) -> int:
+def mix(sources: Sequence[SourceConfig], path: Path, config: Config, seed: int, refused: Refused) -> int:
     """Writes one epoch of a mixture in the order of the seed; returns its rows.
 
     Raises:
         DataError: a set cannot be read, they are not of one kind, or the file is there already.
     """
-    sets = [open_rows(source.path, config) for source in sources]
+    sets = [open_rows(source.path, config.data, config.reward) for source in sources]
     if len(kinds := {type(rows) for rows in sets}) > 1:
         raise DataError("questions and conversations cannot be mixed: " + ", ".join(source.path for source in sources))
     mixture: Mixture[AnyRow] = Mixture(sets, [source.weight for source in sources], seed)
@@ -50,9 +50,7 @@ def mix(sources: Sequence[SourceConfig], path: Path, config: DataConfig, seed: i
     return _write(path, kinds == {Questions}, (row for _, row in _usable(rows(), refused)))
 
 
-def split(
-    source: str, folder: Path, config: DataConfig, held_out: float, seed: int, refused: Refused
-) -> dict[str, int]:
+def split(source: str, folder: Path, config: Config, held_out: float, seed: int, refused: Refused) -> dict[str, int]:
     """Writes `train.parquet` and `held_out.parquet`; returns their rows. No image is in both, nor a question without.
 
     Args:
@@ -61,7 +59,7 @@ def split(
     Raises:
         DataError: the set cannot be read, nothing would be left to train on, or a file is there already.
     """
-    rows = open_rows(source, config)
+    rows = open_rows(source, config.data, config.reward)
     kin = _Kin()
     usable = [(index, kin.add(row)) for index, row in _usable(readable_rows(rows), refused)]
     families: dict[int, list[int]] = {}

@@ -70,7 +70,7 @@ def questions(config: Config, check: Callable[[QuestionRow], object] | None = No
     Raises:
         DataError: one of the sets cannot be read, or lacks a column.
     """
-    return _mixed(config.data.train, lambda path: Questions(path, config.data, check), config.run.seed)
+    return _mixed(config.data.train, lambda path: Questions(path, config.data, check, config.reward), config.run.seed)
 
 
 def conversations(sources: Sequence[SourceConfig], config: DataConfig, seed: int) -> Mixture[ConversationRow]:

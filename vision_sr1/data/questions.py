@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from vision_sr1.chat import ImageMarkerError, content_parts
-from vision_sr1.config import DataConfig
+from vision_sr1.config import DataConfig, RewardConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.pictures import Pictures
-from vision_sr1.data.tables import load_table
-from vision_sr1.data.texts import Message, messages, plain_text
+from vision_sr1.data.sources import title_of
+from vision_sr1.data.tables import load_table, value_of
+from vision_sr1.data.texts import Message, accepted_answers, messages, plain_text
 
 log = structlog.get_logger()
 
@@ -34,17 +34,25 @@ class Questions:
     Args:
         source: as `load_table` takes it.
         check: raises `DataError` for a row that is not to be used, with a message that its place is put before.
+        reward: says which data sources have the grader `any_of`: only for these an answer may be a list.
 
     Raises:
         DataError: the set cannot be read, or lacks a column.
     """
 
-    def __init__(self, source: str, config: DataConfig, check: Callable[[QuestionRow], object] | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        config: DataConfig,
+        check: Callable[[QuestionRow], object] | None = None,
+        reward: RewardConfig | None = None,
+    ) -> None:
         self._rows = load_table(source)
         self.source = source
         self._config = config
         self._pictures = Pictures(source, config)
         self._check = check
+        self._reward = reward or RewardConfig()
         self._told_of_system_prompts = False
         there = self._rows.column_names
         for setting, column in (("prompt_key", config.prompt_key), ("answer_key", config.answer_key)):
@@ -62,18 +70,20 @@ class Questions:
         """
         where = f"{self.source}, row {index}"
         row = self._rows[index]
-        asked = self._asked(row.get(self._config.prompt_key), where)
+        folder = self._rows.folder(index)
+        asked = self._asked(value_of(row, self._config.prompt_key), where)
         if asked.images:
-            images = [self._pictures.read(item, f"{where}, image {n}") for n, item in enumerate(asked.images)]
+            images = [self._pictures.read(item, f"{where}, image {n}", folder) for n, item in enumerate(asked.images)]
         else:
-            images = self._pictures.of(row, where)
-        source, scene = row.get(self._config.source_key), row.get(self._config.scene_key)
+            images = self._pictures.of(row, where, folder)
+        source, scene = value_of(row, self._config.source_key), value_of(row, self._config.scene_key)
+        data_source = title_of(self.source) if source in (None, "") else plain_text(source, f"{where}: the data source")
         found = QuestionRow(
             question=asked.text,
-            answer=plain_text(row.get(self._config.answer_key), f"{where}: the answer"),
+            answer=self._answer(value_of(row, self._config.answer_key), data_source, f"{where}: the answer"),
             images=images,
-            data_source=plain_text(source, f"{where}: the data source") if source else Path(self.source).stem,
-            scene=None if scene is None else str(scene),
+            data_source=data_source,
+            scene=None if scene in (None, "") else plain_text(scene, f"{where}: the scene"),
         )
         try:
             content_parts(found.question, len(images))
@@ -85,6 +95,17 @@ class Questions:
             except DataError as error:
                 raise DataError(f"{where}: {error}", error.reason) from error
         return found
+
+    def _answer(self, value: Any, data_source: str, what: str) -> str:
+        if not isinstance(value, list):
+            return plain_text(value, what)
+        if self._reward.grader_of(data_source) != "any_of":
+            raise DataError(
+                f"{what} is no text but a list; where each of its {len(value)} answers is right, set "
+                f"reward.graders={{{data_source}: any_of}}",
+                "text",
+            )
+        return accepted_answers(value, what)
 
     def _asked(self, value: Any, where: str) -> Message:
         """The question as one user's turn."""

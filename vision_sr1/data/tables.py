@@ -1,18 +1,25 @@
 """Tables of rows from files, folders and hubs, through the `datasets` library: memory-mapped, so of any size."""
 
-import json
-from collections.abc import Collection, Iterator
+import glob
+import itertools
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from vision_sr1.data.errors import DataError
+from vision_sr1.data.records import NoRowsError, json_value, parsed, records
+from vision_sr1.data.sources import TEXT_KINDS, data_files, kind_of, name_and_split
 
 ROWS_AT_ONCE = 1000  # of those read as they are stored
-_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jsonl": "text"}
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder that `save_to_disk` wrote
-_REPLACED = "\ufffd"  # what decoding puts in place of bytes that are no UTF-8
+_TRAIN = "train"
+_LOOKED_AT = 100  # rows of a text file, for their columns
+_WRITTEN_AT_ONCE = 100  # rows of a text file, which may have images in them
 
 
 class Table(Protocol):
@@ -20,18 +27,22 @@ class Table(Protocol):
 
     @property
     def column_names(self) -> list[str]:
-        """Of the rows; where these differ, of the first."""
+        """Of the rows; where these differ, of the first ones. The field `b` of a column `a` is `a.b`."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
+    def folder(self, index: int, /) -> Path:
+        """That paths in a row start from."""
+        ...
+
     def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
         """The first `count` rows as they are stored, `ROWS_AT_ONCE` at a time.
 
         Args:
-            columns: of interest; lines of JSON are given whole.
+            columns: of interest; rows of text files are given whole.
         """
         ...
 
@@ -40,127 +51,262 @@ def load_table(source: str) -> Table:
     """Reads `NAME`, `NAME@SPLIT`, or of a hub's `NAME:CONFIGURATION@SPLIT`; the split is `train` where none is named.
 
     Args:
-        source: a file (parquet, arrow, json, jsonl), several by a pattern (`part-*.parquet`), a folder that
-            `save_to_disk` wrote or that holds such files, or the name of a data set on a hub.
+        source: a file (parquet, arrow, json, jsonl, csv, tsv; text files also with `.gz`), several by a pattern
+            (`part-*.parquet`), a folder that `save_to_disk` wrote or that holds such files, or the name of a data set
+            on a hub.
 
     Raises:
         DataError: there is nothing of that name, it cannot be read, or has no rows.
     """
-    name, separator, split = source.rpartition("@")
-    if not separator or Path(source).exists():
-        name, split = source, ""
-    table = _open(name, split or "train")
+    name, split = name_and_split(source)
+    table = _open(name, split or _TRAIN)
     if not len(table):
         raise DataError(f"{source} has no rows")
     return table
+
+
+def value_of(row: dict[str, Any], column: str) -> Any:
+    """A row's value in a column; `a.b` is the field `b` of the column `a`. None where there is none."""
+    if column in row:
+        return row[column]
+    head, separator, field = column.partition(".")
+    inside = row.get(head)
+    return value_of(inside, field) if separator and isinstance(inside, dict) else None
 
 
 def _open(name: str, split: str) -> Table:
     import datasets
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a file of the user's is read without a word to any server
-    path = Path(name)
     try:
-        if path.is_dir() and any((path / saved).is_file() for saved in _SAVED):
-            saved = datasets.load_from_disk(name)
-            if isinstance(saved, datasets.DatasetDict):
-                if split not in saved:
-                    raise DataError(f"{name} has no split {split!r}; its splits: {', '.join(saved)}")
-                saved = saved[split]
-            return _Columns(saved, name)
-        builder = _BUILDERS.get(path.suffix)
-        if builder is None:
-            hub_name, _, configuration = name.partition(":")
-            return _Columns(datasets.load_dataset(hub_name, configuration or None, split=split), name)
-        files = [name] if path.is_file() else sorted(map(str, path.parent.glob(path.name)))
-        if not files:
-            raise DataError(f"no data file {path}; `vision-sr1 data shapes` makes one")
-        if builder == "text":
-            lines = datasets.load_dataset("text", data_files=files, split="train", encoding_errors="replace")
-            return _JsonLines(lines, name)
-        return _Columns(datasets.load_dataset(builder, data_files=files, split="train"), name)
+        if Path(name).is_dir():
+            return _open_folder(name, split)
+        if files := data_files(name):
+            if split != _TRAIN:
+                raise DataError(f"{name} is a file and has no splits: leave @{split} out")
+            return _open_files(files, name)
+        hub_name, _, configuration = name.partition(":")
+        return _Columns(datasets.load_dataset(hub_name, configuration or None, split=split), name, Path(name).parent)
     except DataError:
         raise
     except (datasets.exceptions.DatasetGenerationError, KeyError, OSError, ValueError) as error:
-        if path.suffix in _BUILDERS:
-            kind = path.suffix.removeprefix(".")
-            raise DataError(f"{name} is no {kind} file that can be read: {error.__cause__ or error}") from error
-        raise DataError(f"cannot load data set {name!r}, split {split!r}: {error}") from error
+        if isinstance(error.__cause__, DataError):
+            raise error.__cause__ from None
+        raise DataError(f"cannot load data set {name!r}, split {split!r}: {error.__cause__ or error}") from error
+
+
+def _open_folder(name: str, split: str) -> Table:
+    """What `save_to_disk` wrote, or a folder of files: by the types that its README.md gives, where it gives some."""
+    import datasets
+
+    if any((Path(name) / saved).is_file() for saved in _SAVED):
+        saved = datasets.load_from_disk(name)
+        if isinstance(saved, datasets.DatasetDict):
+            if split not in saved:
+                raise DataError(f"{name} has no split {split!r}; its splits: {', '.join(saved)}")
+            saved = saved[split]
+        return _Columns(saved, name, Path(name))
+    try:
+        builder = datasets.load_dataset_builder(name)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{name}: the datasets library finds no data files in this folder; name one of its files"
+        ) from error
+    files = (builder.config.data_files or {}).get(split, [])
+    has_types = any(info.features for info in datasets.info.DatasetInfosDict.from_directory(name).values())
+    if files and all(map(kind_of, files)) and not has_types:
+        return _open_files(files, name)
+    return _Columns(datasets.load_dataset(name, split=split), name, Path(name))
+
+
+def _open_files(files: Sequence[str], name: str) -> Table:
+    """Files of one kind, those of one folder after those of another."""
+    opened = _open_texts if kind_of(files[0]) in TEXT_KINDS else _open_tables
+    tables = [
+        table
+        for folder, group in itertools.groupby(map(Path, files), lambda file: file.parent)
+        if (table := opened(list(group), name, folder)) is not None
+    ]
+    if not tables:
+        raise DataError(f"{name} has no rows")
+    return tables[0] if len(tables) == 1 else _Joined(tables)
+
+
+def _open_texts(files: list[Path], name: str, folder: Path) -> Table | None:
+    """Text files; None where they have no rows."""
+    import datasets
+
+    versions = tuple((str(file.absolute()), (now := file.stat()).st_size, now.st_mtime_ns) for file in files)
+    features = datasets.Features({"record": datasets.Value("large_binary")})
+    try:
+        rows = datasets.Dataset.from_generator(
+            records, features=features, gen_kwargs={"files": versions}, writer_batch_size=_WRITTEN_AT_ONCE
+        )
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, NoRowsError):
+            return None
+        raise
+    return _Records(rows, name, folder)
+
+
+def _open_tables(files: list[Path], name: str, folder: Path) -> Table | None:
+    """Files of columns with a type; None where they have no rows."""
+    import datasets
+
+    kind = kind_of(files[0].name)
+    if kind == "parquet":
+        files = [file for file in files if _has_rows(file)]
+    if not files:
+        return None
+    names = [glob.escape(str(file.resolve())) for file in files]
+    if any("::" in file for file in names):  # fsspec takes what follows for another file system
+        raise DataError(f"{name}: a name with '::' cannot be read: rename it")
+    try:
+        return _Columns(datasets.load_dataset(kind, data_files=names, split=_TRAIN), name, folder)
+    except (datasets.exceptions.DatasetGenerationError, OSError, ValueError) as error:
+        raise DataError(f"{name} is no {kind} file that can be read: {error.__cause__ or error}") from error
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether a parquet file has rows: one that has none may have columns of no type, which fit no other file's."""
+    try:
+        return bool(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} is no parquet file that can be read: {error}") from error
 
 
 class _Columns:
-    """A table as the library has it, images as they are stored: ours to decode."""
+    """A table of columns with a type: images as they are stored, ours to decode, and classes by their names."""
 
-    def __init__(self, rows: Any, source: str) -> None:
-        import datasets
-
-        for column, feature in rows.features.items():
-            if isinstance(feature, datasets.Image):
-                rows = rows.cast_column(column, datasets.Image(decode=False))
-            elif isinstance(getattr(feature, "feature", None), datasets.Image):
-                rows = rows.cast_column(column, datasets.List(datasets.Image(decode=False)))
-        self._rows = rows
+    def __init__(self, rows: Any, source: str, folder: Path) -> None:
+        self._rows = rows.with_format("arrow")
+        self._features = rows.features
         self._source = source
+        self._folder = folder
 
     @property
     def column_names(self) -> list[str]:
-        names: list[str] = self._rows.column_names
-        return names
+        return list(_names(self._features))
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            row: dict[str, Any] = self._rows[index]
+            row: dict[str, Any] = self._rows[index].to_pylist()[0]
         except UnicodeDecodeError as error:
             where = f"{self._source}, row {index}"
             raise DataError(
                 f"{where}: a column is not UTF-8: {error}; write the file again in UTF-8", "text"
             ) from error
-        return row
+        return {column: _value(self._features[column], value) for column, value in row.items()}
+
+    def folder(self, _: int, /) -> Path:
+        return self._folder
 
     def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
         there = [column for column in self._rows.column_names if column in columns]
         return _stored(self._rows.select_columns(there), count)
 
 
-class _JsonLines:
-    """A line a row, each read when it is asked for: rows may differ, and a broken one spoils no other."""
+def _value(feature: Any, value: Any) -> Any:
+    """A value as its author gave it: the name of a class, a narrow float without digits that it never had."""
+    import datasets
 
-    def __init__(self, lines: Any, source: str) -> None:
-        self._lines = lines
+    if value is None:
+        return None
+    if isinstance(feature, datasets.ClassLabel):
+        return feature.names[value] if 0 <= value < len(feature.names) else None
+    if isinstance(feature, datasets.Json):
+        return json_value(value)
+    if isinstance(feature, datasets.Value) and feature.dtype in ("float16", "float32"):
+        return float(str(np.dtype(feature.dtype).type(value)))
+    if isinstance(feature, dict):
+        return {name: _value(inner, value[name]) for name, inner in feature.items()}
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return [_value(feature.feature, item) for item in value]
+    return value
+
+
+class _Records:
+    """Rows of text files, each parsed when it is asked for: rows may differ, and a broken one spoils no other."""
+
+    def __init__(self, rows: Any, source: str, folder: Path) -> None:
+        self._rows = rows
         self._source = source
+        self._folder = folder
 
     @property
     def column_names(self) -> list[str]:
-        for index in range(len(self)):
+        names: dict[str, None] = {}
+        broken: list[DataError] = []
+        for index in range(min(len(self), _LOOKED_AT)):
             try:
-                return list(self[index])
-            except DataError:
-                continue
-        raise DataError(f"{self._source} has no line that is a JSON object")
+                names |= dict.fromkeys(_names(self[index]))
+            except DataError as error:
+                broken.append(error)
+        if not names:
+            raise DataError(
+                f"{self._source} has no line that is a JSON object; {broken[0] if broken else 'all are {}'}"
+            )
+        return list(names)
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        where, line = f"{self._source}, row {index}", self._lines[index]["text"]
-        if _REPLACED in line:
-            at = line.index(_REPLACED)
-            raise DataError(f"{where}: not UTF-8 at character {at}; write the file again in UTF-8", "text")
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: no JSON: {error}", "row") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: {line[:40]!r} is no JSON object", "row")
-        return row
+        return parsed(self._rows[index]["record"], f"{self._source}, row {index}")
 
-    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole lines)
-        return _stored(self._lines, count)
+    def folder(self, _: int, /) -> Path:
+        return self._folder
+
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:  # noqa: ARG002  (whole rows)
+        text = pa.schema([("record", pa.large_string())])  # unchecked: it may be no UTF-8
+        return (part.cast(text, safe=False) for part in _stored(self._rows, count))
+
+
+class _Joined:
+    """Tables one after the other."""
+
+    def __init__(self, tables: Sequence[Table]) -> None:
+        self._tables = tables
+        self._ends = list(itertools.accumulate(map(len, tables)))
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(dict.fromkeys(name for table in self._tables for name in table.column_names))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        table, place = self._place(index)
+        return table[place]
+
+    def folder(self, index: int, /) -> Path:
+        table, place = self._place(index)
+        return table.folder(place)
+
+    def stored(self, columns: Collection[str], count: int) -> Iterator[pa.Table]:
+        for table in self._tables:
+            taken = min(count, len(table))
+            yield from table.stored(columns, taken)
+            count -= taken
+
+    def _place(self, index: int) -> tuple[Table, int]:
+        number = bisect_right(self._ends, index)
+        table = self._tables[number]
+        return table, index - (self._ends[number] - len(table))
 
 
 def _stored(rows: Any, count: int) -> Iterator[pa.Table]:
     tables: Iterator[pa.Table] = rows.select(range(count)).with_format("arrow").iter(ROWS_AT_ONCE)
     return tables
+
+
+def _names(columns: Mapping[str, Any]) -> Iterator[str]:
+    """Columns by name, and the fields of those that have some."""
+    for name, inside in columns.items():
+        yield name
+        if isinstance(inside, dict):
+            yield from (f"{name}.{field}" for field in _names(inside))

@@ -9,6 +9,7 @@ from vision_sr1.config import DataConfig, GraderName
 from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
 from vision_sr1.data.tables import Table, load_table
+from vision_sr1.data.texts import accepted_answers
 from vision_sr1.evaluation.benchmarks.rows import Item, Row
 from vision_sr1.evaluation.benchmarks.scores import Score, Weights
 
@@ -79,7 +80,7 @@ class Questionnaire:
             opened = self._sets[place]
             where = f"{opened.source}, row {index}"
             try:
-                read = list(opened.read(Row(opened.table[index], where, opened.pictures)))
+                read = list(opened.read(Row(opened.table[index], where, opened.pictures, opened.table.folder(index))))
                 for item in read:
                     content_parts(item.question, len(item.images))
             except DataError as error:
@@ -126,11 +127,14 @@ class _Set:
 
 def _as_trained_on(row: Row, config: DataConfig, benchmark: Benchmark) -> Item:
     """A row in the form of Vision-SR1-47K: the question is complete, its options within."""
-    answer = row.text(config.answer_key)
-    grader = benchmark.open_grader
+    given, grader = row.get(config.answer_key), benchmark.open_grader
+    if isinstance(given, list):
+        answer, grader = accepted_answers(given, f"{row.where}: the answer"), "any_of"
+    else:
+        answer = row.text(config.answer_key)
     if benchmark.read is not None and re.fullmatch(r"[(\[]?[A-Z][)\].:]?", answer.strip()):
         grader = "choice"
     images = row.images(config.image_key) or row.images("image")
-    scene = row.get(config.scene_key)
+    scene = None if row.get(config.scene_key) in (None, "") else row.text(config.scene_key)
     tags = row.tags(source=config.source_key)
-    return Item(row.text(config.prompt_key), answer, images, grader, tags, None if scene is None else str(scene))
+    return Item(row.text(config.prompt_key), answer, images, grader, tags, scene)

@@ -5,11 +5,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vision_sr1.config import GraderName
 from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
+from vision_sr1.data.tables import value_of
 from vision_sr1.data.texts import plain_text
 from vision_sr1.prompts import IMAGE_MARKER
 
@@ -43,14 +45,15 @@ class Item:
 class Row:
     """One published row."""
 
-    def __init__(self, values: dict[str, Any], where: str, pictures: Pictures) -> None:
+    def __init__(self, values: dict[str, Any], where: str, pictures: Pictures, folder: Path) -> None:
         self._values = values
         self._pictures = pictures
+        self._folder = folder
         self.where = where
 
     def get(self, column: str) -> Any:
-        """A column's value as it is; None where there is none."""
-        return self._values.get(column)
+        """A column's value as it is, or that of a field `column.field`; None where there is none."""
+        return value_of(self._values, column)
 
     def text(self, *columns: str) -> str:
         """The text in the first of these columns that has one.
@@ -59,14 +62,14 @@ class Row:
             DataError: none has.
         """
         for column in columns:
-            value = self._values.get(column)
+            value = self.get(column)
             if value is not None and str(value).strip():
                 return plain_text(value, f"{self.where}: {column}")
         raise DataError(f"{self.where}: no {' or '.join(columns)}", "text")
 
     def tags(self, **columns: str) -> dict[str, str]:
         """Tags from columns; those without a value are left out."""
-        found = {tag: self._values.get(column) for tag, column in columns.items()}
+        found = {tag: self.get(column) for tag, column in columns.items()}
         return {tag: str(value) for tag, value in found.items() if value not in (None, "")}
 
     def images(self, *columns: str) -> list[bytes]:
@@ -77,14 +80,14 @@ class Row:
         """
         found: list[bytes] = []
         for column in columns:
-            value = self._values.get(column)
+            value = self.get(column)
             given = value if isinstance(value, list) else [] if value is None else [value]
-            found += [self._pictures.read(image, f"{self.where}, {column}") for image in given]
+            found += [self._pictures.read(image, f"{self.where}, {column}", self._folder) for image in given]
         return found
 
     def options(self, *columns: str) -> list[str]:
         """Options in the first of these columns that has some: a list, a list written as text, or lettered text."""
-        value: Any = next((self._values[column] for column in columns if self._values.get(column)), [])
+        value: Any = next(filter(None, map(self.get, columns)), [])
         if isinstance(value, str):
             value = _options_in(value)
         if isinstance(value, dict):
