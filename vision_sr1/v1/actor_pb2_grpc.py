@@ -78,6 +78,7 @@ class ActorServicer:
         """Samples answers to one user turn; each answer is streamed when it is finished.
         FAILED_PRECONDITION: the actor does not hold `required_policy_version`, or no published weights at all.
         INVALID_ARGUMENT: an image is missing or broken, or the prompt is longer than the model's context.
+        ABORTED: the engine finished none of ten attempts at an answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
