@@ -10,6 +10,8 @@ from reward_service.graders.numbers import numeric
 from reward_service.graders.texts import exact, normalized
 from vision_sr1.config import GraderName
 
+__all__ = ["exact", "grade", "mathruler", "warm_up"]
+
 Grader = Callable[[str, str, str], bool]  # answer, reference, question
 
 

@@ -28,7 +28,7 @@ _TOKEN = re.compile(
 )
 
 _NO_UNITS = words("no_units") | _MULTIPLIERS.keys()
-_NO_UNIT_SIGNS = frozenset(*words("no_unit_signs"))
+_NO_UNIT_SIGNS: frozenset[str] = frozenset(*words("no_unit_signs"))
 _LONGEST = 4  # words that a unit has
 
 
