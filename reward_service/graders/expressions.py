@@ -14,6 +14,7 @@ from reward_service.graders.units import Unit, unit
 from reward_service.graders.vocabulary import CHARACTERS, words
 
 _DIGITS = 30
+_LONGEST = 2000  # characters of mathematics; longer answers are texts
 _RELATIVE = 1e-5  # by which numbers differ at most that the library takes for equal
 
 _SYMBOLS = str.maketrans({c: rf"\{name} " for c, name in CHARACTERS.items()} | {"°": r"^{\circ}", "、": ","})
@@ -82,7 +83,7 @@ class _Mathematics:
 def _read(text: str) -> _Mathematics:
     text = " ".join(without_lead_in(text).split()).rstrip(" .,;。，；")
     found = None if "=" in text or _VARIABLE.fullmatch(text) else quantity(text)
-    if _NO_ARITHMETIC.search(text):
+    if len(text) > _LONGEST or _NO_ARITHMETIC.search(text):
         return _Mathematics(None, [], Unit())
     named = found.unit if found else Unit()
     behind = _BEHIND.fullmatch(text.translate(_SYMBOLS))

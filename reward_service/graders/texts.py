@@ -21,9 +21,17 @@ _SIGNS = str.maketrans(
     | {"\u066b": ".", "\u066c": ",", "\u066a": "%"}  # Arabic decimal and thousands separators, percent
     | {"！": "。", "\u2044": "/", "º": "°", "˚": "°", "µ": "μ", "Ω": "Ω", "Å": "Å"}
 )
+
+
+def _decomposing(kind: str, but: str = "") -> str:
+    """The characters that Unicode takes for raised, lowered or fractions, as a class of a regular expression."""
+    found = (chr(code) for code in range(0x3000) if unicodedata.decomposition(chr(code)).startswith(kind))
+    return f"[{''.join(character for character in found if character not in but)}]"
+
+
 _SMALL = re.compile(
-    r"(?P<raised>[\u00b2\u00b3\u00b9\u2070-\u207f]+)|(?P<lowered>[\u2080-\u209c]+)"
-    r"|(?P<fraction>[\u00bc-\u00be\u2150-\u215f\u2189])"
+    f"(?P<raised>{_decomposing('<super>', but='ªº™℠')}+)|(?P<lowered>{_decomposing('<sub>')}+)"
+    f"|(?P<fraction>{_decomposing('<fraction>')})"
 )
 _SPELLED = {"raised": "^{%s}", "lowered": "_{%s}", "fraction": " %s"}
 _SHORT_SCRIPT = re.compile(r"([_^])\{(\w)\}")
@@ -87,7 +95,7 @@ def _trimmed(text: str) -> str:
     """Without punctuation at the ends; `!` and quotes stay where they may be a factorial, a derivative or a unit."""
     start = next((i for i, c in enumerate(text) if c not in _ENDS), len(text))
     opened = text[:start]
-    if opened.endswith(".") and text[start : start + 1].isdigit():
+    if opened.endswith((".", ",")) and text[start : start + 1].isdigit():
         start -= 1
     end = len(text)
     while end > start and text[end - 1] in _ENDS:

@@ -68,7 +68,9 @@ LONG = [text * (20_000 // len(text)) for text in ("A, ", "1,", "{", r"\text{", "
 
 async def test_long_answers_are_graded_and_wrong():
     """A grader that took too long would leave the reward missing, which is better for a policy than a wrong answer."""
-    config = RewardConfig(graders={"choice": "choice", "numeric": "numeric", "any_of": "any_of"})
+    config = RewardConfig(
+        graders={"choice": "choice", "numeric": "numeric", "any_of": "any_of", "math_verify": "math_verify"}
+    )
     grading = Grading(config)
     for name in config.graders:
         for answer in LONG:
