@@ -23,7 +23,7 @@ _TAIL = re.compile(
 )
 _ALPHABET = 26
 _LONGEST = 2000  # characters of an option and its explanation
-_JOINTS = re.compile(r"\s*(?:[,;、&+/]|\b(?:and|und|et|y|e)\b|[和与與及])+\s*", re.IGNORECASE)
+_JOINTS = re.compile(r"\s*(?:[,;、&+/]|\b(?:and|und|et|(?-i:y))\b|[和与與及])+\s*", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
 _BRACED = re.compile(r"\\?\{([^{}]*?)\\?\}")
 _SIDE_BY_SIDE = re.compile(r"([)\]])\s*(?=[(\[])")
@@ -61,7 +61,7 @@ def options(question: str) -> dict[str, str]:
 
 def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
     """The letters of the options that a text means; empty where it means none, or does not say which."""
-    text = _TAIL.sub("", " ".join(without_lead_in(text).split()).rstrip(".。,;!? "))
+    text = _TAIL.sub("", without_lead_in(text).rstrip(".。,;!? "))
     text = _QUOTED.sub(r"\1", _BRACED.sub(r"\1", text))
     if len(text) > _LONGEST:
         return frozenset()

@@ -27,7 +27,8 @@ _FUNCTIONS = words("functions")
 # Dates, times, versions and addresses: numbers joined by marks that mean no arithmetic.
 _NO_ARITHMETIC = re.compile(
     r"(?<![\d.])(?:\d{4}\s*([-/.])\s*\d{1,2}\s*\1\s*\d{1,2}|\d{1,2}\s*([-/.])\s*\d{1,2}\s*\2\s*\d{2,4}"
-    r"|\d+\s*[-/]\s*0\d+|0\d+\s*[-/]\s*\d+|\d{3}-\d{4}|(?:1[89]|20)\d\d-(?:1[89]|20)\d\d|\d\d:\d\d|\d:0\d|\d+:\d+:\d+|\d+(?:\.\d+){2,})(?![\d.]*\d)"
+    r"|\d+\s*[-/]\s*0\d+|0\d+\s*[-/]\s*\d+|\d{3}-\d{4}|(?:1[89]|20)\d\d-(?:1[89]|20)\d\d"
+    r"|\d\d:\d\d|\d:0\d|\d+:\d+:\d+|\d+(?:\.\d+){2,})(?![\d.]*\d)"
 )
 _DEGREES = r"\s*\^\s*\{?\s*\\circ\s*\}?(?:\s*[CF])?"
 _BEHIND = re.compile(
@@ -81,7 +82,7 @@ class _Mathematics:
 
 
 def _read(text: str) -> _Mathematics:
-    text = " ".join(without_lead_in(text).split()).rstrip(" .,;。，；")
+    text = without_lead_in(text).rstrip(" .,;。，；")
     found = None if "=" in text or _VARIABLE.fullmatch(text) else quantity(text)
     if len(text) > _LONGEST or _NO_ARITHMETIC.search(text):
         return _Mathematics(None, [], Unit())

@@ -17,7 +17,7 @@ _LEAD_IN = re.compile(
 
 
 def without_lead_in(text: str) -> str:
-    """A cleaned text without the words that only say that an answer follows."""
-    text = clean(spaced(text))
+    """A cleaned text in one line, without the words that only say that an answer follows."""
+    text = " ".join(clean(spaced(text)).split())
     found = _LEAD_IN.match(text)
     return text[found.end() :] if found else text

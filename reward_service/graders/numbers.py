@@ -53,7 +53,7 @@ class Quantity:
     unit: Unit
 
     def equals(self, other: "Quantity", tolerance: float) -> bool:
-        """Whether the values differ by no more than a relative error, and no two units are named."""
+        """Whether the values differ by no more than a relative error, and the units agree."""
         if not self.unit.agrees(other.unit):
             return False
         difference = _ARITHMETIC.subtract(self.value, other.value).copy_abs()

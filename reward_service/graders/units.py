@@ -29,13 +29,16 @@ _TOKEN = re.compile(
 
 _NO_UNITS = words("no_units") | _MULTIPLIERS.keys()
 _NO_UNIT_SIGNS: frozenset[str] = frozenset(*words("no_unit_signs"))
-_LONGEST = 4  # words that a unit has
+_LONGEST = 4  # words that a unit has, or a multiplier
 
 
 def multiplier(text: str, start: int) -> tuple[Decimal, int]:
     """The product of the words at a place that multiply the number before it (`million`, `%`, `万`), and their end."""
     factor = Decimal(1)
-    while found := _MULTIPLIER.match(text, start):
+    for _ in range(_LONGEST):
+        found = _MULTIPLIER.match(text, start)
+        if found is None:
+            break
         word = found["mark"] or found["word"] or found["ideograph"]
         factor *= _MULTIPLIERS[word.lower()] if word else 1000
         start = found.end()
@@ -85,7 +88,7 @@ def unit(text: str) -> Unit | None:
         if symbol is None:
             if found["power"] or not _is_plain_word(found["word"], is_apart or count > 1):
                 return None
-            if found["word"][0].isascii():
+            if found["word"].isascii():  # Chinese has no spaces by which its words could be compared
                 others.add(found["word"].casefold().removesuffix("s"))
             continue
         for part, power in _parts(symbol):

@@ -17,6 +17,7 @@ LOWER_CASE = "How many dots are there? (a) 10 (b) 20 (c) 30 (d) 40"
 LETTERS = "Which letter comes next?\nA. D\nB. A\nC. B"
 NESTED = "Which are true?\nA. x > 1\nB. x < 5\nC. x = 0\nD. both (A) and (B)"
 VITAMINS = "Which one is in Vitamin C rich food?\nA. Vitamin A\nB. Vitamin B\nC. Vitamin C"
+TREES = "Which trees are there?\nA. alder\nB. birch\nC. cedar\nD. date palm\nE. elm"
 SMALL = 2**98
 
 
@@ -268,6 +269,13 @@ KINDS = (
         right=(("(b)", "b"), ("20", "b"), ("B", "(b)"), ("b) 20", "B")),
         wrong=(("10", "b"), ("(a) 10 (b) 20", "b"), ("a,b", "b")),
         question=LOWER_CASE,
+    ),
+    Kind(
+        "choice",
+        "many options",
+        right=(("A,E", "AE"), ("A and E", "A,E"), ("E", "E"), ("elm", "E"), ("A, B, C, D, E", "ABCDE")),
+        wrong=(("A,E", "A"), ("A", "AE"), ("A or E", "AE"), ("E. elm, not A", "E")),
+        question=TREES,
     ),
     Kind(
         "choice",
