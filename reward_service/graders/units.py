@@ -29,6 +29,7 @@ _TOKEN = re.compile(
 
 _NO_UNITS = words("no_units") | _MULTIPLIERS.keys()
 _NO_UNIT_SIGNS: frozenset[str] = frozenset(*words("no_unit_signs"))
+_OF = {"of", "de"}
 _LONGEST = 4  # words that a unit has, or a multiplier
 
 
@@ -97,7 +98,7 @@ def unit(text: str) -> Unit | None:
         del powers["°"]
     del powers["unit"]
     symbols = " ".join(f"{symbol}^{power}" for symbol, power in sorted(powers.items()) if power)
-    return Unit(symbols, frozenset(others - {"of"}))
+    return Unit(symbols, frozenset(others - _OF))
 
 
 def _power_behind(found: re.Match[str]) -> str:
@@ -136,4 +137,4 @@ def _is_plain_word(word: str, is_apart: bool) -> bool:
         return False
     if all(unicodedata.category(letter) == "Lo" for letter in word):  # of a script without cases, such as Chinese
         return True
-    return is_apart and (len(word) >= 3 or word == "of")
+    return is_apart and (len(word) >= 3 or word in _OF)
