@@ -1,7 +1,7 @@
 """`python -m reward_service.answers CONFIG`: reference answers of a data set, tried on the configuration's graders.
 
-For each line that it reads, a JSON object of `data_source`, `question` and `answer`, it writes one: null where the
-grader finds what it compares answers by, else why not.
+For each line that it reads, a JSON object of `data_source`, `question` and `answer`, it writes one: null, or a list of
+`unmatched` and why no answer can match, or of `unread` and why the grader compares texts alone.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from reward_service.graders import can_read, warm_up
+from reward_service.graders import warm_up
+from reward_service.graders.references import can_read, unmatched
 from reward_service.grading import MEMORY_BYTES, shown
 from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import RewardConfig, load_config
@@ -25,15 +26,16 @@ async def check_answers(config: RewardConfig, lines: Iterable[str], out: TextIO)
         for line in lines:
             case = json.loads(line)
             name = config.graders.get(case["data_source"], config.grader)
-            why: str | None = None
+            asked, answer = (name, case["answer"], case["question"]), shown(case["answer"])
+            said: tuple[str, str] | None = None
             try:
-                if not await processes.call(
-                    can_read, name, case["answer"], case["question"], timeout_s=config.grading_timeout_s
-                ):
-                    why = f"{name} cannot read {shown(case['answer'])}"
+                if why := await processes.call(unmatched, *asked, timeout_s=config.grading_timeout_s):
+                    said = ("unmatched", f"{name} on {answer}: {why}")
+                elif not await processes.call(can_read, *asked, timeout_s=config.grading_timeout_s):
+                    said = ("unread", f"{name} cannot read {answer}")
             except CallFailedError as error:
-                why = f"{name} on {shown(case['answer'])}: {error}"
-            out.write(json.dumps(why) + "\n")
+                said = ("unmatched", f"{name} on {answer}: {error}")
+            out.write(json.dumps(said) + "\n")
             out.flush()
     finally:
         await processes.close()

@@ -38,7 +38,23 @@ class Grading:
     async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
         """1 for a right answer, 0 for a wrong one or none, what a judge says between; missing where the grader failed
         or took too long."""
-        name = self._config.graders.get(prompt.data_source, self._config.grader)
+        return await self._grade(self._config.graders.get(prompt.data_source, self._config.grader), answer, prompt)
+
+    async def disagreement(self, first: Reward | Missing, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
+        """1 where the second grader says something else than the first did, 0 where not; missing where either is.
+
+        Args:
+            first: what `grade` says of the answer.
+        """
+        assert self._config.second_grader is not None
+        second = await self._grade(self._config.second_grader, answer, prompt)
+        if isinstance(first, Missing):
+            return first
+        if isinstance(second, Missing):
+            return second
+        return Reward(float(first.value != second.value), f"{first.explanation}; {second.explanation}")
+
+    async def _grade(self, name: GraderName, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
         if answer is None:
             return Reward(0.0, r"no \boxed{} answer")
         case = (name, answer, prompt.answer, prompt.question if name in ("choice", "judge") else "")

@@ -19,7 +19,7 @@ from vision_sr1.config import Config, RewardConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import sees, was_cut_off
 from vision_sr1.parsing import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
-from vision_sr1.rewards import JUDGE, Answered, Missing, Reward
+from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, Answered, Missing, Reward
 from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -65,7 +65,11 @@ class Scorer:
         _set_spans(scored, pieces, parsed)
         view = _answered(scored, parsed)
         _give(scored, {name: rule(view, self._config) for name, rule in RESPONSE_REWARDS.items()})
-        _give(scored, await self._answers(scored, parsed, answered))
+        answers = await self._answers(scored, parsed, answered)
+        _give(scored, answers)
+        if self._config.second_grader:
+            second = await self._grading.disagreement(answers["accuracy"], parsed.answer, rollout.prompt)
+            _give(scored, {GRADER_DISAGREEMENT: second})
         if self._config.functions:
             _give(scored, await self._functions.of_rollout(_answered(scored, parsed), rollout.prompt.images))
         return scored

@@ -15,6 +15,7 @@ RANGES = {
     "repetition": (-1.0, 0.0),
 }
 JUDGE = "judge"  # 0 to 1; given where reward.judge is configured
+GRADER_DISAGREEMENT = "grader_disagreement"  # 0 or 1; given where reward.second_grader is configured
 OF_DESCRIPTIONS = ("visual", "requery_format", JUDGE)  # a question without images has none of these
 
 

@@ -97,7 +97,7 @@ def graders(data: bytes) -> None:
     """Our own rules for answers say yes or no to anything, and a thing is itself."""
     text = data.decode("utf-8", errors="replace")
     answer, _, rest = text.partition("|")
-    for name in ("exact", "normalized", "choice", "numeric"):
+    for name in ("exact", "normalized", "choice", "numeric", "any_of"):
         assert grade(name, answer, rest, text, 0.01) in (True, False)
         assert grade(name, text, text, answer, 0.01)
     stated_answer(rest, answer)

@@ -41,6 +41,46 @@ async def test_each_data_source_has_its_grader(grading: Grading):
     assert await grading.grade(None, algebra) == Reward(0.0, r"no \boxed{} answer")
 
 
+async def test_a_second_grader_is_asked_and_changes_nothing():
+    config = RewardConfig(grader="exact", second_grader="normalized", numeric_tolerance=0.1)
+    assert config.ranges["grader_disagreement"] == (0.0, 1.0)
+    assert "grader_disagreement" not in RewardConfig().ranges
+    grading = Grading(config)
+    for answer, reference, accuracy, disagreement in (
+        ("Red.", "red", 0.0, 1.0),
+        ("red", "red", 1.0, 0.0),
+        ("blue", "red", 0.0, 0.0),
+        (None, "red", 0.0, 0.0),
+    ):
+        first = await grading.grade(answer, prompt(reference))
+        second = await grading.disagreement(first, answer, prompt(reference))
+        assert isinstance(first, Reward)
+        assert isinstance(second, Reward)
+        assert (first.value, second.value) == (accuracy, disagreement), answer
+    assert await grading.disagreement(Missing("late"), "red", prompt("red")) == Missing("late")
+    said = await grading.disagreement(await grading.grade("Red.", prompt("red")), "Red.", prompt("red"))
+    assert said == Reward(1.0, "exact: 'Red.' is not 'red'; normalized: 'Red.' is 'red'")
+    await grading.close()
+
+
+LONG = [text * (20_000 // len(text)) for text in ("A, ", "1,", "{", r"\text{", "_a ", "½", "\n", "5 million ", "10^")]
+LONG += ["10^" + " " * 20_000 + "x", "5 million" + " trillion" * 2_000, "(A" + " " * 20_000 + "B"]
+
+
+async def test_long_answers_are_graded_and_wrong():
+    """A grader that took too long would leave the reward missing, which is better for a policy than a wrong answer."""
+    config = RewardConfig(
+        graders={"choice": "choice", "numeric": "numeric", "any_of": "any_of", "math_verify": "math_verify"}
+    )
+    grading = Grading(config)
+    for name in config.graders:
+        for answer in LONG:
+            given = await grading.grade(answer, prompt("5", name, "Which? A. red B. blue"))
+            assert isinstance(given, Reward), given
+            assert given.value == 0.0
+    await grading.close()
+
+
 @pytest.mark.slow
 async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_loop_goes_on(grading: Grading):
     await grading.grade("a", prompt("b"))  # the process is up
@@ -131,6 +171,13 @@ async def test_a_judge_compares_answers_where_it_is_the_grader():
         await judge.close()
 
 
+def test_a_reward_of_the_users_has_a_name_of_its_own():
+    with pytest.raises(ValueError, match="grader_disagreement: a built-in reward has this name"):
+        RewardConfig(functions={"grader_disagreement": {}})
+
+
 def test_a_grader_that_is_a_judge_needs_one():
+    with pytest.raises(ValueError, match="grader `judge` needs judge.url and judge.model"):
+        RewardConfig(second_grader="judge")
     with pytest.raises(ValueError, match="grader `judge` needs judge.url and judge.model"):
         RewardConfig(graders={"open": "judge"})

@@ -34,8 +34,14 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
     parsed = parse_response(b"".join(pieces))
     scored = pb.ScoredRollout(
         response=text,
-        rewards={"accuracy": float(right), "visual": float(sufficient), "format": 1.0},
+        rewards={
+            "accuracy": float(right),
+            "visual": float(sufficient),
+            "format": 1.0,
+            "grader_disagreement": float(right and not sufficient),
+        },
         explanations={
+            "grader_disagreement": f"mathruler: '{said}' is 'red'; exact: '{said}' is not 'red'",
             "accuracy": f"mathruler: '{said}' is {'' if right else 'not '}'red'",
             "visual": f"mathruler: '{'red' if sufficient else 'green'}' is {'' if sufficient else 'not '}'red'",
         },
@@ -131,6 +137,9 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     expect(answers).to_have_count(2)
     first = answers.nth(0)
     expect(first).to_contain_text("answer right, description insufficient (shortcut)")
+    expect(first.get_by_role("heading")).to_contain_text("graders differ")
+    expect(first).to_contain_text("mathruler: 'red' is 'red'; exact: 'red' is not 'red'")
+    expect(answers.nth(1)).not_to_contain_text("graders differ")
     expect(first).to_contain_text("Re-query: answered green from the description alone")
     expect(first).to_contain_text("top left square red . what color is the square")
     expect(first).to_contain_text("mathruler: 'green' is not 'red'")

@@ -146,6 +146,22 @@ async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its
     assert await dead(redis) == {}
 
 
+async def test_the_trace_says_where_a_second_grader_differs(
+    redis: PatientRedis, redis_config: Config, tiny_model: Path
+):
+    redis_config.reward.second_grader = "exact"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
+    rollouts[1].prompt.answer = r"\text{red}"
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        await stream.append([Output("rollouts", r.id, r.SerializeToString()) for r in rollouts])
+        group = await emitted(redis)
+    assert [scored.rewards["accuracy"] for scored in group.rollouts] == [1.0, 1.0, 1.0]
+    assert [scored.rewards["grader_disagreement"] for scored in group.rollouts] == [0.0, 1.0, 0.0]
+    said = group.rollouts[1].explanations["grader_disagreement"]
+    assert said == r"mathruler: 'red' is '\\text{red}'; exact: 'red' is not '\\text{red}'"
+
+
 async def test_functions_of_the_users_see_what_was_given_before_and_groups_wait_for_those_per_group(
     redis: PatientRedis, redis_config: Config, tiny_model: Path
 ):

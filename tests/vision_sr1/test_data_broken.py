@@ -196,9 +196,14 @@ def test_answers_that_a_grader_cannot_read_and_rows_asked_twice_are_said(rows: C
         {"problem": options + " C. green", "answer": "blue", "data_source": "options"},
         {"problem": options + " D. none", "answer": "purple", "data_source": "options"},
         {"problem": "solve", "answer": r"\frac{1}{2}", "data_source": "other"},
+        {"problem": "1 + 2?", "answer": "<answer> 3 </answer>", "data_source": "sums"},
+        {"problem": "2 + 1?", "answer": r"so \boxed{3}", "data_source": "other"},
     )
     output = invoke("check", source, "reward.grader=math_verify", "reward.graders={sums: numeric, options: choice}")
     assert "row 1 asks what row 0 asks" in output
+    assert "2 answers that no response can match under their grader" in output
+    assert "row 6: numeric on '<answer> 3 </answer>': it contains <answer>; keep the answer alone" in output
+    assert r"row 7: math_verify on 'so \\boxed{3}': it contains \boxed; keep the answer alone" in output
     assert "2 answers that their grader cannot read" in output
     assert "row 1: numeric cannot read 'two'" in output
     assert "row 4: choice cannot read 'purple'" in output

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from vision_sr1.parsing import ResponseFormat
-from vision_sr1.rewards import JUDGE, RANGES
+from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, RANGES
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -238,6 +238,11 @@ class RewardConfig(Section):
         "mathruler", description="Rule that compares answers; `judge` asks the model at judge.url instead."
     )
     graders: dict[str, GraderName] = Field({}, description="Other rules by data source.")
+    second_grader: GraderName | None = Field(
+        None,
+        description="Rule that also grades each answer: the reward `grader_disagreement` is 1 where the two differ; "
+        "no other reward changes. null: none.",
+    )
     grading_timeout_s: Seconds = Field(5.0, description="A grader that takes longer is killed; the reward is missing.")
     processes: Positive = Field(1, description="Of one replica, in which graders run; as many for `functions`.")
     numeric_tolerance: float = Field(0.01, ge=0, description="Relative error that the grader `numeric` lets pass.")
@@ -262,7 +267,8 @@ class RewardConfig(Section):
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Rewards that every rollout gets, and their least and greatest values."""
         judge = {JUDGE: (0.0, 1.0)} if self.judge.url and self.judge.answers else {}
-        return {**RANGES, **judge, **{name: function.range for name, function in self.functions.items()}}
+        second = {GRADER_DISAGREEMENT: (0.0, 1.0)} if self.second_grader else {}
+        return {**RANGES, **judge, **second, **{name: function.range for name, function in self.functions.items()}}
 
     def grader_of(self, data_source: str) -> GraderName:
         """The rule for answers to questions of a data source."""
@@ -271,7 +277,7 @@ class RewardConfig(Section):
     @property
     def grader_names(self) -> set[GraderName]:
         """Graders that are used."""
-        return {self.grader, *self.graders.values()}
+        return {self.grader, *self.graders.values(), *([self.second_grader] if self.second_grader else [])}
 
     @property
     def names(self) -> list[str]:
@@ -298,7 +304,7 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _functions_have_names_of_their_own(self) -> Self:
         for name in self.functions:
-            if name in RANGES or name == JUDGE:
+            if name in RANGES or name in (JUDGE, GRADER_DISAGREEMENT):
                 raise ValueError(f"functions.{name}: a built-in reward has this name; choose another")
         return self
 

@@ -18,7 +18,8 @@ from vision_sr1.data.questions import QuestionRow, Questions
 from vision_sr1.data.tables import load_table
 
 AnyRow = QuestionRow | ConversationRow
-Verdict = Callable[[QuestionRow], str | None]
+Finding = tuple[Literal["unmatched", "unread"], str]
+Verdict = Callable[[QuestionRow], Finding | None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Report:
         rows: all there are.
         refused: by reason, what is said of each row that cannot be used.
         duplicates: rows that ask the same of the same images as the row beside them.
-        unreadable: rows whose own answer the grader does not take for right, and why.
+        unmatched: rows whose reference no answer can match under their grader, and why.
+        unreadable: rows whose reference their grader compares as text, and why.
         images: number of images by rows that have so many.
         pixels, kilobytes: of the images.
         tokens: of the prompts, or of whole conversations; None without the model's tokenizer.
@@ -55,6 +57,7 @@ class Report:
     rows: int
     refused: dict[Reason, list[str]] = field(default_factory=dict)
     duplicates: list[tuple[int, int]] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     images: Counter[int] = field(default_factory=Counter)
     pixels: Range | None = None
@@ -102,7 +105,7 @@ def check(
 
     Args:
         lengths: of prompts; None: they are not counted.
-        verdict: of a row's grader on its answer: None where it can be read, else why not.
+        verdict: of a row's grader on its reference: why no answer can match it, or why it is compared as text.
         seen: is told of every row.
     """
     report = Report("questions" if isinstance(rows, Questions) else "conversations", len(rows))
@@ -130,8 +133,9 @@ def check(
             report.duplicates.append((index, earlier))
         if isinstance(row, QuestionRow):
             report.sources[row.data_source] += 1
-            if (why := verdict(row)) is not None:
-                report.unreadable.append(f"row {index}: {why}")
+            if (finding := verdict(row)) is not None:
+                kind, why = finding
+                (report.unmatched if kind == "unmatched" else report.unreadable).append(f"row {index}: {why}")
     report.tokens, report.pixels, report.kilobytes = Range.of(tokens), Range.of(pixels), Range.of(kilobytes)
     return report
 

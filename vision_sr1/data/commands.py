@@ -18,6 +18,7 @@ from vision_sr1.data.sources import kind_of
 from vision_sr1.terminal import Overrides, Seed, console, errors, fail, load
 
 if TYPE_CHECKING:
+    from vision_sr1.data.check import Finding, Verdict
     from vision_sr1.data.questions import QuestionRow
 
 
@@ -73,6 +74,7 @@ def data_check(
     for reason, messages in report.refused.items():
         _list(f"refused for their {'form' if reason == 'row' else reason}", messages)
     _list("duplicates", [f"row {index} asks what row {first} asks" for index, first in report.duplicates])
+    _list("answers that no response can match under their grader", report.unmatched)
     _list(
         "answers that their grader cannot read, and compares as text (reward.grader, reward.graders)", report.unreadable
     )
@@ -193,7 +195,7 @@ def _refusals() -> Iterator[Callable[[Exception], None]]:
 
 
 @contextmanager
-def _graders(config: Config) -> Iterator[Callable[..., str | None]]:
+def _graders(config: Config) -> Iterator["Verdict"]:
     """The reward service's graders, asked about one reference answer after the other."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
@@ -204,11 +206,11 @@ def _graders(config: Config) -> Iterator[Callable[..., str | None]]:
             assert asking is not None
             assert answering is not None
 
-            def verdict(row: "QuestionRow") -> str | None:
+            def verdict(row: "QuestionRow") -> "Finding | None":
                 case = {"data_source": row.data_source, "question": row.question, "answer": row.answer}
                 asking.write(json.dumps(case) + "\n")
                 asking.flush()
-                said: str | None = json.loads(answering.readline())
+                said: Finding | None = json.loads(answering.readline())
                 return said
 
             yield verdict

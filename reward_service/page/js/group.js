@@ -50,6 +50,7 @@ function answer(trace, number, advantages) {
   const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "aria-label": `Answer ${number + 1}` },
     h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
       h("span", {}, "description ", mark(trace.rewards.visual?.value)),
+      trace.rewards.grader_disagreement?.value > 0 ? h("span", { class: "wrong" }, "graders differ") : null,
       h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`)),
     h("p", { class: "dim" }, PATTERNS[kind]),
     colours, response,

@@ -1,0 +1,132 @@
+"""The grader `choice`: which of a question's options a text means."""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from reward_service.graders.lead_in import without_lead_in
+from reward_service.graders.texts import clean, normalized, plain
+
+_MARKED = r"[(\[【]\s*{0}\s*[)\]】]"
+_UPPER = re.compile(
+    _MARKED.format("(?P<bracketed>[A-Z])") + r"\s*[.:、]?|(?<![A-Za-z0-9_.$\\'({\[-])(?P<bare>[A-Z])\s?[).:、]"
+)
+_LOWER = re.compile(_UPPER.pattern, re.IGNORECASE)
+
+_ONE = re.compile(r"[(\[【]?\s*([A-Za-z])\s*[)\]】]?\s*[.:、]?")
+_LABELLED = re.compile(
+    r"(?:[(\[【]\s*([A-Za-z])\s*[)\]】]\s*[.:、-]?|([A-Za-z])(?:\s*[).:、,\]]|\s+-))\s*(.+)|([A-Za-z])\s+(.+)"
+)
+_TAIL = re.compile(
+    r"\s*(?:(?:is|ist|est|es)\s+(?:the\s+)?(?:correct|right|best|answer|richtig)\w*(?:\s+(?:answer|option|choice))?"
+    r"|(?:is\s+)?correct|[选選]?[项項]|是?正确(?:的|答案)?)$",
+    re.IGNORECASE,
+)
+_ALPHABET = 26
+_LONGEST = 2000  # characters of an option and its explanation
+_JOINTS = re.compile(r"\s*(?:[,;、&+/]|\b(?:and|und|et|(?-i:y))\b|[和与與及])+\s*", re.IGNORECASE)
+_QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
+_BRACED = re.compile(r"\\?\{([^{}]*?)\\?\}")
+_SIDE_BY_SIDE = re.compile(r"([)\]])\s*(?=[(\[])")
+_COMPACT = re.compile(r"[A-Z]{2,26}|[A-Z](?: [A-Z]){1,25}")
+_DENIED = re.compile(
+    r"\W*(?:(?:is|are|was)\s*)?(?:not|isn't|wrong|incorrect|false|nicht|falsch|pas|不|错|錯)(?![A-Za-z])", re.IGNORECASE
+)
+_MARK = re.compile(r"(?<![A-Za-z'\\])([A-Z](?![A-Za-z'])|[a-z](?=\s*(?:[).:、]|$)))")
+_STANDS_OUT = re.compile(
+    r"(?:^|[(\[,&/]|\b(?:and|or))\s*([A-Za-z])(?=\s*(?:[)\].:、,]|$))|(?<![A-Za-z'])([A-Z])(?=\s*[).:、])"
+)
+
+
+def choice(answer: str, reference: str, question: str) -> bool:
+    """The same options, each by its letter or by its text in the question; one, where the reference is one."""
+    known = options(question)
+    given, wanted = chosen(answer, known), chosen(reference, known)
+    if given and wanted:
+        return given == wanted
+    return not given and not wanted and normalized(answer, reference)
+
+
+def options(question: str) -> dict[str, str]:
+    """The question's options, in words, by their letters: the longest run from A on, the last of equals."""
+    lines = "\n".join(map(clean, question.splitlines()))
+    marks = max((_run(pattern.finditer(lines)) for pattern in (_UPPER, _LOWER)), key=len)
+    if len(marks) < 2:
+        return {}
+    ends = [mark.start() for mark in marks[1:]] + [len(lines)]
+    return {
+        _letter(mark): plain(lines[mark.end() : end].strip().partition("\n")[0])
+        for mark, end in zip(marks, ends, strict=True)
+    }
+
+
+def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
+    """The letters of the options that a text means; empty where it means none, or does not say which."""
+    text = _TAIL.sub("", without_lead_in(text).rstrip(".。,;!? "))
+    text = _QUOTED.sub(r"\1", _BRACED.sub(r"\1", text))
+    if len(text) > _LONGEST:
+        return frozenset()
+    if one := _single(text, known):
+        return frozenset(one)
+    parts = [part for part in _JOINTS.split(_SIDE_BY_SIDE.sub(r"\1, ", text)) if part]
+    if len(parts) == 1 and _COMPACT.fullmatch(text) and (known or " " in text or sorted(text) == list(text)):
+        parts = list(text.replace(" ", ""))
+    if not 1 < len(parts) <= _ALPHABET:
+        return frozenset()
+    letters = [_single(part, known) for part in parts]
+    return frozenset(filter(None, letters)) if all(letters) and len(set(letters)) == len(letters) else frozenset()
+
+
+def _single(text: str, known: Mapping[str, str]) -> str | None:
+    """The one option that a text means: its letter, its text, or both; nothing else may be meant beside it."""
+    if (found := _ONE.fullmatch(text)) and _is_option(found[1], known):
+        return found[1].upper()
+    by_text = [letter for letter, option in known.items() if option and normalized(text, option)]
+    if len(by_text) == 1:
+        return by_text[0]
+    labelled = _LABELLED.fullmatch(text)
+    if labelled is None:
+        return None
+    letter, rest = (labelled[1] or labelled[2] or labelled[4]).upper(), labelled[3] or labelled[5]
+    if not _is_option(letter, known):
+        return None
+    in_brackets = rest[1:-1] if rest[0] + rest[-1] == "()" else rest
+    if known.get(letter) and (normalized(rest, known[letter]) or normalized(in_brackets, known[letter])):
+        return letter
+    is_free_text = labelled[3] is not None and not _DENIED.match(rest) and not _names_another(rest, letter, known)
+    return letter if is_free_text else None
+
+
+def _names_another(text: str, letter: str, known: Mapping[str, str]) -> bool:
+    """Whether a text beside an option's letter names another option, by its letter or its words."""
+    if not known:
+        return any((found[1] or found[2]).upper() != letter for found in _STANDS_OUT.finditer(text))
+    own = known[letter]
+    words = _spelled(plain(text).replace(own, " ") if own else plain(text))
+    others = {_spelled(option) for option in known.values()} - {_spelled(own), "  "}
+    named = {found[1].upper() for found in _MARK.finditer(text)} & known.keys()
+    return any(other in words if other.isascii() else other.strip() in words for other in others) or bool(
+        named - {letter}
+    )
+
+
+def _spelled(text: str) -> str:
+    words = re.findall(r"[^\W_]+", text)
+    return f" {' '.join(words)} "
+
+
+def _is_option(letter: str, known: Mapping[str, str]) -> bool:
+    return not known or letter.upper() in known
+
+
+def _letter(mark: re.Match[str]) -> str:
+    return (mark["bracketed"] or mark["bare"]).upper()
+
+
+def _run(marks: Iterable[re.Match[str]]) -> list[re.Match[str]]:
+    """The marks among these that follow one another in the alphabet from A on, as far as it goes."""
+    runs: list[list[re.Match[str]]] = [[]]  # by their length, which is that of the alphabet up to their last letter
+    for mark in marks:
+        place = ord(_letter(mark)) - ord("A")
+        if place < len(runs):
+            runs[place + 1 :] = [[*runs[place], mark], *runs[place + 2 :]]
+    return runs[-1]
