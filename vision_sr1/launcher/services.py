@@ -9,6 +9,7 @@ from pathlib import Path
 from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher.processes import ServiceProcess
+from vision_sr1.orphans import marks
 from vision_sr1.ports import Ports
 from vision_sr1.streams.embedded import EmbeddedRedis
 
@@ -39,9 +40,10 @@ class Services(ExitStack):
         self.redis: EmbeddedRedis | None = None
         self._ports = self.enter_context(Ports())
         self._environment: dict[str, str] = {}
+        self._marks = marks(config.run.path)
         self.config = config.model_copy(deep=True)
         if needs_redis and config.streams.url is None:
-            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep())
+            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
         if needs_redis:
@@ -109,7 +111,7 @@ class Services(ExitStack):
         return ServiceProcess(
             name=name,
             command=[sys.executable, *arguments],
-            environment={**shared, **self._environment},
+            environment={**shared, **self._marks, **self._environment},
             log=self.config.run.path / "logs" / f"{name}.log",
             restarts_left=restarts,
         )
