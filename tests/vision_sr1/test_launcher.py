@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,17 +12,21 @@ from typing import Any
 
 import psutil
 import pytest
+import redis
 from rich.console import Console
 
-from vision_sr1.config import ConfigError, load_config
+from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data import DataError
 from vision_sr1.gpus import visible_gpus
+from vision_sr1.launcher import state
 from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.processes import ServiceProcess
 from vision_sr1.launcher.progress import ScalarTail
 from vision_sr1.launcher.run import StageFailedError, _watch, run_sft, run_training
-from vision_sr1.launcher.services import divided
+from vision_sr1.launcher.services import divided, without_proxy
+from vision_sr1.launcher.state import RunState
 from vision_sr1.orphans import marks
+from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 
 CONSOLE = Console(quiet=True)
@@ -149,6 +154,22 @@ def test_gpus_that_are_hidden_are_not_given_to_anybody(monkeypatch: pytest.Monke
     assert visible_gpus() == (["1", "3"] if everything else [])
 
 
+@pytest.mark.parametrize(
+    ("restarts", "said"), [(0, "status 3; "), (1, "status 3 after 1 restart; "), (2, "status 3 after 2 restarts; ")]
+)
+def test_restarts_are_counted(tmp_path: Path, restarts: int, said: str):
+    service = ServiceProcess("actor-0", ["sh", "-c", "exit 3"], {}, tmp_path / "log", restarts_left=restarts)
+    main = ServiceProcess("learner", ["sleep", "60"], {}, tmp_path / "learner.log")
+    service.start()
+    main.start()
+    try:
+        tail = ScalarTail(tmp_path / "scalars.jsonl")
+        with pytest.raises(StageFailedError, match=f"actor-0 ended with {said}"):
+            _watch([service, main], main, tail, lambda: False, lambda: None, CONSOLE)
+    finally:
+        main.kill_tree()
+
+
 @pytest.mark.parametrize(("status", "goes_on"), [(143, True), (1, False)])
 def test_a_learner_that_was_stopped_is_started_again_and_one_that_failed_before_its_first_batch_is_not(
     tmp_path: Path, status: int, goes_on: bool
@@ -166,3 +187,40 @@ def test_a_learner_that_was_stopped_is_started_again_and_one_that_failed_before_
     else:
         with pytest.raises(StageFailedError, match=f"the learner ended with status {status}; "):
             watch()
+
+
+def test_what_a_run_waits_for_is_named(
+    embedded_redis: EmbeddedRedis, redis_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    keys, client = (
+        Keys(redis_config.run.name),
+        redis.Redis.from_url(embedded_redis.url, password=embedded_redis.password),
+    )
+    redis_config.actors.count = 2
+    with socket.socket() as reward_service:
+        reward_service.bind(("127.0.0.1", 0))
+        redis_config.reward.port = reward_service.getsockname()[1]
+        run = RunState(redis_config, embedded_redis.environment, has_learner=True)
+        assert run.starting() == "starting services"
+        monkeypatch.setattr(state, "NAME_AFTER_S", 0.0)
+        assert (
+            f"the reward service to listen at 127.0.0.1:{redis_config.reward.port} (logs: runs/run/" in run.starting()
+        )
+        reward_service.listen()
+        assert "actors to load the model: 0 of 2 did" in run.starting()
+        client.sadd(keys.actors, "a", "b")
+        assert "the learner to publish its weights" in run.starting()
+        client.set(keys.published, b"")
+        assert "waiting for the first batch" in run.starting()
+        embedded_redis.process.kill()
+        embedded_redis.process.wait()
+        assert "waiting for Redis (" in run.starting()
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "after"),
+    [("", "localhost,127.0.0.1,::1"), (".corp,10.0.0.1", ".corp,10.0.0.1,localhost,127.0.0.1,::1"), ("*", "*")],
+)
+def test_services_on_this_machine_are_reached_without_a_proxy(hosts: str, after: str):
+    assert without_proxy(hosts) == after

@@ -3,12 +3,11 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
 import psutil
-import redis
 from rich.console import Console
 
 from vision_sr1.config import Config, ConfigError
@@ -18,8 +17,8 @@ from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.launcher.services import Services
+from vision_sr1.launcher.state import NAME_AFTER_S, RunState
 from vision_sr1.resuming import Stage
-from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
@@ -57,8 +56,14 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         learner = services.learner("--sft")
         learner.restarts_left = 0
         learner.start()
+        started = time.monotonic()
+
+        def look() -> None:
+            is_late = not view.tail.latest and time.monotonic() - started > NAME_AFTER_S
+            view.update({}, f"waiting for the learner's first step (log: {learner.log})" if is_late else "")
+
         try:
-            _watch([learner], learner, view.tail, interrupted, lambda: view.update({}, ""), console)
+            _watch([learner], learner, view.tail, interrupted, look, console)
         finally:
             stop_all([([learner], MAIN_STOP_S)])
 
@@ -84,7 +89,7 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
     ):
         actors = [services.actor(index) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=config.learner.batches)
-        _run(services, actors, services.learner(), interrupted, view, console)
+        _run(services, actors, services.learner(), interrupted, view, console, has_learner=True)
 
 
 def run_evaluation(config: Config, policy_version: int, console: Console, phase: str, questions: int) -> None:
@@ -102,7 +107,7 @@ def run_evaluation(config: Config, policy_version: int, console: Console, phase:
     with _interruptible() as interrupted, Services(config, learners=0) as services:
         actors = [services.actor(index, *holding) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=questions)
-        _run(services, actors, services.evaluation(*holding), interrupted, view, console)
+        _run(services, actors, services.evaluation(*holding), interrupted, view, console, has_learner=False)
 
 
 def _run(
@@ -112,16 +117,18 @@ def _run(
     interrupted: Callable[[], bool],
     progress: Callable[..., ProgressView],
     console: Console,
+    *,
+    has_learner: bool,
 ) -> None:
     """Runs actors, the reward service, and whom they work for, until that one is done."""
     config, reward = services.config, services.reward_service()
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
-    depths = _DepthReader(config, services.environment)
+    state = RunState(config, services.environment, has_learner=has_learner)
 
     def look() -> None:
         _keep_up(services.redis, console)
-        view.update(depths.read(), "" if tail.latest else "starting services")
+        view.update(state.depths(), "" if tail.latest else state.starting())
 
     try:
         with progress(tail=tail) as view:
@@ -130,7 +137,7 @@ def _run(
             _watch([*actors, reward, main], main, tail, interrupted, look, console)
     finally:
         stop_all([([main], MAIN_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
-        depths.close()
+        state.close()
 
 
 @contextlib.contextmanager
@@ -223,27 +230,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-class _DepthReader:
-    """Stream depths for the display; empty while Redis cannot be read."""
-
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
-        url = environment.get("VISION_SR1_REDIS_URL", config.streams.url or "")
-        secret = config.streams.password.get_secret_value() if config.streams.password else None
-        password = environment.get("VISION_SR1_REDIS_PASSWORD", secret)
-        self._client = (
-            redis.Redis.from_url(url, password=password, socket_timeout=1.0) if "sentinel" not in url else None
-        )
-        self._keys = Keys(config.run.name)
-
-    def read(self) -> dict[str, int]:
-        if self._client is None:
-            return {}
-        with contextlib.suppress(redis.RedisError):
-            return {name: int(self._client.xlen(self._keys.stream(name))) for name in ("prompts", "rollouts", "scored")}
-        return {}
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import getproxies_environment
 
 from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.gpus import visible_gpus
@@ -105,6 +106,7 @@ class Services(ExitStack):
             "VLLM_NO_USAGE_STATS": "1",
             "PYTHONWARNINGS": "ignore",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "no_proxy": without_proxy(getproxies_environment().get("no", "")),
         }
         if Path(self.config.model.path).is_dir():
             shared["HF_HUB_OFFLINE"] = "1"
@@ -115,6 +117,11 @@ class Services(ExitStack):
             log=self.config.run.path / "logs" / f"{name}.log",
             restarts_left=restarts,
         )
+
+
+def without_proxy(hosts: str) -> str:
+    """`no_proxy` with this machine's own addresses: a judge or collector here is not reached through a proxy either."""
+    return hosts if hosts.strip() == "*" else ",".join(filter(None, (hosts, "localhost", "127.0.0.1", "::1")))
 
 
 def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:
