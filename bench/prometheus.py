@@ -65,7 +65,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """What its API answers."""
-        reply = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=30.0)
+        reply = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=30.0, trust_env=False)
         if not reply.is_success:
             raise ValueError(f"{path}: {reply.text}")
         return reply.json()["data"]

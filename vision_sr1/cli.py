@@ -28,7 +28,7 @@ app.add_typer(streams_app, name="streams")
 streams_app.add_typer(dead_app, name="dead")
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what the run's folder holds and start anew.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Move an earlier run to NAME.before-TIME and start anew.")]
 Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
 
 
@@ -64,7 +64,9 @@ def demo(
     examples: Annotated[Path, typer.Option(help="Folder with the stages' YAML files.")] = Path("examples/shapes"),
     root: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue where an earlier demo stopped.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete an earlier demo and start anew.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Move an earlier demo to NAME.before-TIME and start anew.")
+    ] = False,
     prepare: Annotated[bool, typer.Option("--prepare", help="Stop before RL, which services elsewhere run.")] = False,
 ) -> None:
     """The whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
@@ -207,7 +209,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FOLDER", help="Default: RUN/evaluations/RUN-VERSION, or runs/evaluation-MODEL."),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget the answers that the folder has.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Move earlier answers to NAME.before-TIME.")] = False,
 ) -> None:
     """Evaluates on benchmarks, through actors and reward service; an evaluation that was stopped goes on."""
     from vision_sr1.evaluation import run as evaluation
@@ -288,12 +290,14 @@ def _resuming(resume: bool) -> list[str]:
 def _guarded(work: Callable[[], None]) -> None:
     from vision_sr1.launcher.run import InterruptedRunError, StageFailedError
     from vision_sr1.service import MISTAKES
+    from vision_sr1.streams import StreamsUnavailableError
+    from vision_sr1.streams.embedded import RedisStartError
 
     try:
         work()
     except MISTAKES as error:
         fail(str(error))
-    except StageFailedError as error:
+    except (StageFailedError, RedisStartError, StreamsUnavailableError) as error:
         fail(str(error), status=1)
     except InterruptedRunError:
         errors.print("stopped; --resume continues from the last checkpoint, eval from its last answer")

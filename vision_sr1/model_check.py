@@ -1,5 +1,7 @@
 """Whether the parts of a model folder belong together: found out at the start, not in the first batch."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from vision_sr1.config import ConfigError
@@ -9,11 +11,12 @@ _IMAGE_TOKEN = "<|image_pad|>"
 
 
 def check_model(path: str) -> None:
-    """Compares a model's configuration with its tokenizer and its image processor; reads no weights.
+    """Compares a model's configuration with its tokenizer and its image processor; of weights it reads the headers.
 
     Raises:
         ConfigError: a part is missing, of a kind that cannot be trained, or does not fit the others.
     """
+    _check_place(path)
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     try:
@@ -22,8 +25,8 @@ def check_model(path: str) -> None:
         processor = AutoImageProcessor.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"model.path {path!r} cannot be read: {error}; it is to be a folder in Hugging Face format with weights, "
-            "tokenizer and image processor, or a hub's name of one"
+            f"model.path {path!r} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
+            "format with weights, tokenizer and image processor, or a hub's name of one"
         ) from error
     if config.model_type not in MODEL_TYPES:
         raise ConfigError(
@@ -42,6 +45,49 @@ def check_model(path: str) -> None:
             f"model.path {path!r}: model and processor do not belong together ({'; '.join(problems)}); take both from "
             "the same model"
         )
+
+
+def _check_place(path: str) -> None:
+    """Tells a folder that is not there from a hub's name, and looks for incomplete weights: both without any delay."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    folder = Path(path)
+    if folder.is_dir():
+        _check_weights(folder)
+        return
+    if folder.exists():
+        raise ConfigError(f"model.path {path!r} is a file: name its folder")
+    try:
+        validate_repo_id(path)
+        is_path = folder.parent != Path() and folder.parent.is_dir() and not try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        is_path = True
+    if is_path:
+        hint = "; write $HOME instead of ~" if path.startswith("~") else ""
+        raise ConfigError(f"model.path: there is no folder {path!r}{hint}")
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    where = f"model.path {str(folder)!r}"
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{where} is no model: it has no config.json")
+    files = set(folder.glob("*.safetensors"))
+    try:
+        for index in folder.glob("*.safetensors.index.json"):
+            files |= {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{where}: {index.name} is no index of weights ({error!r}): copy the model again") from error
+    if not files and not any(folder.glob("*.bin")):
+        raise ConfigError(f"{where} has no weights (*.safetensors): copy the model again")
+    for file in sorted(files):
+        try:
+            with safe_open(file, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{where}: {file.name} is missing or incomplete ({error}): copy it again") from error
 
 
 def _parts(config: Any, tokenizer: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:

@@ -8,6 +8,7 @@ from vision_sr1.config import ConfigError, TlsConfig
 _UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 _CLIENT = (
     *_UNLIMITED,
+    ("grpc.enable_http_proxy", 0),  # whatever the environment says: proxies are for hosts outside
     ("grpc.keepalive_time_ms", 5_000),  # a call to a peer that leaves a ping unanswered ...
     ("grpc.keepalive_timeout_ms", 5_000),  # ... for so long fails as UNAVAILABLE
     ("grpc.http2.ping_timeout_ms", 5_000),

@@ -68,6 +68,7 @@ def test_every_route_has_a_method_that_takes_what_the_document_says(store: Store
         assert set(inspect.signature(METHODS[route]).parameters) - {"self"} == taken - {"cursor"}, route
 
 
+@pytest.mark.usefixtures("dead_proxy")
 async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
     await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
     with Client(url, token="geheim") as client:

@@ -127,7 +127,7 @@ def test_answers_of_one_folder_are_of_one_model_at_one_set_of_settings(
     (few,) = json.loads((folder / "results.json").read_text())["results"]
     assert few["questions"] == 10, "of the answers that are there"
     output = invoke(command(trained, suite, folder, "sampling.max_tokens=8"), status=2)
-    assert "has answers that were given at another sampling: --fresh forgets them" in output.replace("\n", " ")
+    assert "has answers that were given at another sampling: --fresh moves them aside" in output.replace("\n", " ")
     output = invoke(command(trained, suite, folder, "reward.graders={shapes/train: exact}"), status=2)
     assert "given at another reward" in output.replace("\n", " ")
     other = [f"gsm8k={suite[0].partition('=')[2]}"]

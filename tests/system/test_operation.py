@@ -182,7 +182,7 @@ def test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_t
 
     status, output = run.finish()
     assert status == 2
-    assert "--resume continues it from its last checkpoint, --fresh deletes it" in output
+    assert "--resume continues it from its last checkpoint, --fresh moves it aside" in output
 
     checkpoint = max(int(f.name) for f in (run.folder / "runs" / "run" / "checkpoints").iterdir() if f.name.isdigit())
     status, output = run.finish("--resume", f"learner.batches={checkpoint + 1}")

@@ -113,6 +113,7 @@ async def test_dead_letters_and_actors_that_do_not_answer_are_found(redis: Patie
     assert "WireError" in finding.said
 
 
+@pytest.mark.usefixtures("dead_proxy")
 async def test_an_api_that_refuses_the_token_is_found(tmp_path: Path):
     config = local(tmp_path, f"reward.port={free_port()}")
     assert (await doctor.api(config)).state == "warning", "nobody listens"

@@ -1,17 +1,131 @@
 """What the launcher decides before it starts anything, and when something ends."""
 
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import redis
 from rich.console import Console
 
-from vision_sr1.config import ConfigError, load_config
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.data import DataError
 from vision_sr1.gpus import visible_gpus
+from vision_sr1.launcher import state
+from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.processes import ServiceProcess
 from vision_sr1.launcher.progress import ScalarTail
-from vision_sr1.launcher.run import StageFailedError, _watch
-from vision_sr1.launcher.services import divided
+from vision_sr1.launcher.run import StageFailedError, _watch, run_sft, run_training
+from vision_sr1.launcher.services import divided, without_proxy
+from vision_sr1.launcher.state import RunState
+from vision_sr1.orphans import marks
+from vision_sr1.streams import Keys
+from vision_sr1.streams.embedded import EmbeddedRedis, running_server
+
+CONSOLE = Console(quiet=True)
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    """A run's folder with a checkpoint and an export."""
+    for name in ("checkpoints/000001/trainer.json", "export/1/model.safetensors"):
+        file = tmp_path / "runs" / "old" / name
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    return tmp_path / "runs" / "old"
+
+
+@pytest.mark.parametrize("stage", [run_training, run_sft])
+def test_an_old_run_stays_in_its_place_when_what_is_to_replace_it_cannot_start(old_run: Path, stage: Any):
+    overrides = [f"run.dir={old_run.parent}", "run.name=old", "data.train=/no/rows.parquet", "data.sft=/no/rows.jsonl"]
+    with pytest.raises(DataError, match="no data file /no/rows"):
+        stage(load_config(None, overrides, environment={}).config, CONSOLE, "", fresh=True)
+    assert (old_run / "export" / "1" / "model.safetensors").is_file()
+    assert list(old_run.parent.iterdir()) == [old_run]
+
+
+def test_an_old_run_is_moved_aside_and_the_new_folder_is_held(old_run: Path):
+    with RunFolder(old_run, CONSOLE) as folder:
+        folder.move_aside()
+        with pytest.raises(ConfigError, match="is in use"), RunFolder(old_run, CONSOLE):
+            pass
+    (aside,) = old_run.parent.glob("old.before-*")
+    assert (aside / "export" / "1" / "model.safetensors").is_file()
+    assert not (old_run / "export").exists()
+
+
+def test_a_run_has_one_launcher_and_the_second_names_the_first(tmp_path: Path):
+    here = re.escape(f"{tmp_path} is in use by process {os.getpid()} on ")
+    with (
+        RunFolder(tmp_path, CONSOLE),
+        pytest.raises(ConfigError, match=here + r".* since \d{4}-.*: stop that first"),
+        RunFolder(tmp_path, CONSOLE),
+    ):
+        pass
+    with RunFolder(tmp_path, CONSOLE):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ConfigError, match=r"file/run cannot be written \(Not a directory\)"),
+        RunFolder(tmp_path / "file" / "run", CONSOLE),
+    ):
+        pass
+
+
+def test_what_a_killed_launcher_left_running_is_stopped_and_nothing_else(tmp_path: Path):
+    def service(folder: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "60"], env={**os.environ, **marks(folder)})
+
+    left, other = service(tmp_path / "run"), service(tmp_path / "run-2")
+    try:
+        with RunFolder(tmp_path / "run", CONSOLE):
+            assert left.poll() is not None
+            assert other.poll() is None
+    finally:
+        for process in (left, other):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def killed_launcher(tmp_path: Path) -> Iterator[tuple[psutil.Process, Path]]:
+    """A Redis server whose parent was killed, and its folder."""
+    folder = tmp_path / 'it\'s a "süß" \\ folder'
+    start = f"""import pathlib, time, vision_sr1.streams.embedded as embedded
+server = embedded.EmbeddedRedis(pathlib.Path({str(folder)!r}))
+server.start()
+print(server.process.pid, flush=True)
+time.sleep(60)"""
+    parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    server = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.communicate()
+    yield server, folder
+    if server.is_running():
+        server.kill()
+
+
+@pytest.mark.slow
+def test_redis_ends_with_a_launcher_that_is_killed_and_starts_again_in_the_same_folder(
+    killed_launcher: tuple[psutil.Process, Path],
+):
+    server, folder = killed_launcher
+    psutil.wait_procs([server], timeout=10)
+    assert not server.is_running()
+    assert running_server(folder) is None
+    with EmbeddedRedis(folder):
+        assert running_server(folder) is not None
 
 
 def test_each_service_has_gpus_of_its_own():
@@ -40,6 +154,22 @@ def test_gpus_that_are_hidden_are_not_given_to_anybody(monkeypatch: pytest.Monke
     assert visible_gpus() == (["1", "3"] if everything else [])
 
 
+@pytest.mark.parametrize(
+    ("restarts", "said"), [(0, "status 3; "), (1, "status 3 after 1 restart; "), (2, "status 3 after 2 restarts; ")]
+)
+def test_restarts_are_counted(tmp_path: Path, restarts: int, said: str):
+    service = ServiceProcess("actor-0", ["sh", "-c", "exit 3"], {}, tmp_path / "log", restarts_left=restarts)
+    main = ServiceProcess("learner", ["sleep", "60"], {}, tmp_path / "learner.log")
+    service.start()
+    main.start()
+    try:
+        tail = ScalarTail(tmp_path / "scalars.jsonl")
+        with pytest.raises(StageFailedError, match=f"actor-0 ended with {said}"):
+            _watch([service, main], main, tail, lambda: False, lambda: None, CONSOLE)
+    finally:
+        main.kill_tree()
+
+
 @pytest.mark.parametrize(("status", "goes_on"), [(143, True), (1, False)])
 def test_a_learner_that_was_stopped_is_started_again_and_one_that_failed_before_its_first_batch_is_not(
     tmp_path: Path, status: int, goes_on: bool
@@ -55,5 +185,42 @@ def test_a_learner_that_was_stopped_is_started_again_and_one_that_failed_before_
         watch()
         assert learner.restarts_left == 4
     else:
-        with pytest.raises(StageFailedError, match=f"the learner ended with status {status}"):
+        with pytest.raises(StageFailedError, match=f"the learner ended with status {status}; "):
             watch()
+
+
+def test_what_a_run_waits_for_is_named(
+    embedded_redis: EmbeddedRedis, redis_config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    keys, client = (
+        Keys(redis_config.run.name),
+        redis.Redis.from_url(embedded_redis.url, password=embedded_redis.password),
+    )
+    redis_config.actors.count = 2
+    with socket.socket() as reward_service:
+        reward_service.bind(("127.0.0.1", 0))
+        redis_config.reward.port = reward_service.getsockname()[1]
+        run = RunState(redis_config, embedded_redis.environment, has_learner=True)
+        assert run.starting() == "starting services"
+        monkeypatch.setattr(state, "NAME_AFTER_S", 0.0)
+        assert (
+            f"the reward service to listen at 127.0.0.1:{redis_config.reward.port} (logs: runs/run/" in run.starting()
+        )
+        reward_service.listen()
+        assert "actors to load the model: 0 of 2 did" in run.starting()
+        client.sadd(keys.actors, "a", "b")
+        assert "the learner to publish its weights" in run.starting()
+        client.set(keys.published, b"")
+        assert "waiting for the first batch" in run.starting()
+        embedded_redis.process.kill()
+        embedded_redis.process.wait()
+        assert "waiting for Redis (" in run.starting()
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "after"),
+    [("", "localhost,127.0.0.1,::1"), (".corp,10.0.0.1", ".corp,10.0.0.1,localhost,127.0.0.1,::1"), ("*", "*")],
+)
+def test_services_on_this_machine_are_reached_without_a_proxy(hosts: str, after: str):
+    assert without_proxy(hosts) == after

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,56 @@ def test_a_whole_model_passes(tiny_model: Path, untied_model: Path):
     check_model(str(untied_model))
 
 
-def test_a_folder_that_is_no_model_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match=r"model.path .* cannot be read"):
-        check_model(str(tmp_path / "nothing"))
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("{folder}/nothing", "there is no folder '.*/nothing'$"),
+        ("{folder}/süß name", "there is no folder '.*/süß name'$"),
+        ("~/model", r"there is no folder '~/model'; write \$HOME instead of ~"),
+        ("docs/model", "there is no folder 'docs/model'$"),  # `docs` is one: no name of a hub's
+        ("models/a/b", "there is no folder 'models/a/b'$"),
+        ("", "is no model: it has no config.json"),
+        ("{folder}", "is no model: it has no config.json"),
+        ("{folder}/file", "is a file: name its folder"),
+    ],
+)
+def test_what_is_no_model_is_named_without_asking_a_hub(tmp_path: Path, path: str, message: str):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=message):
+        check_model(path.format(folder=tmp_path))
+
+
+def without(model: Path, name: str) -> None:
+    (model / name).unlink()
+
+
+def cut(model: Path, name: str) -> None:
+    data = (model / name).read_bytes()
+    (model / name).write_bytes(data[: len(data) // 2])
+
+
+def index(model: Path, name: str) -> None:
+    (model / f"{name}.index.json").write_text(json.dumps({"weight_map": {"a": name, "b": "second.safetensors"}}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "message"),
+    [
+        (without, "model.safetensors", r"has no weights \(\*\.safetensors\)"),
+        (cut, "model.safetensors", r"model\.safetensors is missing or incomplete .*: copy it again"),
+        (index, "model.safetensors", r"second\.safetensors is missing or incomplete .*: copy it again"),
+        (cut, "config.json", "config.json.*; it is to be a folder in Hugging Face format"),
+        (without, "tokenizer.json", "cannot be read|vocabulary|image token"),
+    ],
+)
+def test_a_model_of_which_something_is_missing_is_refused_in_one_line(
+    tmp_path: Path, tiny_model: Path, damage: Callable[[Path, str], None], file: str, message: str
+):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(model, file)
+    with pytest.raises(ConfigError, match=message) as refused:
+        check_model(str(model))
+    assert "\n" not in str(refused.value)
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path, tiny_model: Path):

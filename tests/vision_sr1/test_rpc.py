@@ -72,6 +72,13 @@ def checked(address: str, tls: TlsConfig) -> str:
     return "OK"
 
 
+@pytest.mark.usefixtures("dead_proxy")
+async def test_no_proxy_is_used():
+    async with server(TlsConfig()) as address:
+        assert await answer(rpc.aio_channel(address, TlsConfig())) == "OK"
+        assert await asyncio.to_thread(checked, address, TlsConfig()) == "OK"
+
+
 async def test_a_renewed_certificate_is_taken_up_by_a_server_that_runs(tmp_path: Path, authority: trustme.CA):
     tls = issued(tmp_path / "server", authority)
     async with server(tls) as address:

@@ -1,6 +1,5 @@
 """The demo's stages: data, tiny model, base, cold start, evaluation of the base, RL with all services, report."""
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from rich.console import Console
 
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.demo.report import write_report
+from vision_sr1.launcher.folder import LOCK, RunFolder
 from vision_sr1.launcher.run import run_sft, run_training
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.tasks.task import Task
@@ -34,21 +34,44 @@ def run_demo(
         root: where everything goes.
         overrides: `section.key=value`, applied to every stage.
         resume: keep finished stages and continue the RL run from its last checkpoint.
-        fresh: delete what the root folder holds.
+        fresh: move aside what the root folder holds of an earlier demo.
         prepare: stop before RL, with its data and the model it starts from made.
 
     Raises:
-        ConfigError: no such task, or the root folder holds a demo and neither flag says what to do.
+        ConfigError: no such task, the root folder holds a demo and neither flag says what to do, or it holds something
+            else; or from the stages.
         StageFailedError, InterruptedRunError: from the stages.
     """
+    if fresh and resume:
+        raise ConfigError("--fresh and --resume exclude each other: leave one out")
+    if root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
+        raise ConfigError(f"{root} holds files that are no demo's: choose another --root")
+    with RunFolder(root, console) as folder:
+        _run_stages(examples, folder, overrides, console, resume=resume, fresh=fresh, prepare=prepare)
+
+
+def is_demo(root: Path) -> bool:
+    """Whether a folder holds what an earlier demo made."""
+    return (root / "models" / "tiny").is_dir()
+
+
+def _run_stages(
+    examples: Path,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    resume: bool,
+    fresh: bool,
+    prepare: bool,
+) -> None:
+    root = folder.path
     started = time.monotonic()
     task = TASKS.get(examples.name)
     if task is None:
         raise ConfigError(f"no task {examples.name!r} (from {examples}); known: {', '.join(TASKS)}")
-    if root.exists() and fresh:
-        shutil.rmtree(root)
-    elif root.exists() and not resume:
-        raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh deletes it and starts anew")
+    if is_demo(root) and not (fresh or resume):
+        raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh moves it aside and starts anew")
 
     splits = load_config(examples / "rl.yaml").config.data.evaluation
     evaluation = ", ".join(f"{split}: {root}/data/{split}.parquet" for split in splits)
@@ -78,6 +101,12 @@ def run_demo(
         f"data.sft={root}/data/cold_start.parquet",
         f"learner.sft.output={cold_model}",
     )
+    base_evaluation = stage(
+        "base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0", "learner.resume=false"
+    )
+    rl = stage("rl", "rl", f"model.path={cold_model}")
+    if is_demo(root) and fresh:
+        folder.move_aside()
     if not (root / "models" / "tiny" / "config.json").is_file():
         console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
         make_data_and_model(task, base, cold_start, root / "data", root / "models" / "tiny")
@@ -87,12 +116,8 @@ def run_demo(
         run_sft(cold_start, console, "cold start", fresh=False)
     if prepare:
         return
-    base_evaluation = stage(
-        "base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0", "learner.resume=false"
-    )
     if not (base_evaluation.run.path / "evaluation").is_dir():
         run_training(base_evaluation, console, "evaluating the base", fresh=True)
-    rl = stage("rl", "rl", f"model.path={cold_model}")
     run_training(rl, console, "RL", fresh=False)
     write_report(root, base_evaluation, rl, console)
     console.print(f"look at what every reward saw: vision-sr1 traces {rl.run.path}", highlight=False)

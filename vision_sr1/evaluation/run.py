@@ -1,7 +1,6 @@
 """An evaluation from its beginning, or from where an earlier one of the same stopped, to its report."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from vision_sr1.evaluation.records import ANSWERS, Records
 from vision_sr1.evaluation.report import Evaluated, Report, report, write_report
 from vision_sr1.export import find_checkpoint
 from vision_sr1.fleet import file_digests
+from vision_sr1.launcher.checks import check_services
+from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.run import run_evaluation
 from vision_sr1.model_check import check_model
 
@@ -74,23 +75,33 @@ def evaluate(config: Config, model: str, version: int, console: Console, *, fres
         config: names the weights and the benchmarks.
         model: what the report calls them.
         version: of the policy.
-        fresh: forget earlier answers.
+        fresh: move earlier answers aside.
 
     Raises:
-        ConfigError: no benchmark is chosen, or the folder has answers of another model or at other settings.
+        ConfigError: no benchmark is chosen, another process holds the folder, or it has answers of another model or at
+            other settings; or see `check_services`.
         DataError: a benchmark cannot be read.
+        StreamsUnavailableError, RedisStartError: there is no Redis.
         StageFailedError, InterruptedRunError: from the services.
     """
     if not config.evaluation.benchmarks:
         raise ConfigError(f"no benchmark is chosen: --suite takes {', '.join((*SUITES, *BENCHMARKS))}, or NAME=FILE")
+    with RunFolder(config.run.path, console) as folder:
+        return _evaluate(config, model, version, console, folder, fresh=fresh)
+
+
+def _evaluate(
+    config: Config, model: str, version: int, console: Console, run_folder: RunFolder, *, fresh: bool
+) -> Report:
     folder, weights = config.run.path, Path(config.model.path)
     check_model(config.model.path)
     evaluated = Evaluated(model, version, file_digests(weights) if weights.is_dir() else {})
     settings = _settings(config, evaluated)  # with the user's graders; ours follow from the benchmarks
     config = config.model_copy(update={"reward": with_graders(config.reward, config.evaluation)})
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
     questions = {name: questionnaire(name, config) for name in config.evaluation.benchmarks}
+    check_services(config, learners=0, actors=config.actors.count)
+    if fresh and (folder / ASKED).is_file():
+        run_folder.move_aside()
     _hold_to_settings(folder, settings, {name: asked.sets for name, asked in questions.items()})
     numbers = {name: asked.numbers for name, asked in questions.items()}
     known = {name: Records(folder, name) for name in questions}
@@ -129,7 +140,7 @@ def _hold_to_settings(folder: Path, settings: dict[str, Any], sets: dict[str, li
         sets = before["sets"] | sets
         if differing:
             raise ConfigError(
-                f"{folder} has answers that were given at another {' and '.join(differing)}: --fresh forgets them, "
+                f"{folder} has answers that were given at another {' and '.join(differing)}: --fresh moves them aside, "
                 "--output FOLDER leaves them alone"
             )
     folder.mkdir(parents=True, exist_ok=True)

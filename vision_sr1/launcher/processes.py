@@ -33,6 +33,7 @@ class ServiceProcess:
     restarts_left: int = 0
     wrapper_report: str | None = None
     again: Sequence[str] = ()
+    restarts: int = field(default=0, init=False)
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _log_start: int = field(default=0, init=False)
 
@@ -48,7 +49,7 @@ class ServiceProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(end_with_parent, signal.SIGTERM),
+                preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
             )
 
     def exit_status(self) -> int | None:

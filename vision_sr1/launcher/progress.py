@@ -59,12 +59,16 @@ class ScalarTail:
 
 
 class ProgressView:
-    """One phase's progress. Call `update` often; it draws as often as makes sense."""
+    """One phase's progress. Call `update` often; it draws as often as makes sense.
+
+    Attributes:
+        tail: as given.
+    """
 
     def __init__(self, console: Console, phase: str, tail: ScalarTail, total: int) -> None:
         self._console = console
         self._phase = phase
-        self._tail = tail
+        self.tail = tail
         self._total = total
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._printed_at = 0.0
@@ -81,12 +85,12 @@ class ProgressView:
     ) -> None:
         if self._live is not None:
             self._live.stop()
-        self._tail.read()
+        self.tail.read()
         self._console.print(self._line(), highlight=False, soft_wrap=True)
 
     def update(self, depths: dict[str, int], status: str) -> None:
         """Draws the state; `depths` are queue depths by stream."""
-        self._tail.read()
+        self.tail.read()
         if self._live is not None:
             self._live.update(self._table(depths, status))
         elif time.monotonic() - self._printed_at > PLAIN_EVERY_S:
@@ -97,7 +101,7 @@ class ProgressView:
                 self._printed_line = line
 
     def _values(self) -> list[tuple[str, str]]:
-        latest = self._tail.latest
+        latest = self.tail.latest
         return [
             (label, f"{latest[name]:.0f}" if label == "policy version" else f"{latest[name]:.3g}")
             for name, label in SHOWN.items()
@@ -105,10 +109,10 @@ class ProgressView:
         ]
 
     def _step(self) -> int:
-        return int(self._tail.latest.get("step", 0))
+        return int(self.tail.latest.get("step", 0))
 
     def _eta(self) -> str:
-        seconds = self._tail.eta_s(self._total)
+        seconds = self.tail.eta_s(self._total)
         return "?" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
     def _line(self, depths: dict[str, int] | None = None, status: str = "") -> str:

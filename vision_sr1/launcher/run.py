@@ -1,23 +1,24 @@
 """Running a stage on this machine: the services' own commands as processes, watched until the learner is done."""
 
 import contextlib
-import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
 
 import psutil
-import redis
 from rich.console import Console
 
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.launcher.changes import print_changes
+from vision_sr1.launcher.checks import check
+from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
-from vision_sr1.launcher.services import RESTARTS, Services
-from vision_sr1.streams import Keys
+from vision_sr1.launcher.services import Services
+from vision_sr1.launcher.state import NAME_AFTER_S, RunState
+from vision_sr1.resuming import Stage
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
@@ -45,20 +46,24 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         StageFailedError: the learner failed.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
-    _prepare(config, fresh)
-    print_changes(config, "sft", console)
-    tail = ScalarTail(config.run.path / "scalars.jsonl")
     steps = config.learner.sft.steps or 0
     with (
+        _prepared(config, "sft", console, fresh=fresh),
         Services(config, actors=0) as services,
         _interruptible() as interrupted,
-        ProgressView(console, phase, tail, steps) as view,
+        ProgressView(console, phase, ScalarTail(config.run.path / "scalars.jsonl"), steps) as view,
     ):
         learner = services.learner("--sft")
         learner.restarts_left = 0
         learner.start()
+        started = time.monotonic()
+
+        def look() -> None:
+            is_late = not view.tail.latest and time.monotonic() - started > NAME_AFTER_S
+            view.update({}, f"waiting for the learner's first step (log: {learner.log})" if is_late else "")
+
         try:
-            _watch([learner], learner, tail, interrupted, lambda: view.update({}, ""), console)
+            _watch([learner], learner, view.tail, interrupted, look, console)
         finally:
             stop_all([([learner], MAIN_STOP_S)])
 
@@ -67,38 +72,42 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
     """RL with all services; embedded Redis where none is configured.
 
     Args:
-        fresh: start anew where the run's folder already holds a run; else that is an error unless it is resumed.
+        fresh: move aside what the run's folder holds of an earlier run; else that is an error unless it is resumed.
 
     Raises:
-        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do, or its
-            checkpoint cannot be resumed with what changed since.
-        DataError: what would be compared with the checkpoint's data cannot be read.
+        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do; another
+            process holds it; its checkpoint cannot be resumed with what changed since; or see `check`.
+        DataError, TemplateError, StreamsUnavailableError: see `check`.
+        RedisStartError: the embedded Redis did not start.
         StageFailedError: a service failed more often than it may be restarted.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
-    _prepare(config, fresh)
-    print_changes(config, "rl", console)
-    with _interruptible() as interrupted, Services(config) as services:
+    with (
+        _prepared(config, "rl", console, fresh=fresh),
+        _interruptible() as interrupted,
+        Services(config) as services,
+    ):
         actors = [services.actor(index) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=config.learner.batches)
-        _run(services, actors, services.learner(), interrupted, view, console)
+        _run(services, actors, services.learner(), interrupted, view, console, has_learner=True)
 
 
 def run_evaluation(config: Config, policy_version: int, console: Console, phase: str, questions: int) -> None:
     """Asks the benchmarks of the configuration, with all services but a learner.
 
     Args:
+        config: whose folder the caller holds.
         policy_version: that the weights at `model.path` are.
         questions: how many there are.
 
     Raises:
-        StageFailedError, InterruptedRunError: as in `run_training`.
+        ConfigError, RedisStartError, StageFailedError, InterruptedRunError: as in `run_training`.
     """
     holding = ("--policy-version", str(policy_version))
     with _interruptible() as interrupted, Services(config, learners=0) as services:
         actors = [services.actor(index, *holding) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=questions)
-        _run(services, actors, services.evaluation(*holding), interrupted, view, console)
+        _run(services, actors, services.evaluation(*holding), interrupted, view, console, has_learner=False)
 
 
 def _run(
@@ -108,16 +117,18 @@ def _run(
     interrupted: Callable[[], bool],
     progress: Callable[..., ProgressView],
     console: Console,
+    *,
+    has_learner: bool,
 ) -> None:
     """Runs actors, the reward service, and whom they work for, until that one is done."""
     config, reward = services.config, services.reward_service()
     tail = ScalarTail(config.run.path / "scalars.jsonl")
     console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
-    depths = _DepthReader(config, services.environment)
+    state = RunState(config, services.environment, has_learner=has_learner)
 
     def look() -> None:
         _keep_up(services.redis, console)
-        view.update(depths.read(), "" if tail.latest else "starting services")
+        view.update(state.depths(), "" if tail.latest else state.starting())
 
     try:
         with progress(tail=tail) as view:
@@ -126,20 +137,27 @@ def _run(
             _watch([*actors, reward, main], main, tail, interrupted, look, console)
     finally:
         stop_all([([main], MAIN_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
-        depths.close()
+        state.close()
 
 
-def _prepare(config: Config, fresh: bool) -> None:
-    folder = config.run.path
-    started = (folder / "checkpoints").is_dir() or (folder / "scalars.jsonl").is_file()
-    if not started or config.learner.resume:
-        return
-    if not fresh:
-        raise ConfigError(
-            f"{folder} already holds a run: --resume continues it from its last checkpoint, --fresh deletes it and "
-            "starts anew, and run.name=OTHER leaves it alone"
-        )
-    shutil.rmtree(folder)
+@contextlib.contextmanager
+def _prepared(config: Config, stage: Stage, console: Console, *, fresh: bool) -> Iterator[None]:
+    """Holds the run's folder. All that can be checked is checked before an old run is moved aside."""
+    path, resume = config.run.path, config.learner.resume
+    if fresh and resume:
+        raise ConfigError("--fresh and learner.resume (--resume) exclude each other: leave one out")
+    with RunFolder(path, console) as folder:
+        is_started = (path / "checkpoints").is_dir() or (path / "scalars.jsonl").is_file()
+        if is_started and not (fresh or resume):
+            raise ConfigError(
+                f"{path} already holds a run: --resume continues it from its last checkpoint, --fresh moves it aside "
+                "and starts anew, and run.name=OTHER leaves it alone"
+            )
+        check(config, stage)
+        print_changes(config, stage, console)
+        if is_started and fresh:
+            folder.move_aside()
+        yield
 
 
 def _watch(
@@ -168,11 +186,13 @@ def _watch(
             failed = service is main and status > 0 and status != STOPPED
             hopeless = failed and tail.lines == lines_at_start
             if service.restarts_left == 0 or status == USER_MISTAKE or hopeless:
+                often = f" after {service.restarts} restart{'s' * (service.restarts > 1)}" if service.restarts else ""
                 raise StageFailedError(
-                    f"{'the ' * (service is main)}{service.name} ended with status {status} after "
-                    f"{RESTARTS - service.restarts_left} restarts; {service.log}:\n{service.last_lines()}"
+                    f"{'the ' * (service is main)}{service.name} ended with status {status}{often}; "
+                    f"{service.log}:\n{service.last_lines()}"
                 )
             service.restarts_left -= 1
+            service.restarts += 1
             service.kill_tree()
             console.print(f"{service.name} ended with status {status}; restarting it (log: {service.log})")
             service.start()
@@ -191,7 +211,7 @@ def _keep_up(server: EmbeddedRedis | None, console: Console) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns SIGINT and SIGTERM into a flag, so that services are taken down in order."""
+    """Turns SIGINT, SIGTERM and the end of the terminal into a flag, so that services are taken down in order."""
     received: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -201,33 +221,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
                     child.kill()
         received.append(signum)
 
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, note) for signum in wanted}
     try:
         yield lambda: bool(received)
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-class _DepthReader:
-    """Stream depths for the display; empty while Redis cannot be read."""
-
-    def __init__(self, config: Config, environment: Mapping[str, str]) -> None:
-        url = environment.get("VISION_SR1_REDIS_URL", config.streams.url or "")
-        secret = config.streams.password.get_secret_value() if config.streams.password else None
-        password = environment.get("VISION_SR1_REDIS_PASSWORD", secret)
-        self._client = (
-            redis.Redis.from_url(url, password=password, socket_timeout=1.0) if "sentinel" not in url else None
-        )
-        self._keys = Keys(config.run.name)
-
-    def read(self) -> dict[str, int]:
-        if self._client is None:
-            return {}
-        with contextlib.suppress(redis.RedisError):
-            return {name: int(self._client.xlen(self._keys.stream(name))) for name in ("prompts", "rollouts", "scored")}
-        return {}
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()

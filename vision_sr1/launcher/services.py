@@ -5,10 +5,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import getproxies_environment
 
 from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher.processes import ServiceProcess
+from vision_sr1.orphans import marks
 from vision_sr1.ports import Ports
 from vision_sr1.streams.embedded import EmbeddedRedis
 
@@ -39,9 +41,10 @@ class Services(ExitStack):
         self.redis: EmbeddedRedis | None = None
         self._ports = self.enter_context(Ports())
         self._environment: dict[str, str] = {}
+        self._marks = marks(config.run.path)
         self.config = config.model_copy(deep=True)
         if needs_redis and config.streams.url is None:
-            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep())
+            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
         if needs_redis:
@@ -103,16 +106,22 @@ class Services(ExitStack):
             "VLLM_NO_USAGE_STATS": "1",
             "PYTHONWARNINGS": "ignore",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "no_proxy": without_proxy(getproxies_environment().get("no", "")),
         }
         if Path(self.config.model.path).is_dir():
             shared["HF_HUB_OFFLINE"] = "1"
         return ServiceProcess(
             name=name,
             command=[sys.executable, *arguments],
-            environment={**shared, **self._environment},
+            environment={**shared, **self._marks, **self._environment},
             log=self.config.run.path / "logs" / f"{name}.log",
             restarts_left=restarts,
         )
+
+
+def without_proxy(hosts: str) -> str:
+    """`no_proxy` with this machine's own addresses: a judge or collector here is not reached through a proxy either."""
+    return hosts if hosts.strip() == "*" else ",".join(filter(None, (hosts, "localhost", "127.0.0.1", "::1")))
 
 
 def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:

