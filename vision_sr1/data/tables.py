@@ -1,6 +1,7 @@
 """Tables of rows from files, folders and hubs, through the `datasets` library: memory-mapped, so of any size."""
 
 import json
+import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +59,7 @@ def load_table(source: str) -> Table:
 def _open(name: str, split: str) -> Table:
     import datasets
 
+    datasets.logging.set_verbosity(logging.CRITICAL)  # errors are raised too
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a file of the user's is read without a word to any server
     path = Path(name)
     try:
@@ -75,6 +77,8 @@ def _open(name: str, split: str) -> Table:
         files = [name] if path.is_file() else sorted(map(str, path.parent.glob(path.name)))
         if not files:
             raise DataError(f"no data file {path}; `vision-sr1 data shapes` makes one")
+        if not any(Path(file).stat().st_size for file in files):
+            raise DataError(f"{name} is empty")
         if builder == "text":
             lines = datasets.load_dataset("text", data_files=files, split="train", encoding_errors="replace")
             return _JsonLines(lines, name)
