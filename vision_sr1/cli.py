@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from vision_sr1 import __version__
-from vision_sr1.config import Config, ConfigError
+from vision_sr1.config import Config, ConfigError, override
 from vision_sr1.data.commands import data_app
-from vision_sr1.terminal import ConfigPath, Overrides, Seed, console, errors, fail, load
+from vision_sr1.terminal import Commands, ConfigPath, Overrides, Seed, console, errors, fail, load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
 model_app = typer.Typer(no_args_is_help=True, help="Models that the project makes itself.")
 streams_app = typer.Typer(no_args_is_help=True, help="The streams of a run that goes on.")
@@ -138,11 +138,12 @@ def traces(
     export: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them to a parquet file instead.")] = None,
 ) -> None:
     """Serves what the rewards of a finished or stopped run saw, read-only, with nothing else running."""
+    from vision_sr1.export import place_of
     from vision_sr1.launcher.traces import export_traces, serve_traces
 
     if not (run / "config.yaml").is_file():
         fail(f"{run} is no folder of a run: it has no config.yaml")
-    place = [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}", *(overrides or [])]
+    place = [*place_of(run), *(overrides or [])]
     effective = load(run / "config.yaml", place).config
     if export is not None:
         raise typer.Exit(export_traces(run / "config.yaml", place, export, console))
@@ -188,7 +189,7 @@ def ask(
     from vision_sr1.ask import Model, print_answer, settings_of
 
     def work() -> None:
-        effective = load(config or settings_of(model), [*(overrides or []), f"model.path={model}"]).config
+        effective = load(config or settings_of(model), [*(overrides or []), override("model.path", model)]).config
         print_answer(console, Model(effective).ask(question, [image.read_bytes()]))
 
     _guarded(work)
@@ -214,11 +215,12 @@ def evaluate(
     """Evaluates on benchmarks, through actors and reward service; an evaluation that was stopped goes on."""
     from vision_sr1.evaluation import run as evaluation
     from vision_sr1.evaluation.report import print_report
+    from vision_sr1.export import place_of
 
     def work() -> None:
         path, number, folder, settings = evaluation.policy_of(model, version)
-        place = (output or folder).absolute()
-        here = [f"model.path={path}", f"run.dir={place.parent}", f"run.name={place.name}", "learner.lora.rank=0"]
+        place = output or folder
+        here = [override("model.path", path), *place_of(place), "learner.lora.rank=0"]
         limit = [f"evaluation.rows={rows}"] if rows else []
         effective = load(config or settings, [*(overrides or []), *here, *limit]).config
         effective.evaluation.benchmarks |= evaluation.chosen_benchmarks(suite or [])

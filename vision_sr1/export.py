@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from vision_sr1.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
-from vision_sr1.config import Config, ConfigError, load_config, save_config
+from vision_sr1.config import Config, ConfigError, load_config, override, save_config
 from vision_sr1.model_card import model_card
 
 CARD = "README.md"
@@ -20,7 +20,12 @@ def run_config(run: Path) -> Config:
     Raises:
         ConfigError: it is no folder of a run.
     """
-    return load_config(_check_run(run), [f"run.dir={run.absolute().parent}", f"run.name={run.absolute().name}"]).config
+    return load_config(_check_run(run), place_of(run)).config
+
+
+def place_of(run: Path) -> list[str]:
+    """Overrides for the place where a run is now."""
+    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
 
 
 def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: str | None) -> Path:

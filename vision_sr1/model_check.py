@@ -50,7 +50,8 @@ def check_model(path: str) -> None:
 def _check_place(path: str) -> None:
     """Tells a folder that is not there from a hub's name, and looks for incomplete weights: both without any delay."""
     from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     folder = Path(path)
     if folder.is_dir():

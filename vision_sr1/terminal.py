@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from vision_sr1.config import ConfigError, LoadedConfig, load_config
 
@@ -14,6 +16,20 @@ errors = Console(stderr=True, soft_wrap=True)
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
 Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
+
+
+class Commands(TyperGroup):
+    """Tells in one line what the system refuses to any command: a place that cannot be written, a full disk."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click's own
+            raise
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
 
 
 def load(path: Path | None, overrides: list[str] | None) -> LoadedConfig:

@@ -1,6 +1,6 @@
 """The configuration: one typed tree, read from one YAML file by every service."""
 
-from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, public_settings, save_config
+from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, override, public_settings, save_config
 from vision_sr1.config.schema import (
     ActorsConfig,
     AdvantageNormalizer,
@@ -66,6 +66,7 @@ __all__ = [
     "TrackerName",
     "WeightsConfig",
     "load_config",
+    "override",
     "public_settings",
     "save_config",
 ]

@@ -4,16 +4,20 @@ A file may build on another: `extends: other.yaml`, relative to its own folder, 
 """
 
 import difflib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from vision_sr1.config.schema import Config, LearnerConfig
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 PRESETS = Path(__file__).parent.parent / "presets"
 ENVIRONMENT = {
@@ -72,9 +76,11 @@ def load_config(
             origins[key] = f"environment {variable}"
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or "." not in key:
+        if not separator:
+            raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}=VALUE")
+        if "." not in key or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
-        _set(tree, key, yaml.safe_load(text))
+        _set(tree, key, _parsed(text, f"override {override!r}"))
         origins[key] = "command line"
     _refuse_unknown_keys(tree, Config, "")
     learner = tree.setdefault("learner", {})
@@ -84,11 +90,12 @@ def load_config(
     try:
         return LoadedConfig(Config.model_validate(tree), origins)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']} (got {_shown(e['input'])[:200]})"
-            for e in error.errors()
-        ]
-        raise ConfigError("\n".join(lines)) from None
+        raise ConfigError("\n".join(map(_mistake, error.errors()))) from None
+
+
+def override(key: str, value: str | Path) -> str:
+    """`key=value` as the command line has it, for text of any kind."""
+    return f"{key}={json.dumps(str(value), ensure_ascii=False)}"
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -110,10 +117,14 @@ def _files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     while following is not None:
         if following.resolve() in [file.resolve() for file, _ in files]:
             raise ConfigError(f"{files[-1][0]} extends {following}, which extends it in turn")
+        if files and not following.is_file():
+            raise ConfigError(f"{files[-1][0]} extends {following}, and there is no such file")
         tree = _read_yaml(following)
         files.append((following, tree))
         base = tree.pop("extends", None)
-        following = following.parent / str(base) if base is not None else None
+        if not isinstance(base, str | None):
+            raise ConfigError(f"{following}: extends takes the path of one file, not {base!r}")
+        following = following.parent / base if base is not None else None
     return files
 
 
@@ -138,15 +149,45 @@ def _put_beneath(
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name the run's YAML file")
     if not path.is_file():
         raise ConfigError(f"no configuration file {path}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    tree = _parsed(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not {type(tree).__name__}")
     return tree
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which YAML's own loader takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key_node.value} is there twice", key_node.start_mark
+                )
+            if isinstance(key_node, yaml.ScalarNode):
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _UniqueKeyLoader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
+        at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        hint = "; indent with spaces" if "\\t" in str(problem) else ""
+        raise ConfigError(f"{where} is not valid YAML{at}: {' '.join(str(problem).split())}{hint}") from None
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -192,6 +233,19 @@ def _leaves(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if isinstance(tree, list) and any(isinstance(item, (BaseModel, dict)) for item in tree):
         return [leaf for i, item in enumerate(tree) for leaf in _leaves(item, f"{prefix}[{i}]")]
     return [(prefix, tree)]
+
+
+def _mistake(error: "ErrorDetails") -> str:
+    """One line of what does not fit."""
+    key, value = ".".join(map(str, error["loc"])) or "configuration", error["input"]
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key}: must be a section of keys and values (got {_shown(value)[:200]})"
+    said = error["msg"].removeprefix("Value error, ")
+    if isinstance(value, dict):
+        return f"{key}: {said}"
+    is_text = error["type"] == "string_type" and value is not None
+    hint = f"; for text write {override(key, str(value))!r}" if is_text else ""
+    return f"{key}: {said} (got {_shown(value)[:200]}){hint}"
 
 
 def _shown(value: Any) -> str:

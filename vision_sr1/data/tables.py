@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import logging
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ def value_of(row: dict[str, Any], column: str) -> Any:
 def _open(name: str, split: str) -> Table:
     import datasets
 
+    datasets.logging.set_verbosity(logging.CRITICAL)  # errors are raised too
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a file of the user's is read without a word to any server
     try:
         if Path(name).is_dir():

@@ -1,12 +1,13 @@
 """The demo's stages: data, tiny model, base, cold start, evaluation of the base, RL with all services, report."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.demo.report import write_report
 from vision_sr1.launcher.folder import LOCK, RunFolder
 from vision_sr1.launcher.run import run_sft, run_training
@@ -46,6 +47,8 @@ def run_demo(
         raise ConfigError("--fresh and --resume exclude each other: leave one out")
     if root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
         raise ConfigError(f"{root} holds files that are no demo's: choose another --root")
+    if resume and not is_demo(root):
+        raise ConfigError(f"{root} holds no demo to resume: leave --resume out to start one")
     with RunFolder(root, console) as folder:
         _run_stages(examples, folder, overrides, console, resume=resume, fresh=fresh, prepare=prepare)
 
@@ -74,42 +77,44 @@ def _run_stages(
         raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh moves it aside and starts anew")
 
     splits = load_config(examples / "rl.yaml").config.data.evaluation
-    evaluation = ", ".join(f"{split}: {root}/data/{split}.parquet" for split in splits)
+
+    data = root / "data"
+    evaluation = {split: str(data / f"{split}.parquet") for split in splits}
 
     def stage(name: str, file: str, *more: str) -> Config:
         paths = [
-            f"run.dir={root}",
-            f"run.name={name}",
-            f"data.train={root}/data/train.parquet",
-            f"data.evaluation={{{evaluation}}}",
+            override("run.dir", root),
+            override("run.name", name),
+            override("data.train", data / "train.parquet"),
+            f"data.evaluation={json.dumps(evaluation, ensure_ascii=False)}",
         ]
-        resuming = ["learner.resume=true"] if resume else []
+        resuming = ["learner.resume=true"] if resume and (root / name / "config.yaml").is_file() else []
         return load_config(examples / f"{file}.yaml", [*paths, *resuming, *more, *overrides]).config
 
     base_model, cold_model = root / "models" / "base", root / "models" / "cold_start"
     base = stage(
         "base",
         "base",
-        f"model.path={root}/models/tiny",
-        f"data.sft={root}/data/base.parquet",
-        f"learner.sft.output={base_model}",
+        override("model.path", root / "models" / "tiny"),
+        override("data.sft", data / "base.parquet"),
+        override("learner.sft.output", base_model),
     )
     cold_start = stage(
         "cold_start",
         "cold_start",
-        f"model.path={base_model}",
-        f"data.sft={root}/data/cold_start.parquet",
-        f"learner.sft.output={cold_model}",
+        override("model.path", base_model),
+        override("data.sft", data / "cold_start.parquet"),
+        override("learner.sft.output", cold_model),
     )
     base_evaluation = stage(
-        "base_evaluation", "rl", f"model.path={base_model}", "learner.batches=0", "learner.resume=false"
+        "base_evaluation", "rl", override("model.path", base_model), "learner.batches=0", "learner.resume=false"
     )
-    rl = stage("rl", "rl", f"model.path={cold_model}")
+    rl = stage("rl", "rl", override("model.path", cold_model))
     if is_demo(root) and fresh:
         folder.move_aside()
     if not (root / "models" / "tiny" / "config.json").is_file():
         console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
-        make_data_and_model(task, base, cold_start, root / "data", root / "models" / "tiny")
+        make_data_and_model(task, base, cold_start, data, root / "models" / "tiny")
     if not base_model.is_dir():
         run_sft(base, console, "base model", fresh=False)
     if not cold_model.is_dir():

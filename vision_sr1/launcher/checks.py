@@ -25,12 +25,17 @@ def check(config: Config, stage: Stage) -> None:
         StreamsUnavailableError: the configured Redis does not answer.
     """
     data = config.data
+    if data.image_root is not None and not data.image_root.is_dir():
+        raise ConfigError(f"data.image_root: there is no folder {str(data.image_root)!r}")
     if stage == "sft":
         if not data.sft:
             raise ConfigError("data.sft names no conversations: set data.sft=FILE")
         conversations(data.sft, data, config.run.seed)
         for held_out in data.sft_evaluation:
             Conversations(held_out.path, data)
+        output = config.learner.sft.output
+        if output is not None and output.exists():
+            raise ConfigError(f"{output} already exists; remove it or choose another learner.sft.output")
         check_services(config, learners=config.learner.processes, actors=0)
     else:
         if not data.train:
@@ -56,8 +61,12 @@ def check_services(config: Config, *, learners: int, actors: int) -> None:
         raise ConfigError("actors.device is cuda, and there is no GPU here: set actors.device=auto")
     divided(gpus, learners, 0 if config.actors.device == "cpu" else actors, config)
     with Ports() as ports:
-        for host in {config.metrics.host, *([config.reward.host, config.actors.host] if actors else [])}:
-            ports.keep(host)
+        for section in ("metrics", *(("reward", "actors") if actors else ())):
+            host = getattr(config, section).host
+            try:
+                ports.keep(host)
+            except (ConfigError, UnicodeError) as error:
+                raise ConfigError(f"{section}.host: {host!r} is no address of this machine") from error
         wanted = config.actors.port
         if actors and wanted and ports.keep(config.actors.host, wanted) != wanted:
             raise ConfigError(f"actors.port {wanted} is in use: choose another, or 0 for a free one")

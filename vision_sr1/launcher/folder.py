@@ -74,9 +74,8 @@ class RunFolder:
                     "another place"
                 ) from None
             except OSError as error:
-                raise ConfigError(
-                    f"{self.path} cannot be written ({error.strerror}): choose another place for the run"
-                ) from error
+                reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+                raise ConfigError(f"{self.path} cannot be written ({reason}): choose another place") from error
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()} since {_now():%F %T %Z}\n")
             lock.flush()

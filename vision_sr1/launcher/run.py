@@ -146,6 +146,8 @@ def _prepared(config: Config, stage: Stage, console: Console, *, fresh: bool) ->
     path, resume = config.run.path, config.learner.resume
     if fresh and resume:
         raise ConfigError("--fresh and learner.resume (--resume) exclude each other: leave one out")
+    if resume and not (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} holds no run to resume: leave --resume out to start one")
     with RunFolder(path, console) as folder:
         is_started = (path / "checkpoints").is_dir() or (path / "scalars.jsonl").is_file()
         if is_started and not (fresh or resume):
