@@ -1,9 +1,8 @@
 """What the commands of `vision-sr1` have in common: the terminal, arguments, and how mistakes are told."""
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
@@ -21,7 +20,7 @@ Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it."
 class Commands(TyperGroup):
     """Tells in one line what the system refuses to any command: a place that cannot be written, a full disk."""
 
-    def invoke(self, ctx: click.Context) -> object:
+    def invoke(self, ctx: Any) -> object:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # click's own

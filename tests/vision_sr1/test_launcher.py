@@ -25,7 +25,7 @@ from vision_sr1.launcher.progress import ScalarTail
 from vision_sr1.launcher.run import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.launcher.services import divided, without_proxy
 from vision_sr1.launcher.state import RunState
-from vision_sr1.orphans import marks
+from vision_sr1.orphans import RUN_FOLDER, marks
 from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 
@@ -82,6 +82,11 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
         pass
 
 
+def test_an_embedded_redis_is_known_by_its_run(tmp_path: Path):
+    with EmbeddedRedis(tmp_path / "redis", marks=marks(tmp_path)) as server:
+        assert psutil.Process(server.process.pid).environ()[RUN_FOLDER] == str(tmp_path)
+
+
 def test_what_a_killed_launcher_left_running_is_stopped_and_nothing_else(tmp_path: Path):
     def service(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["sleep", "60"], env={**os.environ, **marks(folder)})
@@ -98,31 +103,36 @@ def test_what_a_killed_launcher_left_running_is_stopped_and_nothing_else(tmp_pat
 
 
 @pytest.fixture
-def killed_launcher(tmp_path: Path) -> Iterator[tuple[psutil.Process, Path]]:
-    """A Redis server whose parent was killed, and its folder."""
+def killed_launcher(tmp_path: Path) -> Iterator[tuple[list[psutil.Process], Path]]:
+    """A Redis server and a service whose parent was killed, and the server's folder."""
     folder = tmp_path / 'it\'s a "süß" \\ folder'
-    start = f"""import pathlib, time, vision_sr1.streams.embedded as embedded
-server = embedded.EmbeddedRedis(pathlib.Path({str(folder)!r}))
+    start = f"""import pathlib, time
+from vision_sr1.launcher.processes import ServiceProcess
+from vision_sr1.streams.embedded import EmbeddedRedis
+folder = pathlib.Path({str(folder)!r})
+server, service = EmbeddedRedis(folder), ServiceProcess("sleep", ["sleep", "60"], {{}}, folder / "sleep.log")
 server.start()
-print(server.process.pid, flush=True)
+service.start()
+print(server.process.pid, service.process.pid, flush=True)
 time.sleep(60)"""
     parent = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    server = psutil.Process(int(parent.stdout.readline()))
+    children = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
     parent.kill()
     parent.communicate()
-    yield server, folder
-    if server.is_running():
-        server.kill()
+    yield children, folder
+    for child in children:
+        if child.is_running():
+            child.kill()
 
 
 @pytest.mark.slow
-def test_redis_ends_with_a_launcher_that_is_killed_and_starts_again_in_the_same_folder(
-    killed_launcher: tuple[psutil.Process, Path],
+def test_redis_and_services_end_with_a_launcher_that_is_killed_and_redis_starts_again_in_the_same_folder(
+    killed_launcher: tuple[list[psutil.Process], Path],
 ):
-    server, folder = killed_launcher
-    psutil.wait_procs([server], timeout=10)
-    assert not server.is_running()
+    children, folder = killed_launcher
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert (len(gone), alive) == (2, [])
     assert running_server(folder) is None
     with EmbeddedRedis(folder):
         assert running_server(folder) is not None

@@ -72,6 +72,7 @@ class EmbeddedRedis:
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
+            "set-proc-title": "no",  # it would overwrite the environment, which names the run
         }
         lines = "".join(f"{key} {_quoted(str(value))}\n" for key, value in settings.items())
         with self._log.open("ab") as log:
