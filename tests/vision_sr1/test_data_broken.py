@@ -294,5 +294,5 @@ def test_no_image_is_on_both_sides_of_a_split(rows: Callable[..., str], tmp_path
 
 def test_a_set_without_rows_is_refused(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text("")
-    with pytest.raises(DataError, match=r"rows.jsonl is empty"):
+    with pytest.raises(DataError, match=r"rows.jsonl has no rows"):
         Questions(str(tmp_path / "rows.jsonl"), load_config(None, environment={}).config.data)
