@@ -155,7 +155,7 @@ def test_a_mistake_is_told_in_one_line(folder: Path, taken_port: int, line: str,
     assert "\n" not in said
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert sorted(folder.rglob("*.parquet")) == before
-    assert not (folder / "runs" / "run" / "config.yaml").exists()
+    assert not any((folder / name).exists() for name in ("runs/run", "demo", "evaluation"))
 
 
 @pytest.mark.skipif(bool(visible_gpus()), reason="there are GPUs here")
