@@ -139,6 +139,8 @@ MISTAKES = [
     ("traces {f}/nope", "{f}/nope is no folder of a run"),
     ("export {f}/folder", "{f}/folder is no folder of a run"),
     ("eval /nope/model --suite gsm8k --output {f}/evaluation", "there is no folder '/nope/model'"),
+    ("plan /nope/model --gpus 8", "model.path: there is no folder '/nope/model'"),
+    ("plan {f}/folder --gpus 8", "is no model: it has no config.json"),
     ("model tiny {f}/file", "{f}/file: File exists"),
     ("data convert {f}/columns.jsonl /proc/x.parquet data.prompt_key=question data.answer_key=question", "/proc/x"),
     ("streams status {f}/run.yaml", "no Redis of the run 'run' is running under {f}/runs/run: start the run"),
