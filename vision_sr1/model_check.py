@@ -16,7 +16,9 @@ def check_model(path: str) -> None:
     Raises:
         ConfigError: a part is missing, of a kind that cannot be trained, or does not fit the others.
     """
-    _check_place(path)
+    check_place(path)
+    if Path(path).is_dir():
+        _check_weights(Path(path))
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     try:
@@ -47,15 +49,20 @@ def check_model(path: str) -> None:
         )
 
 
-def _check_place(path: str) -> None:
-    """Tells a folder that is not there from a hub's name, and looks for incomplete weights: both without any delay."""
+def check_place(path: str) -> None:
+    """Tells a folder that is not there, or holds no model, from a hub's name, without asking a hub.
+
+    Raises:
+        ConfigError: it is neither a model's folder nor can it be a hub's name.
+    """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
     folder = Path(path)
     if folder.is_dir():
-        _check_weights(folder)
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.path {path!r} is no model: it has no config.json")
         return
     if folder.exists():
         raise ConfigError(f"model.path {path!r} is a file: name its folder")
@@ -73,8 +80,6 @@ def _check_weights(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
     where = f"model.path {str(folder)!r}"
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{where} is no model: it has no config.json")
     files = set(folder.glob("*.safetensors"))
     try:
         for index in folder.glob("*.safetensors.index.json"):

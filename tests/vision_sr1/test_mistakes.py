@@ -139,6 +139,8 @@ MISTAKES = [
     ("traces {f}/nope", "{f}/nope is no folder of a run"),
     ("export {f}/folder", "{f}/folder is no folder of a run"),
     ("eval /nope/model --suite gsm8k --output {f}/evaluation", "there is no folder '/nope/model'"),
+    ("plan /nope/model --gpus 8", "model.path: there is no folder '/nope/model'"),
+    ("plan {f}/folder --gpus 8", "is no model: it has no config.json"),
     ("model tiny {f}/file", "{f}/file: File exists"),
     ("data convert {f}/columns.jsonl /proc/x.parquet data.prompt_key=question data.answer_key=question", "/proc/x"),
     ("streams status {f}/run.yaml", "no Redis of the run 'run' is running under {f}/runs/run: start the run"),
@@ -155,7 +157,7 @@ def test_a_mistake_is_told_in_one_line(folder: Path, taken_port: int, line: str,
     assert "\n" not in said
     assert (done.exit_code, type(done.exception)) == (2, SystemExit)
     assert sorted(folder.rglob("*.parquet")) == before
-    assert not (folder / "runs" / "run" / "config.yaml").exists()
+    assert not any((folder / name).exists() for name in ("runs/run", "demo", "evaluation"))
 
 
 @pytest.mark.skipif(bool(visible_gpus()), reason="there are GPUs here")

@@ -30,8 +30,10 @@ class RunFolder:
         self.path = path
         self._console = console
         self._lock: IO[str]
+        self._is_new: bool
 
     def __enter__(self) -> Self:
+        self._is_new = not self.path.exists()
         self._lock = self._acquire()
         self._stop_leftovers()
         return self
@@ -39,6 +41,9 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_new and [path.name for path in self.path.iterdir()] == [LOCK]:  # nothing was started
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
         self._lock.close()
 
     def move_aside(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.gpus import GPUS, Gpu
-from vision_sr1.model_check import MODEL_TYPES
+from vision_sr1.model_check import MODEL_TYPES, check_place
 
 GIB = 2**30
 
@@ -149,13 +149,14 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     Raises:
         ConfigError: there is none, or it is of a kind that cannot be trained.
     """
+    check_place(path)
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path!r} has no model's configuration: {error}") from error
+        raise ConfigError(f"{path!r} has no model's configuration: {' '.join(str(error).split())}") from error
     if config.model_type not in MODEL_TYPES:
         raise ConfigError(f"{path!r} is a model of type {config.model_type!r}; known here: {', '.join(MODEL_TYPES)}")
     with torch.device("meta"):
