@@ -91,7 +91,7 @@ def gradient(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kernel", [Padded, Plain])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     groups=st.lists(st.tuples(st.integers(0, len(PROMPTS) - 1), answers), min_size=1, max_size=4), order=st.randoms()
 )
@@ -109,7 +109,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_sequences(
     ours, theirs = gradient(side.policy), gradient(side.plain)
     scale = max(float(value.norm()) for value in theirs.values())
     for name, expected in theirs.items():
-        assert float((ours[name] - expected).norm()) <= 1e-5 * max(float(expected.norm()), 0.01 * scale), name
+        assert float((ours[name] - expected).norm()) <= 1e-5 * max(float(expected.norm()), 0.01 * scale, 0.1), name
 
 
 def test_a_pack_holds_each_prompt_and_image_once(side: Side):

@@ -138,3 +138,7 @@ def test_an_unknown_reward_is_refused_with_those_there_are(tmp_path: Path):
     file.write_text("learner: {components: [{name: a, reward: {acuracy: 1}, tokens: [response]}]}")
     with pytest.raises(ConfigError, match="component 'a': unknown reward 'acuracy'; known: format, accuracy, visual"):
         load_config(file, environment={})
+
+
+def test_a_runs_folder_may_be_in_the_users_home():
+    assert load_config(None, ["run.dir=~/runs"], environment={}).config.run.dir == Path.home() / "runs"

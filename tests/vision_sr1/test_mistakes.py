@@ -105,7 +105,13 @@ MISTAKES = [
     ("{train} batches=5", "override 'batches=5' is not of the form section.key=value"),
     ("{train} learner..batches=5", "override 'learner..batches=5' is not of the form section.key=value"),
     ("{train} learner.batches=x learner.batches=-2", "learner.batches: … (got -2)"),  # the last one counts
-    ("{train} learner.learning_rate=nan", "learner.learning_rate: … greater than 0 (got nan)"),
+    ("{train} learner.learning_rate=nan", "learner.learning_rate: … finite number (got nan)"),
+    ("{train} learner.learning_rate=.inf", "learner.learning_rate: … finite number (got inf)"),
+    ("{train} sampling.temperature=.inf", "sampling.temperature: … (got inf)"),
+    (
+        "{train} run.seed=99999999999999999999999",
+        "run.seed: … less than 9223372036854775808",
+    ),
     ("{train} sampling.group_size=1", "sampling.group_size: … greater than or equal to 2 (got 1)"),
     ("{train} learner.prompts_per_batch=30 learner.prompts_per_step=7", "prompts_per_step (7) must divide"),
     ("{train} run.name=a/b", "run.name: … (got a/b)"),

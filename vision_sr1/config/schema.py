@@ -6,7 +6,7 @@ Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unk
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from vision_sr1.parsing import ResponseFormat
 from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, RANGES
@@ -23,7 +23,7 @@ KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 class Section(BaseModel):
     """A part of the tree; unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -31,7 +31,14 @@ class RunConfig(Section):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
     dir: Path = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
-    seed: int = Field(0, ge=0, description="Seed of the data order, of sampling and of weight initialization.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the data order, of sampling and of weight initialization."
+    )
+
+    @field_validator("dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        return value.expanduser()
 
     @property
     def path(self) -> Path:

