@@ -7,6 +7,7 @@ from typing import Any
 from vision_sr1.config import ConfigError
 
 MODEL_TYPES = ("qwen2_5_vl",)
+HUB_TIMEOUT_S = 10.0  # for its one answer
 _IMAGE_TOKEN = "<|image_pad|>"
 
 
@@ -19,6 +20,8 @@ def check_model(path: str) -> None:
     check_place(path)
     if Path(path).is_dir():
         _check_weights(Path(path))
+    else:
+        _ask_hub(path)
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     try:
@@ -74,6 +77,21 @@ def check_place(path: str) -> None:
     if is_path:
         hint = "; write $HOME instead of ~" if path.startswith("~") else ""
         raise ConfigError(f"model.path: there is no folder {path!r}{hint}")
+
+
+def _ask_hub(name: str) -> None:
+    """Asks once, where the model is not in the hub's cache: `transformers` would ask for each file, several times."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if try_to_load_from_cache(name, "config.json"):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_S)
+    except Exception as error:  # of the hub's client, of the HTTP library beneath it, of the system
+        raise ConfigError(
+            f"model.path: there is no folder {name!r}, no such model in the hub's cache, and the hub does not give it "
+            f"({' '.join(str(error).split()) or repr(error)})"
+        ) from error
 
 
 def _check_weights(folder: Path) -> None:

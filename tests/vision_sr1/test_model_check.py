@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,25 @@ def test_what_is_no_model_is_named_without_asking_a_hub(tmp_path: Path, path: st
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=message):
         check_model(path.format(folder=tmp_path))
+
+
+def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch):
+    asked: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            with suppress(OSError):  # the end of the server
+                while True:
+                    connection, _ = server.accept()
+                    asked.append(connection)
+                    connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        with pytest.raises(ConfigError, match="there is no folder 'no/model', no such model in the hub's cache, and"):
+            check_model("no/model")
+    assert len(asked) == 1
 
 
 def without(model: Path, name: str) -> None:
