@@ -22,8 +22,8 @@ KEYS = Keys("run")
 GROUP_SIZE = 3
 
 
-def rollout(tokenizer, index: int, **changes: Any) -> pb.Rollout:
-    ids = tokenizer("<think> the square red </think> \\boxed{red}").input_ids
+def rollout(tokenizer, index: int, answer: str = "red", **changes: Any) -> pb.Rollout:
+    ids = tokenizer(f"<think> the square red </think> \\boxed{{{answer}}}").input_ids
     prompt = pb.Prompt(
         schema_version=1, id="0/7", run="run", question="<image>what?", answer="red", group_size=GROUP_SIZE
     )
@@ -133,7 +133,7 @@ async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its
     redis_config.reward.grading_timeout_s = 1.0
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
-    endless = rollout(tokenizer, 1)
+    endless = rollout(tokenizer, 1, answer="5")
     endless.prompt.answer = "9^{9^{9^{9}}}"
     rollouts[1] = endless
     async with scoring(redis, redis_config, tiny_model) as (stream, _):

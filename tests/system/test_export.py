@@ -146,4 +146,4 @@ def test_a_question_is_asked_by_hand_and_answered_as_by_the_actors(exported: Pat
 def test_questions_that_cannot_be_asked_are_said_so(exported: Path, tmp_path: Path):
     (tmp_path / "text.png").write_text("no image")
     assert "8 bytes that are no image" in invoke("ask", exported, tmp_path / "text.png", "what ?", status=2)
-    assert "cannot be read" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)
+    assert "is no model: it has no config.json" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)

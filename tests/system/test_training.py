@@ -326,7 +326,7 @@ def test_sets_of_several_forms_with_and_without_images_train_together_and_broken
 def test_a_mistake_in_the_data_ends_the_run_with_its_reason(tmp_path: Path, tiny_model: Path, shapes: dict[str, Path]):
     run = training(tmp_path, tiny_model, shapes, "learner.batches=1", "data.prompt_key=question")
     status, output = run.finish()
-    assert status == 1
+    assert status == 2
     assert "no column 'question' (data.prompt_key); its columns: problem, answer" in output
 
 
