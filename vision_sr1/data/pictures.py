@@ -97,6 +97,8 @@ class Pictures:
         except (OSError, UnicodeEncodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error.reason
             raise DataError(f"{what}: {name[:80]!r} cannot be read: {reason}", "image") from error
+        except RuntimeError as error:
+            raise DataError(f"{what}: {name[:80]!r} is a link that leads back to itself", "image") from error
 
     def _file(self, name: str, what: str, root: Path) -> bytes:
         path = (root / name).resolve()
