@@ -30,7 +30,7 @@ RETRIES = Counter("vision_sr1_redis_retries", "Commands sent to Redis again, by 
 
 AT_ONCE = 16  # commands of one process, each on a connection of its own
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-PUBLISHED_TOO_OFTEN_S = 1.0  # patience of a process that is to stop
+HURRIED_S = 1.0  # patience of a process that is to stop
 SLOW_S = 2.0  # a server that takes longer may have kept others from renewing their leases
 # What a server says that will do the same later: it is full, loading, failing over, or cannot write its file. Within a
 # script the word is all that tells.
@@ -67,7 +67,7 @@ class Patience:
 
     Args:
         outage_s: a command is sent again for so long.
-        hurried: while true, for PUBLISHED_TOO_OFTEN_S only.
+        hurried: while true, for HURRIED_S only.
 
     Attributes:
         interruptions: commands that were not answered; what they did is unknown.
@@ -105,7 +105,7 @@ class Patience:
                     raise
                 self.interruptions += 1
                 self._note_outage(reason, error)
-                if time.monotonic() - started > (PUBLISHED_TOO_OFTEN_S if self._hurried() else self._outage_s):
+                if time.monotonic() - started > (HURRIED_S if self._hurried() else self._outage_s):
                     raise
                 RETRIES.labels(reason).inc()
                 await asyncio.sleep(pause)
