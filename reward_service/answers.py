@@ -25,7 +25,7 @@ async def check_answers(config: RewardConfig, lines: Iterable[str], out: TextIO)
     try:
         for line in lines:
             case = json.loads(line)
-            name = config.graders.get(case["data_source"], config.grader)
+            name = config.grader_of(case["data_source"])
             asked, answer = (name, case["answer"], case["question"]), shown(case["answer"])
             said: tuple[str, str] | None = None
             try:

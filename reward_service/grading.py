@@ -38,7 +38,7 @@ class Grading:
     async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
         """1 for a right answer, 0 for a wrong one or none, what a judge says between; missing where the grader failed
         or took too long."""
-        return await self._grade(self._config.graders.get(prompt.data_source, self._config.grader), answer, prompt)
+        return await self._grade(self._config.grader_of(prompt.data_source), answer, prompt)
 
     async def disagreement(self, first: Reward | Missing, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
         """1 where the second grader says something else than the first did, 0 where not; missing where either is.
