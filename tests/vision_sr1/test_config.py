@@ -140,5 +140,9 @@ def test_an_unknown_reward_is_refused_with_those_there_are(tmp_path: Path):
         load_config(file, environment={})
 
 
-def test_a_runs_folder_may_be_in_the_users_home():
-    assert load_config(None, ["run.dir=~/runs"], environment={}).config.run.dir == Path.home() / "runs"
+def test_folders_may_be_in_the_users_home():
+    given = ["run.dir=~/runs", "data.image_root=~/images", "learner.sft.output=~/out"]
+    config = load_config(None, given, environment={}).config
+    found = config.run.dir, config.data.image_root, config.learner.sft.output
+    assert found == (Path.home() / "runs", Path.home() / "images", Path.home() / "out")
+    assert load_config(None, ["run.dir=~no.such.user/x"], environment={}).config.run.dir == Path("~no.such.user/x")

@@ -339,6 +339,15 @@ def test_base64_of_every_format_is_an_image(tmp_path: Path, kind: str):
     assert len(Questions(lines(tmp_path / "rows.jsonl", row), DataConfig())[0].images) == 1
 
 
+def test_an_image_whose_path_is_a_loop_of_links_is_refused(tmp_path: Path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    read = Questions(
+        lines(tmp_path / "rows.jsonl", {"problem": "?", "answer": "x", "images": "loop.png"}), DataConfig()
+    )
+    with pytest.raises(DataError, match=r"row 0, image 0: 'loop.png' is a link that leads back to itself"):
+        read[0]
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [

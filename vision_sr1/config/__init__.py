@@ -31,6 +31,7 @@ from vision_sr1.config.schema import (
     TracesConfig,
     TrackerName,
     WeightsConfig,
+    in_home,
 )
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "TracesConfig",
     "TrackerName",
     "WeightsConfig",
+    "in_home",
     "load_config",
     "override",
     "public_settings",

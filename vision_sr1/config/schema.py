@@ -6,13 +6,24 @@ Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unk
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from vision_sr1.parsing import ResponseFormat
 from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, RANGES
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+def in_home(path: Path) -> Path:
+    """With `~` as the home folder; as it is where no user of that name has one."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+HomePath = Annotated[Path, AfterValidator(in_home)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
 GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
@@ -30,15 +41,10 @@ class RunConfig(Section):
     """What this run is called and where its files go."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
-    dir: Path = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
+    dir: HomePath = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, of sampling and of weight initialization."
     )
-
-    @field_validator("dir")
-    @classmethod
-    def _expand_home(cls, value: Path) -> Path:
-        return value.expanduser()
 
     @property
     def path(self) -> Path:
@@ -100,7 +106,7 @@ class DataConfig(Section):
     max_image_pixels: Positive = Field(
         89_478_485, description="Images of more pixels are refused before they are decoded."
     )
-    image_root: Path | None = Field(
+    image_root: HomePath | None = Field(
         None, description="Folder that image paths in the data start from and stay in; default: the data file's own."
     )
 
@@ -359,7 +365,7 @@ class SftConfig(Section):
     checkpoint_every: int = Field(
         0, ge=0, description="Steps between checkpoints to resume from; 0: only when stopped."
     )
-    output: Path | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
+    output: HomePath | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
 
 
 class OffPolicyConfig(Section):

@@ -34,7 +34,7 @@ class Pictures:
     """
 
     def __init__(self, source: str, config: DataConfig) -> None:
-        self._given_root = config.image_root and config.image_root.expanduser()
+        self._given_root = config.image_root
         self._root = self._given_root or folder_of(source)
         self._keys = (config.image_key, *COLUMNS)
         self._max_bytes = config.max_image_bytes

@@ -1,10 +1,10 @@
 """What the name of a data set stands for: a split, files of a kind, a folder, or a name on a hub."""
 
-import contextlib
 import glob
 from pathlib import Path
 from typing import Literal
 
+from vision_sr1.config import in_home
 from vision_sr1.data.errors import DataError
 
 Kind = Literal["parquet", "arrow", "json", "jsonl", "csv", "tsv"]
@@ -36,8 +36,7 @@ def name_and_split(source: str) -> tuple[str, str]:
     An `@` in the name of a folder, or of a file, is part of the name.
     """
     if source.startswith("~"):
-        with contextlib.suppress(RuntimeError):  # nobody of this name has a home
-            source = str(Path(source).expanduser())
+        source = str(in_home(Path(source)))
     name, separator, split = source.rpartition("@")
     if not separator or Path(source).exists() or "/" in split or kind_of(split):
         return source, ""
