@@ -71,11 +71,11 @@ class Actor:
     def version(self) -> int:
         return int(self.stub.Status(actor_pb2.StatusRequest(), timeout=10).actor.policy_version)
 
-    def counted(self, metric: str) -> float:
-        """The sum of a counter's values."""
+    def counted(self, metric: str, **labels: str) -> float:
+        """The sum of a counter's values under these labels."""
         text = httpx.get(f"http://127.0.0.1:{self.config.metrics.actor_port}/metrics", timeout=10).text
         samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == metric]
-        return sum(sample.value for sample in samples)
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
     def signal(self, number: signal.Signals) -> None:
         """To the server and its engine, as a machine that dies or hangs would have it."""

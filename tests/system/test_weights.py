@@ -498,7 +498,7 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
     transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
     assert transfer.send(version, [actor.info])
     actor.generate("what color is the square", [seen])
-    begun_again = actor.counted("vision_sr1_actor_sample_retries_total")
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total", reason="abort")
 
     async def work(prompts: Stream, rollouts: Stream) -> list[pb.Rollout]:
         """Keeps the actor busy while the following version is published."""
@@ -521,16 +521,28 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
         assert [span.start for span in sample.versions] == [0, *(span.end for span in sample.versions)][:-1]
         assert sample.versions[-1].end == len(sample.response_token_ids) == len(sample.logprobs)
     assert ([version, version + 1] in versions) == (mode == "in_flight")
-    begun_again = actor.counted("vision_sr1_actor_sample_retries_total") - begun_again
+    begun_again = actor.counted("vision_sr1_actor_sample_retries_total", reason="abort") - begun_again
     assert (begun_again > 0) == (mode == "abort")
 
 
+@pytest.fixture
+def indifferent_learner(learner: Learner) -> Iterator[Learner]:
+    """Its policy takes all tokens for equally probable, so that it seldom ends a response."""
+    scale = learner.policy.get_parameter("model.language_model.norm.weight")
+    before = scale.detach().clone()
+    with torch.no_grad():
+        scale.zero_()
+        yield learner
+        scale.copy_(before)
+
+
 @on_each_actor
-def test_a_sample_that_updates_throw_away_again_and_again_is_given_up(actor: Actor, learner: Learner):
-    transfer = transfer_with(learner, actor, update_mode="abort", same_weights_grace_s=0.1)
-    sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=200)
+def test_a_sample_that_updates_throw_away_again_and_again_is_given_up(actor: Actor, indifferent_learner: Learner):
+    transfer = transfer_with(indifferent_learner, actor, update_mode="abort", same_weights_grace_s=0.1)
+    assert transfer.send(actor.version() + 1, [actor.info])
+    sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=1000)
     request = actor_pb2.GenerateRequest(
-        schema_version=1, request_id="hurried", text="what", num_samples=512, sampling=sampling
+        schema_version=1, request_id="hurried", text="what", num_samples=1024, sampling=sampling
     )
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(lambda: list(actor.stub.Generate(request, timeout=120)))

@@ -4,11 +4,12 @@ import json
 import shutil
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from huggingface_hub import close_session
 
 from vision_sr1.config import ConfigError
 from vision_sr1.model_check import check_model
@@ -45,6 +46,17 @@ def test_what_is_no_model_is_named_without_asking_a_hub(tmp_path: Path, path: st
         check_model(path.format(folder=tmp_path))
 
 
+@pytest.fixture
+def direct_hub_client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The hub's client is made anew, without a proxy: it keeps those that the environment named when it was made."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("direct_hub_client")
 def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch):
     asked: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
