@@ -33,6 +33,7 @@ def full(sibling: str) -> Any:
 
 
 PUBLISHED = full("system/test_weights.py::test_the_actor_equals_transformers_after_each_version")
+SMOKED = full("bench/test_smoke.py::test_a_benchmark_runs_and_ends_with_its_result")
 REPORTED = full("bench/test_claims.py::test_a_finished_study_is_judged_and_reported")
 ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
 
@@ -42,8 +43,8 @@ SMALLEST = [
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
-    ("reward", "--rollouts 2 --traces 8 --requests 9", [slow]),
-    ("streams", "--rollouts 8 --replicas 1", [slow]),
+    ("reward", "--rollouts 2 --traces 8 --requests 9", [slow, SMOKED]),
+    ("streams", "--rollouts 8 --replicas 1", [slow, SMOKED]),
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
 COMPARING = {"actor", "claims", "claims.conditions", "streams", "weights"}
