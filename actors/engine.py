@@ -16,9 +16,9 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors import metrics
 from actors.adapter import Adapter, room_for
-from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config
-from vision_sr1.images import UnusableImageError, plain_image
+from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
+from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
 

@@ -138,10 +138,10 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     from vllm import LLM, SamplingParams
 
     from actors.engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
-    from vision_sr1.chat import render_user_turn, vision_token_ids
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
-    from vision_sr1.prompts import PromptTemplate
+    from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
+    from vision_sr1.prompting.prompt_template import PromptTemplate
 
     config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config
     engine = LLM(**engine_arguments(config, resolve_device(config.actors.device)))

@@ -35,7 +35,7 @@ from vision_sr1.fleet import Fleet
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
 from vision_sr1.ledger import read_ledger
-from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 from vision_sr1.streams.status import stream_statuses

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
-from vision_sr1.chat import Turn, control_tokens, conversation_turns
 from vision_sr1.config import ModelConfig
-from vision_sr1.images import plain_image
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.chat import Turn, control_tokens, conversation_turns
+from vision_sr1.prompting.images import plain_image
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 
 class SequenceError(ValueError):

@@ -32,7 +32,6 @@ from learner.streams import Asked, LearnerStreams, StoppedError
 from learner.transfer import FleetTransfer
 from learner.update import PolicyUpdate
 from learner.verification import Probe
-from vision_sr1.chat import vision_token_ids
 from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.data import questions
@@ -40,6 +39,7 @@ from vision_sr1.data.lengths import PromptLengths
 from vision_sr1.groups import sample_version
 from vision_sr1.ledger import Ledger
 from vision_sr1.probes import Probes
+from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb

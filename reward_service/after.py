@@ -12,7 +12,7 @@ from reward_service.api.security import check_closed
 from reward_service.store import TraceFilter, TraceReader, open_store
 from reward_service.store.export import export_traces
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.parsing import TokenBytes
+from vision_sr1.prompting.response import TokenBytes
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from reward_service.graders import exact, grade, warm_up
 from reward_service.judge import Judge, JudgeFailedError
 from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import GraderName, RewardConfig
-from vision_sr1.parsing import parse_response
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompting.prompt_template import PromptTemplate
+from vision_sr1.prompting.response import parse_response
 from vision_sr1.rewards import Missing, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
 

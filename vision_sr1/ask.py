@@ -9,12 +9,12 @@ from mathruler.grader import grade_answer
 from rich.console import Console
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
-from vision_sr1.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.images import UnusableImageError, plain_image
 from vision_sr1.model_check import check_model
-from vision_sr1.parsing import ParsedResponse, parse_response
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
+from vision_sr1.prompting.images import UnusableImageError, plain_image
+from vision_sr1.prompting.prompt_template import PromptTemplate
+from vision_sr1.prompting.response import ParsedResponse, parse_response
 
 
 @dataclass(frozen=True)

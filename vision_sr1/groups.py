@@ -4,7 +4,7 @@ import hashlib
 from typing import Literal
 
 from vision_sr1.config import RequeryConfig
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.streams import Output
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION

@@ -10,7 +10,7 @@ import yaml
 from vision_sr1 import __version__
 from vision_sr1.config import Config
 from vision_sr1.data.sources import kind_of, name_and_split
-from vision_sr1.prompts import template_text
+from vision_sr1.prompting.prompt_template import template_text
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

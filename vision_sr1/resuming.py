@@ -10,7 +10,7 @@ from vision_sr1.checkpoints import POLICY, manifest
 from vision_sr1.config import Config, ConfigError, DataConfig, SourceConfig
 from vision_sr1.data.fingerprint import fingerprint
 from vision_sr1.data.tables import load_table
-from vision_sr1.prompts import template_text
+from vision_sr1.prompting.prompt_template import template_text
 
 Stage = Literal["rl", "sft"]
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vision_sr1.parsing import ResponseFormat
+from vision_sr1.prompting.response import ResponseFormat
 
 # The rewards that every rollout gets, and their ranges.
 RANGES = {

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data import DataError
 from vision_sr1.logs import configure_logging
-from vision_sr1.prompts import TemplateError
+from vision_sr1.prompting.prompt_template import TemplateError
 from vision_sr1.streams import StreamsUnavailableError
 from vision_sr1.tracing import configure_tracing
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from reward_service.scoring import Scorer
 from reward_service.store import TraceReader
 from vision_sr1.config import Config
-from vision_sr1.parsing import TokenBytes
+from vision_sr1.prompting.response import TokenBytes
 
 
 @dataclass(frozen=True)

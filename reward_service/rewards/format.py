@@ -1,7 +1,7 @@
 """The reward `format`: 1 where a response is the blocks asked for and nothing else, as in the paper."""
 
 from vision_sr1.config import RewardConfig
-from vision_sr1.parsing import ResponseFormat
+from vision_sr1.prompting.response import ResponseFormat
 from vision_sr1.rewards import Answered, Reward
 
 _BLOCKS: dict[ResponseFormat, str] = {

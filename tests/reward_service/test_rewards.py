@@ -6,7 +6,7 @@ import pytest
 
 from reward_service.rewards import RESPONSE_REWARDS
 from vision_sr1.config import RewardConfig
-from vision_sr1.parsing import parse_response
+from vision_sr1.prompting.response import parse_response
 from vision_sr1.rewards import RANGES, Answered, Reward
 
 

@@ -21,7 +21,7 @@ from vision_sr1.ask import Model
 from vision_sr1.cli import app
 from vision_sr1.config import load_config
 from vision_sr1.ports import free_port
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 PLAIN = """
 import sys

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from reward_service.graders import grade
-from vision_sr1.chat import content_parts
 from vision_sr1.config import DataConfig
 from vision_sr1.data import DataError
 from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, Item, Questionnaire, Tagged, benchmark
 from vision_sr1.evaluation.benchmarks.rows import choice, placed
+from vision_sr1.prompting.chat import content_parts
 
 
 def png(color: str, size: int = 32) -> bytes:

@@ -6,8 +6,8 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
-from vision_sr1.chat import control_tokens, harmless, render_user_turn, vision_token_ids
 from vision_sr1.config import load_config
+from vision_sr1.prompting.chat import control_tokens, harmless, render_user_turn, vision_token_ids
 
 
 def test_control_tokens_in_a_question_are_plain_text(tiny_model: Path):

@@ -257,9 +257,9 @@ def test_the_tokens_of_a_prompt_are_known_beforehand(tiny_model: Path, size: tup
     """As the model's own processor expands text and images."""
     from transformers import AutoProcessor
 
-    from vision_sr1.chat import render_user_turn
     from vision_sr1.data import QuestionRow
-    from vision_sr1.prompts import PromptTemplate
+    from vision_sr1.prompting.chat import render_user_turn
+    from vision_sr1.prompting.prompt_template import PromptTemplate
 
     options = [f"model.path={tiny_model}", f"model.min_pixels={bounds[0]}", f"model.max_pixels={bounds[1]}"]
     config = load_config(None, [*options, "data.prompt_template=plain_answer"], environment={}).config

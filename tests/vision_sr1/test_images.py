@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision_sr1.images import UnusableImageError, plain_image, stored_form
+from vision_sr1.prompting.images import UnusableImageError, plain_image, stored_form
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision_sr1.parsing import TokenPlaces, parse_response
+from vision_sr1.prompting.response import TokenPlaces, parse_response
 
 GOOD = rb"<description> a red square </description> <think> so red </think> \boxed{red}"
 

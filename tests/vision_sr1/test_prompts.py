@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from vision_sr1.chat import ImageMarkerError, content_parts
-from vision_sr1.prompts import PromptTemplate, TemplateError
+from vision_sr1.prompting.chat import ImageMarkerError, content_parts
+from vision_sr1.prompting.prompt_template import PromptTemplate, TemplateError
 
 
 def test_the_requery_has_no_image_marker_whatever_it_is_given():

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from vision_sr1.chat import ImageMarkerError, check_markers
 from vision_sr1.config import DataConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.pictures import Pictures
 from vision_sr1.data.tables import load_table
 from vision_sr1.data.texts import messages
+from vision_sr1.prompting.chat import ImageMarkerError, check_markers
 
 FORMS = (("messages",), ("conversations",), ("prompt", "completion"))  # columns; turns of several are joined
 

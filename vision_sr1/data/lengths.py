@@ -5,12 +5,12 @@ from typing import Any
 
 from PIL import Image
 
-from vision_sr1.chat import control_tokens, conversation_turns, render_user_turn
 from vision_sr1.config import Config, ConfigError, ModelConfig
 from vision_sr1.data.conversations import ConversationRow
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import QuestionRow
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompting.chat import control_tokens, conversation_turns, render_user_turn
+from vision_sr1.prompting.prompt_template import PromptTemplate
 
 
 class PromptLengths:

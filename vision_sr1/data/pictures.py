@@ -10,7 +10,7 @@ from vision_sr1.config import DataConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.sources import folder_of
 from vision_sr1.data.tables import value_of
-from vision_sr1.images import UnusableImageError, stored_form
+from vision_sr1.prompting.images import UnusableImageError, stored_form
 
 VIDEOS = ("videos", "video")
 COLUMNS = ("images", "image")  # one of them is taken where `data.image_key` names none of the columns

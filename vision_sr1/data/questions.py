@@ -6,13 +6,13 @@ from typing import Any
 
 import structlog
 
-from vision_sr1.chat import ImageMarkerError, content_parts
 from vision_sr1.config import DataConfig, RewardConfig
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.pictures import Pictures
 from vision_sr1.data.sources import title_of
 from vision_sr1.data.tables import load_table, value_of
 from vision_sr1.data.texts import Message, accepted_answers, messages, plain_text
+from vision_sr1.prompting.chat import ImageMarkerError, content_parts
 
 log = structlog.get_logger()
 

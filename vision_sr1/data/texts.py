@@ -9,7 +9,7 @@ from typing import Any
 
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.pictures import stored_image
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 _EXACT = 2**53  # whole floats below are exact
 _TEXTS = ("text", "input_text", "output_text")  # types of parts

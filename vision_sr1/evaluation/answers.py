@@ -6,7 +6,7 @@ from typing import Any
 
 from vision_sr1.data import QuestionRow
 from vision_sr1.groups import evaluation_index, sample_version, was_cut_off
-from vision_sr1.parsing import parse_response
+from vision_sr1.prompting.response import parse_response
 from vision_sr1.tasks.task import description_fidelity
 from vision_sr1.v1 import pipeline_pb2 as pb
 

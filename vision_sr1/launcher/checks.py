@@ -10,7 +10,7 @@ from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher.services import divided
 from vision_sr1.model_check import check_model
 from vision_sr1.ports import Ports
-from vision_sr1.prompts import PromptTemplate
+from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.resuming import Stage
 from vision_sr1.streams import connect
 

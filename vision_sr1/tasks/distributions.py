@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vision_sr1.data.schemas import CONVERSATIONS, QUESTIONS
-from vision_sr1.prompts import IMAGE_MARKER, PromptTemplate
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.tasks.digits import DigitsTask
 from vision_sr1.tasks.shapes import ShapesTask
 from vision_sr1.tasks.task import Question, Scene, Task, describe

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from vision_sr1.chat import ImageMarkerError, content_parts
 from vision_sr1.config import DataConfig, GraderName
 from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
@@ -12,6 +11,7 @@ from vision_sr1.data.tables import Table, load_table
 from vision_sr1.data.texts import accepted_answers
 from vision_sr1.evaluation.benchmarks.rows import Item, Row
 from vision_sr1.evaluation.benchmarks.scores import Score, Weights
+from vision_sr1.prompting.chat import ImageMarkerError, content_parts
 
 
 @dataclass(frozen=True)

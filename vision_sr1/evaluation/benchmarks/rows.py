@@ -13,7 +13,7 @@ from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
 from vision_sr1.data.tables import value_of
 from vision_sr1.data.texts import plain_text
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERED = re.compile(r"[(\[]?([A-Za-z])[)\].:]\s*(.*)", re.DOTALL)

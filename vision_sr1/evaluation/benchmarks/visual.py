@@ -8,7 +8,7 @@ from vision_sr1.data import DataError
 from vision_sr1.evaluation.benchmarks.benchmark import Benchmark
 from vision_sr1.evaluation.benchmarks.rows import Item, Row, behind, choice, opened, placed
 from vision_sr1.evaluation.benchmarks.scores import accuracy_where, all_right, mean_over, only
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 # How long the answer is to be is said by our prompt, which asks for more than a letter.
 _BREVITY = re.compile(r"\s*Please answer directly with [^.\n]*\.?", re.IGNORECASE)

@@ -4,7 +4,7 @@ from typing import Any, TypedDict
 
 from prometheus_client import Counter
 
-from vision_sr1.prompts import IMAGE_MARKER
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in the text of prompts, made plain text.")
 

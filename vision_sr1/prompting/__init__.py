@@ -1,0 +1,1 @@
+"""Prompts and responses as text, tokens and images: templates, chat format, parsing, safe images."""
