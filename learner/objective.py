@@ -7,7 +7,7 @@ Pure functions. Notation of the paper's equations 4 to 9: the loss of component 
 with rho = pi / pi_old, N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and
 L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the gain of a token with A_k < 0 from below by c A_k.
 The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641). Advantages
-A_k are those of `vision_sr1.advantages`.
+A_k are those of `vision_sr1.credit.advantages`.
 """
 
 from dataclasses import dataclass

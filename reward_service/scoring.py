@@ -19,7 +19,8 @@ from vision_sr1.config import Config, RewardConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import sees, was_cut_off
 from vision_sr1.prompting.response import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
-from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, Answered, Missing, Reward
+from vision_sr1.rewards import Answered, Missing, Reward
+from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE
 from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from reward_service.store.reader import FoundTrace
-from vision_sr1.advantages import component_advantages
 from vision_sr1.client.models import (
     GroupSummary,
     GroupView,
@@ -20,7 +19,8 @@ from vision_sr1.client.models import (
     TraceView,
 )
 from vision_sr1.config import LearnerConfig
-from vision_sr1.credit import group_rewards
+from vision_sr1.credit.advantages import component_advantages
+from vision_sr1.credit.assignment import group_rewards
 from vision_sr1.groups import purpose_name, sample_version
 from vision_sr1.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb

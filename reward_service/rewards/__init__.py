@@ -1,4 +1,4 @@
-"""Rewards: each a small rule that gives a value in a range (vision_sr1/rewards.py) and says why."""
+"""Rewards: each a small rule that gives a value in a range (vision_sr1/rewards/names.py) and says why."""
 
 from collections.abc import Callable
 

@@ -14,8 +14,8 @@ from learner.objective import (
     importance_weights,
     kl_estimate,
 )
-from vision_sr1.advantages import component_advantages
 from vision_sr1.config import ComponentConfig, KlEstimator, load_config
+from vision_sr1.credit.advantages import component_advantages
 
 
 def component(**changes: object) -> ComponentConfig:

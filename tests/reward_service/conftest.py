@@ -9,7 +9,7 @@ import pytest
 
 from reward_service.store import TraceReader, TraceWriter, open_store
 from vision_sr1.config import TracesConfig
-from vision_sr1.rewards import RANGES
+from vision_sr1.rewards.names import RANGES
 
 RUN = "r"
 RANGE = {**RANGES, "response_tokens": (0.0, 100.0)}

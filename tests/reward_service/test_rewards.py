@@ -7,7 +7,8 @@ import pytest
 from reward_service.rewards import RESPONSE_REWARDS
 from vision_sr1.config import RewardConfig
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.rewards import RANGES, Answered, Reward
+from vision_sr1.rewards import Answered, Reward
+from vision_sr1.rewards.names import RANGES
 
 
 def answered(response: bytes, **changes: Any) -> Answered:

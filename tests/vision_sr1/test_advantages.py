@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, floats, lists, randoms, sampled_from, tuples
 
-from vision_sr1.advantages import component_advantages, group_advantages, has_signal
 from vision_sr1.config import AdvantageNormalizer, ComponentConfig
+from vision_sr1.credit.advantages import component_advantages, group_advantages, has_signal
 
 NORMALIZERS = [name for name in get_args(AdvantageNormalizer) if name != "gdpo"]
 

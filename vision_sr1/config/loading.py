@@ -19,7 +19,7 @@ from vision_sr1.config.schema import Config, LearnerConfig
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-PRESETS = Path(__file__).parent.parent / "presets"
+PRESETS = Path(__file__).parent / "presets"
 ENVIRONMENT = {
     "VISION_SR1_API_TOKEN": "reward.api.token",
     "VISION_SR1_JUDGE_API_KEY": "reward.judge.api_key",

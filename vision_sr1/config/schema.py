@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from vision_sr1.prompting.response import ResponseFormat
-from vision_sr1.rewards import GRADER_DISAGREEMENT, JUDGE, RANGES
+from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]

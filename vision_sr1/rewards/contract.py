@@ -1,22 +1,8 @@
-"""Rewards by name: which there are, and what a user's reward function is given and gives back (docs/rewards.md)."""
+"""What a user's reward function is given and gives back (docs/rewards.md)."""
 
 from dataclasses import dataclass
 
 from vision_sr1.prompting.response import ResponseFormat
-
-# The rewards that every rollout gets, and their ranges.
-RANGES = {
-    "format": (0.0, 1.0),
-    "accuracy": (0.0, 1.0),
-    "visual": (0.0, 1.0),
-    "requery_format": (0.0, 1.0),
-    "answer_leak": (0.0, 1.0),
-    "overlong": (-1.0, 0.0),
-    "repetition": (-1.0, 0.0),
-}
-JUDGE = "judge"  # 0 to 1; given where reward.judge is configured
-GRADER_DISAGREEMENT = "grader_disagreement"  # 0 or 1; given where reward.second_grader is configured
-OF_DESCRIPTIONS = ("visual", "requery_format", JUDGE)  # a question without images has none of these
 
 
 @dataclass(frozen=True)
