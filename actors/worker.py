@@ -9,8 +9,8 @@ from vision_sr1.config import Config
 from vision_sr1.groups import requery_id, sees, without_group
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import TokenBytes, parse_response
+from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
-from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 

@@ -35,8 +35,8 @@ from bench.soak import SIZES, prepare, teach
 from vision_sr1.config import Config, load_config
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
-from vision_sr1.ports import free_port
 from vision_sr1.prompting.response import parse_response
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import running_server
 

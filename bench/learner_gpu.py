@@ -25,7 +25,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from vision_sr1.config import Config, load_config
-from vision_sr1.gpus import known_gpu
+from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 TEXT_3B: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 import yaml
 
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 CONFIG = Path(__file__).parents[1] / "deploy" / "prometheus"
 RULES = CONFIG / "rules.yaml"

@@ -19,7 +19,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from vision_sr1.config import Config, load_config
-from vision_sr1.logs import configure_logging
+from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb

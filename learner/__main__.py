@@ -14,8 +14,8 @@ from learner.trainer import Trainer
 from learner.verification import ProbeError
 from vision_sr1.config import Config
 from vision_sr1.model_check import check_model
-from vision_sr1.orphans import end_with_parent
-from vision_sr1.service import run_service
+from vision_sr1.runtime.parent_death import end_with_parent
+from vision_sr1.runtime.service import run_service
 
 STOPPED = 128 + signal.SIGTERM  # exit status of work that is not done: whoever started it is to start it again
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from vision_sr1.config import Config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 
 def init_process_group() -> torch.device:

@@ -38,10 +38,10 @@ from vision_sr1.data import questions
 from vision_sr1.data.lengths import PromptLengths
 from vision_sr1.groups import sample_version
 from vision_sr1.ledger import Ledger
-from vision_sr1.probes import Probes
 from vision_sr1.prompting.chat import vision_token_ids
+from vision_sr1.runtime.probes import Probes
+from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import BlobMissingError
-from vision_sr1.tracing import span
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()

@@ -17,7 +17,7 @@ from learner.agreement import main_rank
 from learner.engine import is_main
 from learner.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
-from vision_sr1.ports import address_towards
+from vision_sr1.runtime.ports import address_towards
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
 from vision_sr1.weights.epoch import SilentMembersError

@@ -26,7 +26,7 @@ from learner.samples import TrainingSample, by_prompt, tokens_of, training_sampl
 from learner.sequences import Images, Sequence, SequenceBuilder
 from learner.statistics import BatchStatistics
 from vision_sr1.config import Config
-from vision_sr1.gpus import known_gpu
+from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 FetchImages = Callable[[set[str]], dict[str, bytes]]

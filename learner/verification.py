@@ -23,11 +23,11 @@ from learner.packing import pack
 from learner.policy import ROUNDING, rope_positions, token_logprobs
 from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, share
-from vision_sr1 import rpc
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
 from vision_sr1.prompting.images import plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate
+from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION

@@ -7,7 +7,7 @@ from pathlib import Path
 from reward_service.after import export, serve_traces
 from reward_service.replica import serve
 from vision_sr1.config import Config
-from vision_sr1.service import run_service
+from vision_sr1.runtime.service import run_service
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
-from vision_sr1.orphans import end_with_parent
+from vision_sr1.runtime.parent_death import end_with_parent
 
 
 class CallFailedError(RuntimeError):

@@ -9,12 +9,12 @@ import grpc
 import structlog
 
 from reward_service import metrics
-from vision_sr1 import rpc
 from vision_sr1.config import RequeryConfig, TlsConfig
 from vision_sr1.fleet import Fleet
 from vision_sr1.groups import requery_id, sample_version
 from vision_sr1.prompting.prompt_template import PromptTemplate
-from vision_sr1.tracing import span
+from vision_sr1.runtime import rpc
+from vision_sr1.runtime.tracing import span
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION

@@ -5,7 +5,7 @@ import time
 
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
-from vision_sr1.tracing import new_traceparent
+from vision_sr1.runtime.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.wire import SCHEMA_VERSION
 

@@ -290,14 +290,14 @@ def _resuming(resume: bool) -> list[str]:
 
 
 def _guarded(work: Callable[[], None]) -> None:
+    from vision_sr1.errors import UserError
     from vision_sr1.launcher.run import InterruptedRunError, StageFailedError
-    from vision_sr1.service import MISTAKES
     from vision_sr1.streams import StreamsUnavailableError
     from vision_sr1.streams.embedded import RedisStartError
 
     try:
         work()
-    except MISTAKES as error:
+    except UserError as error:
         fail(str(error))
     except (StageFailedError, RedisStartError, StreamsUnavailableError) as error:
         fail(str(error), status=1)

@@ -22,10 +22,10 @@ from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from vision_sr1 import rpc
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.fleet import Fleet
 from vision_sr1.model_check import check_model
+from vision_sr1.runtime import rpc
 from vision_sr1.streams import Keys, PatientRedis, StreamsUnavailableError, connect_to_run
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc

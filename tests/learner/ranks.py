@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 
 def run_ranks(module: str, ranks: int, *arguments: str | Path) -> None:

@@ -13,7 +13,7 @@ from learner.policy import load_policy, rope_positions, token_logprobs
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
-from vision_sr1.gpus import GPUS, known_gpu
+from vision_sr1.runtime.gpus import GPUS, known_gpu
 
 
 @pytest.mark.parametrize("folder", ["tiny_model", "untied_model"])

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 
 @contextlib.asynccontextmanager

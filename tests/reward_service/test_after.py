@@ -16,7 +16,7 @@ from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.test_store import scored, write
 from vision_sr1.client import Client
 from vision_sr1.config import load_config, save_config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 from reward_service.judge import Judge, JudgeFailedError
 from tests.reward_service.serving import serving
 from vision_sr1.config import JudgeConfig
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 
 async def test_a_judge_that_is_not_there_is_given_up():

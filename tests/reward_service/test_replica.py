@@ -18,7 +18,7 @@ from tests.reward_service.test_scoring import GROUP_SIZE, rollout
 from tests.stream_entries import stream_entries
 from vision_sr1.client import Client
 from vision_sr1.config import Config, load_config, save_config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb

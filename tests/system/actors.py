@@ -21,9 +21,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from learner.sequences import Images
-from vision_sr1 import rpc
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.fleet import Fleet
+from vision_sr1.runtime import rpc
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc

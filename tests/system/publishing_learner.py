@@ -31,8 +31,8 @@ from learner.verification import Probe
 from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
-from vision_sr1.logs import configure_logging
 from vision_sr1.prompting.chat import vision_token_ids
+from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.weights.fleet_client import FleetClient
 
 IDLE_S = 600.0

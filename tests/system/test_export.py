@@ -20,8 +20,8 @@ from tests.system.conftest import Run
 from vision_sr1.ask import Model
 from vision_sr1.cli import app
 from vision_sr1.config import load_config
-from vision_sr1.ports import free_port
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
+from vision_sr1.runtime.ports import free_port
 
 PLAIN = """
 import sys

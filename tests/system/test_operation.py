@@ -20,7 +20,7 @@ from bench.prometheus import METRIC, Prometheus, alerts
 from tests.deploy.test_monitoring import DASHBOARDS, RECORDED, needs_prometheus, queries
 from tests.system.conftest import PROMPTS, Run, prompts_by_version, training
 from vision_sr1.client import Client
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 
 ONLY_ON_GPUS = {"vision_sr1_learner_mfu"}
 LIVE_MS = 60_000  # for a batch to be answered and scored

@@ -19,7 +19,7 @@ from redis.exceptions import NoPermissionError, RedisError
 from tests.certificates import issue
 from tests.system.conftest import training
 from vision_sr1.config import load_config, save_config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys
 
 START = Path(__file__).parents[2] / "deploy" / "redis" / "start"

@@ -30,9 +30,9 @@ from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.config import RequeryConfig
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.groups import requery_id
-from vision_sr1.ports import free_port
 from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
 from vision_sr1.prompting.response import TokenBytes, parse_response
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1 import pipeline_pb2 as pb

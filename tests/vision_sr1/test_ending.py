@@ -2,7 +2,7 @@
 
 import asyncio
 
-from vision_sr1.ending import end_tasks
+from vision_sr1.runtime.cancellation import end_tasks
 
 
 async def test_a_task_that_swallowed_a_cancellation_is_cancelled_again():

@@ -17,7 +17,6 @@ from rich.console import Console
 
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data import DataError
-from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher import state
 from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.processes import ServiceProcess
@@ -25,7 +24,8 @@ from vision_sr1.launcher.progress import ScalarTail
 from vision_sr1.launcher.run import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.launcher.services import divided, without_proxy
 from vision_sr1.launcher.state import RunState
-from vision_sr1.orphans import RUN_FOLDER, marks
+from vision_sr1.runtime.gpus import visible_gpus
+from vision_sr1.runtime.parent_death import RUN_FOLDER, marks
 from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 

@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from vision_sr1.cli import app
-from vision_sr1.gpus import visible_gpus
+from vision_sr1.runtime.gpus import visible_gpus
 
 FILES: dict[str, str | bytes] = {
     "tab.yaml": "run:\n\tname: x\n",

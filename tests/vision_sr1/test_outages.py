@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from tests.vision_sr1.test_streams import KEYS, items
 from vision_sr1.config import Config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import (
     Consumer,
     Entry,

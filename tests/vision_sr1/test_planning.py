@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
 from vision_sr1.cli import app
 from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.gpus import GPUS
 from vision_sr1.planning.estimates import (
     ModelSize,
     all_memories,
@@ -20,6 +19,7 @@ from vision_sr1.planning.estimates import (
     make_plan,
     model_size,
 )
+from vision_sr1.runtime.gpus import GPUS
 
 TEXT_7B = {
     "vocab_size": 152_064,

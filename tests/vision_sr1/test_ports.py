@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from vision_sr1.config import ConfigError
-from vision_sr1.ports import Ports, free_port
+from vision_sr1.runtime.ports import Ports, free_port
 
 
 def listen(port: int) -> socket.socket:

@@ -3,7 +3,7 @@
 import httpx
 from prometheus_client import Gauge
 
-from vision_sr1.probes import Probes
+from vision_sr1.runtime.probes import Probes
 
 SEEN = Gauge("vision_sr1_test_seen", "A metric of this process.")
 

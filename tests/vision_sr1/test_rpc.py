@@ -12,8 +12,8 @@ import trustme
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests.certificates import issue
-from vision_sr1 import rpc
 from vision_sr1.config import ConfigError, TlsConfig
+from vision_sr1.runtime import rpc
 
 NAME = TlsConfig().server_name
 

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from tests.stream_entries import stream_entries
 from vision_sr1.config import Config, ConfigError, StreamsConfig, load_config
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import (
     BlobMissingError,
     Blobs,

@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from vision_sr1.tracing import new_traceparent, trace_id
+from vision_sr1.runtime.tracing import new_traceparent, trace_id
 
 WORK = """
 import sys
 from vision_sr1.config import load_config
-from vision_sr1.logs import configure_logging
-from vision_sr1.tracing import configure_tracing, new_traceparent, span
+from vision_sr1.runtime.logs import configure_logging
+from vision_sr1.runtime.tracing import configure_tracing, new_traceparent, span
 options = [f"metrics.otlp_endpoint={sys.argv[1]}", "metrics.log_level=debug"]
 config = load_config(None, options, environment={}).config
 configure_logging(config, "actors")

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
 from vision_sr1.config.schema import Config, LearnerConfig
+from vision_sr1.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -32,7 +33,7 @@ ENVIRONMENT = {
 _SECRETS: Any = {"streams": {"password"}, "reward": {"api": {"token"}, "judge": {"api_key"}, "traces": {"password"}}}
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """The configuration cannot be used; the message names the key, the value and the way out."""
 
 

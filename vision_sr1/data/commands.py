@@ -171,11 +171,11 @@ _add_task_command(
 @contextmanager
 def _told() -> Iterator[None]:
     """Mistakes in the data are said in one line."""
-    from vision_sr1.service import MISTAKES
+    from vision_sr1.errors import UserError
 
     try:
         yield
-    except MISTAKES as error:
+    except UserError as error:
         fail(str(error))
 
 

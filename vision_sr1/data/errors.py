@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from vision_sr1.errors import UserError
+
 Reason = Literal["source", "row", "text", "image", "length"]
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """A data set or one of its rows cannot be used; the message says which, why and what to do.
 
     Attributes:

@@ -7,7 +7,7 @@ import sys
 
 from vision_sr1.config import Config
 from vision_sr1.evaluation.asking import Asking, NoAnswersError
-from vision_sr1.service import run_service
+from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import connect
 
 STOPPED = 128 + signal.SIGTERM  # questions are left

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from vision_sr1.orphans import end_with_parent
+from vision_sr1.runtime.parent_death import end_with_parent
 
 POLL_S = 0.05
 

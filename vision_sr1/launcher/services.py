@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.request import getproxies_environment
 
 from vision_sr1.config import Config, ConfigError, save_config
-from vision_sr1.gpus import visible_gpus
 from vision_sr1.launcher.processes import ServiceProcess
-from vision_sr1.orphans import marks
-from vision_sr1.ports import Ports
+from vision_sr1.runtime.gpus import visible_gpus
+from vision_sr1.runtime.parent_death import marks
+from vision_sr1.runtime.ports import Ports
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 RESTARTS = 5

@@ -10,7 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from vision_sr1.config import Config
-from vision_sr1.ports import Ports
+from vision_sr1.runtime.ports import Ports
 
 
 def serve_traces(file: Path, overrides: Sequence[str], config: Config, console: Console) -> NoReturn:

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vision_sr1.config import Config
-from vision_sr1.gpus import Gpu
 from vision_sr1.planning.estimates import ASSUMPTIONS, GIB, ModelSize, all_memories, make_plan, usable_gib
+from vision_sr1.runtime.gpus import Gpu
 
 
 def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> None:

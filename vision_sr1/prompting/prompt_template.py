@@ -7,11 +7,13 @@ from pathlib import Path
 
 import jinja2
 
+from vision_sr1.errors import UserError
+
 IMAGE_MARKER = "<image>"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class TemplateError(ValueError):
+class TemplateError(UserError):
     """A prompt template is missing or broken."""
 
 

@@ -11,13 +11,14 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from vision_sr1.config import Config, ConfigError, StreamsConfig
+from vision_sr1.errors import OutageError
 from vision_sr1.streams.embedded import running_server
 from vision_sr1.streams.outage import AT_ONCE, Patience, PatientRedis
 
 CONNECTIONS = 2 * AT_ONCE  # the second half is for commands that take no turns: probes
 
 
-class StreamsUnavailableError(RuntimeError):
+class StreamsUnavailableError(OutageError):
     """Redis does not answer, or refuses this client; the message says which server and what to check."""
 
 

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
 from vision_sr1.config import StreamsConfig
-from vision_sr1.ending import end_tasks
+from vision_sr1.runtime.cancellation import end_tasks
 from vision_sr1.streams.stream import Entry, Stream
 
 log = structlog.get_logger()

@@ -22,8 +22,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from vision_sr1.config import StreamsConfig
-from vision_sr1.orphans import end_with_parent
-from vision_sr1.ports import free_port
+from vision_sr1.runtime.parent_death import end_with_parent
+from vision_sr1.runtime.ports import free_port
 
 ANSWER_S = 1.0  # for one try at its start
 START_TIMEOUT_S = 15.0

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from vision_sr1 import rpc
 from vision_sr1.config import TlsConfig, WeightsConfig
+from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo

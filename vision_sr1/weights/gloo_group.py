@@ -6,7 +6,7 @@ import torch.distributed as dist
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vision_sr1.ports import address_towards
+from vision_sr1.runtime.ports import address_towards
 from vision_sr1.weights.epoch import Epoch
 
 

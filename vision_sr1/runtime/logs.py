@@ -7,7 +7,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from vision_sr1.config import Config
-from vision_sr1.tracing import add_span_fields
+from vision_sr1.runtime.tracing import add_span_fields
 
 
 def configure_logging(config: Config, service: str) -> None:

@@ -7,15 +7,10 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.data import DataError
-from vision_sr1.logs import configure_logging
-from vision_sr1.prompting.prompt_template import TemplateError
-from vision_sr1.streams import StreamsUnavailableError
-from vision_sr1.tracing import configure_tracing
-
-MISTAKES = (ConfigError, DataError, TemplateError)  # to start again would not help
-OUTAGES = (StreamsUnavailableError, RedisError)  # it may
+from vision_sr1.config import Config, load_config
+from vision_sr1.errors import OutageError, UserError
+from vision_sr1.runtime.logs import configure_logging
+from vision_sr1.runtime.tracing import configure_tracing
 
 
 def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], int | None]) -> int:
@@ -37,9 +32,9 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
         configure_logging(config, parser.prog)
         configure_tracing(config, parser.prog)
         return serve(config, arguments) or 0
-    except MISTAKES as error:
+    except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except OUTAGES as error:
+    except (OutageError, RedisError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
