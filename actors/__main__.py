@@ -20,8 +20,9 @@ from actors.engine import NO_VERSION, PolicyEngine, resolve_device
 from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
 from vision_sr1.config import Config
-from vision_sr1.fleet import Fleet
 from vision_sr1.model_check import check_model
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
 from vision_sr1.runtime.cancellation import end_tasks
 from vision_sr1.runtime.probes import Probes
@@ -29,7 +30,6 @@ from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
 

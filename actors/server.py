@@ -12,13 +12,13 @@ from grpc_health.v1 import health, health_pb2
 from actors import metrics
 from actors.engine import NO_VERSION, BadRequestError, LostSampleError, PolicyEngine
 from actors.updates import NoUpdateError, WeightUpdates
+from vision_sr1.pipeline.wire import WireError, check_version
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.wire import WireError, check_version
 
 log = structlog.get_logger()
 

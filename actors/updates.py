@@ -12,7 +12,7 @@ import structlog
 from actors import metrics
 from actors.engine import NO_VERSION, PolicyEngine
 from actors.outstanding import Outstanding
-from vision_sr1.fleet import file_digests
+from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1.pipeline_pb2 import PublishedWeights
 

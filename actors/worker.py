@@ -6,13 +6,14 @@ from actors import metrics
 from actors.engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.groups import requery_id, sees, without_group
+from vision_sr1.pipeline.groups import sees, without_group
+from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 
 class PromptWorker:

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from vision_sr1.asking import sampling_seed
 from vision_sr1.config import Config
+from vision_sr1.pipeline.prompt_message import sampling_seed
 
 OFFLINE_TIMEOUT_S = 600.0
 

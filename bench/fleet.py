@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vision_sr1.config import Config, load_config, save_config
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.streams import Keys, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1.pipeline_pb2 import ActorInfo

@@ -24,7 +24,7 @@ import numpy as np
 from bench.streams import make_rollouts
 from reward_service.store import TraceWriter, open_store
 from vision_sr1.config import Config, load_config, save_config
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Blobs, Keys, connect

@@ -30,10 +30,11 @@ import psutil
 from reward_service.store.database import open_store
 from reward_service.store.reader import TraceFilter, TraceReader
 from vision_sr1.config import Config, load_config
-from vision_sr1.fleet import Fleet
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
 from vision_sr1.ledger import read_ledger
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
@@ -41,7 +42,6 @@ from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION
 
 ROWS, PROMPTS_PER_BATCH, GROUP_SIZE = 256, 8, 4
 PAUSE_S = (3.0, 9.0)  # between faults

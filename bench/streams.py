@@ -158,7 +158,7 @@ async def _write(config: Config, redis: PatientRedis, ready: Any, _: Any, rollou
 async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: int) -> None:
     from reward_service.scoring import open_scorer
     from reward_service.worker import ScoringWorker
-    from vision_sr1.fleet import Fleet
+    from vision_sr1.pipeline.fleet import Fleet
 
     consumer = f"replica-{os.getpid()}"
     rollouts, assembled = (

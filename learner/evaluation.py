@@ -13,8 +13,8 @@ from learner.streams import Asked, LearnerStreams
 from learner.trackers import Sample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
-from vision_sr1.evaluation.answers import Record, answer_record, means
-from vision_sr1.groups import evaluation_id, evaluation_index
+from vision_sr1.pipeline.answer_record import Record, answer_record, means
+from vision_sr1.pipeline.ids import evaluation_id, evaluation_index
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Collect = Callable[[Asked, int], list[pb.ScoredGroup]]

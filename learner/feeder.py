@@ -10,7 +10,7 @@ from prometheus_client import Counter
 
 from vision_sr1.data import DataError, Mixture, QuestionRow
 from vision_sr1.data.errors import Reason
-from vision_sr1.groups import training_id, training_place
+from vision_sr1.pipeline.ids import training_id, training_place
 
 log = structlog.get_logger()
 

@@ -19,16 +19,16 @@ from redis.exceptions import RedisError
 
 from learner.agreement import main_rank
 from learner.engine import is_main
-from vision_sr1.asking import prompt_message
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
-from vision_sr1.fleet import Fleet, FleetView, file_digests
+from vision_sr1.pipeline.fleet import Fleet, FleetView, file_digests
+from vision_sr1.pipeline.lost_prompts import Whereabouts
+from vision_sr1.pipeline.prompt_message import prompt_message
+from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.streams import Blobs, Entry, Keys, Output, PromptImages, Stream, connect, forget
 from vision_sr1.streams.keys import STREAMS
 from vision_sr1.streams.status import depth_and_age
-from vision_sr1.streams.whereabouts import Whereabouts
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 log = structlog.get_logger()
 

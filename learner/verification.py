@@ -25,12 +25,12 @@ from learner.sequences import SequenceBuilder
 from learner.streams import LearnerStreams, share
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.images import plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
 

@@ -10,14 +10,15 @@ import structlog
 
 from reward_service import metrics
 from vision_sr1.config import RequeryConfig, TlsConfig
-from vision_sr1.fleet import Fleet
-from vision_sr1.groups import requery_id, sample_version
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.groups import sample_version
+from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.runtime import rpc
 from vision_sr1.runtime.tracing import span
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION
 
 log = structlog.get_logger()
 

@@ -16,8 +16,8 @@ from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import RESPONSE_REWARDS
 from reward_service.rewards.functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
-from vision_sr1.fleet import Fleet
-from vision_sr1.groups import sees, was_cut_off
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.groups import sees, was_cut_off
 from vision_sr1.prompting.response import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
 from vision_sr1.rewards import Answered, Missing, Reward
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from reward_service import metrics
 from reward_service.scoring import Scorer
 from vision_sr1.config import Config
-from vision_sr1.groups import ASSEMBLED, empty_group, group_stream, is_evaluation, without_group
+from vision_sr1.pipeline.groups import ASSEMBLED, empty_group, group_stream, without_group
+from vision_sr1.pipeline.ids import is_evaluation
+from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 OnScored = Callable[[pb.ScoredRollout], None]
 

@@ -274,8 +274,8 @@ def version() -> None:
 
 
 def _on_streams(path: Path, overrides: list[str] | None, work: Callable[[ModuleType, Config], None]) -> None:
+    from vision_sr1.pipeline.dead_letters import NoDeadLetterError
     from vision_sr1.streams import StreamsUnavailableError, commands
-    from vision_sr1.streams.dead_letters import NoDeadLetterError
 
     try:
         work(commands, load(path, overrides).config)

@@ -23,14 +23,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.fleet import Fleet
 from vision_sr1.model_check import check_model
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Keys, PatientRedis, StreamsUnavailableError, connect_to_run
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.wire import WireError
 
 ANSWER_S = 5.0  # for one answer of another service
 SETTLE_S = 10.0  # while weights are published, not all have them

@@ -17,7 +17,7 @@ from reward_service.graders import mathruler
 from reward_service.store import TraceFilter, TraceReader, open_store
 from vision_sr1.config import DataConfig, TracesConfig
 from vision_sr1.data import Questions
-from vision_sr1.evaluation.answers import answer_record
+from vision_sr1.pipeline.answer_record import answer_record
 from vision_sr1.prompting.chat import render_user_turn
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.prompting.response import parse_response

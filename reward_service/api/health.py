@@ -14,9 +14,9 @@ from vision_sr1.client.models import (
     Pipeline,
     StreamView,
 )
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.dead_letters import DeadLetters
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.streams import Keys
-from vision_sr1.streams.dead_letters import DeadLetters
 from vision_sr1.streams.status import stream_statuses
 
 LETTERS = 50  # shown

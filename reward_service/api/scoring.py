@@ -10,7 +10,7 @@ from reward_service.api.traces import Run, found_trace
 from reward_service.api.views import reward_views, scored_view
 from reward_service.scoring import Scorer
 from vision_sr1.client.models import Rescored, RewardChange, ScoreRequest, TraceView
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.streams import Keys
 from vision_sr1.v1 import pipeline_pb2 as pb

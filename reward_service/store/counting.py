@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from reward_service.store.database import upsert
 from reward_service.store.rows import outcome_of
 from reward_service.store.tables import OUTCOMES, RewardCount
-from vision_sr1.groups import purpose_name, sample_version
+from vision_sr1.pipeline.groups import purpose_name, sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 BINS = 20

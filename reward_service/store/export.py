@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reward_service.store.reader import FoundTrace, TraceFilter, TraceReader
-from vision_sr1.groups import purpose_name, sample_version
+from vision_sr1.pipeline.groups import purpose_name, sample_version
 
 AT_ONCE = 500
 

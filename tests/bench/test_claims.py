@@ -15,7 +15,7 @@ from tests.reward_service.conftest import Store
 from tests.reward_service.test_store import write
 from vision_sr1.config import DataConfig
 from vision_sr1.data import Questions
-from vision_sr1.evaluation.answers import answer_record
+from vision_sr1.pipeline.answer_record import answer_record
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

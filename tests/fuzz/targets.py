@@ -14,10 +14,10 @@ from vision_sr1.data import DataError
 from vision_sr1.data.pictures import Pictures
 from vision_sr1.data.records import parsed, records
 from vision_sr1.data.texts import messages, plain_text
+from vision_sr1.pipeline.wire import WireError, decode
 from vision_sr1.prompting.images import UnusableImageError, plain_image, stored_form
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.v1 import actor_pb2, pipeline_pb2
-from vision_sr1.wire import WireError, decode
 
 MESSAGES = (
     pipeline_pb2.Prompt,

@@ -13,7 +13,7 @@ import torch
 from learner.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
-from vision_sr1.groups import group_stream
+from vision_sr1.pipeline.groups import group_stream
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb

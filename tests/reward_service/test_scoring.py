@@ -13,9 +13,9 @@ from reward_service.scoring import open_scorer
 from reward_service.worker import ScoringWorker
 from tests.stream_entries import stream_entries
 from vision_sr1.config import Config, RewardFunctionConfig
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.dead_letters import DeadLetters
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
-from vision_sr1.streams.dead_letters import DeadLetters
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("run")

@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from learner.sequences import Images
 from vision_sr1.config import Config, load_config, save_config
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.streams.embedded import EmbeddedRedis

@@ -27,7 +27,7 @@ from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.config import Config, RequeryConfig
 from vision_sr1.data import Questions
-from vision_sr1.fleet import Fleet as Registry
+from vision_sr1.pipeline.fleet import Fleet as Registry
 from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.streams import Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb

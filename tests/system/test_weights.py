@@ -29,7 +29,7 @@ from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.config import RequeryConfig
 from vision_sr1.data import Mixture, Questions
-from vision_sr1.groups import requery_id
+from vision_sr1.pipeline.ids import requery_id
 from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.runtime.ports import free_port

@@ -17,12 +17,12 @@ from vision_sr1 import doctor
 from vision_sr1.cli import app
 from vision_sr1.config import Config, load_config
 from vision_sr1.doctor import Finding
-from vision_sr1.fleet import Fleet
+from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
-from vision_sr1.wire import SCHEMA_VERSION
 
 KEYS = Keys("run")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from redis.asyncio import Redis
 
-from vision_sr1.fleet import Fleet, FleetView, file_digests
+from vision_sr1.pipeline.fleet import Fleet, FleetView, file_digests
 from vision_sr1.streams import Keys
 from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
 

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION, WireError, decode
 
 ROOT = Path(__file__).parents[2]
 

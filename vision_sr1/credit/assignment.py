@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vision_sr1.credit.advantages import Rewards
-from vision_sr1.groups import sees
+from vision_sr1.pipeline.groups import sees
 from vision_sr1.rewards.names import OF_DESCRIPTIONS
 from vision_sr1.v1 import pipeline_pb2 as pb
 

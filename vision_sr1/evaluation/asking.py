@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import Counter
 
-from vision_sr1.asking import prompt_message
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow
-from vision_sr1.evaluation.answers import Record, answer_record, means, unanswered
 from vision_sr1.evaluation.benchmarks import Item, questionnaire
 from vision_sr1.evaluation.grading import data_source
 from vision_sr1.evaluation.records import Records
-from vision_sr1.groups import evaluation_id
+from vision_sr1.pipeline.answer_record import Record, answer_record, means, unanswered
+from vision_sr1.pipeline.ids import evaluation_id
+from vision_sr1.pipeline.lost_prompts import Whereabouts
+from vision_sr1.pipeline.prompt_message import prompt_message
+from vision_sr1.pipeline.wire import WireError, decode
 from vision_sr1.streams import Blobs, Entry, Keys, Output, PatientRedis, PromptImages, Stream, forget
-from vision_sr1.streams.whereabouts import Whereabouts
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import WireError, decode
 
 log = structlog.get_logger()
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from vision_sr1.config import Config
 from vision_sr1.data import DataError
-from vision_sr1.evaluation.answers import Record, is_shortcut
 from vision_sr1.evaluation.benchmarks import Item, benchmark, questionnaire
 from vision_sr1.pages import thumbnail, write_page
+from vision_sr1.pipeline.answer_record import Record, is_shortcut
 
 SHOWN = 100  # of each benchmark
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from vision_sr1.evaluation.answers import Record
+from vision_sr1.pipeline.answer_record import Record
 
 ANSWERS = "answers"
 

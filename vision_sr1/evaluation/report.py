@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from vision_sr1.config import Config
-from vision_sr1.evaluation.answers import Record
 from vision_sr1.evaluation.benchmarks import SUITES, benchmark
 from vision_sr1.evaluation.failures import write_failures
 from vision_sr1.evaluation.paper import PAPER
 from vision_sr1.evaluation.results import Interval, Result, average, mean_rate, result
+from vision_sr1.pipeline.answer_record import Record
 
 
 @dataclass(frozen=True)

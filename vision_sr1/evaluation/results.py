@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from vision_sr1.evaluation.answers import Record, means
 from vision_sr1.evaluation.benchmarks import Benchmark, Tagged
+from vision_sr1.pipeline.answer_record import Record, means
 
 LEVEL = 0.95  # of the intervals
 MOST_VALUES = 40  # of a tag that accuracies are broken down by

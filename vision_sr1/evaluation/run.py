@@ -14,11 +14,11 @@ from vision_sr1.evaluation.grading import with_graders
 from vision_sr1.evaluation.records import ANSWERS, Records
 from vision_sr1.evaluation.report import Evaluated, Report, report, write_report
 from vision_sr1.export import find_checkpoint
-from vision_sr1.fleet import file_digests
 from vision_sr1.launcher.checks import check_services
 from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.run import run_evaluation
 from vision_sr1.model_check import check_model
+from vision_sr1.pipeline.fleet import file_digests
 
 ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vision_sr1.config import Config
+from vision_sr1.pipeline.dead_letters import DeadLetter, DeadLetters
 from vision_sr1.streams.connection import connect_to_run
-from vision_sr1.streams.dead_letters import DeadLetter, DeadLetters
 from vision_sr1.streams.keys import Keys
 from vision_sr1.streams.outage import PatientRedis
 from vision_sr1.streams.status import stream_statuses

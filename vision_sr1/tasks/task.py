@@ -60,14 +60,3 @@ class Task(Protocol):
 def describe(phrases: list[str]) -> str:
     """The description in words: phrases joined by semicolons."""
     return " ; ".join(phrases)
-
-
-def description_fidelity(description: str, scene: str) -> float:
-    """Share of objects described exactly right: right ones over all that are described or present.
-
-    Both arguments are phrases joined by semicolons. Naming objects that are not there costs as much as leaving out
-    ones that are, so a description cannot score by listing everything.
-    """
-    told = {" ".join(phrase.split()) for phrase in description.split(";") if phrase.strip()}
-    true = {" ".join(phrase.split()) for phrase in scene.split(";") if phrase.strip()}
-    return len(told & true) / len(told | true) if told | true else 1.0

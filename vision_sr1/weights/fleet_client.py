@@ -6,11 +6,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from vision_sr1.config import TlsConfig, WeightsConfig
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-from vision_sr1.wire import SCHEMA_VERSION
 
 
 class ActorUpdateError(RuntimeError):

@@ -5,9 +5,9 @@ import time
 
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.wire import SCHEMA_VERSION
 
 
 def prompt_message(

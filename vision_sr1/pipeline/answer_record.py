@@ -5,9 +5,9 @@ from statistics import fmean
 from typing import Any
 
 from vision_sr1.data import QuestionRow
-from vision_sr1.groups import evaluation_index, sample_version, was_cut_off
+from vision_sr1.pipeline.groups import sample_version, was_cut_off
+from vision_sr1.pipeline.ids import evaluation_index
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.tasks.task import description_fidelity
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Record = dict[str, Any]
@@ -65,3 +65,14 @@ def means(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def is_shortcut(answer: Mapping[str, Any], judge: str = "visual") -> bool:
     """Whether an answer is right although the description alone does not lead to it."""
     return bool(answer.get("accuracy")) and answer.get(judge) == 0
+
+
+def description_fidelity(description: str, scene: str) -> float:
+    """Share of objects described exactly right: right ones over all that are described or present.
+
+    Both arguments are phrases joined by semicolons. Naming objects that are not there costs as much as leaving out
+    ones that are, so a description cannot score by listing everything.
+    """
+    told = {" ".join(phrase.split()) for phrase in description.split(";") if phrase.strip()}
+    true = {" ".join(phrase.split()) for phrase in scene.split(";") if phrase.strip()}
+    return len(told & true) / len(told | true) if told | true else 1.0

@@ -8,9 +8,9 @@ import structlog
 from prometheus_client import Counter, Gauge
 from redis.asyncio import Redis
 
+from vision_sr1.pipeline.wire import decode
 from vision_sr1.streams import Keys
 from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
-from vision_sr1.wire import decode
 
 log = structlog.get_logger()
 
