@@ -20,7 +20,7 @@ from actors.engine import NO_VERSION, PolicyEngine, resolve_device
 from actors.server import SERVICE, ActorService
 from actors.worker import PromptWorker
 from vision_sr1.config import Config
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc

@@ -32,10 +32,10 @@ from reward_service.store.reader import TraceFilter, TraceReader
 from vision_sr1.config import Config, load_config
 from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.services import Services
-from vision_sr1.ledger import read_ledger
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
+from vision_sr1.run_folder.ledger import read_ledger
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server

@@ -13,7 +13,7 @@ from learner.trackers import check_trackers
 from learner.trainer import Trainer
 from learner.verification import ProbeError
 from vision_sr1.config import Config
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 from vision_sr1.runtime.parent_death import end_with_parent
 from vision_sr1.runtime.service import run_service
 

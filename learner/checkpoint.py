@@ -24,9 +24,9 @@ from learner.agreement import all_ranks, any_rank
 from learner.engine import is_main
 from learner.export import adapter_snapshot, export_snapshot, write_adapter, write_export
 from learner.pieces import PiecesError, restore, snapshot, write_pieces
-from vision_sr1.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.resuming import ORIGIN, Stage, changes, origin
+from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
+from vision_sr1.run_folder.resuming import ORIGIN, Stage, changes, origin
 
 log = structlog.get_logger()
 

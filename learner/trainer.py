@@ -32,13 +32,13 @@ from learner.streams import Asked, LearnerStreams, StoppedError
 from learner.transfer import FleetTransfer
 from learner.update import PolicyUpdate
 from learner.verification import Probe
-from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.data import questions
 from vision_sr1.data.lengths import PromptLengths
-from vision_sr1.ledger import Ledger
 from vision_sr1.pipeline.groups import sample_version
 from vision_sr1.prompting.chat import vision_token_ids
+from vision_sr1.run_folder.checkpoints import POLICY
+from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import BlobMissingError

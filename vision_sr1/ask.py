@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate

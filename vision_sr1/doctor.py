@@ -23,7 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc

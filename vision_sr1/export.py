@@ -5,9 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
-from vision_sr1.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
 from vision_sr1.config import Config, ConfigError, load_config, override, save_config
 from vision_sr1.model_card import model_card
+from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
 
 CARD = "README.md"
 CHECKSUMS = "SHA256SUMS"  # of all other files, as `sha256sum --check` reads it

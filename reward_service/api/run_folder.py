@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from vision_sr1.ledger import LEDGER
+from vision_sr1.run_folder.ledger import LEDGER
 
 SCALARS = "scalars.jsonl"
 

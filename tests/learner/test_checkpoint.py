@@ -18,8 +18,8 @@ from learner.engine import build_engine
 from learner.policy import choose_trainable, load_policy
 from learner.sequences import SequenceBuilder
 from tests.conftest import TINY
-from vision_sr1.checkpoints import ADAPTER, POLICY
 from vision_sr1.config import ConfigError, load_config
+from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY
 
 
 class Saver:

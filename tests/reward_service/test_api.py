@@ -19,9 +19,9 @@ from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.serving import serving
 from tests.reward_service.test_store import scored, write
 from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.ledger import Ledger
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.prompting.response import TokenBytes
+from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.streams import Blobs, Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb

@@ -17,8 +17,8 @@ from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
 from vision_sr1.config import load_config
-from vision_sr1.ledger import Ledger
 from vision_sr1.prompting.response import TokenBytes, TokenPlaces, parse_response
+from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 pytestmark = pytest.mark.slow

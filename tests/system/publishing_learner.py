@@ -28,10 +28,10 @@ from learner.shards import full_parameters, write_parameters
 from learner.streams import LearnerStreams
 from learner.transfer import FleetTransfer
 from learner.verification import Probe
-from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
 from vision_sr1.prompting.chat import vision_token_ids
+from vision_sr1.run_folder.checkpoints import POLICY
 from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.weights.fleet_client import FleetClient
 

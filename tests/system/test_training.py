@@ -32,10 +32,10 @@ from tests.system.conftest import (
     training,
 )
 from vision_sr1.cli import app
-from vision_sr1.ledger import read_ledger
 from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response
+from vision_sr1.run_folder.ledger import read_ledger
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.tasks.distributions import TASKS, corpus, write_task

@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import close_session
 
 from vision_sr1.config import ConfigError
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 
 
 def changed(model: Path, folder: Path, file: str, **values: object) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 from rich.console import Console
 
-from vision_sr1.checkpoints import POLICY
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.evaluation.asking import SCALARS
 from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
@@ -17,8 +16,9 @@ from vision_sr1.export import find_checkpoint
 from vision_sr1.launcher.checks import check_services
 from vision_sr1.launcher.folder import RunFolder
 from vision_sr1.launcher.run import run_evaluation
-from vision_sr1.model_check import check_model
+from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
+from vision_sr1.run_folder.checkpoints import POLICY
 
 ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
 

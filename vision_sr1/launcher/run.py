@@ -18,7 +18,7 @@ from vision_sr1.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.launcher.services import Services
 from vision_sr1.launcher.state import NAME_AFTER_S, RunState
-from vision_sr1.resuming import Stage
+from vision_sr1.run_folder.resuming import Stage
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig
-from vision_sr1.model_check import MODEL_TYPES, check_place
+from vision_sr1.models.check import MODEL_TYPES, check_place
 from vision_sr1.runtime.gpus import GPUS, Gpu
 
 GIB = 2**30

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vision_sr1.checkpoints import POLICY, manifest
 from vision_sr1.config import Config, ConfigError, DataConfig, SourceConfig
 from vision_sr1.data.fingerprint import fingerprint
 from vision_sr1.data.tables import load_table
 from vision_sr1.prompting.prompt_template import template_text
+from vision_sr1.run_folder.checkpoints import POLICY, manifest
 
 Stage = Literal["rl", "sft"]
 
