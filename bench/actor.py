@@ -45,8 +45,8 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = Sizes(arguments.prompts, arguments.samples, arguments.tokens, arguments.rounds)
     with tempfile.TemporaryDirectory() as name:
-        from vision_sr1.tasks.distributions import TASKS, corpus, write_task
-        from vision_sr1.tiny_model import make_tiny_model
+        from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
+        from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
         folder = Path(name)
         model = arguments.model or folder / "model"

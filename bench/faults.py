@@ -32,9 +32,9 @@ import yaml
 
 from bench.prometheus import CONFIG, METRIC, RULES, Prometheus, alerts
 from bench.soak import SIZES, prepare, teach
+from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
+from vision_sr1.cli.launcher.services import Services
 from vision_sr1.config import Config, load_config
-from vision_sr1.launcher.processes import ServiceProcess, stop_all
-from vision_sr1.launcher.services import Services
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect

@@ -120,8 +120,8 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     from learner.reference import FrozenCopy
     from learner.sequences import SequenceBuilder
     from learner.update import PolicyUpdate
-    from vision_sr1.tasks.distributions import TASKS, corpus
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.distributions import TASKS, corpus
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     device = init_process_group()
     with tempfile.TemporaryDirectory() as folder:

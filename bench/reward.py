@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the store is made; default: the system's temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
-        from vision_sr1.tasks.distributions import TASKS, corpus
-        from vision_sr1.tiny_model import make_tiny_model
+        from vision_sr1.cli.tasks.distributions import TASKS, corpus
+        from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
         folder = Path(name)
         make_tiny_model(folder / "model", corpus(TASKS["shapes"], rows=300))

@@ -29,9 +29,9 @@ import psutil
 
 from reward_service.store.database import open_store
 from reward_service.store.reader import TraceFilter, TraceReader
+from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
+from vision_sr1.cli.launcher.services import Services
 from vision_sr1.config import Config, load_config
-from vision_sr1.launcher.processes import ServiceProcess, stop_all
-from vision_sr1.launcher.services import Services
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
@@ -217,8 +217,8 @@ def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
 
 def prepare(folder: Path, rows: int = ROWS) -> tuple[Path, Path]:
     """Made data, and a tiny model that has learned to write descriptions."""
-    from vision_sr1.tasks.distributions import TASKS, corpus, write_task
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     paths = write_task(TASKS["shapes"], folder / "data", seed=0, base=1, cold_start=1600, train=rows, held_out=8)
     model = folder / "model"

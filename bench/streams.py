@@ -36,8 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory() as name:
-        from vision_sr1.tasks.distributions import TASKS, corpus
-        from vision_sr1.tiny_model import make_tiny_model
+        from vision_sr1.cli.tasks.distributions import TASKS, corpus
+        from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
         model = Path(name) / "model"
         make_tiny_model(model, corpus(TASKS["shapes"], rows=300))

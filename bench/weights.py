@@ -124,8 +124,8 @@ def measured(size: str, numbers: list[int], rounds: int, bucket_mib: float) -> I
     from learner.engine import build_engine
     from learner.policy import load_policy
     from learner.transfer import FleetTransfer
-    from vision_sr1.tasks.distributions import TASKS, corpus
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.distributions import TASKS, corpus
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -10,9 +10,9 @@ import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from tests import forking
+from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams.embedded import EmbeddedRedis
-from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 
 SYSTEM = Path(__file__).with_name("system")
 ONE_SERVER = {"test_judge": "test_export"}  # files that share a server, by the one whose worker starts it
@@ -75,7 +75,7 @@ def shapes(once: Once) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def tiny_model(once: Once) -> Path:
     """A tiny model with tied embeddings and random weights."""
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     return once("tied", lambda folder: make_tiny_model(folder, corpus(TASKS["shapes"], rows=300)))
 
@@ -83,7 +83,7 @@ def tiny_model(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def untied_model(once: Once) -> Path:
     """The same with separate input and output embeddings."""
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     def make(folder: Path) -> None:
         make_tiny_model(folder, corpus(TASKS["shapes"], rows=300), tie_word_embeddings=False)

@@ -1,5 +1,5 @@
 """`python -m vision_sr1`: the command line."""
 
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 
 app()

@@ -15,13 +15,13 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from reward_service.graders import mathruler
 from reward_service.store import TraceFilter, TraceReader, open_store
+from vision_sr1.cli.tasks.shapes import answer_by_rule
 from vision_sr1.config import DataConfig, TracesConfig
 from vision_sr1.data import Questions
 from vision_sr1.pipeline.answer_record import answer_record
 from vision_sr1.prompting.chat import render_user_turn
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.tasks.shapes import answer_by_rule
 
 JUDGES = ("self", "base", "rule")
 Answer = dict[str, object]

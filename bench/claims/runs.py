@@ -11,10 +11,10 @@ from typing import Any
 
 import yaml
 
+from vision_sr1.cli.demo.run import make_data_and_model
+from vision_sr1.cli.tasks.distributions import TASKS
 from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS
-from vision_sr1.demo.run import make_data_and_model
-from vision_sr1.tasks.distributions import TASKS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
 STAGE_TIMEOUT_S = 1800.0

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from reward_service.store import TraceFilter, TraceReader, open_store
 from tests.conftest import TINY, Once
 from tests.forking import SWITCH
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 from vision_sr1.config import TracesConfig
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.v1 import pipeline_pb2 as pb

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.system.conftest import Run
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_it_gives_the_same_numbers_through_two_actors_and_after_being_killed(
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    (asker,) = [p for p in psutil.Process(process.pid).children() if "vision_sr1.evaluation" in p.cmdline()]
+    (asker,) = [p for p in psutil.Process(process.pid).children() if "vision_sr1.cli.evaluation" in p.cmdline()]
     asker.kill()
     assert "evaluation ended with status -9; restarting it" in finish(process)
     assert (two / "results.json").read_bytes() == (evaluated / "results.json").read_bytes()

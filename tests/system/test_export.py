@@ -17,8 +17,8 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 from tests.system.conftest import Run
-from vision_sr1.ask import Model
-from vision_sr1.cli import app
+from vision_sr1.cli.ask import Model
+from vision_sr1.cli.main import app
 from vision_sr1.config import load_config
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.runtime.ports import free_port

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from tests.system.conftest import fine_tuning
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 
 STAGE = [
     "learner.sft.steps=12",

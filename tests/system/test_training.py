@@ -31,14 +31,14 @@ from tests.system.conftest import (
     traces,
     training,
 )
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
+from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.run_folder.ledger import read_ledger
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.runtime.tracing import trace_id
-from vision_sr1.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 ADAPTER = (
@@ -261,7 +261,7 @@ def test_a_description_that_states_the_answer_is_visible(
 @pytest.mark.parametrize("publish", [pytest.param("merged", marks=pytest.mark.full(sibling=ADAPTER)), "adapter"])
 def test_digits_train_from_their_parquet_file_with_another_configuration_and_nothing_else(tmp_path: Path, publish: str):
     """With low-rank adapters here, which actors get merged or as they are."""
-    from vision_sr1.tiny_model import make_tiny_model
+    from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
     data = write_task(TASKS["digits"], tmp_path / "data", seed=0, base=1, cold_start=1, train=16, held_out=4)
     make_tiny_model(tmp_path / "model", corpus(TASKS["digits"], rows=300))

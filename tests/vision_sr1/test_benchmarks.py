@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from reward_service.graders import grade
+from vision_sr1.cli.evaluation.benchmarks import BENCHMARKS, SUITES, Item, Questionnaire, Tagged, benchmark
+from vision_sr1.cli.evaluation.benchmarks.rows import choice, placed
 from vision_sr1.config import DataConfig
 from vision_sr1.data import DataError
-from vision_sr1.evaluation.benchmarks import BENCHMARKS, SUITES, Item, Questionnaire, Tagged, benchmark
-from vision_sr1.evaluation.benchmarks.rows import choice, placed
 from vision_sr1.prompting.chat import content_parts
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from learner.feeder import Feeder, FeederState
-from vision_sr1.cli import app
+from vision_sr1.cli.dataset.check import Report, check
+from vision_sr1.cli.main import app
 from vision_sr1.config import Config, load_config
 from vision_sr1.data import DataError, Questions, questions
-from vision_sr1.data.check import Report, check
 from vision_sr1.data.lengths import PromptLengths
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 from vision_sr1.config import ConfigError, DataConfig, load_config
 from vision_sr1.data import DataError, Questions
 

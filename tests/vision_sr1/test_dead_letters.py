@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.stream_entries import stream_entries
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 from vision_sr1.config import Config, load_config
 from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server

@@ -10,7 +10,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 from vision_sr1.config import ComponentConfig, Config
 
 ROOT = Path(__file__).parents[2]

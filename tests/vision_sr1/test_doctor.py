@@ -13,10 +13,10 @@ from reward_service.api import ApiContext, create_app
 from tests.certificates import issue
 from tests.reward_service.conftest import Store
 from tests.reward_service.serving import serving
-from vision_sr1 import doctor
-from vision_sr1.cli import app
+from vision_sr1.cli import doctor
+from vision_sr1.cli.doctor import Finding
+from vision_sr1.cli.main import app
 from vision_sr1.config import Config, load_config
-from vision_sr1.doctor import Finding
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.ports import free_port

@@ -15,15 +15,15 @@ import pytest
 import redis
 from rich.console import Console
 
+from vision_sr1.cli.launcher import state
+from vision_sr1.cli.launcher.folder import RunFolder
+from vision_sr1.cli.launcher.processes import ServiceProcess
+from vision_sr1.cli.launcher.progress import ScalarTail
+from vision_sr1.cli.launcher.run import StageFailedError, _watch, run_sft, run_training
+from vision_sr1.cli.launcher.services import divided, without_proxy
+from vision_sr1.cli.launcher.state import RunState
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data import DataError
-from vision_sr1.launcher import state
-from vision_sr1.launcher.folder import RunFolder
-from vision_sr1.launcher.processes import ServiceProcess
-from vision_sr1.launcher.progress import ScalarTail
-from vision_sr1.launcher.run import StageFailedError, _watch, run_sft, run_training
-from vision_sr1.launcher.services import divided, without_proxy
-from vision_sr1.launcher.state import RunState
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import RUN_FOLDER, marks
 from vision_sr1.streams import Keys
@@ -107,7 +107,7 @@ def killed_launcher(tmp_path: Path) -> Iterator[tuple[list[psutil.Process], Path
     """A Redis server and a service whose parent was killed, and the server's folder."""
     folder = tmp_path / 'it\'s a "süß" \\ folder'
     start = f"""import pathlib, time
-from vision_sr1.launcher.processes import ServiceProcess
+from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.streams.embedded import EmbeddedRedis
 folder = pathlib.Path({str(folder)!r})
 server, service = EmbeddedRedis(folder), ServiceProcess("sleep", ["sleep", "60"], {{}}, folder / "sleep.log")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from vision_sr1.cli import app
+from vision_sr1.cli.main import app
 from vision_sr1.runtime.gpus import visible_gpus
 
 FILES: dict[str, str | bytes] = {

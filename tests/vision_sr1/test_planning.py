@@ -9,9 +9,8 @@ from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
-from vision_sr1.cli import app
-from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.planning.estimates import (
+from vision_sr1.cli.main import app
+from vision_sr1.cli.planning.estimates import (
     ModelSize,
     all_memories,
     chosen_gpu,
@@ -19,6 +18,7 @@ from vision_sr1.planning.estimates import (
     make_plan,
     model_size,
 )
+from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.runtime.gpus import GPUS
 
 TEXT_7B = {

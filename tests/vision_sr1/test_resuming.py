@@ -14,10 +14,10 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from tests.conftest import TINY
+from vision_sr1.cli.launcher.changes import print_changes
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data.fingerprint import TAIL_BYTES, fingerprint
 from vision_sr1.data.tables import load_table
-from vision_sr1.launcher.changes import print_changes
 from vision_sr1.run_folder.resuming import EFFECTS, ORIGIN, Stage, changes, origin
 
 ROWS: list[dict[str, Any]] = [

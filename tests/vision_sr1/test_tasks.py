@@ -5,12 +5,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from vision_sr1.cli.tasks.digits import DigitsTask, _hard_pool, _pool, _scans
+from vision_sr1.cli.tasks.distributions import TASKS, parse_kinds, write_task
+from vision_sr1.cli.tasks.shapes import PRIOR_COLOR, answer_by_rule
 from vision_sr1.pipeline.answer_record import description_fidelity
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.tasks.digits import DigitsTask, _hard_pool, _pool, _scans
-from vision_sr1.tasks.distributions import TASKS, parse_kinds, write_task
-from vision_sr1.tasks.shapes import PRIOR_COLOR, answer_by_rule
 
 written = partial(write_task, base=60, cold_start=90, train=40, held_out=40)
 

@@ -1,0 +1,241 @@
+"""`vision-sr1 data`: data sets made, looked at, mixed, split and converted."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from vision_sr1.cli.terminal import Overrides, Seed, console, errors, fail, load
+from vision_sr1.config import Config, SourceConfig, save_config
+from vision_sr1.data.sources import kind_of
+
+if TYPE_CHECKING:
+    from vision_sr1.cli.dataset.check import Finding, Verdict
+    from vision_sr1.data.questions import QuestionRow
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: made, looked at, mixed, split and converted.")
+
+SHOWN = 10  # of the rows that something is said of, for each thing said
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="File (parquet, arrow, json, jsonl, csv, tsv), folder, or hub name; @SPLIT after it."
+    ),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The run's file, for its data.* and model.*.")]
+Output = Annotated[Path, typer.Argument(metavar="FILE", help="The parquet file to write.")]
+
+
+@data_app.command("check")
+def data_check(
+    source: Source,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with samples.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rows on the page.")] = 40,
+) -> None:
+    """Reads every row as training would; the exit status is 1 where some cannot be used."""
+    from vision_sr1.cli.dataset.check import check, open_rows
+    from vision_sr1.cli.dataset.page import Samples
+    from vision_sr1.data.lengths import PromptLengths
+
+    loaded = load(config, overrides)
+    effective = loaded.config
+    shown = Samples(samples)
+    with _told(), _graders(effective) as verdict:
+        rows = open_rows(source, effective.data, effective.reward)
+        lengths = PromptLengths(effective) if "model.path" in loaded.origins else None
+        report = check(rows, lengths, verdict, shown.see)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row(report.kind, f"{report.rows:,}, of which {report.usable:,} can be used")
+    table.add_row("images a row", ", ".join(f"{n}: {rows:,}" for n, rows in sorted(report.images.items())))
+    for name, found in (
+        ("pixels", report.pixels),
+        ("image kB", report.kilobytes),
+        ("tokens", report.tokens),
+    ):
+        if found is not None:
+            least, median, greatest = map(_shown, (found.least, found.median, found.greatest))
+            table.add_row(name, f"{least} to {greatest}, median {median}")
+    if lengths is None:
+        table.add_row("tokens", "not counted: name the model as model.path=..., or a run's file as --config")
+    for name, count in report.sources.most_common(SHOWN):
+        table.add_row("from", f"{name}: {count:,}")
+    console.print(table, highlight=False)
+    for reason, messages in report.refused.items():
+        _list(f"refused for their {'form' if reason == 'row' else reason}", messages)
+    _list("duplicates", [f"row {index} asks what row {first} asks" for index, first in report.duplicates])
+    _list("answers that no response can match under their grader", report.unmatched)
+    _list(
+        "answers that their grader cannot read, and compares as text (reward.grader, reward.graders)", report.unreadable
+    )
+    if page is not None:
+        shown.write(page, source, report)
+        console.print(f"wrote {page}", highlight=False)
+    raise typer.Exit(int(report.usable < report.rows))
+
+
+@data_app.command("convert")
+def data_convert(source: Source, file: Output, overrides: Overrides = None, config: ConfigFile = None) -> None:
+    """Writes a set as one parquet file that needs no settings, its images within it."""
+    from vision_sr1.cli.dataset.files import convert
+
+    effective = load(config, overrides).config
+    with _told(), _refusals() as refused:
+        count = convert(source, file, effective, refused)
+    console.print(f"wrote {file}: {count:,} rows", highlight=False)
+
+
+@data_app.command("mix")
+def data_mix(
+    file: Output,
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE[=WEIGHT]...", help="Sets; 2: each row twice.")],
+    seed: Seed = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Writes several sets as one, each with its weight, in an order that the seed decides."""
+    from vision_sr1.cli.dataset.files import mix
+
+    effective = load(config, None).config
+    with _told(), _refusals() as refused:
+        count = mix([_weighted(source) for source in sources], file, effective, seed, refused)
+    console.print(f"wrote {file}: {count:,} rows", highlight=False)
+
+
+@data_app.command("split")
+def data_split(
+    source: Source,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="For train.parquet and held_out.parquet.")],
+    overrides: Overrides = None,
+    held_out: Annotated[float, typer.Option(min=0.0, help="Rows held out; below 1, their share.")] = 0.05,
+    seed: Seed = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Holds some rows out to evaluate on; no image is on both sides."""
+    from vision_sr1.cli.dataset.files import split
+
+    effective = load(config, overrides).config
+    with _told(), _refusals() as refused:
+        counts = split(source, folder, effective, held_out, seed, refused)
+    for name, count in counts.items():
+        console.print(f"wrote {folder / name}.parquet: {count:,} rows", highlight=False)
+
+
+def _add_task_command(task: str, what: str, example: str) -> None:
+    """`vision-sr1 data TASK`."""
+
+    @data_app.command(task, help=what)
+    def write(
+        folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
+        seed: Seed = 0,
+        train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
+        base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,
+        cold_start: Annotated[int, typer.Option(min=1, help="Rows of cold_start.parquet.")] = 7_680,
+        held_out: Annotated[
+            int, typer.Option(min=1, help="Rows of normal.parquet and of counter_prior.parquet.")
+        ] = 256,
+        kinds: Annotated[str | None, typer.Option(help=f"Kinds of questions and their shares: {example}.")] = None,
+    ) -> None:
+        from vision_sr1.cli.tasks.distributions import TASKS, parse_kinds, write_task
+
+        try:
+            mix = parse_kinds(TASKS[task], kinds) if kinds else None
+        except ValueError as error:
+            fail(str(error))
+        paths = write_task(
+            TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
+        )
+        for path in paths.values():
+            console.print(f"wrote {path}")
+
+
+_add_task_command(
+    "shapes",
+    "Makes coloured shapes in a grid, with a language prior (color, shape, position, count, comparison).",
+    "color=6,shape=4,position=1",
+)
+_add_task_command(
+    "digits", "Makes scans of handwritten digits in a grid (digit, parity, larger, count).", "digit=6,parity=3,larger=1"
+)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Mistakes in the data are said in one line."""
+    from vision_sr1.errors import UserError
+
+    try:
+        yield
+    except UserError as error:
+        fail(str(error))
+
+
+@contextmanager
+def _refusals() -> Iterator[Callable[[Exception], None]]:
+    """Says the first rows that are left out, and at the end how many were."""
+    counts: Counter[str] = Counter()
+
+    def refused(error: Exception) -> None:
+        counts["rows"] += 1
+        if counts["rows"] <= SHOWN:
+            errors.print(f"left out: {error}", highlight=False, markup=False)
+
+    yield refused
+    if counts["rows"]:
+        errors.print(f"{counts['rows']:,} rows were left out; `vision-sr1 data check` lists them", highlight=False)
+
+
+@contextmanager
+def _graders(config: Config) -> Iterator["Verdict"]:
+    """The reward service's graders, asked about one reference answer after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        save_config(config, file)
+        command = [sys.executable, "-m", "reward_service.answers", str(file)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            asking, answering = process.stdin, process.stdout
+            assert asking is not None
+            assert answering is not None
+
+            def verdict(row: "QuestionRow") -> "Finding | None":
+                case = {"data_source": row.data_source, "question": row.question, "answer": row.answer}
+                asking.write(json.dumps(case) + "\n")
+                asking.flush()
+                said: Finding | None = json.loads(answering.readline())
+                return said
+
+            yield verdict
+            asking.close()
+
+
+def _weighted(source: str) -> SourceConfig:
+    path, separator, weight = source.rpartition("=")
+    if not separator or "/" in weight or kind_of(weight) or Path(source).expanduser().exists():
+        return SourceConfig(path=source)
+    try:
+        return SourceConfig(path=path, weight=float(weight))
+    except ValueError:
+        fail(f"{source}: {weight!r} is no weight; give a number above 0, such as {path}=2")
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if not lines:
+        return
+    console.print(f"\n{len(lines):,} {title}:", highlight=False, markup=False)
+    for line in lines[:SHOWN]:
+        console.print(f"  {line}", highlight=False, markup=False)
+    if len(lines) > SHOWN:
+        console.print(f"  and {len(lines) - SHOWN:,} more", highlight=False)

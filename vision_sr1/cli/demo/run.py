@@ -1,0 +1,156 @@
+"""The demo's stages: data, tiny model, base, cold start, evaluation of the base, RL with all services, report."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vision_sr1.cli.demo.report import write_report
+from vision_sr1.cli.launcher.folder import LOCK, RunFolder
+from vision_sr1.cli.launcher.run import run_sft, run_training
+from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
+from vision_sr1.cli.tasks.task import Task
+from vision_sr1.cli.tasks.tiny_model import make_tiny_model
+from vision_sr1.config import Config, ConfigError, load_config, override
+
+TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
+
+
+def run_demo(
+    examples: Path,
+    root: Path,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    resume: bool,
+    fresh: bool,
+    prepare: bool = False,
+) -> None:
+    """Runs every stage and ends with the report.
+
+    Args:
+        examples: folder with base.yaml, cold_start.yaml and rl.yaml; its name is the task's.
+        root: where everything goes.
+        overrides: `section.key=value`, applied to every stage.
+        resume: keep finished stages and continue the RL run from its last checkpoint.
+        fresh: move aside what the root folder holds of an earlier demo.
+        prepare: stop before RL, with its data and the model it starts from made.
+
+    Raises:
+        ConfigError: no such task, the root folder holds a demo and neither flag says what to do, or it holds something
+            else; or from the stages.
+        StageFailedError, InterruptedRunError: from the stages.
+    """
+    if fresh and resume:
+        raise ConfigError("--fresh and --resume exclude each other: leave one out")
+    if root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
+        raise ConfigError(f"{root} holds files that are no demo's: choose another --root")
+    if resume and not is_demo(root):
+        raise ConfigError(f"{root} holds no demo to resume: leave --resume out to start one")
+    with RunFolder(root, console) as folder:
+        _run_stages(examples, folder, overrides, console, resume=resume, fresh=fresh, prepare=prepare)
+
+
+def is_demo(root: Path) -> bool:
+    """Whether a folder holds what an earlier demo made."""
+    return (root / "models" / "tiny").is_dir()
+
+
+def _run_stages(
+    examples: Path,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    console: Console,
+    *,
+    resume: bool,
+    fresh: bool,
+    prepare: bool,
+) -> None:
+    root = folder.path
+    started = time.monotonic()
+    task = TASKS.get(examples.name)
+    if task is None:
+        raise ConfigError(f"no task {examples.name!r} (from {examples}); known: {', '.join(TASKS)}")
+    if is_demo(root) and not (fresh or resume):
+        raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh moves it aside and starts anew")
+
+    splits = load_config(examples / "rl.yaml").config.data.evaluation
+
+    data = root / "data"
+    evaluation = {split: str(data / f"{split}.parquet") for split in splits}
+
+    def stage(name: str, file: str, *more: str) -> Config:
+        paths = [
+            override("run.dir", root),
+            override("run.name", name),
+            override("data.train", data / "train.parquet"),
+            f"data.evaluation={json.dumps(evaluation, ensure_ascii=False)}",
+        ]
+        resuming = ["learner.resume=true"] if resume and (root / name / "config.yaml").is_file() else []
+        return load_config(examples / f"{file}.yaml", [*paths, *resuming, *more, *overrides]).config
+
+    base_model, cold_model = root / "models" / "base", root / "models" / "cold_start"
+    base = stage(
+        "base",
+        "base",
+        override("model.path", root / "models" / "tiny"),
+        override("data.sft", data / "base.parquet"),
+        override("learner.sft.output", base_model),
+    )
+    cold_start = stage(
+        "cold_start",
+        "cold_start",
+        override("model.path", base_model),
+        override("data.sft", data / "cold_start.parquet"),
+        override("learner.sft.output", cold_model),
+    )
+    base_evaluation = stage(
+        "base_evaluation", "rl", override("model.path", base_model), "learner.batches=0", "learner.resume=false"
+    )
+    rl = stage("rl", "rl", override("model.path", cold_model))
+    if is_demo(root) and fresh:
+        folder.move_aside()
+    if not (root / "models" / "tiny" / "config.json").is_file():
+        console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
+        make_data_and_model(task, base, cold_start, data, root / "models" / "tiny")
+    if not base_model.is_dir():
+        run_sft(base, console, "base model", fresh=False)
+    if not cold_model.is_dir():
+        run_sft(cold_start, console, "cold start", fresh=False)
+    if prepare:
+        return
+    if not (base_evaluation.run.path / "evaluation").is_dir():
+        run_training(base_evaluation, console, "evaluating the base", fresh=True)
+    run_training(rl, console, "RL", fresh=False)
+    write_report(root, base_evaluation, rl, console)
+    console.print(f"look at what every reward saw: vision-sr1 traces {rl.run.path}", highlight=False)
+    console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
+
+
+def make_data_and_model(
+    task: Task, base: Config, cold_start: Config, data: Path, model: Path, kinds: Mapping[str, float] | None = None
+) -> None:
+    """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words.
+
+    Args:
+        kinds: relative frequencies of the kinds of questions; default: the task's own.
+    """
+    write_task(
+        task,
+        data,
+        seed=base.run.seed,
+        base=_rows(base),
+        cold_start=_rows(cold_start),
+        train=TRAIN_ROWS,
+        held_out=HELD_OUT_ROWS,
+        kinds=kinds,
+    )
+    make_tiny_model(model, corpus(task), seed=base.run.seed)
+
+
+def _rows(config: Config) -> int:
+    """As many rows as a supervised stage uses, each once."""
+    sft = config.learner.sft
+    return (sft.steps or 1) * sft.sequences_per_step

@@ -1,0 +1,44 @@
+"""`python -m vision_sr1.cli.evaluation CONFIG`: asks the benchmarks' questions of actors that hold the model."""
+
+import argparse
+import asyncio
+import signal
+import sys
+
+from vision_sr1.cli.evaluation.asking import Asking, NoAnswersError
+from vision_sr1.config import Config
+from vision_sr1.runtime.service import run_service
+from vision_sr1.streams import connect
+
+STOPPED = 128 + signal.SIGTERM  # questions are left
+
+
+async def ask(config: Config, version: int) -> bool:
+    """Asks until every question has an answer; false where SIGTERM or SIGINT came before."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    redis = await connect(config.streams, hurried=stop.is_set)
+    try:
+        return await Asking(config, version, redis).run(stop)
+    finally:
+        await redis.aclose()
+
+
+def main() -> int:
+    """Asks; the exit status is 2 for a mistake in the configuration or the data, 1 where no answers came."""
+    parser = argparse.ArgumentParser(prog="evaluation", description=__doc__)
+    parser.add_argument("--policy-version", type=int, required=True, help="that the actors hold")
+
+    def run(config: Config, arguments: argparse.Namespace) -> int:
+        return 0 if asyncio.run(ask(config, arguments.policy_version)) else STOPPED
+
+    try:
+        return run_service(parser, run)
+    except NoAnswersError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

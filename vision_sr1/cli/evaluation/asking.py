@@ -1,0 +1,177 @@
+"""Asking: questions of benchmarks go into the streams as evaluation prompts, and answers that come are written down."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+from prometheus_client import Counter
+
+from vision_sr1.cli.evaluation.benchmarks import Item, questionnaire
+from vision_sr1.cli.evaluation.grading import data_source
+from vision_sr1.cli.evaluation.records import Records
+from vision_sr1.config import Config
+from vision_sr1.data import DataError, QuestionRow
+from vision_sr1.pipeline.answer_record import Record, answer_record, means, unanswered
+from vision_sr1.pipeline.ids import evaluation_id
+from vision_sr1.pipeline.lost_prompts import Whereabouts
+from vision_sr1.pipeline.prompt_message import prompt_message
+from vision_sr1.pipeline.wire import WireError, decode
+from vision_sr1.streams import Blobs, Entry, Keys, Output, PatientRedis, PromptImages, Stream, forget
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+log = structlog.get_logger()
+
+POLL_S = 1.0
+SAID_EVERY_S = 2.0
+AT_ONCE = 64
+STREAM = "evaluated"
+SCALARS = "scalars.jsonl"
+REFUSED = Counter("vision_sr1_evaluation_rows_refused", "Rows of benchmarks that could not be used.", ["benchmark"])
+UNANSWERED = Counter("vision_sr1_evaluation_unanswered", "Questions that no actor could answer.", ["benchmark"])
+ASKED_AGAIN = Counter("vision_sr1_evaluation_asked_again", "Questions issued again because the streams lost them.")
+
+
+class NoAnswersError(RuntimeError):
+    """No answer came for too long; the message says where work is stuck."""
+
+
+@dataclass(frozen=True)
+class _Question:
+    benchmark: str
+    index: int
+    item: Item
+    row: QuestionRow
+
+
+class Asking:
+    """Asks what has no answer yet of all configured benchmarks.
+
+    Args:
+        version: of the policy that the actors hold.
+
+    Raises:
+        DataError: a benchmark cannot be read.
+    """
+
+    def __init__(self, config: Config, version: int, redis: PatientRedis) -> None:
+        keys = Keys(config.run.name)
+        self._config = config
+        self._version = version
+        self._redis = redis
+        self._keys = keys
+        self._images = PromptImages(Blobs(redis, keys, config.streams.image_ttl_s))
+        self._prompts = Stream(redis, keys, "prompts", config.streams)
+        self._answered = Stream(redis, keys, STREAM, config.streams, group="evaluation", consumer="asker", claims=False)
+        self._whereabouts = Whereabouts(redis, keys)
+        self._benchmarks = {name: questionnaire(name, config) for name in config.evaluation.benchmarks}
+        self._records = {name: Records(config.run.path, name) for name in self._benchmarks}
+        self._total = sum(len(asked.numbers) for asked in self._benchmarks.values())
+        self._to_come = self._questions()
+        self._waiting: dict[str, _Question] = {}
+        self._quiet_since = self._looked_at = time.monotonic()
+        self._said_at = 0.0
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Asks until every question has an answer; false where it was stopped before.
+
+        Raises:
+            NoAnswersError: none came for `learner.groups_timeout_s`.
+            RedisError: the streams were out of reach for too long.
+        """
+        await forget(self._redis, self._keys)  # what an earlier attempt learned is on the disk
+        await self._answered.open()
+        while await self._issue():
+            if stop.is_set():
+                return False
+            came = await self._take()
+            if time.monotonic() - self._said_at > SAID_EVERY_S:
+                self._say()
+            await self._be_patient(came)
+        self._say()
+        return True
+
+    def _questions(self) -> Iterator[_Question]:
+        """Those without an answer; rows that cannot be used are written down as such."""
+        for name, asked in self._benchmarks.items():
+            records = self._records[name]
+            for index, item in asked.items(records.__contains__):
+                if isinstance(item, DataError):
+                    REFUSED.labels(name).inc()
+                    log.error("row refused", benchmark=name, error=str(item))
+                    records.add({"index": index, "refused": str(item)})
+                else:
+                    source = data_source(name, item, self._config.evaluation)
+                    row = QuestionRow(item.question, item.answer, item.images, source, item.scene)
+                    yield _Question(name, index, item, row)
+
+    async def _issue(self) -> bool:
+        """Issues as many as may be in flight; whether any are."""
+        while len(self._waiting) < self._config.evaluation.prompts_in_flight:
+            question = await asyncio.to_thread(next, self._to_come, None)
+            if question is None:
+                break
+            prompt_id = evaluation_id(question.benchmark, self._version, 0, question.index)
+            self._waiting[prompt_id] = question
+            await self._ask(prompt_id)
+        return bool(self._waiting)
+
+    async def _ask(self, prompt_id: str) -> None:
+        row = self._waiting[prompt_id].row
+        images = await self._images.put(prompt_id, row.images)
+        prompt = prompt_message(self._config, prompt_id, row, images, pb.PURPOSE_EVALUATION, self._version)
+        await self._prompts.append([Output("prompts", prompt_id, prompt.SerializeToString())])
+
+    async def _take(self) -> int:
+        """Writes down what has come, or comes within POLL_S; how many questions it answers."""
+        entries = await self._answered.read(AT_ONCE, POLL_S)
+        came = 0
+        for entry in entries:
+            question = self._waiting.pop(entry.item, None)
+            if question is not None:
+                self._records[question.benchmark].add(self._record(question, entry))
+                came += 1
+        await self._answered.acknowledge(entries)
+        await self._images.release(entry.item for entry in entries)
+        return came
+
+    def _record(self, question: _Question, entry: Entry) -> Record:
+        kept: Record = {"benchmark": question.benchmark, "tags": question.item.tags}
+        try:
+            group = decode(pb.ScoredGroup, entry.message)
+        except WireError as error:
+            group = pb.ScoredGroup()
+            log.error("answer cannot be read", item=entry.item, error=str(error))
+        if not group.rollouts:
+            UNANSWERED.labels(question.benchmark).inc()
+            log.error("not answered: `vision-sr1 streams dead list` says why", item=entry.item)
+            return kept | unanswered(question.index, question.row)
+        record = answer_record(entry.item, question.row, group.rollouts[0])
+        return kept | record | {"index": question.index}
+
+    def _say(self) -> None:
+        """Writes means over the answers so far as scalars, which the launcher shows."""
+        self._said_at = time.monotonic()
+        answers = [answer for records in self._records.values() for answer in records.all()]
+        scalars = {f"reward/{name}": value for name, value in means(answers).items()}
+        line = {"step": len(answers), "total": self._total, "time": time.time(), **scalars}
+        with (self._config.run.path / SCALARS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    async def _be_patient(self, came: int) -> None:
+        """Asks again what the streams have lost, and gives up where nothing comes for too long."""
+        now = time.monotonic()
+        if came:
+            self._quiet_since = self._looked_at = now
+        if now - self._looked_at > 2 * self._config.streams.lease_s:
+            self._looked_at = now
+            for prompt_id in await self._whereabouts.lost(self._waiting, STREAM, 1):
+                ASKED_AGAIN.inc()
+                await self._ask(prompt_id)
+        if now - self._quiet_since > self._config.learner.groups_timeout_s:
+            raise NoAnswersError(
+                f"no answer for {self._config.learner.groups_timeout_s:.0f} s, with {len(self._waiting)} questions "
+                "waiting: look at the logs of the actors and of the reward service, or raise learner.groups_timeout_s"
+            )

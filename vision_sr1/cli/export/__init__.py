@@ -1,0 +1,1 @@
+"""A policy as others load it: weights in Hugging Face format with a model card."""

@@ -1,0 +1,145 @@
+"""A run's policy as a model of its own: a folder that transformers, vLLM and PEFT load without this project."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from vision_sr1.cli.export.model_card import model_card
+from vision_sr1.config import Config, ConfigError, load_config, override, save_config
+from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
+
+CARD = "README.md"
+CHECKSUMS = "SHA256SUMS"  # of all other files, as `sha256sum --check` reads it
+SETTINGS = "vision_sr1.yaml"  # the run's configuration, secrets left out
+
+
+def run_config(run: Path) -> Config:
+    """The configuration that a run was last started with, at the place where the run is now.
+
+    Raises:
+        ConfigError: it is no folder of a run.
+    """
+    return load_config(_check_run(run), place_of(run)).config
+
+
+def place_of(run: Path) -> list[str]:
+    """Overrides for the place where a run is now."""
+    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
+
+
+def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: str | None) -> Path:
+    """Writes a policy version with its model card, the run's configuration, and checksums; returns the checkpoint.
+
+    Args:
+        version: a checkpoint's number, `latest`, or `best` (by `learner.keep_best`).
+        output: a folder that is not there yet.
+        adapter: only what was learned beside the base model's weights, in PEFT's format.
+        license_id: of the model, as the Hub names licences; None leaves it out of the card.
+
+    Raises:
+        ConfigError: there is no such version, it has no adapter, it is damaged, or the folder is there already.
+    """
+    config = run_config(run)
+    checkpoint = find_checkpoint(run, version)
+    source = checkpoint / (ADAPTER if adapter else POLICY)
+    if not source.is_dir():
+        raise ConfigError(f"{checkpoint} has no adapter: the run learned all weights (learner.lora.rank is 0)")
+    if output.exists():
+        raise ConfigError(f"{output} is there already; remove it or choose another --output")
+    aside = output.with_name(f".writing-{output.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.copytree(source, aside)
+    if not adapter:
+        _scale_images_as_trained(aside, config)
+    save_config(config, aside / SETTINGS)
+    card = model_card(config, int(checkpoint.name), _evaluation(run, int(checkpoint.name)), adapter, license_id)
+    (aside / CARD).write_text(card, encoding="utf-8")
+    sums = {file.relative_to(aside): _sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+    (aside / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="utf-8")
+    aside.rename(output)
+    return checkpoint
+
+
+def find_checkpoint(run: Path, version: str) -> Path:
+    """A run's checkpoint by its number, or the `latest`, or the `best`.
+
+    Raises:
+        ConfigError: there is none, or its files are not whole.
+    """
+    _check_run(run)
+    found = checkpoints(run)
+    if not found:
+        raise ConfigError(f"{run} has no checkpoints to export")
+    known = ", ".join(str(int(folder.name)) for folder in found)
+    if version == "latest":
+        checkpoint = found[-1]
+    elif version == BEST:
+        link = run / CHECKPOINTS / BEST
+        if not link.exists():
+            raise ConfigError(f"{run} has no best checkpoint: learner.keep_best names no metric; there are: {known}")
+        checkpoint = link.resolve()
+    else:
+        by_number = {str(int(folder.name)): folder for folder in found}
+        if version.lstrip("0") not in by_number:
+            raise ConfigError(f"{run} has no version {version!r}; there are: {known}, latest and best")
+        checkpoint = by_number[version.lstrip("0")]
+    if damage := torn(checkpoint):
+        raise ConfigError(f"{checkpoint} is not whole: {damage}; choose another version of {known}")
+    return checkpoint
+
+
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Uploads an exported folder to the Hugging Face hub; returns its address.
+
+    Raises:
+        ConfigError: the hub is out of reach, or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        return str(hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export of Vision-SR1"))
+    except Exception as error:  # of the hub's client, of the HTTP library beneath it, of the system
+        raise ConfigError(
+            f"{folder} was not uploaded to {repository}: {error}; set HF_TOKEN to a token that may write there"
+        ) from error
+
+
+def _check_run(run: Path) -> Path:
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
+    return file
+
+
+def _scale_images_as_trained(folder: Path, config: Config) -> None:
+    """Whoever loads the processor need not know the run's `model.min_pixels` and `model.max_pixels`."""
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["image_processor"]["size"] = {
+        "shortest_edge": config.model.min_pixels,
+        "longest_edge": config.model.max_pixels,
+    }
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _evaluation(run: Path, version: int) -> dict[str, dict[str, float]]:
+    """Metrics of a version by held-out split, where it was evaluated."""
+    found: dict[str, dict[str, float]] = {}
+    path = run / "scalars.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        scalars = json.loads(line)
+        if scalars.get("policy/version") != version:
+            continue
+        for name, value in scalars.items():
+            metric, _, split = name.partition("/")
+            if metric.startswith("eval_"):
+                found.setdefault(split, {})[metric.removeprefix("eval_")] = value
+    return found
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,234 @@
+"""Running a stage on this machine: the services' own commands as processes, watched until the learner is done."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
+
+import psutil
+from rich.console import Console
+
+from vision_sr1.cli.launcher.changes import print_changes
+from vision_sr1.cli.launcher.checks import check
+from vision_sr1.cli.launcher.folder import RunFolder
+from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
+from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
+from vision_sr1.cli.launcher.services import Services
+from vision_sr1.cli.launcher.state import NAME_AFTER_S, RunState
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.run_folder.resuming import Stage
+from vision_sr1.streams.embedded import EmbeddedRedis
+
+USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
+STOPPED = 128 + signal.SIGTERM  # of a service that was told to stop before its work was done
+WATCH_S = 0.25
+MAIN_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
+
+
+class StageFailedError(RuntimeError):
+    """A service ended that should not have; the message has the end of its log."""
+
+
+class InterruptedRunError(RuntimeError):
+    """The user stopped the run."""
+
+
+def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
+    """Supervised fine-tuning under torchrun.
+
+    Args:
+        fresh: as in `run_training`.
+
+    Raises:
+        ConfigError, DataError: as in `run_training`.
+        StageFailedError: the learner failed.
+        InterruptedRunError: Ctrl-C or SIGTERM.
+    """
+    steps = config.learner.sft.steps or 0
+    with (
+        _prepared(config, "sft", console, fresh=fresh),
+        Services(config, actors=0) as services,
+        _interruptible() as interrupted,
+        ProgressView(console, phase, ScalarTail(config.run.path / "scalars.jsonl"), steps) as view,
+    ):
+        learner = services.learner("--sft")
+        learner.restarts_left = 0
+        learner.start()
+        started = time.monotonic()
+
+        def look() -> None:
+            is_late = not view.tail.latest and time.monotonic() - started > NAME_AFTER_S
+            view.update({}, f"waiting for the learner's first step (log: {learner.log})" if is_late else "")
+
+        try:
+            _watch([learner], learner, view.tail, interrupted, look, console)
+        finally:
+            stop_all([([learner], MAIN_STOP_S)])
+
+
+def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
+    """RL with all services; embedded Redis where none is configured.
+
+    Args:
+        fresh: move aside what the run's folder holds of an earlier run; else that is an error unless it is resumed.
+
+    Raises:
+        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do; another
+            process holds it; its checkpoint cannot be resumed with what changed since; or see `check`.
+        DataError, TemplateError, StreamsUnavailableError: see `check`.
+        RedisStartError: the embedded Redis did not start.
+        StageFailedError: a service failed more often than it may be restarted.
+        InterruptedRunError: Ctrl-C or SIGTERM.
+    """
+    with (
+        _prepared(config, "rl", console, fresh=fresh),
+        _interruptible() as interrupted,
+        Services(config) as services,
+    ):
+        actors = [services.actor(index) for index in range(config.actors.count)]
+        view = partial(ProgressView, console, phase, total=config.learner.batches)
+        _run(services, actors, services.learner(), interrupted, view, console, has_learner=True)
+
+
+def run_evaluation(config: Config, policy_version: int, console: Console, phase: str, questions: int) -> None:
+    """Asks the benchmarks of the configuration, with all services but a learner.
+
+    Args:
+        config: whose folder the caller holds.
+        policy_version: that the weights at `model.path` are.
+        questions: how many there are.
+
+    Raises:
+        ConfigError, RedisStartError, StageFailedError, InterruptedRunError: as in `run_training`.
+    """
+    holding = ("--policy-version", str(policy_version))
+    with _interruptible() as interrupted, Services(config, learners=0) as services:
+        actors = [services.actor(index, *holding) for index in range(config.actors.count)]
+        view = partial(ProgressView, console, phase, total=questions)
+        _run(services, actors, services.evaluation(*holding), interrupted, view, console, has_learner=False)
+
+
+def _run(
+    services: Services,
+    actors: list[ServiceProcess],
+    main: ServiceProcess,
+    interrupted: Callable[[], bool],
+    progress: Callable[..., ProgressView],
+    console: Console,
+    *,
+    has_learner: bool,
+) -> None:
+    """Runs actors, the reward service, and whom they work for, until that one is done."""
+    config, reward = services.config, services.reward_service()
+    tail = ScalarTail(config.run.path / "scalars.jsonl")
+    console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
+    state = RunState(config, services.environment, has_learner=has_learner)
+
+    def look() -> None:
+        _keep_up(services.redis, console)
+        view.update(state.depths(), "" if tail.latest else state.starting())
+
+    try:
+        with progress(tail=tail) as view:
+            for service in (*actors, reward, main):
+                service.start()
+            _watch([*actors, reward, main], main, tail, interrupted, look, console)
+    finally:
+        stop_all([([main], MAIN_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
+        state.close()
+
+
+@contextlib.contextmanager
+def _prepared(config: Config, stage: Stage, console: Console, *, fresh: bool) -> Iterator[None]:
+    """Holds the run's folder. All that can be checked is checked before an old run is moved aside."""
+    path, resume = config.run.path, config.learner.resume
+    if fresh and resume:
+        raise ConfigError("--fresh and learner.resume (--resume) exclude each other: leave one out")
+    if resume and not (path / "config.yaml").is_file():
+        raise ConfigError(f"{path} holds no run to resume: leave --resume out to start one")
+    with RunFolder(path, console) as folder:
+        is_started = (path / "checkpoints").is_dir() or (path / "scalars.jsonl").is_file()
+        if is_started and not (fresh or resume):
+            raise ConfigError(
+                f"{path} already holds a run: --resume continues it from its last checkpoint, --fresh moves it aside "
+                "and starts anew, and run.name=OTHER leaves it alone"
+            )
+        check(config, stage)
+        print_changes(config, stage, console)
+        if is_started and fresh:
+            folder.move_aside()
+        yield
+
+
+def _watch(
+    services: list[ServiceProcess],
+    main: ServiceProcess,
+    tail: ScalarTail,
+    interrupted: Callable[[], bool],
+    draw: Callable[[], None],
+    console: Console,
+) -> None:
+    """Waits for the one that the others work for to end; restarts services that end before it.
+
+    It goes on from what it has on the disk, if it was killed or has come further since it was started: one that fails
+    before would fail again.
+    """
+    lines_at_start = tail.lines
+    while True:
+        if interrupted():
+            raise InterruptedRunError("stopped by the user")
+        for service in services:
+            if service.exit_status() is None:
+                continue
+            status = service.own_status()
+            if service is main and status == 0:
+                return
+            failed = service is main and status > 0 and status != STOPPED
+            hopeless = failed and tail.lines == lines_at_start
+            if service.restarts_left == 0 or status == USER_MISTAKE or hopeless:
+                often = f" after {service.restarts} restart{'s' * (service.restarts > 1)}" if service.restarts else ""
+                raise StageFailedError(
+                    f"{'the ' * (service is main)}{service.name} ended with status {status}{often}; "
+                    f"{service.log}:\n{service.last_lines()}"
+                )
+            service.restarts_left -= 1
+            service.restarts += 1
+            service.kill_tree()
+            console.print(f"{service.name} ended with status {status}; restarting it (log: {service.log})")
+            service.start()
+            if service is main:
+                lines_at_start = tail.lines
+        draw()
+        time.sleep(WATCH_S)
+
+
+def _keep_up(server: EmbeddedRedis | None, console: Console) -> None:
+    """Starts the embedded Redis again where it has ended: it has all that it had acknowledged."""
+    if server is not None and (status := server.process.poll()) is not None:
+        console.print(f"Redis ended with status {status}; restarting it")
+        server.start()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns SIGINT, SIGTERM and the end of the terminal into a flag, so that services are taken down in order."""
+    received: list[int] = []
+
+    def note(signum: int, _: FrameType | None) -> None:
+        if received:  # a second time: there is no more waiting
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+        received.append(signum)
+
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    before = {signum: signal.signal(signum, note) for signum in wanted}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
