@@ -74,9 +74,9 @@ def main() -> None:
 def through_actor(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from bench.fleet import running_actors
-    from learner.engine import build_engine, init_process_group
-    from learner.policy import load_policy
-    from learner.transfer import FleetTransfer
+    from learner.distributed.deepspeed_engine import build_engine, init_process_group
+    from learner.model.policy import load_policy
+    from learner.publishing.fleet_transfer import FleetTransfer
 
     overrides = [f"model.path={model}", "data.prompt_template=plain_answer", *tiny()]
     with running_actors(folder, 1, overrides) as actors:

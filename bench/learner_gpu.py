@@ -114,12 +114,12 @@ def main() -> int:
 
 def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
     """Steps of a randomly initialized model of these sizes, with its reference policy."""
-    from learner.engine import build_engine, init_process_group
-    from learner.flops import ModelFlops
-    from learner.policy import ATTENTION, as_policy
-    from learner.reference import FrozenCopy
-    from learner.sequences import SequenceBuilder
-    from learner.update import PolicyUpdate
+    from learner.distributed.deepspeed_engine import build_engine, init_process_group
+    from learner.model.flops import ModelFlops
+    from learner.model.policy import ATTENTION, as_policy
+    from learner.model.reference import FrozenCopy
+    from learner.model.sequences import SequenceBuilder
+    from learner.objective.update import PolicyUpdate
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 

@@ -392,9 +392,9 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     """The last checkpoint loads, and every actor answers with its weights."""
     import torch
 
-    from learner.packing import pack
-    from learner.policy import load_policy, rope_positions, token_logprobs
-    from learner.sequences import SequenceBuilder
+    from learner.model.packing import pack
+    from learner.model.policy import load_policy, rope_positions, token_logprobs
+    from learner.model.sequences import SequenceBuilder
     from vision_sr1.data import Questions
 
     policy = load_policy(

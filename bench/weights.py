@@ -37,7 +37,7 @@ from vision_sr1.weights.epoch import Epoch, Rendezvous, TransferError
 from vision_sr1.weights.gloo_group import GlooGroup
 
 if TYPE_CHECKING:
-    from learner.transfer import FleetTransfer
+    from learner.publishing.fleet_transfer import FleetTransfer
 
 SIZES = {"6 MB": (128, 4, 4), "256 MB": (512, 15, 8), "1 GB": (1024, 15, 16)}  # hidden size, layers, heads
 TIMEOUT_S = 120.0
@@ -69,7 +69,7 @@ class Row:
 
 
 def main() -> None:
-    from learner.engine import init_process_group
+    from learner.distributed.deepspeed_engine import init_process_group
 
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the smallest model")
@@ -121,9 +121,9 @@ def main() -> None:
 def measured(size: str, numbers: list[int], rounds: int, bucket_mib: float) -> Iterator[Row]:
     """Rows of one size, by number of actors."""
     # Not above: each receiver of the bare broadcast imports this module too.
-    from learner.engine import build_engine
-    from learner.policy import load_policy
-    from learner.transfer import FleetTransfer
+    from learner.distributed.deepspeed_engine import build_engine
+    from learner.model.policy import load_policy
+    from learner.publishing.fleet_transfer import FleetTransfer
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 

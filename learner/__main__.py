@@ -5,13 +5,13 @@ import os
 import signal
 import sys
 
-from learner.checkpoint import CheckpointError
-from learner.publisher import PublishError
+from learner.checkpoints.saver import CheckpointError
+from learner.groups.streams import GroupsTimeoutError, SupersededError
+from learner.metrics.trackers import check_trackers
+from learner.publishing.probe import ProbeError
+from learner.publishing.publisher import PublishError
+from learner.rl import Trainer
 from learner.sft import SftTrainer
-from learner.streams import GroupsTimeoutError, SupersededError
-from learner.trackers import check_trackers
-from learner.trainer import Trainer
-from learner.verification import ProbeError
 from vision_sr1.config import Config
 from vision_sr1.models.check import check_model
 from vision_sr1.runtime.parent_death import end_with_parent

@@ -8,9 +8,9 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter
 
-from learner.engine import is_main
-from learner.streams import Asked, LearnerStreams
-from learner.trackers import Sample
+from learner.distributed.deepspeed_engine import is_main
+from learner.groups.streams import Asked, LearnerStreams
+from learner.metrics.trackers import Sample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.pipeline.answer_record import Record, answer_record, means

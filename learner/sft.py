@@ -14,13 +14,13 @@ from prometheus_client import Counter
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from learner.checkpoint import Checkpoints
-from learner.engine import build_engine, init_process_group, is_main
-from learner.export import export_policy
-from learner.packing import micro_batches, pack
-from learner.policy import choose_trainable, load_policy, rope_positions, token_logprobs
-from learner.scalars import ScalarLog
-from learner.sequences import Sequence, SequenceBuilder, SequenceError
+from learner.checkpoints.hf_folder import export_policy
+from learner.checkpoints.saver import Checkpoints
+from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.metrics.scalars import ScalarLog
+from learner.model.packing import micro_batches, pack
+from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
+from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import ConversationRow, DataError, Mixture, conversations
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from learner.sequences import SequenceBuilder
+from learner.model.sequences import SequenceBuilder
 from vision_sr1.config import Config
 from vision_sr1.data import Conversations
 from vision_sr1.v1 import pipeline_pb2 as pb

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from safetensors.torch import save_file
 
-from learner.engine import build_engine, init_process_group, is_main
-from learner.policy import load_policy
-from learner.reference import FrozenCopy
-from learner.sequences import SequenceBuilder
-from learner.update import PolicyUpdate
+from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.model.policy import load_policy
+from learner.model.reference import FrozenCopy
+from learner.model.sequences import SequenceBuilder
+from learner.objective.update import PolicyUpdate
 from tests.learner.groups import read_groups, read_images
 from vision_sr1.config import Config, load_config
 

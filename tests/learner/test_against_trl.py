@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from learner.objective import ComponentTokens, PackTokens, component_loss
+from learner.objective.loss import ComponentTokens, PackTokens, component_loss
 from vision_sr1.config import ComponentConfig
 
 with warnings.catch_warnings():

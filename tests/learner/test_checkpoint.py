@@ -13,10 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from learner.checkpoint import CheckpointError, Checkpoints
-from learner.engine import build_engine
-from learner.policy import choose_trainable, load_policy
-from learner.sequences import SequenceBuilder
+from learner.checkpoints.saver import CheckpointError, Checkpoints
+from learner.distributed.deepspeed_engine import build_engine
+from learner.model.policy import choose_trainable, load_policy
+from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import ConfigError, load_config
 from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY

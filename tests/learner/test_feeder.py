@@ -4,7 +4,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from learner.feeder import Feeder, FeederState
+from learner.groups.feeder import Feeder, FeederState
 from vision_sr1.config import load_config
 from vision_sr1.data import DataError, Mixture, QuestionRow, Questions
 

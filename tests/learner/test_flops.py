@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from learner.flops import ModelFlops
-from learner.packing import pack
-from learner.policy import load_policy, rope_positions, token_logprobs
-from learner.sequences import SequenceBuilder
+from learner.model.flops import ModelFlops
+from learner.model.packing import pack
+from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.runtime.gpus import GPUS, known_gpu

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from learner.export import export_policy
-from learner.lora import add_adapters, merged_parameters, merged_shapes
-from learner.policy import load_policy
-from learner.reference import BaseWeights
+from learner.checkpoints.hf_folder import export_policy
+from learner.model.lora import add_adapters, merged_parameters, merged_shapes
+from learner.model.policy import load_policy
+from learner.model.reference import BaseWeights
 from tests.learner.test_update import Learner, changed
 from vision_sr1.config import ConfigError, LoraConfig
 

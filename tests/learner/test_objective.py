@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.objective import (
+from learner.objective.loss import (
     ComponentTokens,
     PackTokens,
     component_loss,

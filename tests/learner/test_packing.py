@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
-from learner.packing import balance, pack, split_by_budget
-from learner.policy import load_policy, rope_positions, token_logprobs
-from learner.sequences import Sequence, SequenceBuilder, SequenceError
+from learner.model.packing import balance, pack, split_by_budget
+from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from tests.conftest import TINY
 from vision_sr1.config import Config, load_config
 from vision_sr1.data import Conversations

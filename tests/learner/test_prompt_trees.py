@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForImageTextToText
 
-from learner.attention import Layout
-from learner.attention_kernels import Kernel, Padded, Plain
-from learner.packing import pack, prompt_trees
-from learner.policy import load_policy, rope_positions, token_logprobs
-from learner.samples import TrainingSample, by_prompt, tokens_of
-from learner.sequences import Sequence, SequenceBuilder
+from learner.model.attention import Layout
+from learner.model.attention_kernels import Kernel, Padded, Plain
+from learner.model.packing import pack, prompt_trees
+from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.sequences import Sequence, SequenceBuilder
+from learner.objective.samples import TrainingSample, by_prompt, tokens_of
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.data import Conversations
@@ -100,7 +100,7 @@ def test_log_probabilities_and_gradients_are_those_of_separate_sequences(
 ):
     sequences = [side.sequence(prompt, response) for prompt, responses in groups for response in responses]
     order.shuffle(sequences)
-    with patch("learner.attention.kernel_for", lambda _: kernel()):
+    with patch("learner.model.attention.kernel_for", lambda _: kernel()):
         packed, separate = side.packed(sequences), torch.cat([side.separately(s) for s in sequences])
         assert torch.allclose(packed, separate, atol=1e-5)
         weights = torch.linspace(-1, 1, len(packed))

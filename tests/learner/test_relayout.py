@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learner.pieces import MOMENTS, WEIGHT, PiecesError, _Saved
+from learner.distributed.state_shards import MOMENTS, WEIGHT, PiecesError, _Saved
 from tests.conftest import TINY
 from tests.learner.groups import make_groups, write_groups
 from tests.learner.ranks import run_ranks

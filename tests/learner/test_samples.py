@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.samples import TrainingSample, group_has_signal, training_samples
+from learner.objective.samples import TrainingSample, group_has_signal, training_samples
 from vision_sr1.config import LearnerConfig, load_config
 from vision_sr1.credit.assignment import token_sets
 from vision_sr1.prompting.response import TokenPlaces, parse_response

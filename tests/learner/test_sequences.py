@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from learner.sequences import SequenceBuilder, SequenceError
+from learner.model.sequences import SequenceBuilder, SequenceError
 from vision_sr1.config import ModelConfig
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from learner.objective import PackTokens, importance_weights
+from learner.objective.loss import PackTokens, importance_weights
 from tests.shape_checks.sitecustomize import PACKAGES, has_shapes
 
 ROOT = Path(__file__).parents[2]

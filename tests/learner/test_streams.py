@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from learner.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
+from learner.groups.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.groups import group_stream

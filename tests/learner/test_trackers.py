@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from learner import trackers
-from learner.scalars import ScalarLog
-from learner.trackers import BEHIND, LOST, Sample, Trackers, check_trackers
+from learner.metrics import trackers
+from learner.metrics.scalars import ScalarLog
+from learner.metrics.trackers import BEHIND, LOST, Sample, Trackers, check_trackers
 from vision_sr1.config import Config, ConfigError, load_config
 
 pytestmark = pytest.mark.slow

@@ -9,16 +9,16 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param
 from structlog.testing import capture_logs
 
-from learner.engine import build_engine
-from learner.export import write_export
-from learner.packing import Pack, pack
-from learner.policy import choose_trainable, load_policy, rope_positions, token_logprobs
-from learner.reference import FrozenCopy
-from learner.samples import training_samples
-from learner.sequences import SequenceBuilder
-from learner.shards import full_parameters
-from learner.statistics import BatchStatistics
-from learner.update import PolicyUpdate
+from learner.checkpoints.hf_folder import write_export
+from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.gather import full_parameters
+from learner.model.packing import Pack, pack
+from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
+from learner.model.reference import FrozenCopy
+from learner.model.sequences import SequenceBuilder
+from learner.objective.samples import training_samples
+from learner.objective.statistics import BatchStatistics
+from learner.objective.update import PolicyUpdate
 from tests.conftest import TINY
 from tests.learner.groups import make_groups
 from vision_sr1.config import Config, load_config

@@ -20,7 +20,7 @@ import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from learner.sequences import Images
+from learner.model.sequences import Images
 from vision_sr1.config import Config, load_config, save_config
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.runtime import rpc

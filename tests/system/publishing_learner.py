@@ -19,15 +19,15 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from learner.engine import build_engine, init_process_group, is_main
-from learner.export import export_policy
-from learner.policy import load_policy
-from learner.publisher import Publisher
-from learner.sequences import SequenceBuilder
-from learner.shards import full_parameters, write_parameters
-from learner.streams import LearnerStreams
-from learner.transfer import FleetTransfer
-from learner.verification import Probe
+from learner.checkpoints.hf_folder import export_policy
+from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.distributed.gather import full_parameters, write_parameters
+from learner.groups.streams import LearnerStreams
+from learner.model.policy import load_policy
+from learner.model.sequences import SequenceBuilder
+from learner.publishing.fleet_transfer import FleetTransfer
+from learner.publishing.probe import Probe
+from learner.publishing.publisher import Publisher
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
 from vision_sr1.prompting.chat import vision_token_ids

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from learner.sequences import SequenceBuilder
+from learner.model.sequences import SequenceBuilder
 from reward_service.requery import Requerier
 from tests.conftest import TINY
 from tests.system.actors import Actor, greedy, redis_for, running_actor

@@ -19,12 +19,12 @@ from grpc_health.v1 import health_pb2
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from learner.engine import build_engine
-from learner.policy import load_policy
-from learner.sequences import SequenceBuilder
-from learner.streams import LearnerStreams
-from learner.transfer import EngineSource, FleetTransfer
-from learner.verification import ImagesIgnoredError, Probe
+from learner.distributed.deepspeed_engine import build_engine
+from learner.groups.streams import LearnerStreams
+from learner.model.policy import load_policy
+from learner.model.sequences import SequenceBuilder
+from learner.publishing.fleet_transfer import EngineSource, FleetTransfer
+from learner.publishing.probe import ImagesIgnoredError, Probe
 from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.config import RequeryConfig

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoProcessor, AutoTokenizer
 
-from learner.sequences import SequenceBuilder
+from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.prompting.chat import control_tokens, harmless, render_user_turn, vision_token_ids

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from learner.feeder import Feeder, FeederState
+from learner.groups.feeder import Feeder, FeederState
 from vision_sr1.cli.dataset.check import Report, check
 from vision_sr1.cli.main import app
 from vision_sr1.config import Config, load_config

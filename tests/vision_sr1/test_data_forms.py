@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from learner.sequences import SequenceBuilder, SequenceError
+from learner.model.sequences import SequenceBuilder, SequenceError
 from vision_sr1.config import ConfigError, DataConfig, ModelConfig, load_config
 from vision_sr1.data import Conversations, DataError, Mixture, Questions, conversations, questions
 from vision_sr1.data.lengths import PromptLengths

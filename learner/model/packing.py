@@ -1,7 +1,7 @@
 """Padding-free micro-batches: as many sequences as a token budget holds, equal prompts and equal images once.
 
 Sequences with one prompt make a tree: the prompt, then a branch for each of them. Positions of a branch continue the
-prompt's; attention reaches from a branch to its prompt, and no further (`learner.attention`).
+prompt's; attention reaches from a branch to its prompt, and no further (`learner.model.attention`).
 """
 
 from collections.abc import Callable, Hashable
@@ -13,8 +13,8 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from learner.attention import Layout
-from learner.sequences import Sequence
+from learner.model.attention import Layout
+from learner.model.sequences import Sequence
 
 RopePositions = Callable[[Sequence], Int[Tensor, "3 length"]]
 

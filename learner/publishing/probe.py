@@ -18,11 +18,11 @@ from PIL import Image
 from prometheus_client import Gauge
 from torch import Tensor
 
-from learner.engine import is_main
-from learner.packing import pack
-from learner.policy import ROUNDING, rope_positions, token_logprobs
-from learner.sequences import SequenceBuilder
-from learner.streams import LearnerStreams, share
+from learner.distributed.deepspeed_engine import is_main
+from learner.groups.streams import LearnerStreams, share
+from learner.model.packing import pack
+from learner.model.policy import ROUNDING, rope_positions, token_logprobs
+from learner.model.sequences import SequenceBuilder
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
 from vision_sr1.pipeline.wire import SCHEMA_VERSION

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
-from learner.agreement import main_rank
-from learner.engine import is_main
+from learner.distributed.deepspeed_engine import is_main
+from learner.distributed.rank_collectives import main_rank
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.fleet import Fleet, FleetView, file_digests

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from learner.samples import TrainingSample
+from learner.objective.samples import TrainingSample
 from vision_sr1.config import ComponentConfig
 
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from prometheus_client import Gauge
 
-from learner.trackers import Sample, Trackers
+from learner.metrics.trackers import Sample, Trackers
 from vision_sr1.config import Config
 
 PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learner.shards import full_shape, write_parameters
+from learner.distributed.gather import full_shape, write_parameters
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")

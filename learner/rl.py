@@ -17,21 +17,21 @@ import torch.distributed as dist
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from learner.agreement import any_rank, main_rank
-from learner.checkpoint import Checkpoints
-from learner.engine import build_engine, init_process_group, is_first_of_node, is_main
+from learner.checkpoints.saver import Checkpoints
+from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_first_of_node, is_main
+from learner.distributed.rank_collectives import any_rank, main_rank
 from learner.evaluation import Evaluator
-from learner.feeder import Feeder, FeederState
-from learner.policy import choose_trainable, load_policy
-from learner.publisher import Publisher
-from learner.reference import BaseWeights, FrozenCopy, Reference
-from learner.samples import group_has_signal
-from learner.scalars import ScalarLog
-from learner.sequences import SequenceBuilder
-from learner.streams import Asked, LearnerStreams, StoppedError
-from learner.transfer import FleetTransfer
-from learner.update import PolicyUpdate
-from learner.verification import Probe
+from learner.groups.feeder import Feeder, FeederState
+from learner.groups.streams import Asked, LearnerStreams, StoppedError
+from learner.metrics.scalars import ScalarLog
+from learner.model.policy import choose_trainable, load_policy
+from learner.model.reference import BaseWeights, FrozenCopy, Reference
+from learner.model.sequences import SequenceBuilder
+from learner.objective.samples import group_has_signal
+from learner.objective.update import PolicyUpdate
+from learner.publishing.fleet_transfer import FleetTransfer
+from learner.publishing.probe import Probe
+from learner.publishing.publisher import Publisher
 from vision_sr1.config import Config, ConfigError, LearnerConfig
 from vision_sr1.data import questions
 from vision_sr1.data.lengths import PromptLengths

@@ -6,10 +6,10 @@ from collections import Counter
 import torch
 import torch.distributed as dist
 
-from learner.engine import is_main
-from learner.streams import LearnerStreams, StoppedError
-from learner.transfer import FleetTransfer
-from learner.verification import Probe, WeightsDivergedError
+from learner.distributed.deepspeed_engine import is_main
+from learner.groups.streams import LearnerStreams, StoppedError
+from learner.publishing.fleet_transfer import FleetTransfer
+from learner.publishing.probe import Probe, WeightsDivergedError
 from vision_sr1.config import Config
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 

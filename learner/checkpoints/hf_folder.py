@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learner.engine import is_main
-from learner.lora import adapter_config, adapter_parameters, merged_parameters
+from learner.distributed.deepspeed_engine import is_main
+from learner.model.lora import adapter_config, adapter_parameters, merged_parameters
 from vision_sr1.config import LoraConfig
 
 

@@ -12,7 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from learner.shards import full_parameters, full_shape
+from learner.distributed.gather import full_parameters, full_shape
 from vision_sr1.config import ConfigError, LoraConfig
 
 _ADAPTER = "default"  # peft's name for the only one

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from learner.attention import PACKED, Layout
-from learner.lora import add_adapters
-from learner.packing import Pack
-from learner.sequences import Sequence
+from learner.model.attention import PACKED, Layout
+from learner.model.lora import add_adapters
+from learner.model.packing import Pack
+from learner.model.sequences import Sequence
 from vision_sr1.config import Config, LoraConfig
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype

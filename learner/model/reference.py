@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learner.engine import build_frozen_engine
-from learner.export import export_snapshot
-from learner.lora import merged_parameters, without_adapters
-from learner.packing import Pack
-from learner.policy import token_logprobs
-from learner.shards import write_parameters
+from learner.checkpoints.hf_folder import export_snapshot
+from learner.distributed.deepspeed_engine import build_frozen_engine
+from learner.distributed.gather import write_parameters
+from learner.model.lora import merged_parameters, without_adapters
+from learner.model.packing import Pack
+from learner.model.policy import token_logprobs
 from vision_sr1.config import Config
 
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from learner.objective import kl_estimate
+from learner.objective.loss import kl_estimate
 from vision_sr1.config import LearnerConfig
 
 _RATIO_RANGE, _RATIO_BINS = 2.0, 4001  # of log-ratios: quantiles are exact to a thousandth

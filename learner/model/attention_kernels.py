@@ -1,4 +1,4 @@
-"""One part of packed attention by the kernel that suits it, forward and backward; see `learner.attention`.
+"""One part of packed attention by the kernel that suits it, forward and backward; see `learner.model.attention`.
 
 All take and give tokens as they stand in the pack, without the places that only fill up rows.
 """

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface
 
-from learner.attention_kernels import Attended, Gradients, Part, kernel_for
+from learner.model.attention_kernels import Attended, Gradients, Part, kernel_for
 
 PACKED = "vision_sr1_packed"
 

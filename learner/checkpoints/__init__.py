@@ -1,0 +1,1 @@
+"""Checkpoints: everything that a learner resumes from, and the policy as others load it."""

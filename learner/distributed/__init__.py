@@ -1,0 +1,1 @@
+"""Ranks: DeepSpeed's engine, collectives, and states that are independent of how they are sharded."""

@@ -1,0 +1,1 @@
+"""Metrics of a run: its scalars, and the trackers that show them."""
