@@ -74,7 +74,8 @@ def main() -> None:
 def through_actor(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     """Tokens per second of each round through a running actor server."""
     from bench.fleet import running_actors
-    from learner.distributed.deepspeed_engine import build_engine, init_process_group
+    from learner.distributed.deepspeed_engine import build_engine
+    from learner.distributed.ranks import init_process_group
     from learner.model.policy import load_policy
     from learner.publishing.fleet_transfer import FleetTransfer
 

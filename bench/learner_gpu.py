@@ -114,7 +114,8 @@ def main() -> int:
 
 def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
     """Steps of a randomly initialized model of these sizes, with its reference policy."""
-    from learner.distributed.deepspeed_engine import build_engine, init_process_group
+    from learner.distributed.deepspeed_engine import build_engine
+    from learner.distributed.ranks import init_process_group
     from learner.model.flops import ModelFlops
     from learner.model.policy import ATTENTION, as_policy
     from learner.model.reference import FrozenCopy

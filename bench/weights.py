@@ -69,7 +69,7 @@ class Row:
 
 
 def main() -> None:
-    from learner.distributed.deepspeed_engine import init_process_group
+    from learner.distributed.ranks import init_process_group
 
     parser = argparse.ArgumentParser(prog="python -m bench.weights", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="only the smallest model")

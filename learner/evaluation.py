@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter
 
-from learner.distributed.deepspeed_engine import is_main
+from learner.distributed.ranks import is_main
 from learner.groups.streams import Asked, LearnerStreams
 from learner.metrics.trackers import Sample
 from vision_sr1.config import Config

@@ -18,8 +18,9 @@ from prometheus_client import Counter
 from redis.exceptions import RedisError
 
 from learner.checkpoints.saver import Checkpoints
-from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_first_of_node, is_main
+from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.rank_collectives import any_rank, main_rank
+from learner.distributed.ranks import init_process_group, is_first_of_node, is_main
 from learner.evaluation import Evaluator
 from learner.groups.feeder import Feeder, FeederState
 from learner.groups.streams import Asked, LearnerStreams, StoppedError

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from learner.checkpoints.hf_folder import export_policy
 from learner.checkpoints.saver import Checkpoints
-from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.ranks import init_process_group, is_main
 from learner.metrics.scalars import ScalarLog
 from learner.model.packing import micro_batches, pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs

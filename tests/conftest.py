@@ -94,7 +94,7 @@ def untied_model(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def single_rank() -> Iterator[torch.device]:
     """This process as the only rank of a learner."""
-    from learner.distributed.deepspeed_engine import init_process_group
+    from learner.distributed.ranks import init_process_group
 
     yield init_process_group()
     torch.distributed.destroy_process_group()

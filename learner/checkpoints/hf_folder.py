@@ -1,14 +1,14 @@
 """The policy as others load it: a folder in Hugging Face format."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
-from learner.distributed.deepspeed_engine import is_main
-from learner.model.lora import adapter_config, adapter_parameters, merged_parameters
+from learner.distributed.ranks import is_main
+from learner.model.lora import adapter_config
+from learner.model.snapshots import export_snapshot
 from vision_sr1.config import LoraConfig
 
 
@@ -20,16 +20,6 @@ def export_policy(model: Any, processor: Any, folder: Path) -> None:
     weights = export_snapshot(model)
     if is_main():
         write_export(model, processor, weights, folder)
-
-
-def export_snapshot(model: Any) -> dict[str, Tensor]:
-    """All weights in CPU memory, adapters merged, on rank 0; elsewhere nothing. A collective."""
-    return _in_memory(merged_parameters(model))
-
-
-def adapter_snapshot(model: Any) -> dict[str, Tensor]:
-    """The adapters in CPU memory, under PEFT's names, on rank 0; elsewhere nothing. A collective."""
-    return _in_memory(adapter_parameters(model))
 
 
 def write_export(model: Any, processor: Any, weights: dict[str, Tensor], folder: Path) -> None:
@@ -46,12 +36,3 @@ def write_adapter(settings: LoraConfig, base: str, weights: dict[str, Tensor], f
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(adapter_config(settings, base), encoding="utf-8")
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _in_memory(parameters: Iterator[tuple[str, Tensor]]) -> dict[str, Tensor]:
-    main = is_main()
-    weights = {}
-    for name, tensor in parameters:  # gathers under ZeRO-3: every rank iterates
-        if main:
-            weights[name] = tensor.detach().cpu().clone()
-    return weights

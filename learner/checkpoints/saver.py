@@ -20,10 +20,11 @@ import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 from torch import Tensor
 
-from learner.checkpoints.hf_folder import adapter_snapshot, export_snapshot, write_adapter, write_export
-from learner.distributed.deepspeed_engine import is_main
+from learner.checkpoints.hf_folder import write_adapter, write_export
 from learner.distributed.rank_collectives import all_ranks, any_rank
+from learner.distributed.ranks import is_main
 from learner.distributed.state_shards import PiecesError, restore, snapshot, write_pieces
+from learner.model.snapshots import adapter_snapshot, export_snapshot
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
 from vision_sr1.run_folder.resuming import ORIGIN, Stage, changes, origin

@@ -1,36 +1,10 @@
-"""DeepSpeed around the policy: process group, ZeRO, optimizer."""
+"""DeepSpeed around the policy: ZeRO and optimizer."""
 
-import os
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from vision_sr1.config import Config
-from vision_sr1.runtime.ports import free_port
-
-
-def init_process_group() -> torch.device:
-    """Joins the ranks that torchrun started (one rank where it was not used) and returns this rank's device."""
-    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
-        os.environ.setdefault(variable, value)
-    os.environ.setdefault("MASTER_PORT", str(free_port()))
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    import deepspeed
-
-    if on_gpu:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    else:
-        # Compiled for a minute at first use, and of use only to ranks that share memory.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        device = torch.device("cpu")
-    # Ranks agree on commands and failures with tensors on the CPU, whatever carries the gradients.
-    deepspeed.init_distributed(dist_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", verbose=False)
-    return device
 
 
 def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Any:
@@ -86,13 +60,3 @@ def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
         "steps_per_print": 1_000_000,
         "wall_clock_breakdown": False,
     }
-
-
-def is_first_of_node() -> bool:
-    """Whether this rank is the first on its machine, which answers probes there."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def is_main() -> bool:
-    """Whether this is rank 0."""
-    return dist.get_rank() == 0

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import torch
-import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 from redis.exceptions import RedisError
 
-from learner.distributed.deepspeed_engine import is_main
-from learner.distributed.rank_collectives import main_rank
+from learner.distributed.rank_collectives import main_rank, share_groups
+from learner.distributed.ranks import is_main
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.fleet import Fleet, FleetView, file_digests
@@ -183,7 +181,7 @@ class LearnerStreams:
             if command == _REPUBLISH:
                 republish()
             if command == _DONE:
-                return share(waiting.groups)
+                return share_groups(waiting.groups)
             meanwhile()
 
     def _look(self, waiting: _Waiting, stale: Callable[[], bool]) -> int:
@@ -383,27 +381,3 @@ class LearnerStreams:
             f"stream depths: {depths}; actors alive: {len(self.actors())}. Look at the logs of the stage after the "
             "deepest stream, or raise learner.groups_timeout_s"
         )
-
-
-def share(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:
-    """Gives rank 0's groups to every rank, as serialized messages."""
-    blobs = [group.SerializeToString() for group in groups]
-    lengths = torch.tensor([len(blob) for blob in blobs], dtype=torch.int64)
-    count = torch.tensor(len(blobs))
-    dist.broadcast(count, 0)
-    if dist.get_world_size() == 1:
-        return groups
-    if not is_main():
-        lengths = torch.zeros(int(count), dtype=torch.int64)
-    dist.broadcast(lengths, 0)
-    payload = torch.frombuffer(bytearray(b"".join(blobs) or b"\0"), dtype=torch.uint8)
-    if not is_main():
-        payload = torch.zeros(max(1, int(lengths.sum())), dtype=torch.uint8)
-    dist.broadcast(payload, 0)
-    if is_main():
-        return groups
-    data, start, shared = payload.numpy().tobytes(), 0, []
-    for length in lengths.tolist():
-        shared.append(pb.ScoredGroup.FromString(data[start : start + length]))
-        start += length
-    return shared

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from learner.checkpoints.hf_folder import export_snapshot
 from learner.distributed.deepspeed_engine import build_frozen_engine
 from learner.distributed.gather import write_parameters
 from learner.model.lora import merged_parameters, without_adapters
 from learner.model.packing import Pack
 from learner.model.policy import token_logprobs
+from learner.model.snapshots import export_snapshot
 from vision_sr1.config import Config
 
 

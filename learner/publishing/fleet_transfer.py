@@ -13,8 +13,8 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerWeightTransferEngine, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from learner.distributed.deepspeed_engine import is_main
 from learner.distributed.rank_collectives import main_rank
+from learner.distributed.ranks import is_main
 from learner.model.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
 from vision_sr1.runtime.ports import address_towards

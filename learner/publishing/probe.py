@@ -18,8 +18,9 @@ from PIL import Image
 from prometheus_client import Gauge
 from torch import Tensor
 
-from learner.distributed.deepspeed_engine import is_main
-from learner.groups.streams import LearnerStreams, share
+from learner.distributed.rank_collectives import share_groups
+from learner.distributed.ranks import is_main
+from learner.groups.streams import LearnerStreams
 from learner.model.packing import pack
 from learner.model.policy import ROUNDING, rope_positions, token_logprobs
 from learner.model.sequences import SequenceBuilder
@@ -118,7 +119,7 @@ class Probe:
         Raises:
             ImagesIgnoredError: the trainer or an actor ignores images.
         """
-        answered = share([self._answers(policy_version, streams, actor) for actor in actors])
+        answered = share_groups([self._answers(policy_version, streams, actor) for actor in actors])
         judged = {group.id: self._compare(group) for group in answered if group.rollouts}
         agreed = [judged]
         dist.broadcast_object_list(agreed, 0)  # so that all ranks come to the same conclusion

@@ -6,7 +6,7 @@ from collections import Counter
 import torch
 import torch.distributed as dist
 
-from learner.distributed.deepspeed_engine import is_main
+from learner.distributed.ranks import is_main
 from learner.groups.streams import LearnerStreams, StoppedError
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe, WeightsDivergedError

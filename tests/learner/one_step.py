@@ -14,7 +14,8 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_optimizer_state
 from safetensors.torch import save_file
 
-from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.ranks import init_process_group, is_main
 from learner.model.policy import load_policy
 from learner.model.reference import FrozenCopy
 from learner.model.sequences import SequenceBuilder

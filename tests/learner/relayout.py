@@ -13,11 +13,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from learner.checkpoints.hf_folder import export_snapshot
-from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.ranks import init_process_group, is_main
 from learner.distributed.state_shards import restore, snapshot, write_pieces
 from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder
+from learner.model.snapshots import export_snapshot
 from learner.objective.update import PolicyUpdate
 from tests.learner.groups import read_groups, read_images
 from vision_sr1.config import Config, load_config

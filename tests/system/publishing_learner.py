@@ -20,8 +20,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from learner.checkpoints.hf_folder import export_policy
-from learner.distributed.deepspeed_engine import build_engine, init_process_group, is_main
+from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.gather import full_parameters, write_parameters
+from learner.distributed.ranks import init_process_group, is_main
 from learner.groups.streams import LearnerStreams
 from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder

@@ -1,0 +1,41 @@
+"""The ranks that torchrun starts: their process group, and which of them this process is."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from vision_sr1.runtime.ports import free_port
+
+
+def init_process_group() -> torch.device:
+    """Joins the ranks that torchrun started (one rank where it was not used) and returns this rank's device."""
+    for variable, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(variable, value)
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    import deepspeed
+
+    if on_gpu:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    else:
+        # Compiled for a minute at first use, and of use only to ranks that share memory.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        device = torch.device("cpu")
+    # Ranks agree on commands and failures with tensors on the CPU, whatever carries the gradients.
+    deepspeed.init_distributed(dist_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", verbose=False)
+    return device
+
+
+def is_first_of_node() -> bool:
+    """Whether this rank is the first on its machine, which answers probes there."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def is_main() -> bool:
+    """Whether this is rank 0."""
+    return dist.get_rank() == 0
