@@ -6,7 +6,8 @@ import signal
 import sys
 
 from learner.checkpoints.saver import CheckpointError
-from learner.groups.streams import GroupsTimeoutError, SupersededError
+from learner.groups.collector import GroupsTimeoutError
+from learner.groups.leadership import SupersededError
 from learner.metrics.trackers import check_trackers
 from learner.publishing.probe import ProbeError
 from learner.publishing.publisher import PublishError

@@ -1,7 +1,6 @@
 """Evaluation on held-out data, through the same actors and reward service as training, greedily."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import structlog
 from prometheus_client import Counter
 
 from learner.distributed.ranks import is_main
-from learner.groups.streams import Asked, LearnerStreams
+from learner.groups.collector import PendingGroups
+from learner.groups.issuer import PromptIssuer
 from learner.metrics.trackers import Sample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
@@ -17,7 +17,6 @@ from vision_sr1.pipeline.answer_record import Record, answer_record, means
 from vision_sr1.pipeline.ids import evaluation_id, evaluation_index
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-Collect = Callable[[Asked, int], list[pb.ScoredGroup]]
 REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, each time.")
 
 log = structlog.get_logger()
@@ -32,6 +31,14 @@ class Evaluated:
     samples: list[Sample]
 
 
+@dataclass(frozen=True)
+class PendingEvaluation:
+    """An evaluation under way: the groups that it waits for, and the rows that their prompts were made of."""
+
+    groups: PendingGroups
+    rows: dict[str, QuestionRow]
+
+
 class Evaluator:
     """Evaluates a policy version on every split of `data.evaluation`; every rank calls it."""
 
@@ -43,31 +50,36 @@ class Evaluator:
             for name, source in config.data.evaluation.items()
         }
 
-    def begin(self, version: int, streams: LearnerStreams) -> Asked | None:
-        """Issues the questions, which the actors answer beside what else they have to do; None where there are none."""
-        rows = self._rows(version, streams.attempt)
+    def begin(self, version: int, attempt: int, issuer: PromptIssuer) -> PendingEvaluation | None:
+        """Issues the questions, which the actors answer beside what else they have to do; None where there are none.
+
+        Args:
+            attempt: how many learners have led the run before.
+        """
+        rows = self._rows(version, attempt)
         if not rows:
             return None
         if is_main():
-            streams.feed(rows.items(), pb.PURPOSE_EVALUATION, version)
-        return Asked("evaluated", pb.PURPOSE_EVALUATION, version, set(rows), rows.__getitem__)
+            issuer.issue(rows.items(), pb.PURPOSE_EVALUATION, version)
+        return PendingEvaluation(PendingGroups("evaluated", pb.PURPOSE_EVALUATION, version, set(rows)), rows)
 
-    def finish(self, asked: Asked, collect: Collect) -> list[Evaluated]:
-        """Waits for the answers; each goes to `evaluation/v{version}-{split}.jsonl`. On other ranks than 0 empty."""
-        groups = {group.id: group for group in collect(asked, len(asked.prompt_ids))}
-        if not is_main():
-            return []
+    def finish(self, pending: PendingEvaluation, answers: list[pb.ScoredGroup]) -> list[Evaluated]:
+        """Means over the answers, each of which goes to `evaluation/v{version}-{split}.jsonl`."""
+        groups = {group.id: group for group in answers}
         found = []
         for split in self._splits:
             answered = [
-                (asked.row(prompt_id), answer_record(prompt_id, asked.row(prompt_id), groups[prompt_id].rollouts[0]))
-                for prompt_id in sorted(asked.prompt_ids, key=evaluation_index)
+                (
+                    pending.rows[prompt_id],
+                    answer_record(prompt_id, pending.rows[prompt_id], groups[prompt_id].rollouts[0]),
+                )
+                for prompt_id in sorted(pending.rows, key=evaluation_index)
                 if prompt_id.startswith(f"{split}@") and prompt_id in groups and groups[prompt_id].rollouts
             ]
-            answers = [record for _, record in answered]
-            self._write(asked.policy_version, split, answers)
+            records = [record for _, record in answered]
+            self._write(pending.groups.policy_version, split, records)
             samples = [_sample(row, record) for row, record in answered[: self._samples]]
-            found.append(Evaluated(split, means(answers), samples))
+            found.append(Evaluated(split, means(records), samples))
         return found
 
     def _rows(self, version: int, attempt: int) -> dict[str, QuestionRow]:

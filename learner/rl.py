@@ -1,15 +1,10 @@
-"""The RL loop, in the words of the design: draw, answer, score, learn, publish."""
+"""The RL loop: draw prompts, have them answered and scored, learn from them, publish the new weights."""
 
 import contextlib
 import hashlib
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 import structlog
 import torch
@@ -17,58 +12,57 @@ import torch.distributed as dist
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
+from learner.checkpoints.acknowledgement import Acknowledgement
+from learner.checkpoints.best import BestScore
 from learner.checkpoints.saver import Checkpoints
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.rank_collectives import any_rank, main_rank
 from learner.distributed.ranks import init_process_group, is_first_of_node, is_main
-from learner.evaluation import Evaluator
-from learner.groups.feeder import Feeder, FeederState
-from learner.groups.streams import Asked, LearnerStreams, StoppedError
+from learner.evaluation import Evaluator, PendingEvaluation
+from learner.groups.collector import ActorBehind, GroupsComplete, PendingGroups, PromptsLost, StopRequested
+from learner.groups.feeder import Feeder
+from learner.metrics.batch_scalars import batch_scalars
 from learner.metrics.scalars import ScalarLog
 from learner.model.policy import choose_trainable, load_policy
-from learner.model.reference import BaseWeights, FrozenCopy, Reference
+from learner.model.reference import build_reference
 from learner.model.sequences import SequenceBuilder
 from learner.objective.samples import group_has_signal
-from learner.objective.update import PolicyUpdate
+from learner.objective.update import Learned, PolicyUpdate
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe
 from learner.publishing.publisher import Publisher
-from vision_sr1.config import Config, ConfigError, LearnerConfig
-from vision_sr1.data import questions
+from learner.run_connection import RunConnection
+from learner.state import TrainerState, UnfinishedBatch
+from learner.stop_request import StoppedError, StopRequest
+from vision_sr1.config import Config, ConfigError
+from vision_sr1.data import QuestionRow, questions
 from vision_sr1.data.lengths import PromptLengths
-from vision_sr1.pipeline.groups import sample_version
 from vision_sr1.prompting.chat import vision_token_ids
-from vision_sr1.run_folder.checkpoints import POLICY
+from vision_sr1.run_folder.checkpoints import POLICY, REFERENCE
 from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.tracing import span
-from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
 DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Groups left out because nothing in them differs.")
 
-_REFERENCE = "reference"  # folder in a checkpoint; there once the reference is not the initial policy
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A batch in whose midst the learner was stopped: its prompts in its own order, and the steps already taken."""
-
-    prompts: list[str]
-    steps: int
-
 
 class Trainer:
-    """One rank of the learner."""
+    """One rank of the learner.
+
+    Raises:
+        ConfigError: there is no data, or a checkpoint that is not to be resumed, or cannot be.
+        DataError: a data set cannot be read.
+    """
 
     def __init__(self, config: Config) -> None:
         settings = config.learner
         if not config.data.train:
             raise ConfigError("data.train is not set: give the prompts to learn from")
         self._config = config
-        self._stopping = False
+        self._stop = StopRequest()
         self._checkpoints = Checkpoints(config, stage="rl")
         latest = self._checkpoints.to_resume()
         device = init_process_group()
@@ -81,120 +75,63 @@ class Trainer:
         self._engine = build_engine(
             config, policy, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        state: dict[str, Any] = {"policy_version": 0, "batch": 0, "feeder": {}, "unfinished": None, "best": None}
-        state["evaluating"] = True  # the policy that a run begins with is evaluated too
+        self._state = TrainerState()
         if latest is not None:
-            state = self._checkpoints.load(self._engine, latest)
-            log.info("resumed", checkpoint=str(latest), policy_version=state["policy_version"])
-        self.version: int = state["policy_version"]
-        self._batch: int = state["batch"]
-        self._unfinished = Unfinished(**state["unfinished"]) if state["unfinished"] else None
-        self._best: float | None = state["best"]
-        self._score: float | None = None  # of the policy as it is now, where it was evaluated
-        self._evaluates_first: bool = state.get("evaluating", False)
-        self._evaluation: Asked | None = None  # of the policy as it is now, while it is under way
-        self._learned: list[str] = []  # prompts learned from since the last checkpoint was begun
-        self._held: list[str] = []  # prompts that the checkpoint being written holds, or those that failed would
-        self._reference: Reference | None = None
-        if any(component.kl_coef > 0 for component in settings.components):
-            self._reference = self._make_reference(load, latest, device)
+            self._state = TrainerState.from_state_dict(self._checkpoints.load(self._engine, latest))
+            log.info("resumed", checkpoint=str(latest), policy_version=self._state.policy_version)
+        self._score = BestScore(settings.keep_best, self._state.best)
+        self._acknowledgement = Acknowledgement()
+        self._reference = build_reference(config, self._engine, load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         rows = questions(config, PromptLengths(config, self._builder.processor).check)
-        self._feeder = Feeder(rows, config.run.seed, FeederState(**state["feeder"]))
+        self._feeder = Feeder(rows, config.run.seed, self._state.feeder)
         self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)
-        self._streams = LearnerStreams(config, lambda: self._stopping)
-        probe = Probe(config, self._engine, self._builder, rows, device)
-        self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
+        self._evaluation: PendingEvaluation | None = None  # of the policy as it is now, while it is under way
+        self._run = RunConnection(config, self._stop)
+        probe = Probe(config, self._engine, self._builder, rows, self._run.images, device)
+        self._publisher = Publisher(
+            config, FleetTransfer(config, self._engine), self._run.fleet, probe, is_stopping=self._stop
+        )
         if is_main():
-            self._streams.open(resume=latest is not None)
+            self._run.open(resume=latest is not None)
         if is_first_of_node() and config.metrics.learner_port:
             probes = Probes()
             probes.not_ready = ""  # all is loaded, and the streams answer
             probes.serve(config.metrics.host, config.metrics.learner_port)
         self._scalars = ScalarLog(config, phase="rl", total_steps=settings.batches, enabled=is_main())
 
-    def _make_reference(self, load: Callable[[str], Any], checkpoint: Path | None, device: torch.device) -> Reference:
-        settings = self._config.learner
-        if settings.lora.rank and not settings.reference.refresh_every:
-            return BaseWeights(self._engine, device)
-        refreshed = checkpoint / _REFERENCE if checkpoint is not None else None
-        path = str(refreshed) if refreshed is not None and refreshed.is_dir() else self._config.model.path
-        return FrozenCopy(self._config, load(path), device, is_initial=path == self._config.model.path)
-
     def run(self) -> bool:
         """Trains to the last batch; False where it was stopped before, with a checkpoint to resume from."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._request_stop)
-        settings = self._config.learner
+        self._stop.listen()
         try:
-            self._publish()
-            if self._evaluates_first or self._batch >= settings.batches:
-                self._begin_evaluation()
-            if is_main():
-                self._streams.feed(self._feeder.again(), pb.PURPOSE_TRAIN, self.version)
-            while self._batch < settings.batches:
+            self._begin()
+            while self._state.batch < self._config.learner.batches:
                 self._train_batch()
-                self._settle()
-                last = self._batch == settings.batches
-                if last or (settings.evaluate_every and self._batch % settings.evaluate_every == 0):
-                    self._begin_evaluation()
-                if last:
-                    self._finish_evaluation()
-                if last or (self._evaluation is None and self._checkpoint_is_due()):
-                    self._checkpoint()
-            self._finish_evaluation()
-            self._settle(wait=True, last=True)
-            if is_main():
-                with self._unless_stopping():
-                    self._streams.finish()
+                self._finalize_checkpoint()
+                self._evaluate_and_checkpoint()
+            self._complete()
         except StoppedError:
-            log.info("stopping", batch=self._batch)
-            self._settle(wait=True)
-            if self._held or self._learned or self._unfinished:
-                self._checkpoint()
-            self._settle(wait=True, last=True)
+            self._stop_here()
             return False
         finally:
             self._scalars.close()
-            self._streams.close()
+            self._run.close()
         dist.destroy_process_group()
         return True
 
     def _train_batch(self) -> None:
-        """Draw prompts, wait until they are answered and scored, learn from them, publish the new weights.
+        """One batch, from the draw of its prompts to the weights that it made.
 
         Raises:
-            StoppedError: the learner was asked to stop; `_unfinished` says where in the batch.
+            StoppedError: the learner was asked to stop; `unfinished` says where in the batch.
         """
-        settings = self._config.learner
         started = time.monotonic()
-        groups = self._collect_batch()
+        groups = self._answered_and_scored()
         rollout_seconds = time.monotonic() - started
-        if self._finish_evaluation() and self._batch and self._checkpoint_is_due():
+        if self._finish_evaluation() and self._state.batch and self._checkpoint_is_due():
             self._checkpoint()
-        learned = self._update.learn(
-            groups,
-            self.version,
-            partial(self._images, groups),
-            first_step=self._unfinished.steps if self._unfinished else 0,
-            # Proximal log-probabilities are those of the policy before the batch, which a resumed learner lacks.
-            interrupted=(lambda: False) if settings.off_policy.recompute_proximal else self._is_stopped_anywhere,
-        )
-        ids = [group.id for group in groups]
-        if not learned.is_whole:
-            self._unfinished = Unfinished(ids, learned.steps)
-            raise StoppedError
-        self._unfinished = None
-        self._score = None
-        self._let_go(groups)
-        self._batch += 1
-        self.version += 1
-        refresh_every = settings.reference.refresh_every
-        if self._reference is not None and refresh_every and self._batch % refresh_every == 0:
-            self._reference.refresh(self._engine.module)
-        if is_main():
-            self._record(groups)
+        learned = self._learn(groups)
         published = time.monotonic()
         try:
             self._publish()
@@ -206,27 +143,21 @@ class Trainer:
                 "seconds/publish": now - published,
                 "seconds/batch": now - started,
                 "rollouts_per_second/mean": rollouts / (now - started),
-                "policy/version": float(self.version),
+                "policy/version": float(self._state.policy_version),
             }
-            self._scalars.log(self._batch, learned.scalars | _batch_scalars(groups, settings) | timings)
+            scalars = learned.scalars | batch_scalars(groups, self._config.learner) | timings
+            self._scalars.log(self._state.batch, scalars)
 
-    def _record(self, groups: list[pb.ScoredGroup]) -> None:
-        """Which prompts the batch learned from: in the ledger, and on the trace of each."""
-        self._ledger.record(self._batch, self.version, {group.id: len(group.rollouts) for group in groups})
-        for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
-            with span("learn", prompt.traceparent, prompt=prompt.id):
-                log.debug("learned from", batch=self._batch)
-
-    def _collect_batch(self) -> list[pb.ScoredGroup]:
+    def _answered_and_scored(self) -> list[pb.ScoredGroup]:
         """A batch of groups in an order of its own, whatever order they came in; see `GroupsConfig`."""
         settings = self._config.learner
-        if self._unfinished is not None:
-            prompts = self._unfinished.prompts
+        if self._state.unfinished is not None:
+            prompts = self._state.unfinished.prompts
             by_id = {group.id: group for group in self._collect(prompts, len(prompts))}
             return [by_id[prompt_id] for prompt_id in prompts]
         batch: list[pb.ScoredGroup] = []
         for attempt in range(1 + settings.groups.replacement_rounds):
-            self._feed()
+            self._draw()
             had = {group.id for group in batch}
             outstanding = [prompt_id for prompt_id in self._feeder.outstanding if prompt_id not in had]
             groups = self._collect(outstanding, settings.prompts_per_batch - len(batch))
@@ -234,135 +165,192 @@ class Trainer:
             for group in groups:
                 keep = not settings.groups.drop_without_signal or group_has_signal(group, settings)
                 (batch if keep else dropped).append(group)
-            self._let_go(dropped)
+            self._done_with(dropped)
             DROPPED.inc(len(dropped))
             if len(batch) == settings.prompts_per_batch:
                 break
             log.info("groups without signal", dropped=len(dropped), kept=len(batch), attempt=attempt + 1)
         return _in_own_order(batch)
 
-    def _images(self, groups: list[pb.ScoredGroup], sha256s: Iterable[str]) -> dict[str, bytes]:
-        """Encoded images by their hash: from Redis, and from the data set where Redis has lost them."""
-        wanted = list(sha256s)
-        try:
-            return self._streams.images(wanted)
-        except BlobMissingError as error:
-            log.warning("images are read from the data set again", error=str(error))
-        images = (image for group in groups for image in self._feeder.row(group.id).images)
-        found = {hashlib.sha256(image).hexdigest(): image for image in images}
-        return {sha256: found[sha256] for sha256 in wanted}
-
-    def _feed(self) -> None:
+    def _draw(self) -> None:
         """Issues as many prompts as the staleness bound and the rest of the run leave room for."""
         if not is_main():
             return
         settings = self._config.learner
         room = (1 + settings.max_staleness) * settings.prompts_per_batch
-        remaining = (settings.batches - self._batch) * settings.prompts_per_batch
+        remaining = (settings.batches - self._state.batch) * settings.prompts_per_batch
         count = max(0, min(room, remaining) - self._feeder.in_flight)
         with self._unless_stopping():
-            self._streams.feed(self._feeder.draw(count), pb.PURPOSE_TRAIN, self.version)
+            self._run.issuer.issue(self._feeder.draw(count), pb.PURPOSE_TRAIN, self._state.policy_version)
 
-    def _let_go(self, groups: list[pb.ScoredGroup]) -> None:
-        """These groups are done with; the next checkpoint says so."""
+    def _collect(self, prompt_ids: list[str], count: int) -> list[pb.ScoredGroup]:
+        """So many of these prompts' groups."""
+        pending = PendingGroups(
+            "scored", pb.PURPOSE_TRAIN, self._state.policy_version, set(prompt_ids), self._feeder.is_to_come
+        )
+        return self._wait(pending, count, self._feeder.row)
+
+    def _wait(self, pending: PendingGroups, count: int, row: Callable[[str], QuestionRow]) -> list[pb.ScoredGroup]:
+        """Waits for groups, and does meanwhile what has to be done.
+
+        Raises:
+            StoppedError: the learner was asked to stop.
+        """
+        groups: list[pb.ScoredGroup] = []
+        for event in self._run.collector.events(pending, count):
+            match event:
+                case GroupsComplete():
+                    groups = event.groups
+                case PromptsLost():
+                    if is_main():
+                        lost = [(prompt_id, row(prompt_id)) for prompt_id in event.prompt_ids]
+                        self._run.issuer.issue(lost, pending.purpose, pending.policy_version)
+                case ActorBehind():
+                    self._publish()
+                case StopRequested():
+                    raise StoppedError
+            self._finalize_checkpoint()
+        return groups
+
+    def _learn(self, groups: list[pb.ScoredGroup]) -> Learned:
+        """The batch's optimizer steps, which make the next policy version."""
+        settings, state = self._config.learner, self._state
+        learned = self._update.learn(
+            groups,
+            state.policy_version,
+            lambda sha256s: self._run.images.read(sha256s, lambda: [self._feeder.row(group.id) for group in groups]),
+            first_step=state.unfinished.steps if state.unfinished else 0,
+            # Proximal log-probabilities are those of the policy before the batch, which a resumed learner lacks.
+            interrupted=(lambda: False) if settings.off_policy.recompute_proximal else lambda: any_rank(self._stop()),
+        )
+        if not learned.is_whole:
+            state.unfinished = UnfinishedBatch([group.id for group in groups], learned.steps)
+            raise StoppedError
+        state.unfinished = None
+        state.batch += 1
+        state.policy_version += 1
+        self._score.policy_changed()
+        self._done_with(groups)
+        refresh_every = settings.reference.refresh_every
+        if self._reference is not None and refresh_every and state.batch % refresh_every == 0:
+            self._reference.refresh(self._engine.module)
+        if is_main():
+            self._record(groups)
+        return learned
+
+    def _done_with(self, groups: list[pb.ScoredGroup]) -> None:
+        """These groups were learned from, or left out; the next checkpoint says so."""
         ids = [group.id for group in groups]
         self._feeder.learned(ids)
-        self._learned += ids
+        self._acknowledgement.learned(ids)
+
+    def _record(self, groups: list[pb.ScoredGroup]) -> None:
+        """Which prompts the batch learned from: in the ledger, and on the trace of each."""
+        batch = self._state.batch
+        self._ledger.record(batch, self._state.policy_version, {group.id: len(group.rollouts) for group in groups})
+        for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
+            with span("learn", prompt.traceparent, prompt=prompt.id):
+                log.debug("learned from", batch=batch)
 
     def _publish(self) -> None:
-        self._publisher.publish(self.version)
+        self._publisher.publish(self._state.policy_version)
 
-    def _collect(self, prompt_ids: Iterable[str], count: int) -> list[pb.ScoredGroup]:
-        """So many of these prompts' groups."""
-        return self._wait_for(
-            Asked("scored", pb.PURPOSE_TRAIN, self.version, set(prompt_ids), self._feeder.row, self._feeder.is_to_come),
-            count,
-        )
+    def _begin(self) -> None:
+        """Publishes the version to start from, and issues what is outstanding."""
+        self._publish()
+        if self._state.evaluating or self._state.batch >= self._config.learner.batches:
+            self._begin_evaluation()
+        if is_main():
+            self._run.issuer.issue(self._feeder.again(), pb.PURPOSE_TRAIN, self._state.policy_version)
 
-    def _wait_for(self, asked: Asked, count: int) -> list[pb.ScoredGroup]:
-        return self._streams.collect(
-            asked,
-            count,
-            republish=self._publish,
-            stale=partial(self._publisher.is_stale, self.version),
-            meanwhile=self._settle,
-        )
+    def _evaluate_and_checkpoint(self) -> None:
+        """After a batch, what is due then; after the last one, both."""
+        settings, batch = self._config.learner, self._state.batch
+        last = batch == settings.batches
+        if last or (settings.evaluate_every and batch % settings.evaluate_every == 0):
+            self._begin_evaluation()
+        if last:
+            self._finish_evaluation()
+        if last or (self._evaluation is None and self._checkpoint_is_due()):
+            self._checkpoint()
+
+    def _complete(self) -> None:
+        """The end of a run: its last checkpoint is on the disk, and nothing stays in Redis."""
+        self._finish_evaluation()
+        self._finalize_checkpoint(wait=True, last=True)
+        if is_main():
+            with self._unless_stopping():
+                self._run.finish()
+
+    def _stop_here(self) -> None:
+        """The end of a learner that was asked to stop: what it has learned is on the disk."""
+        log.info("stopping", batch=self._state.batch)
+        self._finalize_checkpoint(wait=True)
+        if self._acknowledgement or self._state.unfinished:
+            self._checkpoint()
+        self._finalize_checkpoint(wait=True, last=True)
 
     def _begin_evaluation(self) -> None:
         """Issues its questions together with the next batch's prompts: the actors stand still for neither."""
-        self._evaluation = self._evaluator.begin(self.version, self._streams)
+        version = self._state.policy_version
+        self._evaluation = self._evaluator.begin(version, self._run.leadership.attempt, self._run.issuer)
+        self._state.evaluating = self._evaluation is not None
 
     def _finish_evaluation(self) -> bool:
         """Waits for its answers: nothing is learned before, so all are by one policy. Whether one was under way."""
         if self._evaluation is None:
             return False
-        evaluated = self._evaluator.finish(self._evaluation, self._wait_for)
-        self._evaluation = None
+        pending = self._evaluation
+        answers = self._wait(pending.groups, len(pending.rows), pending.rows.__getitem__)
+        self._evaluation, self._state.evaluating = None, False
         if is_main():
+            batch, version = self._state.batch, self._state.policy_version
+            evaluated = self._evaluator.finish(pending, answers)
             scalars = {f"eval_{name}/{e.split}": value for e in evaluated for name, value in e.metrics.items()}
-            self._scalars.log(self._batch, scalars | {"policy/version": float(self.version)})
+            self._scalars.log(batch, scalars | {"policy/version": float(version)})
             for found in evaluated:
-                self._scalars.show(self._batch, f"samples/{found.split}", found.samples)
-            log.info("evaluated", policy_version=self.version, **{e.split: e.metrics for e in evaluated})
-            self._score = self._score_in(scalars)
+                self._scalars.show(batch, f"samples/{found.split}", found.samples)
+            log.info("evaluated", policy_version=version, **{e.split: e.metrics for e in evaluated})
+            self._score.evaluated(scalars)
         return True
 
-    def _score_in(self, scalars: dict[str, float]) -> float | None:
-        name = self._config.learner.keep_best
-        if name is None:
-            return None
-        if name not in scalars:
-            known = ", ".join(sorted(scalars)) or "none, for data.evaluation is empty"
-            raise ConfigError(f"learner.keep_best: no evaluation gives {name!r}; known: {known}")
-        return scalars[name]
-
     def _checkpoint_is_due(self) -> bool:
-        """By the clock, for a policy better than those before, or to let go of what fills Redis; rank 0 decides."""
-        due = self._batch % self._config.learner.checkpoint_every == 0
+        """By the clock, for a policy better than those before, or to release what fills Redis; rank 0 decides."""
+        due = self._state.batch % self._config.learner.checkpoint_every == 0
         if is_main():
-            due |= self._is_best()
-            if not due and self._streams.memory_is_scarce():
-                log.warning("Redis is nearly full: a checkpoint lets go of what was learned from", batch=self._batch)
+            due |= self._score.is_better()
+            if not due and self._run.session.memory_is_scarce():
+                log.warning(
+                    "Redis is nearly full: a checkpoint lets go of what was learned from", batch=self._state.batch
+                )
                 due = True
         return bool(main_rank(int(due)))
 
-    def _is_best(self) -> bool:
-        """Whether the policy as it is now was evaluated, and is better than all that checkpoints have held."""
-        return self._score is not None and (self._best is None or self._score > self._best)
-
     def _checkpoint(self) -> None:
         """Begins to write the state as it is now."""
-        self._settle(wait=True)
-        self._held, self._learned = self._held + self._learned, []
-        if self._is_best():
-            self._best = self._score
-        state = {
-            "policy_version": self.version,
-            "batch": self._batch,
-            "feeder": self._feeder.state_dict(),
-            "unfinished": asdict(self._unfinished) if self._unfinished else None,
-            "learned": self._held,
-            "best": self._best,
-            "score": self._score,
-            "evaluating": self._evaluation is not None,
-        }
+        self._finalize_checkpoint(wait=True)
+        self._score.keep()
+        self._state.best = self._score.best
+        held = {"learned": self._acknowledgement.hold(), "score": self._score.current}
         also = {}
         if self._reference is not None and (weights := self._reference.snapshot()) is not None:
-            also[_REFERENCE] = (self._reference.model, weights)
-        self._checkpoints.begin(self._engine, self._builder.processor, self.version, state, also)
+            also[REFERENCE] = (self._reference.model, weights)
+        self._checkpoints.begin(
+            self._engine, self._builder.processor, self._state.policy_version, self._state.state_dict() | held, also
+        )
 
-    def _settle(self, *, wait: bool = False, last: bool = False) -> None:
-        """Lets go of what a checkpoint holds, once it is on disk."""
+    def _finalize_checkpoint(self, *, wait: bool = False, last: bool = False) -> None:
+        """Removes from the streams what a checkpoint holds, once it is on the disk."""
         folder = self._checkpoints.settle(wait=wait, last=last)
         if folder is None:
             return
-        held, self._held = self._held, []
+        held = self._acknowledgement.release()
         if not is_main():
             return
         with self._unless_stopping():
-            if folder.name == f"{self.version:06d}":
-                self._streams.published(self.version, folder / POLICY)
-            self._streams.acknowledge(held)
+            if folder.name == f"{self._state.policy_version:06d}":
+                self._run.fleet.announce(self._state.policy_version, folder / POLICY)
+            self._run.collector.acknowledge(held)
 
     @contextlib.contextmanager
     def _unless_stopping(self) -> Iterator[None]:
@@ -370,38 +358,11 @@ class Trainer:
         try:
             yield
         except RedisError as error:
-            if not self._stopping:
+            if not self._stop():
                 raise
             log.warning("stopping without Redis", error=str(error))
-
-    def _is_stopped_anywhere(self) -> bool:
-        return any_rank(self._stopping)
-
-    def _request_stop(self, *_: object) -> None:
-        self._stopping = True
 
 
 def _in_own_order(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:
     """Sorted by a hash of their ids: neither by arrival, which chance decides, nor as the data set is sorted."""
     return sorted(groups, key=lambda group: hashlib.sha256(group.id.encode()).digest())
-
-
-def _batch_scalars(groups: list[pb.ScoredGroup], settings: LearnerConfig) -> dict[str, float]:
-    """Rewards by name, of those that are not missing, lengths, and the share of re-queries by the same weights."""
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
-    if not rollouts:
-        return {"empty_groups/count": float(len(groups))}
-    signal = fmean(group_has_signal(group, settings) for group in groups)
-    names = sorted({name for r in rollouts for name in (*r.rewards, *r.missing)})
-    given = {name: [r.rewards[name] for r in rollouts if name in r.rewards] for name in names}
-    both = [r.rewards for r in rollouts if "accuracy" in r.rewards and "visual" in r.rewards]
-    same = [q.policy_version == sample_version(r.rollout.sample) for r in rollouts for q in r.requeries]
-    return {
-        **{f"reward/{name}": fmean(values) for name, values in given.items() if values},
-        **{f"reward_missing/{name}": 1 - len(values) / len(rollouts) for name, values in given.items()},
-        "reward/shortcut": fmean(r["accuracy"] > 0 and r["visual"] == 0 for r in both) if both else 0.0,
-        "response_tokens/mean": fmean(len(r.rollout.sample.response_token_ids) for r in rollouts),
-        "groups_with_signal/share": signal,
-        "same_weights/share": fmean(same) if same else 1.0,
-        "empty_groups/count": float(sum(not group.rollouts for group in groups)),
-    }

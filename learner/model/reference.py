@@ -1,5 +1,7 @@
 """The reference policy of the KL term: a frozen copy of the policy as it once was."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +15,7 @@ from learner.model.packing import Pack
 from learner.model.policy import token_logprobs
 from learner.model.snapshots import export_snapshot
 from vision_sr1.config import Config
+from vision_sr1.run_folder.checkpoints import REFERENCE
 
 
 @runtime_checkable
@@ -78,3 +81,22 @@ class FrozenCopy:
     def snapshot(self) -> dict[str, Tensor] | None:
         """See `Reference`."""
         return None if self._is_initial else export_snapshot(self.model)
+
+
+def build_reference(
+    config: Config, engine: Any, load: Callable[[str], torch.nn.Module], checkpoint: Path | None, device: torch.device
+) -> Reference | None:
+    """The reference that the objective asks for; None where no component has a KL term.
+
+    Args:
+        load: makes the policy of a folder.
+        checkpoint: that the run is resumed from; has the reference's weights where they are not the initial ones.
+    """
+    settings = config.learner
+    if not any(component.kl_coef > 0 for component in settings.components):
+        return None
+    if settings.lora.rank and not settings.reference.refresh_every:
+        return BaseWeights(engine, device)
+    refreshed = checkpoint / REFERENCE if checkpoint is not None else None
+    path = str(refreshed) if refreshed is not None and refreshed.is_dir() else config.model.path
+    return FrozenCopy(config, load(path), device, is_initial=path == config.model.path)

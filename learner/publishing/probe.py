@@ -18,9 +18,9 @@ from PIL import Image
 from prometheus_client import Gauge
 from torch import Tensor
 
+from learner.connection.images import RunImages
 from learner.distributed.rank_collectives import share_groups
 from learner.distributed.ranks import is_main
-from learner.groups.streams import LearnerStreams
 from learner.model.packing import pack
 from learner.model.policy import ROUNDING, rope_positions, token_logprobs
 from learner.model.sequences import SequenceBuilder
@@ -97,10 +97,12 @@ class Probe:
         engine: Any,
         builder: SequenceBuilder,
         questions: Mixture[QuestionRow],
+        images: RunImages,
         device: torch.device,
     ) -> None:
         self._config = config
         self._engine = engine
+        self._images = images
         self._builder = builder
         rows = _first_usable(questions)
         self._rows = rows + [replace(row, images=[noise_like(image) for image in row.images]) for row in rows]
@@ -108,9 +110,7 @@ class Probe:
         self._template = PromptTemplate(config.data.prompt_template)
         self._device = device
 
-    def comparisons(
-        self, policy_version: int, streams: LearnerStreams, actors: list[pb.ActorInfo]
-    ) -> dict[str, Comparison]:
+    def comparisons(self, policy_version: int, actors: list[pb.ActorInfo]) -> dict[str, Comparison]:
         """By actor, how its log-probabilities compare with the trainer's. Every rank calls it.
 
         Args:
@@ -119,7 +119,7 @@ class Probe:
         Raises:
             ImagesIgnoredError: the trainer or an actor ignores images.
         """
-        answered = share_groups([self._answers(policy_version, streams, actor) for actor in actors])
+        answered = share_groups([self._answers(policy_version, actor) for actor in actors])
         judged = {group.id: self._compare(group) for group in answered if group.rollouts}
         agreed = [judged]
         dist.broadcast_object_list(agreed, 0)  # so that all ranks come to the same conclusion
@@ -138,7 +138,7 @@ class Probe:
                 )
         return found
 
-    def _answers(self, policy_version: int, streams: LearnerStreams, actor: pb.ActorInfo) -> pb.ScoredGroup:
+    def _answers(self, policy_version: int, actor: pb.ActorInfo) -> pb.ScoredGroup:
         """The actor's answers, as a group under its id."""
         group = pb.ScoredGroup(schema_version=SCHEMA_VERSION, id=actor.id)
         sampling = pb.SamplingParams(
@@ -155,7 +155,7 @@ class Probe:
                         schema_version=SCHEMA_VERSION,
                         request_id=f"probe@{policy_version}/{index}",
                         text=self._template.answer(row.question, len(row.images)),
-                        images=streams.image_refs(row.images),
+                        images=self._images.put_for_now(row.images),
                         num_samples=1,
                         sampling=sampling,
                         priority=PRIORITY,

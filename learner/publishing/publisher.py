@@ -2,14 +2,16 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
+from learner.connection.fleet import LearnerFleet
 from learner.distributed.ranks import is_main
-from learner.groups.streams import LearnerStreams, StoppedError
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe, WeightsDivergedError
+from learner.stop_request import StoppedError
 from vision_sr1.config import Config
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 
@@ -23,11 +25,19 @@ class PublishError(RuntimeError):
 class Publisher:
     """Brings the fleet to a policy version and looks whether it has arrived. Every rank calls its methods."""
 
-    def __init__(self, config: Config, transfer: FleetTransfer, streams: LearnerStreams, probe: Probe) -> None:
+    def __init__(
+        self,
+        config: Config,
+        transfer: FleetTransfer,
+        fleet: LearnerFleet,
+        probe: Probe,
+        is_stopping: Callable[[], bool],
+    ) -> None:
         self._settings = config.learner.weights
         self._transfer = transfer
-        self._streams = streams
+        self._fleet = fleet
         self._probe = probe
+        self._is_stopping = is_stopping
         self._verified = False
 
     def publish(self, version: int) -> None:
@@ -43,26 +53,22 @@ class Publisher:
         for _ in range(self._settings.attempts):
             if self._transfer.send(version, self._wait_for_actors()):
                 if is_main():
-                    self._streams.published(version)
+                    self._fleet.announce(version)
                 if self._settings.verify_every and (not self._verified or version % self._settings.verify_every == 0):
                     self._verify(version)
                 return
             if is_main():
                 failures.update(self._transfer.lost)
                 again = [actor for actor in self._transfer.lost if failures[actor] > 1]
-                self._streams.set_aside(self._transfer.lost)
-                self._streams.set_aside(again, for_good=True)
+                self._fleet.exclude(self._transfer.lost)
+                self._fleet.exclude(again, for_good=True)
         raise PublishError(
             f"policy version {version} could not be published in {self._settings.attempts} attempts; see the log for "
             "the actors and phases that failed"
         )
 
-    def is_stale(self, version: int) -> bool:
-        """Whether an actor that can be counted on lacks the version; rank 0's answer counts."""
-        return any(actor.policy_version != version for actor in self._streams.actors())
-
     def _verify(self, version: int) -> None:
-        comparisons = self._probe.comparisons(version, self._streams, self._transfer.members)
+        comparisons = self._probe.comparisons(version, self._transfer.members)
         self._verified = True
         found = {actor: comparison.deviation for actor, comparison in comparisons.items()}
         worst = max(found, key=lambda actor: found[actor], default=None)
@@ -79,7 +85,7 @@ class Publisher:
         deadline = time.monotonic() + ACTOR_WAIT_S
         while True:
             actors = self._reachable() if is_main() else []
-            state = torch.tensor([len(actors), int(self._streams.is_stopping()), int(time.monotonic() > deadline)])
+            state = torch.tensor([len(actors), int(self._is_stopping()), int(time.monotonic() > deadline)])
             dist.broadcast(state, 0)
             if state[0]:
                 return actors
@@ -90,10 +96,10 @@ class Publisher:
             time.sleep(0.5)
 
     def _reachable(self) -> list[ActorInfo]:
-        actors = self._streams.actors()
+        actors = self._fleet.actors()
         if strangers := [actor for actor in actors if not self._transfer.can_reach(actor)]:
-            self._streams.set_aside([actor.id for actor in strangers], for_good=True)
+            self._fleet.exclude([actor.id for actor in strangers], for_good=True)
             actors = [actor for actor in actors if actor not in strangers]
         reachable = self._transfer.reachable(actors)
-        self._streams.set_aside([actor.id for actor in actors if actor not in reachable])
+        self._fleet.exclude([actor.id for actor in actors if actor not in reachable])
         return reachable

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from learner.groups.streams import Asked, GroupsTimeoutError, LearnerStreams, StoppedError, SupersededError
+from learner.groups.collector import GroupsComplete, GroupsTimeoutError, PendingGroups, PromptsLost, StopRequested
+from learner.groups.leadership import SupersededError
+from learner.run_connection import RunConnection
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.groups import group_stream
@@ -19,7 +21,7 @@ from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("run")
-Make = Callable[..., LearnerStreams]
+Make = Callable[..., RunConnection]
 
 
 def row(prompt_id: str) -> QuestionRow:
@@ -32,11 +34,11 @@ def row(prompt_id: str) -> QuestionRow:
 def make(redis_config: Config, single_rank: torch.device) -> Iterator[Make]:
     made = []
 
-    def learner(*, resume: bool = False, stopping: Sequence[bool] = (), **settings: float) -> LearnerStreams:
+    def learner(*, resume: bool = False, stopping: Sequence[bool] = (), **settings: float) -> RunConnection:
         config = redis_config.model_copy(deep=True)
         config.learner.groups_timeout_s = settings.get("groups_timeout_s", 30.0)
         config.streams.timeout_s = 1.0
-        made.append(LearnerStreams(config, lambda: bool(stopping)))
+        made.append(RunConnection(config, lambda: bool(stopping)))
         made[-1].open(resume=resume)
         return made[-1]
 
@@ -84,16 +86,22 @@ def blobs(config: Config) -> dict[bool, int]:
     return redis(config, count)
 
 
-def collect(streams: LearnerStreams, ids: list[str], *, count: int | None = None, to_come: Set[str] = frozenset()):
-    asked = Asked("scored", pb.PURPOSE_TRAIN, 0, set(ids), row, lambda prompt_id: prompt_id in to_come)
-    groups = streams.collect(
-        asked, count or len(ids), republish=lambda: None, stale=lambda: False, meanwhile=lambda: None
-    )
-    return [group.id for group in groups]
+def collect(streams: RunConnection, ids: list[str], *, count: int | None = None, to_come: Set[str] = frozenset()):
+    """What the loop does with the events of a wait; nothing where it was asked to stop."""
+    pending = PendingGroups("scored", pb.PURPOSE_TRAIN, 0, set(ids), lambda prompt_id: prompt_id in to_come)
+    for event in streams.collector.events(pending, count or len(ids)):
+        match event:
+            case GroupsComplete():
+                return [group.id for group in event.groups]
+            case PromptsLost():
+                feed(streams, *event.prompt_ids)
+            case StopRequested():
+                return None
+    pytest.fail("a wait ends with all groups or with a stop")
 
 
-def feed(streams: LearnerStreams, *ids: str) -> None:
-    streams.feed([(prompt_id, row(prompt_id)) for prompt_id in ids], pb.PURPOSE_TRAIN, 0)
+def feed(streams: RunConnection, *ids: str) -> None:
+    streams.issuer.issue([(prompt_id, row(prompt_id)) for prompt_id in ids], pb.PURPOSE_TRAIN, 0)
 
 
 def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, redis_config: Config):
@@ -103,7 +111,7 @@ def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, re
     assert sorted(collect(streams, ["0/1", "0/2"])) == ["0/1", "0/2"]
     assert depth(redis_config, "scored") == 2
     assert blobs(redis_config) == {True: 2, False: 0}
-    streams.acknowledge(["0/1"])
+    streams.collector.acknowledge(["0/1"])
     assert depth(redis_config, "scored") == 1
     assert blobs(redis_config) == {True: 1, False: 1}
 
@@ -111,12 +119,12 @@ def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, re
 def test_an_image_of_several_prompts_stays_for_the_last(make: Make, redis_config: Config):
     streams = make()
     shared = row("shared")
-    streams.feed([("0/1", shared), ("0/2", shared)], pb.PURPOSE_TRAIN, 0)
+    streams.issuer.issue([("0/1", shared), ("0/2", shared)], pb.PURPOSE_TRAIN, 0)
     answered(redis_config, "0/1", "0/2")
     collect(streams, ["0/1", "0/2"])
-    streams.acknowledge(["0/1"])
+    streams.collector.acknowledge(["0/1"])
     assert blobs(redis_config) == {True: 1, False: 0}
-    streams.acknowledge(["0/2"])
+    streams.collector.acknowledge(["0/2"])
     assert blobs(redis_config) == {True: 0, False: 1}
 
 
@@ -127,14 +135,14 @@ def test_a_group_of_a_prompt_to_come_is_kept_for_its_batch(make: Make, redis_con
     answered(redis_config, "0/9", "0/2", "0/1")
     assert len(collect(first, ["0/1", "0/2", "0/9"])) == 3
     second = make(resume=True)
-    assert second.attempt == 1
+    assert second.leadership.attempt == 1
     feed(second, "0/1", "0/2")  # refused: the streams hold them
     assert depth(redis_config, "prompts") == 0
     assert sorted(collect(second, ["0/1", "0/2"], to_come={"0/9"})) == ["0/1", "0/2"]
-    second.acknowledge(["0/1", "0/2"])
+    second.collector.acknowledge(["0/1", "0/2"])
     assert depth(redis_config, "scored") == 1
     assert collect(second, ["0/9"]) == ["0/9"]
-    second.acknowledge(["0/9"])
+    second.collector.acknowledge(["0/9"])
     assert depth(redis_config, "scored") == 0
 
 
@@ -171,8 +179,8 @@ def test_prompts_that_the_streams_have_lost_are_issued_again(make: Make, redis_c
     assert sorted(collect(streams, ["0/1", "0/2"])) == ["0/1", "0/2"]
 
 
-def _hasty(streams: LearnerStreams, timeout_s: float) -> None:
-    streams._config.learner.groups_timeout_s = timeout_s
+def _hasty(streams: RunConnection, timeout_s: float) -> None:
+    streams.collector._config.learner.groups_timeout_s = timeout_s
     collect(streams, ["0/1", "0/2"])
 
 
@@ -210,18 +218,17 @@ def test_a_learner_that_is_to_stop_does_so_though_redis_does_not_answer(make: Ma
     feed(streams, "0/1")
     embedded_redis.process.send_signal(signal.SIGSTOP)
     stopping.append(True)
-    with pytest.raises(StoppedError):
-        collect(streams, ["0/1"])
+    assert collect(streams, ["0/1"]) is None
     embedded_redis.process.send_signal(signal.SIGCONT)
 
 
 def test_memory_is_scarce_before_the_server_is_full(make: Make, redis_config: Config):
     streams = make()
-    assert not streams.memory_is_scarce(), "a server without a limit is never full"
+    assert not streams.session.memory_is_scarce(), "a server without a limit is never full"
     used = redis(redis_config, lambda client: client.info("memory"))["used_memory"]
     for limit, scarce in ((int(1.1 * used), True), (4 * used, False)):
         redis(redis_config, methodcaller("config_set", "maxmemory", limit))
-        assert streams.memory_is_scarce() == scarce
+        assert streams.session.memory_is_scarce() == scarce
 
 
 def test_a_fresh_run_takes_nothing_from_an_earlier_one_of_its_name(make: Make, redis_config: Config):
@@ -229,7 +236,7 @@ def test_a_fresh_run_takes_nothing_from_an_earlier_one_of_its_name(make: Make, r
     feed(earlier, "0/1", "0/2")
     answered(redis_config, "0/1")
     fresh = make()
-    assert fresh.attempt == 0
+    assert fresh.leadership.attempt == 0
     assert [depth(redis_config, name) for name in ("prompts", "scored")] == [0, 0]
     feed(fresh, "0/1")
     assert depth(redis_config, "prompts") == 1
@@ -262,7 +269,7 @@ def test_what_a_server_forgot_that_comes_back_without_its_last_writes_is_let_go_
     collect(streams, ["0/1", "0/2"])
     (file,) = (tmp_path / "redis").rglob("*.aof")
     on_disk = file.read_bytes()
-    streams.acknowledge(["0/1", "0/2"])
+    streams.collector.acknowledge(["0/1", "0/2"])
     embedded_redis.process.kill()
     embedded_redis.process.wait()
     file.write_bytes(on_disk)

@@ -23,12 +23,12 @@ from learner.checkpoints.hf_folder import export_policy
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.gather import full_parameters, write_parameters
 from learner.distributed.ranks import init_process_group, is_main
-from learner.groups.streams import LearnerStreams
 from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe
 from learner.publishing.publisher import Publisher
+from learner.run_connection import RunConnection
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
 from vision_sr1.prompting.chat import vision_token_ids
@@ -52,11 +52,12 @@ class PublishingLearner:
         forbidden = vision_token_ids(self._builder.tokenizer)
         policy = load_policy(config, config.model.path, forbidden_token_ids=forbidden)
         self._engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
-        self._streams = LearnerStreams(config, lambda: False)
-        probe = Probe(config, self._engine, self._builder, questions(config), device)
-        self._publisher = Publisher(config, FleetTransfer(config, self._engine), self._streams, probe)
+        self._run = RunConnection(config, lambda: False)
+        probe = Probe(config, self._engine, self._builder, questions(config), self._run.images, device)
+        transfer = FleetTransfer(config, self._engine)
+        self._publisher = Publisher(config, transfer, self._run.fleet, probe, is_stopping=lambda: False)
         if is_main():
-            self._streams.open(resume=True)
+            self._run.open(resume=True)
 
     def run(self) -> None:
         """Follows commands until there is none for IDLE_S."""
@@ -99,7 +100,7 @@ class PublishingLearner:
     def _catch_up(self, version: int) -> None:
         deadline = time.monotonic() + IDLE_S
         while time.monotonic() < deadline:
-            stale = torch.tensor(int(is_main() and self._publisher.is_stale(version)))
+            stale = torch.tensor(int(is_main() and self._run.fleet.is_behind(version)))
             dist.broadcast(stale, 0)
             if stale:
                 self._publisher.publish(version)
@@ -110,7 +111,7 @@ class PublishingLearner:
         folder = self._config.run.path / "checkpoints" / f"{version:06d}" / POLICY
         export_policy(self._engine.module, self._builder.processor, folder)
         if is_main():
-            self._streams.published(version, folder)
+            self._run.fleet.announce(version, folder)
 
 
 def with_fault(command: dict[str, Any]) -> None:

@@ -19,8 +19,9 @@ from grpc_health.v1 import health_pb2
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from learner.connection.images import RunImages
+from learner.connection.session import RedisSession
 from learner.distributed.deepspeed_engine import build_engine
-from learner.groups.streams import LearnerStreams
 from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder
 from learner.publishing.fleet_transfer import EngineSource, FleetTransfer
@@ -349,23 +350,28 @@ def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, lear
     assert digests(actor) == held[-1]
 
 
-def probe_of(actor: Actor, learner: Learner, shapes: dict[str, Path], **sampling: float) -> Probe:
+@pytest.fixture
+def images(actor: Actor) -> Iterator[RunImages]:
+    with closing(RedisSession(actor.config, lambda: False)) as session:
+        yield RunImages(actor.config, session)
+
+
+def probe_of(actor: Actor, learner: Learner, images: RunImages, shapes: dict[str, Path], **sampling: float) -> Probe:
     config = actor.config.model_copy(update={"sampling": actor.config.sampling.model_copy(update=sampling)})
     questions = Mixture([Questions(str(shapes["train"]), config.data)], [1.0], 0)
-    return Probe(config, learner.engine, learner.builder, questions, torch.device("cpu"))
+    return Probe(config, learner.engine, learner.builder, questions, images, torch.device("cpu"))
 
 
 @on_all_actors
 @pytest.mark.parametrize("top_p", [1.0, 0.9, 0.01])
 def test_log_probabilities_are_over_the_whole_vocabulary_whatever_the_nucleus(
-    actor: Actor, learner: Learner, shapes: dict[str, Path], top_p: float
+    actor: Actor, learner: Learner, images: RunImages, shapes: dict[str, Path], top_p: float
 ):
     """So that the ratio of an update without a step is 1."""
     transfer, version = transfer_with(learner, actor), actor.version() + 1
     assert transfer.send(version, [actor.info])
-    probe = probe_of(actor, learner, shapes, top_p=top_p)
-    with closing(LearnerStreams(actor.config, lambda: False)) as streams:
-        assert probe.comparisons(version, streams, transfer.members)[actor.info.id].deviation < 1e-4
+    probe = probe_of(actor, learner, images, shapes, top_p=top_p)
+    assert probe.comparisons(version, transfer.members)[actor.info.id].deviation < 1e-4
     sampling = pb.SamplingParams(temperature=1.0, top_p=top_p, max_tokens=TOKENS, seed=1)
     sample = actor.generate("what color is the square", [], sampling=sampling)
     assert min(sample.logprobs) < -0.1, "renormalized over a nucleus of one token they would all be 0"
@@ -378,39 +384,42 @@ def test_log_probabilities_are_over_the_whole_vocabulary_whatever_the_nucleus(
 @on_each_actor
 @pytest.mark.parametrize("ignoring", ["the trainer", "actor", "the trainer and actor"])
 def test_the_side_that_ignores_images_is_named(
-    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch, ignoring: str
+    actor: Actor,
+    learner: Learner,
+    images: RunImages,
+    shapes: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    ignoring: str,
 ):
     transfer, version = transfer_with(learner, actor), actor.version() + 1
     assert transfer.send(version, [actor.info])
-    probe = probe_of(actor, learner, shapes)
+    probe = probe_of(actor, learner, images, shapes)
     black = io.BytesIO()
     Image.new("RGB", (64, 64)).save(black, "PNG")
-    with closing(LearnerStreams(actor.config, lambda: False)) as streams:
-        seen = probe.comparisons(version, streams, transfer.members)[actor.info.id]
-        assert seen.change is not None
-        assert seen.change > 1e-3
-        assert seen.actors_change == pytest.approx(seen.shared_change, abs=1e-4)
+    seen = probe.comparisons(version, transfer.members)[actor.info.id]
+    assert seen.change is not None
+    assert seen.change > 1e-3
+    assert seen.actors_change == pytest.approx(seen.shared_change, abs=1e-4)
 
-        stored, decoded = streams.image_refs, learner.builder.images
-        if "actor" in ignoring:
-            monkeypatch.setattr(streams, "image_refs", lambda images: stored([black.getvalue()] * len(images)))
-        if "trainer" in ignoring:
-            monkeypatch.setattr(learner.builder, "images", lambda images: decoded([black.getvalue()] * len(images)))
-        named = ignoring.replace("actor", f"actor {actor.info.id}")
-        with pytest.raises(ImagesIgnoredError, match=f"version {version}: images are ignored by {named}[.]"):
-            probe.comparisons(version, streams, transfer.members)
+    stored, decoded = images.put_for_now, learner.builder.images
+    if "actor" in ignoring:
+        monkeypatch.setattr(images, "put_for_now", lambda shown: stored([black.getvalue()] * len(shown)))
+    if "trainer" in ignoring:
+        monkeypatch.setattr(learner.builder, "images", lambda images: decoded([black.getvalue()] * len(images)))
+    named = ignoring.replace("actor", f"actor {actor.info.id}")
+    with pytest.raises(ImagesIgnoredError, match=f"version {version}: images are ignored by {named}[.]"):
+        probe.comparisons(version, transfer.members)
 
 
 @on_all_actors
 def test_the_first_wrong_parameter_is_named(
-    actor: Actor, learner: Learner, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    actor: Actor, learner: Learner, images: RunImages, shapes: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    probe = probe_of(actor, learner, shapes)
+    probe = probe_of(actor, learner, images, shapes)
     transfer, version = transfer_with(learner, actor), actor.version() + 1
 
     def deviation(version: int) -> float:
-        with closing(LearnerStreams(actor.config, lambda: False)) as streams:
-            return probe.comparisons(version, streams, transfer.members)[actor.info.id].deviation
+        return probe.comparisons(version, transfer.members)[actor.info.id].deviation
 
     assert transfer.send(version, [actor.info])
     assert deviation(version) < 1e-4

@@ -8,6 +8,7 @@ CHECKPOINTS = "checkpoints"  # folder in a run's: one folder each, named after i
 BEST = "best"  # beside them: a link to the one with the highest score
 POLICY = "policy"  # folder in a checkpoint: the weights in Hugging Face format
 ADAPTER = "adapter"  # and, where only adapters learn, these in PEFT's
+REFERENCE = "reference"  # and the reference's, once it is not the initial policy
 MANIFEST = "trainer.json"  # written last
 
 

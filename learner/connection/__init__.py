@@ -1,0 +1,1 @@
+"""The learner's connection to a run's Redis, its images there, and the fleet."""
