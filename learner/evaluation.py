@@ -10,7 +10,7 @@ from prometheus_client import Counter
 from learner.distributed.ranks import is_main
 from learner.groups.collector import PendingGroups
 from learner.groups.issuer import PromptIssuer
-from learner.metrics.trackers import Sample
+from learner.metrics.trackers import TrackedExample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.pipeline.answer_record import Record, answer_record, means
@@ -28,7 +28,7 @@ class Evaluated:
 
     split: str
     metrics: dict[str, float]
-    samples: list[Sample]
+    samples: list[TrackedExample]
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Evaluator:
         path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
 
 
-def _sample(row: QuestionRow, answer: Record) -> Sample:
+def _sample(row: QuestionRow, answer: Record) -> TrackedExample:
     texts = {"question": "question", "reference": "reference", "response": "response"}
     texts |= {"requery_response": "from the description alone"}
     cells: dict[str, str | float] = {title: answer[name] for name, title in texts.items()}
     cells |= {name: answer[name] for name in ("accuracy", "visual", "format") if name in answer}
-    return Sample(row.images[0] if row.images else None, cells)
+    return TrackedExample(row.images[0] if row.images else None, cells)

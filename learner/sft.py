@@ -22,6 +22,7 @@ from learner.metrics.scalars import ScalarLog
 from learner.model.packing import micro_batches, pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
+from learner.stop_request import StopRequest
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import ConversationRow, DataError, Mixture, conversations
 
@@ -39,6 +40,7 @@ class SftTrainer:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._stop = StopRequest()
         self._settings = settings = config.learner.sft
         if not config.data.sft:
             raise ConfigError("data.sft is not set: give the conversations to learn from")
@@ -72,7 +74,6 @@ class SftTrainer:
         remaining = settings.epochs * len(self._data) - self._drawn
         self._steps = settings.steps or self._step + max(0, math.ceil(remaining / settings.sequences_per_step))
         self._scalars = ScalarLog(config, phase="sft", total_steps=self._steps, enabled=is_main())
-        self._stopping = False
 
     def run(self) -> bool:
         """Trains to the last step; False where it was stopped before, with a checkpoint to resume from.
@@ -80,8 +81,7 @@ class SftTrainer:
         Raises:
             DataError: a whole epoch, or all that was drawn, has no conversation that can be used.
         """
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._request_stop)
+        self._stop.listen()
         settings = self._settings
         with self._scalars:
             for batch in self._batches():
@@ -112,7 +112,7 @@ class SftTrainer:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self._settings.learning_rate * _schedule(self._step, self._steps, self._settings.warmup_ratio)
         usable = [sequence for sequence in batch if isinstance(sequence, Sequence)]
-        counts = [sum(len(s.selected) for s in usable), len(usable), len(batch), self._stopping]
+        counts = [sum(len(s.selected) for s in usable), len(usable), len(batch), self._stop()]
         agreed = torch.tensor(counts, dtype=torch.float64)
         dist.all_reduce(agreed)
         tokens, used, drawn, stopping = agreed.tolist()
@@ -201,9 +201,6 @@ class SftTrainer:
             worker_init_fn=_leave_signals_to_the_trainer,
         )
         return iter(loader)
-
-    def _request_stop(self, *_: object) -> None:
-        self._stopping = True
 
 
 class _Sequences(Dataset[Sequence | str]):

@@ -13,7 +13,7 @@ from typing import Self
 
 from prometheus_client import Gauge
 
-from learner.metrics.trackers import Sample, Trackers
+from learner.metrics.trackers import TrackedExample, Trackers
 from vision_sr1.config import Config
 
 PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])
@@ -51,7 +51,7 @@ class ScalarLog:
         self._file.write(json.dumps({"step": step, "time": time.time(), **scalars}) + "\n")
         self._file.flush()
 
-    def show(self, step: int, title: str, samples: Sequence[Sample]) -> None:
+    def show(self, step: int, title: str, samples: Sequence[TrackedExample]) -> None:
         """Has trackers show answers."""
         if self._enabled and samples:
             self._trackers.samples(step, title, samples)

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from learner.metrics import trackers
 from learner.metrics.scalars import ScalarLog
-from learner.metrics.trackers import BEHIND, LOST, Sample, Trackers, check_trackers
+from learner.metrics.trackers import TrackedExample, Trackers, background, check_trackers
+from learner.metrics.trackers.background import BEHIND, LOST
+from learner.metrics.trackers.wandb import WeightsAndBiases
 from vision_sr1.config import Config, ConfigError, load_config
 
 pytestmark = pytest.mark.slow
@@ -34,13 +35,13 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return loaded.config
 
 
-def sample(color: str, answer: str) -> Sample:
+def sample(color: str, answer: str) -> TrackedExample:
     data = io.BytesIO()
     Image.new("RGB", (8, 8), color).save(data, "PNG")
-    return Sample(data.getvalue(), {"question": "what | is <it>?\n", "response": answer, "accuracy": 1.0})
+    return TrackedExample(data.getvalue(), {"question": "what | is <it>?\n", "response": answer, "accuracy": 1.0})
 
 
-SAMPLES = [sample("red", "a square"), Sample(None, {"question": "1 + 1", "response": "2", "accuracy": 0.0})]
+SAMPLES = [sample("red", "a square"), TrackedExample(None, {"question": "1 + 1", "response": "2", "accuracy": 0.0})]
 
 
 def track(config: Config, steps: int = 2) -> None:
@@ -134,7 +135,7 @@ def test_trackio_goes_on_with_a_resumed_run(config: Config, tmp_path: Path):
 def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("wandb_that_nobody_has", trackers.WeightsAndBiases))
+    monkeypatch.setitem(background.TRACKERS, "wandb", ("wandb_that_nobody_has", WeightsAndBiases))
     config.metrics.trackers = ["wandb"]
     with pytest.raises(ConfigError, match=r"metrics.trackers: wandb is not installed: pip install 'vision-sr1\[tra"):
         check_trackers(config)
@@ -160,7 +161,7 @@ class Broken:
 
 
 def test_a_tracker_that_cannot_be_opened_costs_its_steps_and_no_others(config: Config, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("json", Broken))
+    monkeypatch.setitem(background.TRACKERS, "wandb", ("json", Broken))
     config.metrics.trackers = ["wandb"]
     config.metrics.tensorboard = True
     before = lost("wandb")
@@ -182,7 +183,7 @@ def test_a_tracker_that_hangs_holds_nobody_up_and_one_that_fails_once_goes_on(
         made.append(Broken(config, gate))
         return made[0]
 
-    monkeypatch.setitem(trackers.TRACKERS, "wandb", ("json", make))
+    monkeypatch.setitem(background.TRACKERS, "wandb", ("json", make))
     config.metrics.trackers = ["wandb"]
     before = lost("wandb")
     everything = Trackers(config)
