@@ -359,6 +359,7 @@ def test_an_image_whose_path_is_a_loop_of_links_is_refused(tmp_path: Path):
         ("data:image/png,abc", "is a data URI without ;base64"),
         ("data:image/png;base64,a", "is no base64"),
         ("file:///etc/passwd", "leads out of"),
+        ("file://[a.png", "is no file URL"),
         ("https://example.org/a.png", "is a URL: download it"),
         ({"url": "https://example.org/a.png"}, "is a URL: download it"),
         ({"bytes": None, "path": None}, "neither bytes nor a path"),

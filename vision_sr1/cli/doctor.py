@@ -283,9 +283,9 @@ async def traces(config: Config) -> Finding:
     from sqlalchemy import create_engine, make_url
 
     password = config.reward.traces.password
-    place = make_url(url).set(password=password.get_secret_value() if password else None)
 
     def ask() -> None:
+        place = make_url(url).set(password=password.get_secret_value() if password else None)
         engine = create_engine(place, connect_args={"connect_timeout": int(ANSWER_S)})
         with engine.connect() as connection:
             connection.execute(text("SELECT 1"))
@@ -295,5 +295,5 @@ async def traces(config: Config) -> Finding:
         await asyncio.to_thread(ask)
     except SQLAlchemyError as error:
         cure = "scoring goes on without traces; check reward.traces.url and VISION_SR1_TRACES_PASSWORD"
-        return Finding("traces", "failed", f"{urlsplit(url).hostname}: {str(error).splitlines()[0]}", cure)
+        return Finding("traces", "failed", f"{urlsplit(url).hostname or url}: {str(error).splitlines()[0]}", cure)
     return Finding("traces", "ok", f"{urlsplit(url).hostname} answers")

@@ -5,6 +5,7 @@ Names carry their unit (`_s` seconds, `_gib`, `_mib`, `prompts_per_…`). An unk
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
@@ -23,7 +24,23 @@ def in_home(path: Path) -> Path:
         return path
 
 
+def _url(text: str) -> str:
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    return text
+
+
+def _http_url(text: str) -> str:
+    if urlsplit(_url(text)).scheme not in ("http", "https"):
+        raise ValueError("is to begin with http:// or https://")
+    return text
+
+
 HomePath = Annotated[Path, AfterValidator(in_home)]
+Url = Annotated[str, AfterValidator(_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
 GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
@@ -174,7 +191,7 @@ class JudgeConfig(Section):
     """Another model: it answers from the description, for the reward `judge` beside the policy's own `visual`, and
     compares answers where a grader is `judge`."""
 
-    url: str | None = Field(None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge.")
+    url: HttpUrl | None = Field(None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge.")
     model: str = Field("", description="Name of the model there.")
     answers: bool = Field(
         True, description="Give the reward `judge`: it answers from every description. Without, it only grades."
@@ -228,7 +245,7 @@ class ApiConfig(Section):
 class TracesConfig(Section):
     """The trace store: what every reward saw."""
 
-    url: str | None = Field(
+    url: Url | None = Field(
         None,
         description="sqlite:///FILE or, for several replicas, postgresql+psycopg://USER@HOST/DB; "
         "null: traces.sqlite in the run's folder.",
@@ -547,7 +564,7 @@ class EvaluationConfig(Section):
 class StreamsConfig(Section):
     """Redis."""
 
-    url: str | None = Field(
+    url: Url | None = Field(
         None,
         description="redis://, rediss:// or redis+sentinel://host:port,host:port/service/db; "
         "null: the local launcher starts an embedded server.",
@@ -596,7 +613,7 @@ class MetricsConfig(Section):
     project: str = Field("vision-sr1", description="What trackers gather runs under; MLflow calls it an experiment.")
     samples: int = Field(8, ge=0, description="Answers of each evaluation and split that are shown with their images.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: HttpUrl | None = Field(
         None,
         description="Where OpenTelemetry spans go, over HTTP, such as http://collector:4318/v1/traces; null: nowhere.",
     )

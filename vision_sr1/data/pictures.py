@@ -87,7 +87,7 @@ class Pictures:
         if _BASE64.fullmatch(name):
             return _decoded(name, name, what)
         if name[:7].lower() == "file://":
-            name = unquote(urlsplit(name).path)
+            name = unquote(_path_of(name, what))
         if "://" in name:
             raise DataError(f"{what}: {name!r} is a URL: download it, and give its path or its bytes", "image")
         if "\0" in name or len(name) > _LONGEST_PATH:
@@ -109,6 +109,13 @@ class Pictures:
         if path.stat().st_size > self._max_bytes:
             raise DataError(f"{what}: {path} is over data.max_image_bytes ({self._max_bytes})", "image")
         return path.read_bytes()
+
+
+def _path_of(url: str, what: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        raise DataError(f"{what}: {url[:80]!r} is no file URL: {error}", "image") from error
 
 
 def _decoded(payload: str, name: str, what: str) -> bytes:

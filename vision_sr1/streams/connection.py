@@ -89,9 +89,12 @@ def _pool(config: StreamsConfig, url: str) -> ConnectionPool:
         service, _, db = parts.path.strip("/").partition("/")
         try:
             addresses = [(host, int(port)) for host, _, port in hosts]
+            number = int(db or 0)
         except ValueError:
-            raise ConfigError(f"streams.url: {parts.netloc!r} is not host:port,host:port of sentinels") from None
+            raise ConfigError(
+                f"streams.url: {parts.netloc + parts.path!r} is not host:port,host:port/SERVICE/NUMBER of sentinels"
+            ) from None
         sentinel = Sentinel(addresses, sentinel_kwargs={"password": password}, **options)
-        master = sentinel.master_for(service, db=int(db or 0), password=password, max_connections=CONNECTIONS)
+        master = sentinel.master_for(service, db=number, password=password, max_connections=CONNECTIONS)
         return master.connection_pool
     raise ConfigError(f"streams.url: unknown scheme {parts.scheme!r}; known: redis, rediss, unix, redis+sentinel")
