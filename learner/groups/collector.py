@@ -88,7 +88,9 @@ class Idle:
 
 
 Event = GroupsComplete | PromptsLost | ActorBehind | StopRequested | Idle
-_KINDS = (GroupsComplete, PromptsLost, ActorBehind, StopRequested, Idle)  # as ranks tell one another
+# As other ranks have them, where rank 0 tells them the place in this list.
+_ELSEWHERE: tuple[Event, ...] = (GroupsComplete([]), PromptsLost([]), ActorBehind(), StopRequested(), Idle())
+_KINDS = [type(event) for event in _ELSEWHERE]
 
 
 @dataclass
@@ -153,17 +155,15 @@ class GroupCollector:
                     if not self._session.is_stopping():
                         raise
                     event = StopRequested()
-            kind = _KINDS[main_rank(_KINDS.index(type(event)))]
+            told = main_rank(_KINDS.index(type(event)))
             if failure is not None:
                 raise failure
-            if kind is GroupsComplete:
-                yield GroupsComplete(share_groups(wait.groups))
-                return
-            if kind is PromptsLost:
-                yield event if is_main() else PromptsLost([])
-            else:
-                yield kind()
-            if kind is StopRequested:
+            if not is_main():
+                event = _ELSEWHERE[told]
+            if isinstance(event, GroupsComplete):
+                event = GroupsComplete(share_groups(wait.groups))
+            yield event
+            if isinstance(event, (GroupsComplete, StopRequested)):
                 return
 
     def acknowledge(self, prompt_ids: list[str]) -> None:

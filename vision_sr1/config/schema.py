@@ -191,7 +191,9 @@ class JudgeConfig(Section):
     """Another model: it answers from the description, for the reward `judge` beside the policy's own `visual`, and
     compares answers where a grader is `judge`."""
 
-    url: HttpUrl | None = Field(None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge.")
+    url: HttpUrl | None = Field(
+        None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge."
+    )
     model: str = Field("", description="Name of the model there.")
     answers: bool = Field(
         True, description="Give the reward `judge`: it answers from every description. Without, it only grades."
