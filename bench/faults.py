@@ -36,6 +36,7 @@ from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.services import Services
 from vision_sr1.config import Config, load_config
 from vision_sr1.prompting.response import parse_response
+from vision_sr1.run_folder.names import REDIS
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import running_server
@@ -228,7 +229,7 @@ def write_garbage(config: Config) -> Callable[[], None]:
     """A prompt that nobody can read; what is returned does nothing."""
 
     async def append() -> None:
-        streams = running_server(config.run.path / "redis")
+        streams = running_server(config.run.path / REDIS)
         assert streams is not None
         redis = await connect(streams)
         stream = Stream(redis, Keys(config.run.name), "prompts", streams, group="actors", consumer="stranger")

@@ -36,6 +36,7 @@ from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.run_folder.ledger import read_ledger
+from vision_sr1.run_folder.names import REDIS
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Keys, StreamsUnavailableError, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
@@ -368,7 +369,7 @@ def _audit_memory(watch: Watch) -> Iterator[str]:
 async def _audit_streams(config: Config) -> list[str]:
     """Nothing waits, nothing is dead, and no key stays but those of the run itself."""
     wrong: list[str] = []
-    streams = running_server(config.run.path / "redis")
+    streams = running_server(config.run.path / REDIS)
     if streams is None:
         raise StreamsUnavailableError("the soak's Redis is not running")
     redis: Any = await connect(streams)
@@ -402,7 +403,7 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     )
     builder = SequenceBuilder(config.model)
     row = Questions(config.data.train[0].path, config.data)[0]
-    streams = running_server(config.run.path / "redis")
+    streams = running_server(config.run.path / REDIS)
     assert streams is not None
     redis = await connect(streams)
     actors = await Fleet(redis, Keys(config.run.name)).alive()
@@ -438,7 +439,7 @@ def _holders(config: Config, version: int) -> int:
     """Actors alive that hold the version."""
 
     async def look() -> int:
-        streams = running_server(config.run.path / "redis")
+        streams = running_server(config.run.path / REDIS)
         assert streams is not None
         redis = await connect(streams)
         actors = await Fleet(redis, Keys(config.run.name)).alive()

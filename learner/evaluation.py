@@ -1,8 +1,6 @@
 """Evaluation on held-out data, through the same actors and reward service as training, greedily."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 from prometheus_client import Counter
@@ -15,6 +13,8 @@ from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.pipeline.answer_record import Record, answer_record, means
 from vision_sr1.pipeline.ids import evaluation_id, evaluation_index
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import EVALUATION
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, each time.")
@@ -43,7 +43,7 @@ class Evaluator:
     """Evaluates a policy version on every split of `data.evaluation`; every rank calls it."""
 
     def __init__(self, config: Config) -> None:
-        self._folder = config.run.path / "evaluation"
+        self._folder = config.run.path / EVALUATION
         self._samples = config.metrics.samples
         self._splits = {
             name: Questions(source, config.data, reward=config.reward)
@@ -95,9 +95,7 @@ class Evaluator:
         return rows
 
     def _write(self, version: int, split: str, answers: list[Record]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path: Path = self._folder / f"v{version}-{split}.jsonl"
-        path.write_text("".join(json.dumps(answer) + "\n" for answer in answers), encoding="utf-8")
+        jsonl.write(self._folder / f"v{version}-{split}.jsonl", answers)
 
 
 def _sample(row: QuestionRow, answer: Record) -> TrackedExample:

@@ -25,6 +25,8 @@ from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from learner.stop_request import StopRequest
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import ConversationRow, DataError, Mixture, conversations
+from vision_sr1.run_folder.atomic import aside
+from vision_sr1.run_folder.names import SFT_OUTPUT
 
 log = structlog.get_logger()
 
@@ -44,7 +46,7 @@ class SftTrainer:
         self._settings = settings = config.learner.sft
         if not config.data.sft:
             raise ConfigError("data.sft is not set: give the conversations to learn from")
-        self._output = settings.output or config.run.path / "sft"
+        self._output = settings.output or config.run.path / SFT_OUTPUT
         if self._output.exists():
             raise ConfigError(f"{self._output} already exists; remove it or choose another learner.sft.output")
         self._checkpoints = Checkpoints(config, stage="sft")
@@ -96,10 +98,10 @@ class SftTrainer:
                 if not last and settings.checkpoint_every and self._step % settings.checkpoint_every == 0:
                     self._checkpoint()
         self._checkpoints.settle(wait=True, last=True)
-        aside = self._output.with_name(f".writing-{self._output.name}")
-        export_policy(self._engine.module, self._builder.processor, aside)
+        place = aside(self._output)
+        export_policy(self._engine.module, self._builder.processor, place)
         if is_main():
-            aside.rename(self._output)
+            place.rename(self._output)
             log.info("sft finished", steps=self._steps, output=str(self._output))
         dist.destroy_process_group()
         return True

@@ -13,6 +13,7 @@ from reward_service.store import TraceFilter, TraceReader, open_store
 from reward_service.store.export import export_traces
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.prompting.response import TokenBytes
+from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
 
 log = structlog.get_logger()
 
@@ -56,8 +57,8 @@ def _reader(config: Config) -> TraceReader:
 
 def _tokens(config: Config) -> TokenBytes | None:
     """By the tokenizer of the policy that the run began with, or that a checkpoint of it holds; None without either."""
-    checkpoints = sorted((config.run.path / "checkpoints").glob("[0-9]*/policy"), reverse=True)
-    for place in (config.model.path, *map(str, checkpoints)):
+    policies = [str(checkpoint / POLICY) for checkpoint in reversed(checkpoints(config.run.path))]
+    for place in (config.model.path, *policies):
         try:
             return TokenBytes(AutoTokenizer.from_pretrained(place, local_files_only=True))
         except (OSError, ValueError) as error:

@@ -4,7 +4,6 @@ By the policy itself, as in training; by one fixed reader, the base model, which
 RL; and by a rule that takes every word at its worth.
 """
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vision_sr1.pipeline.answer_record import answer_record
 from vision_sr1.prompting.chat import render_user_turn
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.prompting.response import parse_response
+from vision_sr1.run_folder import jsonl
 
 JUDGES = ("self", "base", "rule")
 Answer = dict[str, object]
@@ -70,7 +70,7 @@ class Reader:
 
 def evaluated_answers(file: Path) -> list[Answer]:
     """The answers that an evaluation has written."""
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return jsonl.read(file)
 
 
 def training_answers(run: Path, data: Path, batches: range) -> list[Answer]:

@@ -15,6 +15,8 @@ from vision_sr1.cli.demo.run import make_data_and_model
 from vision_sr1.cli.tasks.distributions import TASKS
 from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import SCALARS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
 STAGE_TIMEOUT_S = 1800.0
@@ -84,8 +86,7 @@ class Study:
 
     def scalars(self, seed: int, objective: str) -> list[dict[str, float]]:
         """What the run has logged so far."""
-        file = self.run(seed, objective) / "scalars.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        return jsonl.read(self.run(seed, objective) / SCALARS)
 
     def is_finished(self, seed: int, objective: str) -> bool:
         """Whether the run has made its last batch, and its last evaluation."""

@@ -26,8 +26,9 @@ from learner.distributed.ranks import is_main
 from learner.distributed.state_shards import PiecesError, restore, snapshot, write_pieces
 from learner.model.snapshots import adapter_snapshot, export_snapshot
 from vision_sr1.config import Config, ConfigError
+from vision_sr1.resuming.changes import ORIGIN, Stage, changes, origin
+from vision_sr1.run_folder.atomic import ASIDE
 from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
-from vision_sr1.run_folder.resuming import ORIGIN, Stage, changes, origin
 
 log = structlog.get_logger()
 
@@ -40,7 +41,6 @@ WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long t
 WRITE_TIMEOUT_S = 1800.0
 FAILURES_IN_A_ROW = 3  # after so many the run ends: what no checkpoint holds fills Redis
 _STATE = "state"
-_ASIDE = ".writing-"
 _REPLACED = ".replaced-"  # by a later one of the same number
 
 
@@ -138,9 +138,9 @@ class Checkpoints:
         """
         self.settle(wait=True)
         started = time.monotonic()
-        aside = self._folder / f"{_ASIDE}{number:06d}"
+        aside = self._folder / f"{ASIDE}{number:06d}"
         if is_main():
-            for left in (*self._folder.glob(f"{_ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
+            for left in (*self._folder.glob(f"{ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
         dist.barrier()
         pieces = snapshot(engine)
@@ -253,7 +253,7 @@ class Checkpoints:
         if scores:
             best = max(scores, key=lambda folder: (scores[folder], folder))
             kept.add(best)
-            link = self._folder / f"{_ASIDE}{BEST}"
+            link = self._folder / f"{ASIDE}{BEST}"
             link.unlink(missing_ok=True)
             link.symlink_to(best.name)
             link.rename(self._folder / BEST)

@@ -15,6 +15,7 @@ from prometheus_client import Gauge
 
 from learner.metrics.trackers import TrackedExample, Trackers
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import SCALARS
 
 PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])
 STEP = Gauge("vision_sr1_learner_step", "Steps finished in this phase.")
@@ -34,7 +35,7 @@ class ScalarLog:
         if not enabled:
             return
         config.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = (config.run.path / "scalars.jsonl").open("a", encoding="utf-8")
+        self._file = (config.run.path / SCALARS).open("a", encoding="utf-8")
         self._trackers = Trackers(config)
         PHASE.labels(phase).set(1)
         TOTAL.set(total_steps)

@@ -1,14 +1,11 @@
 """What the learner writes into the run's folder: curves and the ledger of batches; empty where it cannot be seen."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from vision_sr1.run_folder.ledger import LEDGER
-
-SCALARS = "scalars.jsonl"
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import LEDGER, SCALARS
 
 
 @dataclass(frozen=True)
@@ -28,8 +25,8 @@ class RunFolder:
     """Reads on from where it was; for any thread."""
 
     def __init__(self, folder: Path) -> None:
-        self._scalars = _Lines(folder / SCALARS)
-        self._ledger = _Lines(folder / LEDGER)
+        self._scalars = jsonl.Tail(folder / SCALARS)
+        self._ledger = jsonl.Tail(folder / LEDGER)
         self._steps: dict[str, int] = {}
         self._batches: dict[int, Batch] = {}
         self._points: dict[int, dict[str, float]] = {}
@@ -58,21 +55,3 @@ class RunFolder:
             for line in self._ledger.new():
                 self._batches[line["batch"]] = Batch(line["policy_version"], line["prompts"])
                 self._steps.update(dict.fromkeys(line["prompts"], line["batch"]))
-
-
-class _Lines:
-    """JSON lines as they are added to a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Whole lines since the last call."""
-        if not self._path.is_file():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            whole = file.read().rpartition(b"\n")[0]
-        self._offset += len(whole) + 1 if whole else 0
-        return [json.loads(line) for line in whole.splitlines() if line]

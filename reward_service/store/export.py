@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 
 from reward_service.store.reader import FoundTrace, TraceFilter, TraceReader
 from vision_sr1.pipeline.groups import purpose_name, sample_version
+from vision_sr1.run_folder.atomic import written_whole
 
 AT_ONCE = 500
 
@@ -46,13 +47,11 @@ SCHEMA = pa.schema(
 
 def export_traces(reader: TraceReader, wanted: TraceFilter, path: Path) -> int:
     """Writes the traces that fit, oldest first; returns how many. The file appears when it is whole."""
-    aside = path.with_name(f".writing-{path.name}")
     count, last = 0, 0
-    with pq.ParquetWriter(aside, SCHEMA, compression="zstd") as writer:
+    with written_whole(path) as place, pq.ParquetWriter(place, SCHEMA, compression="zstd") as writer:
         while found := reader.after(wanted, last, AT_ONCE):
             writer.write_table(pa.Table.from_pylist([_row(trace) for trace in found], SCHEMA))
             count, last = count + len(found), found[-1].sequence
-    aside.rename(path)
     return count
 
 

@@ -18,7 +18,7 @@ from vision_sr1.cli.launcher.changes import print_changes
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data.fingerprint import TAIL_BYTES, fingerprint
 from vision_sr1.data.tables import load_table
-from vision_sr1.run_folder.resuming import EFFECTS, ORIGIN, Stage, changes, origin
+from vision_sr1.resuming.changes import EFFECTS, ORIGIN, Stage, changes, origin
 
 ROWS: list[dict[str, Any]] = [
     {

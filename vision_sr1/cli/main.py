@@ -15,6 +15,7 @@ from vision_sr1 import __version__
 from vision_sr1.cli.commands.data import data_app
 from vision_sr1.cli.terminal import Commands, ConfigPath, Overrides, Seed, console, errors, fail, load
 from vision_sr1.config import Config, ConfigError, override
+from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
@@ -141,13 +142,13 @@ def traces(
     from vision_sr1.cli.export.policy import place_of
     from vision_sr1.cli.launcher.traces import export_traces, serve_traces
 
-    if not (run / "config.yaml").is_file():
+    if not (run / SETTINGS).is_file():
         fail(f"{run} is no folder of a run: it has no config.yaml")
     place = [*place_of(run), *(overrides or [])]
-    effective = load(run / "config.yaml", place).config
+    effective = load(run / SETTINGS, place).config
     if export is not None:
-        raise typer.Exit(export_traces(run / "config.yaml", place, export, console))
-    serve_traces(run / "config.yaml", place, effective, console)
+        raise typer.Exit(export_traces(run / SETTINGS, place, export, console))
+    serve_traces(run / SETTINGS, place, effective, console)
 
 
 @app.command()
@@ -167,7 +168,7 @@ def export(
 
     def work() -> None:
         name = exporting.find_checkpoint(run, version).name
-        folder = output or run / "export" / f"{int(name)}{'-adapter' if adapter else ''}"
+        folder = output or run / EXPORTS / f"{int(name)}{'-adapter' if adapter else ''}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         exporting.export(run, version, folder, adapter=adapter, license_id=license_id)
         console.print(f"wrote {folder}: version {int(name)}", highlight=False)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from vision_sr1.prompting.response import ResponseFormat
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES
+from vision_sr1.run_folder.names import TRACES
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -653,4 +654,4 @@ class Config(Section):
     @property
     def traces_url(self) -> str:
         """SQLAlchemy URL of the trace store."""
-        return self.reward.traces.url or f"sqlite:///{(self.run.path / 'traces.sqlite').absolute()}"
+        return self.reward.traces.url or f"sqlite:///{(self.run.path / TRACES).absolute()}"

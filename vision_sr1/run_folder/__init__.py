@@ -1,1 +1,1 @@
-"""A run's folder: what is in it, and what resuming from it means."""
+"""A run's folder: the names of what is in it, and how that is read and written."""

@@ -1,9 +1,9 @@
 """The ledger of a run: which prompts each batch learned from, a line a batch."""
 
-import json
 from pathlib import Path
 
-LEDGER = "batches.jsonl"
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import LEDGER
 
 
 class Ledger:
@@ -20,15 +20,9 @@ class Ledger:
             policy_version: that it made.
             rollouts: how many rollouts of each prompt it learned from, by the prompt's id.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"batch": batch, "policy_version": policy_version, "prompts": rollouts}) + "\n")
+        jsonl.append(self._path, {"batch": batch, "policy_version": policy_version, "prompts": rollouts})
 
 
 def read_ledger(run_folder: Path) -> dict[int, dict[str, int]]:
     """Rollouts by prompt of each batch by its number."""
-    batches: dict[int, dict[str, int]] = {}
-    for line in (run_folder / LEDGER).read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        batches[entry["batch"]] = entry["prompts"]
-    return batches
+    return {entry["batch"]: entry["prompts"] for entry in jsonl.read(run_folder / LEDGER)}

@@ -12,6 +12,7 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
 from vision_sr1.config import Config, ConfigError, StreamsConfig
 from vision_sr1.errors import OutageError
+from vision_sr1.run_folder.names import REDIS
 from vision_sr1.streams.embedded import running_server
 from vision_sr1.streams.outage import AT_ONCE, Patience, PatientRedis
 
@@ -54,7 +55,7 @@ async def connect_to_run(config: Config) -> AsyncIterator[PatientRedis]:
     """
     streams = config.streams
     if streams.url is None:
-        found = running_server(config.run.path / "redis")
+        found = running_server(config.run.path / REDIS)
         if found is None:
             raise ConfigError(
                 f"no Redis of the run {config.run.name!r} is running under {config.run.path}: start the run, or name "

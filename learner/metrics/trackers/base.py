@@ -11,8 +11,8 @@ from typing import Protocol
 from PIL import Image
 
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import TRACKERS
 
-KNOWN_AS = "trackers.json"  # in the run's folder: what trackers call the run, so that a resumed one goes on there
 _NAMING = threading.Lock()
 
 
@@ -48,7 +48,7 @@ class Tracker(Protocol):
 
 def known_as(config: Config, tracker: str, make: Callable[[], str]) -> str:
     """What a tracker calls the run: as before where the run is resumed."""
-    file: Path = config.run.path / KNOWN_AS
+    file: Path = config.run.path / TRACKERS
     with _NAMING:
         known: dict[str, str] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if tracker not in known:

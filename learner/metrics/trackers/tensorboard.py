@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from learner.metrics.trackers.base import TrackedExample
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import TENSORBOARD
 
 
 class TensorBoard:
@@ -12,7 +13,7 @@ class TensorBoard:
     def __init__(self, config: Config) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(config.run.path / "tensorboard"))
+        self._writer = SummaryWriter(str(config.run.path / TENSORBOARD))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Under their names as tags."""

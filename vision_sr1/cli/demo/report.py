@@ -14,6 +14,8 @@ from rich.text import Text
 
 from vision_sr1.config import Config
 from vision_sr1.data import Questions
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import EVALUATION, SCALARS
 
 METRICS = {
     "accuracy": "answer right",
@@ -46,8 +48,7 @@ def write_report(root: Path, base: Config, rl: Config, console: Console) -> Summ
 
 
 def _scalars(config: Config) -> list[dict[str, float]]:
-    path = config.run.path / "scalars.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return jsonl.read(config.run.path / SCALARS)
 
 
 def _phase(evaluation: dict[str, float], splits: list[str]) -> dict[str, dict[str, float]]:
@@ -125,8 +126,7 @@ def _show_example(root: Path, rl: Config, last_version: int, console: Console) -
 
 
 def _answers(rl: Config, version: int, split: str) -> dict[int, dict[str, Any]]:
-    path = rl.run.path / "evaluation" / f"v{version}-{split}.jsonl"
-    answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    answers = jsonl.read(rl.run.path / EVALUATION / f"v{version}-{split}.jsonl")
     return {answer["index"]: answer for answer in answers}
 
 

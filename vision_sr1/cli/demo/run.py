@@ -14,6 +14,7 @@ from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
 from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
+from vision_sr1.run_folder.names import EVALUATION, SETTINGS
 
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
 
@@ -88,7 +89,7 @@ def _run_stages(
             override("data.train", data / "train.parquet"),
             f"data.evaluation={json.dumps(evaluation, ensure_ascii=False)}",
         ]
-        resuming = ["learner.resume=true"] if resume and (root / name / "config.yaml").is_file() else []
+        resuming = ["learner.resume=true"] if resume and (root / name / SETTINGS).is_file() else []
         return load_config(examples / f"{file}.yaml", [*paths, *resuming, *more, *overrides]).config
 
     base_model, cold_model = root / "models" / "base", root / "models" / "cold_start"
@@ -121,7 +122,7 @@ def _run_stages(
         run_sft(cold_start, console, "cold start", fresh=False)
     if prepare:
         return
-    if not (base_evaluation.run.path / "evaluation").is_dir():
+    if not (base_evaluation.run.path / EVALUATION).is_dir():
         run_training(base_evaluation, console, "evaluating the base", fresh=True)
     run_training(rl, console, "RL", fresh=False)
     write_report(root, base_evaluation, rl, console)

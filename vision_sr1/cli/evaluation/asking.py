@@ -1,7 +1,6 @@
 """Asking: questions of benchmarks go into the streams as evaluation prompts, and answers that come are written down."""
 
 import asyncio
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from vision_sr1.pipeline.ids import evaluation_id
 from vision_sr1.pipeline.lost_prompts import Whereabouts
 from vision_sr1.pipeline.prompt_message import prompt_message
 from vision_sr1.pipeline.wire import WireError, decode
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import SCALARS
 from vision_sr1.streams import Blobs, Entry, Keys, Output, PatientRedis, PromptImages, Stream, forget
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -28,7 +29,6 @@ POLL_S = 1.0
 SAID_EVERY_S = 2.0
 AT_ONCE = 64
 STREAM = "evaluated"
-SCALARS = "scalars.jsonl"
 REFUSED = Counter("vision_sr1_evaluation_rows_refused", "Rows of benchmarks that could not be used.", ["benchmark"])
 UNANSWERED = Counter("vision_sr1_evaluation_unanswered", "Questions that no actor could answer.", ["benchmark"])
 ASKED_AGAIN = Counter("vision_sr1_evaluation_asked_again", "Questions issued again because the streams lost them.")
@@ -157,8 +157,7 @@ class Asking:
         answers = [answer for records in self._records.values() for answer in records.all()]
         scalars = {f"reward/{name}": value for name, value in means(answers).items()}
         line = {"step": len(answers), "total": self._total, "time": time.time(), **scalars}
-        with (self._config.run.path / SCALARS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        jsonl.append(self._config.run.path / SCALARS, line)
 
     async def _be_patient(self, came: int) -> None:
         """Asks again what the streams have lost, and gives up where nothing comes for too long."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vision_sr1.pipeline.answer_record import Record
+from vision_sr1.run_folder import jsonl
 
 ANSWERS = "answers"
 
@@ -37,9 +38,7 @@ class Records:
         """Keeps a record on the disk; one that is there already stays."""
         if record["index"] in self:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        jsonl.append(self._path, record)
         self._records[record["index"]] = record
 
     def all(self) -> list[Record]:

@@ -19,6 +19,7 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.run_folder.checkpoints import POLICY
+from vision_sr1.run_folder.names import EVALUATIONS, SETTINGS
 
 ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
 
@@ -60,11 +61,11 @@ def policy_of(model: str, version: str) -> tuple[str, int, Path, Path | None]:
     from vision_sr1.cli.ask import settings_of
 
     run = Path(model)
-    if (run / "config.yaml").is_file():
+    if (run / SETTINGS).is_file():
         checkpoint = find_checkpoint(run, version)
         number = int(checkpoint.name)
         name = f"{run.absolute().name}-{number}"  # on a Redis of several runs, one of its own
-        return str(checkpoint / POLICY), number, run / "evaluations" / name, run / "config.yaml"
+        return str(checkpoint / POLICY), number, run / EVALUATIONS / name, run / SETTINGS
     return model, 0, Path("runs") / f"evaluation-{run.name}", settings_of(model)
 
 

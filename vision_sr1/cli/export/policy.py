@@ -7,11 +7,14 @@ from pathlib import Path
 
 from vision_sr1.cli.export.model_card import model_card
 from vision_sr1.config import Config, ConfigError, load_config, override, save_config
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.atomic import written_whole
 from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
+from vision_sr1.run_folder.names import SCALARS, SETTINGS
 
 CARD = "README.md"
 CHECKSUMS = "SHA256SUMS"  # of all other files, as `sha256sum --check` reads it
-SETTINGS = "vision_sr1.yaml"  # the run's configuration, secrets left out
+RUN_SETTINGS = "vision_sr1.yaml"  # the run's configuration, secrets left out
 
 
 def run_config(run: Path) -> Config:
@@ -47,17 +50,15 @@ def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: 
         raise ConfigError(f"{checkpoint} has no adapter: the run learned all weights (learner.lora.rank is 0)")
     if output.exists():
         raise ConfigError(f"{output} is there already; remove it or choose another --output")
-    aside = output.with_name(f".writing-{output.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
-    if not adapter:
-        _scale_images_as_trained(aside, config)
-    save_config(config, aside / SETTINGS)
-    card = model_card(config, int(checkpoint.name), _evaluation(run, int(checkpoint.name)), adapter, license_id)
-    (aside / CARD).write_text(card, encoding="utf-8")
-    sums = {file.relative_to(aside): _sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
-    (aside / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), encoding="utf-8")
-    aside.rename(output)
+    with written_whole(output) as folder:
+        shutil.copytree(source, folder)
+        if not adapter:
+            _scale_images_as_trained(folder, config)
+        save_config(config, folder / RUN_SETTINGS)
+        card = model_card(config, int(checkpoint.name), _evaluation(run, int(checkpoint.name)), adapter, license_id)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        sums = {file.relative_to(folder): _sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        (folder / CHECKSUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), "utf-8")
     return checkpoint
 
 
@@ -108,9 +109,9 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def _check_run(run: Path) -> Path:
-    file = run / "config.yaml"
+    file = run / SETTINGS
     if not file.is_file():
-        raise ConfigError(f"{run} is no folder of a run: it has no config.yaml")
+        raise ConfigError(f"{run} is no folder of a run: it has no {SETTINGS}")
     return file
 
 
@@ -128,9 +129,7 @@ def _scale_images_as_trained(folder: Path, config: Config) -> None:
 def _evaluation(run: Path, version: int) -> dict[str, dict[str, float]]:
     """Metrics of a version by held-out split, where it was evaluated."""
     found: dict[str, dict[str, float]] = {}
-    path = run / "scalars.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        scalars = json.loads(line)
+    for scalars in jsonl.read(run / SCALARS):
         if scalars.get("policy/version") != version:
             continue
         for name, value in scalars.items():

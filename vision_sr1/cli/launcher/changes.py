@@ -5,8 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from vision_sr1.config import Config
+from vision_sr1.resuming.changes import Stage, changes, origin
 from vision_sr1.run_folder.checkpoints import newest_whole
-from vision_sr1.run_folder.resuming import Stage, changes, origin
 
 
 def print_changes(config: Config, stage: Stage, console: Console) -> None:

@@ -9,7 +9,7 @@ from vision_sr1.data.mixture import conversations, questions
 from vision_sr1.data.questions import Questions
 from vision_sr1.models.check import check_model
 from vision_sr1.prompting.prompt_template import PromptTemplate
-from vision_sr1.run_folder.resuming import Stage
+from vision_sr1.resuming.changes import Stage
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.ports import Ports
 from vision_sr1.streams import connect

@@ -1,6 +1,5 @@
 """What a user sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
 
-import json
 import time
 from collections import deque
 from pathlib import Path
@@ -12,6 +11,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from vision_sr1.run_folder import jsonl
 
 PLAIN_EVERY_S = 10.0
 SHOWN = {
@@ -29,26 +30,17 @@ class ScalarTail:
     """Reads a phase's scalars as the learner writes them."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.is_file() else 0
+        self._tail = jsonl.Tail(path, from_end=True)
         self.lines = 0  # read so far
         self.latest: dict[str, float] = {}
         self.recent: deque[tuple[float, float]] = deque(maxlen=20)  # (time, step)
 
     def read(self) -> None:
         """Takes in what was written since the last call."""
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                self.lines += 1
-                scalars = json.loads(line)
-                self.latest.update(scalars)
-                self.recent.append((scalars["time"], scalars["step"]))
+        for scalars in self._tail.new():
+            self.lines += 1
+            self.latest.update(scalars)
+            self.recent.append((scalars["time"], scalars["step"]))
 
     def eta_s(self, total: int) -> float | None:
         """Seconds to the last step at the recent pace."""

@@ -18,7 +18,9 @@ from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.cli.launcher.services import Services
 from vision_sr1.cli.launcher.state import NAME_AFTER_S, RunState
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.run_folder.resuming import Stage
+from vision_sr1.resuming.changes import Stage
+from vision_sr1.run_folder.checkpoints import CHECKPOINTS
+from vision_sr1.run_folder.names import SCALARS, SETTINGS
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
@@ -51,7 +53,7 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
         _prepared(config, "sft", console, fresh=fresh),
         Services(config, actors=0) as services,
         _interruptible() as interrupted,
-        ProgressView(console, phase, ScalarTail(config.run.path / "scalars.jsonl"), steps) as view,
+        ProgressView(console, phase, ScalarTail(config.run.path / SCALARS), steps) as view,
     ):
         learner = services.learner("--sft")
         learner.restarts_left = 0
@@ -122,7 +124,7 @@ def _run(
 ) -> None:
     """Runs actors, the reward service, and whom they work for, until that one is done."""
     config, reward = services.config, services.reward_service()
-    tail = ScalarTail(config.run.path / "scalars.jsonl")
+    tail = ScalarTail(config.run.path / SCALARS)
     console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
     state = RunState(config, services.environment, has_learner=has_learner)
 
@@ -146,10 +148,10 @@ def _prepared(config: Config, stage: Stage, console: Console, *, fresh: bool) ->
     path, resume = config.run.path, config.learner.resume
     if fresh and resume:
         raise ConfigError("--fresh and learner.resume (--resume) exclude each other: leave one out")
-    if resume and not (path / "config.yaml").is_file():
+    if resume and not (path / SETTINGS).is_file():
         raise ConfigError(f"{path} holds no run to resume: leave --resume out to start one")
     with RunFolder(path, console) as folder:
-        is_started = (path / "checkpoints").is_dir() or (path / "scalars.jsonl").is_file()
+        is_started = (path / CHECKPOINTS).is_dir() or (path / SCALARS).is_file()
         if is_started and not (fresh or resume):
             raise ConfigError(
                 f"{path} already holds a run: --resume continues it from its last checkpoint, --fresh moves it aside "

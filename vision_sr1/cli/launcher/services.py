@@ -9,6 +9,7 @@ from urllib.request import getproxies_environment
 
 from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.config import Config, ConfigError, save_config
+from vision_sr1.run_folder.names import LOGS, REDIS, SETTINGS
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import marks
 from vision_sr1.runtime.ports import Ports
@@ -44,7 +45,7 @@ class Services(ExitStack):
         self._marks = marks(config.run.path)
         self.config = config.model_copy(deep=True)
         if needs_redis and config.streams.url is None:
-            self.redis = EmbeddedRedis(config.run.path / "redis", port=self._ports.keep(), marks=self._marks)
+            self.redis = EmbeddedRedis(config.run.path / REDIS, port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
         if needs_redis:
@@ -52,7 +53,7 @@ class Services(ExitStack):
         if config.metrics.learner_port:
             self.config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
         config.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = config.run.path / "config.yaml"
+        self._file = config.run.path / SETTINGS
         save_config(self.config, self._file)
 
     @property
@@ -114,7 +115,7 @@ class Services(ExitStack):
             name=name,
             command=[sys.executable, *arguments],
             environment={**shared, **self._marks, **self._environment},
-            log=self.config.run.path / "logs" / f"{name}.log",
+            log=self.config.run.path / LOGS / f"{name}.log",
             restarts_left=restarts,
         )
 

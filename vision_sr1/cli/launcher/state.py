@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import redis
 
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import LOGS
 from vision_sr1.streams import Keys
 
 STREAMS = ("prompts", "rollouts", "scored")
@@ -48,7 +49,7 @@ class RunState:
         """What is waited for before the first batch."""
         if time.monotonic() - self._started < NAME_AFTER_S:
             return "starting services"
-        return f"waiting for {self._awaited()} (logs: {self._config.run.path / 'logs'})"
+        return f"waiting for {self._awaited()} (logs: {self._config.run.path / LOGS})"
 
     def _awaited(self) -> str:
         count, reward = self._config.actors.count, self._config.reward

@@ -1,0 +1,50 @@
+"""Files of JSON lines that grow: each line is written at once, and read once it is whole."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vision_sr1.run_folder.atomic import written_whole
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds a line; makes the file and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a whole file; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as place:
+        place.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole lines; none of a file that is not there."""
+    return Tail(path).new()
+
+
+class Tail:
+    """Reads on from where it was.
+
+    Args:
+        from_end: begins behind what is there already.
+    """
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.is_file() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines since the last call; a line that is being written comes with the next."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            written = file.read()
+        whole = written[: written.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines() if line]
