@@ -1,5 +1,6 @@
 """Evaluation on held-out data, through the same actors and reward service as training, greedily."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -7,7 +8,6 @@ from prometheus_client import Counter
 
 from learner.distributed.ranks import is_main
 from learner.groups.collector import PendingGroups
-from learner.groups.issuer import PromptIssuer
 from learner.metrics.trackers import TrackedExample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
@@ -20,6 +20,8 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, each time.")
 
 log = structlog.get_logger()
+
+Issue = Callable[[Iterable[tuple[str, QuestionRow]], "pb.Purpose", int], None]
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,19 @@ class Evaluator:
             for name, source in config.data.evaluation.items()
         }
 
-    def begin(self, version: int, attempt: int, issuer: PromptIssuer) -> PendingEvaluation | None:
+    def begin(self, version: int, attempt: int, issue: Issue) -> PendingEvaluation | None:
         """Issues the questions, which the actors answer beside what else they have to do; None where there are none.
 
         Args:
             attempt: how many learners have led the run before.
+            issue: puts prompts on the stream, by their ids; see `RunConnection.issue`.
         """
         rows = self._rows(version, attempt)
         if not rows:
             return None
         if is_main():
-            issuer.issue(rows.items(), pb.PURPOSE_EVALUATION, version)
-        return PendingEvaluation(PendingGroups("evaluated", pb.PURPOSE_EVALUATION, version, set(rows)), rows)
+            issue(rows.items(), pb.PURPOSE_EVALUATION, version)
+        return PendingEvaluation(PendingGroups(pb.PURPOSE_EVALUATION, version, set(rows)), rows)
 
     def finish(self, pending: PendingEvaluation, answers: list[pb.ScoredGroup]) -> list[Evaluated]:
         """Means over the answers, each of which goes to `evaluation/v{version}-{split}.jsonl`."""

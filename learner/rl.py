@@ -181,13 +181,11 @@ class Trainer:
         remaining = (settings.batches - self._state.batch) * settings.prompts_per_batch
         count = max(0, min(room, remaining) - self._feeder.in_flight)
         with self._unless_stopping():
-            self._run.issuer.issue(self._feeder.draw(count), pb.PURPOSE_TRAIN, self._state.policy_version)
+            self._run.issue(self._feeder.draw(count), pb.PURPOSE_TRAIN, self._state.policy_version)
 
     def _collect(self, prompt_ids: list[str], count: int) -> list[pb.ScoredGroup]:
         """So many of these prompts' groups."""
-        pending = PendingGroups(
-            "scored", pb.PURPOSE_TRAIN, self._state.policy_version, set(prompt_ids), self._feeder.is_to_come
-        )
+        pending = PendingGroups(pb.PURPOSE_TRAIN, self._state.policy_version, set(prompt_ids), self._feeder.is_to_come)
         return self._wait(pending, count, self._feeder.row)
 
     def _wait(self, pending: PendingGroups, count: int, row: Callable[[str], QuestionRow]) -> list[pb.ScoredGroup]:
@@ -204,7 +202,7 @@ class Trainer:
                 case PromptsLost():
                     if is_main():
                         lost = [(prompt_id, row(prompt_id)) for prompt_id in event.prompt_ids]
-                        self._run.issuer.issue(lost, pending.purpose, pending.policy_version)
+                        self._run.issue(lost, pending.purpose, pending.policy_version)
                 case ActorBehind():
                     self._publish()
                 case StopRequested():
@@ -261,7 +259,7 @@ class Trainer:
         if self._state.evaluating or self._state.batch >= self._config.learner.batches:
             self._begin_evaluation()
         if is_main():
-            self._run.issuer.issue(self._feeder.again(), pb.PURPOSE_TRAIN, self._state.policy_version)
+            self._run.issue(self._feeder.again(), pb.PURPOSE_TRAIN, self._state.policy_version)
 
     def _evaluate_and_checkpoint(self) -> None:
         """After a batch, what is due then; after the last one, both."""
@@ -293,7 +291,7 @@ class Trainer:
     def _begin_evaluation(self) -> None:
         """Issues its questions together with the next batch's prompts: the actors stand still for neither."""
         version = self._state.policy_version
-        self._evaluation = self._evaluator.begin(version, self._run.leadership.attempt, self._run.issuer)
+        self._evaluation = self._evaluator.begin(version, self._run.leadership.attempt, self._run.issue)
         self._state.evaluating = self._evaluation is not None
 
     def _finish_evaluation(self) -> bool:
@@ -350,7 +348,7 @@ class Trainer:
         with self._unless_stopping():
             if folder.name == f"{self._state.policy_version:06d}":
                 self._run.fleet.announce(self._state.policy_version, folder / POLICY)
-            self._run.collector.acknowledge(held)
+            self._run.training_groups.acknowledge(held)
 
     @contextlib.contextmanager
     def _unless_stopping(self) -> Iterator[None]:

@@ -15,24 +15,24 @@ log = structlog.get_logger()
 
 
 class RunImages:
-    """The images of the prompts that this learner has in flight."""
+    """The images of a run.
+
+    Attributes:
+        of_prompts: those of the prompts that this learner has in flight.
+    """
 
     def __init__(self, config: Config, session: RedisSession) -> None:
         self._session = session
         self._blobs = Blobs(session.redis, session.keys, config.streams.image_ttl_s)
-        self._of_prompts = PromptImages(self._blobs)
-
-    async def put(self, prompt_id: str, images: list[bytes]) -> list[pb.ImageRef]:
-        """Stores a prompt's encoded images, until the prompt is released."""
-        return await self._of_prompts.put(prompt_id, images)
+        self.of_prompts = PromptImages(self._blobs)
 
     def release(self, prompt_ids: Iterable[str]) -> None:
         """Releases the images of prompts whose groups have left the streams."""
-        self._session.run(self._of_prompts.release(prompt_ids))
+        self._session.run(self.of_prompts.release(prompt_ids))
 
     def release_unused(self) -> None:
         """Releases what no prompt of this learner uses, whoever stored it."""
-        self._session.run(self._blobs.release_all_but(self._of_prompts))
+        self._session.run(self._blobs.release_all_but(self.of_prompts))
 
     def release_all(self) -> None:
         """Releases everything: the run is complete."""
@@ -43,7 +43,7 @@ class RunImages:
 
         async def put() -> list[pb.ImageRef]:
             refs = [await self._blobs.put(image) for image in images]
-            await self._blobs.release(ref.sha256 for ref in refs if ref.sha256 not in self._of_prompts)
+            await self._blobs.release(ref.sha256 for ref in refs if ref.sha256 not in self.of_prompts)
             return refs
 
         refs: list[pb.ImageRef] = self._session.run(put())

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vision_sr1.config import Config
-from vision_sr1.streams import Keys, connect
+from vision_sr1.streams import Interruptions, Keys, connect
 
 SCARCE_MEMORY = 0.8  # of what the server may use
 
@@ -25,20 +25,15 @@ class RedisSession:
         self.keys = Keys(config.run.name)
         self._runner = asyncio.Runner()
         self.redis = self.run(connect(config.streams, hurried=is_stopping))
-        self._interruptions = 0
-        self._server = ""  # the server that answered last, as it names this start of it
+        self._interruptions = Interruptions(self.redis)
 
     def run(self, work: Any) -> Any:
         """Runs a coroutine to its end."""
         return self._runner.run(work)
 
     def was_interrupted(self) -> bool:
-        """Whether this is the first call, a reply was lost since the last, or the server is another than it was."""
-        server = self.run(self.redis.info("server"))["run_id"]
-        interruptions = self.redis.patience.interruptions
-        interrupted = interruptions > self._interruptions or server != self._server
-        self._interruptions, self._server = interruptions, server
-        return interrupted
+        """Whether Redis may hold something else than this process remembers; see `Interruptions`."""
+        return bool(self.run(self._interruptions.happened()))
 
     def memory_is_scarce(self) -> bool:
         """Whether Redis is about to refuse writes: a checkpoint would let go of what has been learned from."""

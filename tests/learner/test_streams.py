@@ -88,7 +88,7 @@ def blobs(config: Config) -> dict[bool, int]:
 
 def collect(streams: RunConnection, ids: list[str], *, count: int | None = None, to_come: Set[str] = frozenset()):
     """What the loop does with the events of a wait; nothing where it was asked to stop."""
-    pending = PendingGroups("scored", pb.PURPOSE_TRAIN, 0, set(ids), lambda prompt_id: prompt_id in to_come)
+    pending = PendingGroups(pb.PURPOSE_TRAIN, 0, set(ids), lambda prompt_id: prompt_id in to_come)
     for event in streams.collector.events(pending, count or len(ids)):
         match event:
             case GroupsComplete():
@@ -101,7 +101,7 @@ def collect(streams: RunConnection, ids: list[str], *, count: int | None = None,
 
 
 def feed(streams: RunConnection, *ids: str) -> None:
-    streams.issuer.issue([(prompt_id, row(prompt_id)) for prompt_id in ids], pb.PURPOSE_TRAIN, 0)
+    streams.issue([(prompt_id, row(prompt_id)) for prompt_id in ids], pb.PURPOSE_TRAIN, 0)
 
 
 def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, redis_config: Config):
@@ -111,7 +111,7 @@ def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, re
     assert sorted(collect(streams, ["0/1", "0/2"])) == ["0/1", "0/2"]
     assert depth(redis_config, "scored") == 2
     assert blobs(redis_config) == {True: 2, False: 0}
-    streams.collector.acknowledge(["0/1"])
+    streams.training_groups.acknowledge(["0/1"])
     assert depth(redis_config, "scored") == 1
     assert blobs(redis_config) == {True: 1, False: 1}
 
@@ -119,12 +119,12 @@ def test_groups_stay_and_images_too_until_a_checkpoint_holds_them(make: Make, re
 def test_an_image_of_several_prompts_stays_for_the_last(make: Make, redis_config: Config):
     streams = make()
     shared = row("shared")
-    streams.issuer.issue([("0/1", shared), ("0/2", shared)], pb.PURPOSE_TRAIN, 0)
+    streams.issue([("0/1", shared), ("0/2", shared)], pb.PURPOSE_TRAIN, 0)
     answered(redis_config, "0/1", "0/2")
     collect(streams, ["0/1", "0/2"])
-    streams.collector.acknowledge(["0/1"])
+    streams.training_groups.acknowledge(["0/1"])
     assert blobs(redis_config) == {True: 1, False: 0}
-    streams.collector.acknowledge(["0/2"])
+    streams.training_groups.acknowledge(["0/2"])
     assert blobs(redis_config) == {True: 0, False: 1}
 
 
@@ -139,10 +139,10 @@ def test_a_group_of_a_prompt_to_come_is_kept_for_its_batch(make: Make, redis_con
     feed(second, "0/1", "0/2")  # refused: the streams hold them
     assert depth(redis_config, "prompts") == 0
     assert sorted(collect(second, ["0/1", "0/2"], to_come={"0/9"})) == ["0/1", "0/2"]
-    second.collector.acknowledge(["0/1", "0/2"])
+    second.training_groups.acknowledge(["0/1", "0/2"])
     assert depth(redis_config, "scored") == 1
     assert collect(second, ["0/9"]) == ["0/9"]
-    second.collector.acknowledge(["0/9"])
+    second.training_groups.acknowledge(["0/9"])
     assert depth(redis_config, "scored") == 0
 
 
@@ -269,7 +269,7 @@ def test_what_a_server_forgot_that_comes_back_without_its_last_writes_is_let_go_
     collect(streams, ["0/1", "0/2"])
     (file,) = (tmp_path / "redis").rglob("*.aof")
     on_disk = file.read_bytes()
-    streams.collector.acknowledge(["0/1", "0/2"])
+    streams.training_groups.acknowledge(["0/1", "0/2"])
     embedded_redis.process.kill()
     embedded_redis.process.wait()
     file.write_bytes(on_disk)

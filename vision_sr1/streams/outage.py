@@ -186,6 +186,23 @@ class PatientRedis(Redis):
         return pipeline
 
 
+class Interruptions:
+    """Whether Redis may hold something else than this process remembers."""
+
+    def __init__(self, redis: PatientRedis) -> None:
+        self._redis: Any = redis
+        self._seen = 0
+        self._server = ""  # the server that answered last, as it names this start of it
+
+    async def happened(self) -> bool:
+        """Whether this is the first call, a reply was lost since the last, or the server is another than it was."""
+        server = (await self._redis.info("server"))["run_id"]
+        interruptions = self._redis.patience.interruptions
+        happened = interruptions > self._seen or server != self._server
+        self._seen, self._server = interruptions, server
+        return bool(happened)
+
+
 async def check_takes_writes(redis: PatientRedis, key: str, timeout_s: float) -> None:
     """Returns where the server takes writes now; a readiness probe.
 

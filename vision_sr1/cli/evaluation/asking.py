@@ -14,13 +14,11 @@ from vision_sr1.cli.evaluation.records import Records
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow
 from vision_sr1.pipeline.answer_record import Record, answer_record, means, unanswered
+from vision_sr1.pipeline.evaluation_prompts import EvaluationPrompts
 from vision_sr1.pipeline.ids import evaluation_id
-from vision_sr1.pipeline.lost_prompts import Whereabouts
-from vision_sr1.pipeline.prompt_message import prompt_message
-from vision_sr1.pipeline.wire import WireError, decode
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
-from vision_sr1.streams import Blobs, Entry, Keys, Output, PatientRedis, PromptImages, Stream, forget
+from vision_sr1.streams import Blobs, Interruptions, Keys, PatientRedis, PromptImages, forget
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -28,7 +26,6 @@ log = structlog.get_logger()
 POLL_S = 1.0
 SAID_EVERY_S = 2.0
 AT_ONCE = 64
-STREAM = "evaluated"
 REFUSED = Counter("vision_sr1_evaluation_rows_refused", "Rows of benchmarks that could not be used.", ["benchmark"])
 UNANSWERED = Counter("vision_sr1_evaluation_unanswered", "Questions that no actor could answer.", ["benchmark"])
 ASKED_AGAIN = Counter("vision_sr1_evaluation_asked_again", "Questions issued again because the streams lost them.")
@@ -62,10 +59,9 @@ class Asking:
         self._version = version
         self._redis = redis
         self._keys = keys
-        self._images = PromptImages(Blobs(redis, keys, config.streams.image_ttl_s))
-        self._prompts = Stream(redis, keys, "prompts", config.streams)
-        self._answered = Stream(redis, keys, STREAM, config.streams, group="evaluation", consumer="asker", claims=False)
-        self._whereabouts = Whereabouts(redis, keys)
+        images = PromptImages(Blobs(redis, keys, config.streams.image_ttl_s))
+        self._prompts = EvaluationPrompts(config, redis, images, consumer="evaluation")
+        self._interruptions = Interruptions(redis)
         self._benchmarks = {name: questionnaire(name, config) for name in config.evaluation.benchmarks}
         self._records = {name: Records(config.run.path, name) for name in self._benchmarks}
         self._total = sum(len(asked.numbers) for asked in self._benchmarks.values())
@@ -82,7 +78,7 @@ class Asking:
             RedisError: the streams were out of reach for too long.
         """
         await forget(self._redis, self._keys)  # what an earlier attempt learned is on the disk
-        await self._answered.open()
+        await self._prompts.open()
         while await self._issue():
             if stop.is_set():
                 return False
@@ -115,40 +111,26 @@ class Asking:
                 break
             prompt_id = evaluation_id(question.benchmark, self._version, 0, question.index)
             self._waiting[prompt_id] = question
-            await self._ask(prompt_id)
+            await self._prompts.issue([(prompt_id, question.row)], self._version)
         return bool(self._waiting)
-
-    async def _ask(self, prompt_id: str) -> None:
-        row = self._waiting[prompt_id].row
-        images = await self._images.put(prompt_id, row.images)
-        prompt = prompt_message(self._config, prompt_id, row, images, pb.PURPOSE_EVALUATION, self._version)
-        await self._prompts.append([Output("prompts", prompt_id, prompt.SerializeToString())])
 
     async def _take(self) -> int:
         """Writes down what has come, or comes within POLL_S; how many questions it answers."""
-        entries = await self._answered.read(AT_ONCE, POLL_S)
-        came = 0
-        for entry in entries:
-            question = self._waiting.pop(entry.item, None)
-            if question is not None:
-                self._records[question.benchmark].add(self._record(question, entry))
-                came += 1
-        await self._answered.acknowledge(entries)
-        await self._images.release(entry.item for entry in entries)
-        return came
+        if await self._interruptions.happened():
+            await self._prompts.recover()
+        groups = await self._prompts.collect(self._waiting.keys(), AT_ONCE, POLL_S)
+        for group in groups:
+            question = self._waiting.pop(group.id)
+            self._records[question.benchmark].add(self._record(question, group))
+        return len(groups)
 
-    def _record(self, question: _Question, entry: Entry) -> Record:
+    def _record(self, question: _Question, group: pb.ScoredGroup) -> Record:
         kept: Record = {"benchmark": question.benchmark, "tags": question.item.tags}
-        try:
-            group = decode(pb.ScoredGroup, entry.message)
-        except WireError as error:
-            group = pb.ScoredGroup()
-            log.error("answer cannot be read", item=entry.item, error=str(error))
         if not group.rollouts:
             UNANSWERED.labels(question.benchmark).inc()
-            log.error("not answered: `vision-sr1 streams dead list` says why", item=entry.item)
+            log.error("not answered: `vision-sr1 streams dead list` says why", item=group.id)
             return kept | unanswered(question.index, question.row)
-        record = answer_record(entry.item, question.row, group.rollouts[0])
+        record = answer_record(group.id, question.row, group.rollouts[0])
         return kept | record | {"index": question.index}
 
     def _say(self) -> None:
@@ -166,9 +148,9 @@ class Asking:
             self._quiet_since = self._looked_at = now
         if now - self._looked_at > 2 * self._config.streams.lease_s:
             self._looked_at = now
-            for prompt_id in await self._whereabouts.lost(self._waiting, STREAM, 1):
-                ASKED_AGAIN.inc()
-                await self._ask(prompt_id)
+            lost = await self._prompts.lost(self._waiting)
+            ASKED_AGAIN.inc(len(lost))
+            await self._prompts.issue([(prompt_id, self._waiting[prompt_id].row) for prompt_id in lost], self._version)
         if now - self._quiet_since > self._config.learner.groups_timeout_s:
             raise NoAnswersError(
                 f"no answer for {self._config.learner.groups_timeout_s:.0f} s, with {len(self._waiting)} questions "

@@ -2,31 +2,25 @@
 
 from collections.abc import Iterable
 
-from learner.connection.images import RunImages
-from learner.connection.session import RedisSession
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.prompt_message import prompt_message
-from vision_sr1.streams import Output, Stream
+from vision_sr1.streams import Keys, Output, PatientRedis, PromptImages, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
 class PromptIssuer:
     """Issues prompts, each once: the stream refuses those that it holds or held."""
 
-    def __init__(self, config: Config, session: RedisSession, images: RunImages) -> None:
+    def __init__(self, config: Config, redis: PatientRedis, images: PromptImages) -> None:
         self._config = config
-        self._session = session
         self._images = images
-        self._prompts = Stream(session.redis, session.keys, "prompts", config.streams)
+        self._prompts = Stream(redis, Keys(config.run.name), "prompts", config.streams)
 
-    def issue(self, prompts: Iterable[tuple[str, QuestionRow]], purpose: "pb.Purpose", policy_version: int) -> None:
-        """Issues prompts, by their ids, to be answered under `policy_version` or a later one."""
-        self._session.run(self._issue(prompts, purpose, policy_version))
-
-    async def _issue(
+    async def issue(
         self, prompts: Iterable[tuple[str, QuestionRow]], purpose: "pb.Purpose", policy_version: int
     ) -> None:
+        """Issues prompts, by their ids, to be answered under `policy_version` or a later one."""
         outputs = []
         for prompt_id, row in prompts:
             images = await self._images.put(prompt_id, row.images)
