@@ -6,11 +6,12 @@ from actors import metrics
 from actors.engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.pipeline.groups import sees, without_group
+from vision_sr1.pipeline.groups import without_group
 from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.response_parts import parse_parts
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.prompting.prompt_template import PromptTemplate
-from vision_sr1.prompting.response import TokenBytes, parse_response
+from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import BlobMissingError, Blobs, Consumer, Entry, Output, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -29,7 +30,7 @@ class PromptWorker:
         self._blobs = blobs
         self._tokens = TokenBytes(engine.tokenizer)
         self._template = PromptTemplate(config.data.prompt_template)
-        self._reward = config.reward
+        self._requery = config.reward.requery
         self.consumer = Consumer(
             prompts,
             config.streams,
@@ -60,10 +61,9 @@ class PromptWorker:
             samples = self._engine.sample(prompt.id, text, images, prompt.sampling, prompt.group_size, priority=0)
             async for index, sample in samples:
                 rollout = self._rollout(prompt, index, sample, started)
-                requery = self._requery(rollout)
-                if requery is not None and requery not in asked:
-                    asked.add(requery)
-                    self._updates.requeries.add(requery)
+                if rollout.requery_id and rollout.requery_id not in asked:
+                    asked.add(rollout.requery_id)
+                    self._updates.requeries.add(rollout.requery_id)
                 output = Output("rollouts", rollout.id, rollout.SerializeToString())
                 remaining -= 1
                 if remaining:
@@ -81,16 +81,8 @@ class PromptWorker:
         """Gives up the group of a prompt that was set aside."""
         await self._prompts.hand_over(entry, [without_group(entry.item)])
 
-    def _requery(self, rollout: pb.Rollout) -> str | None:
-        """The id under which the reward service will ask what the description is worth; None where there is none."""
-        if not sees(rollout.prompt):
-            return None
-        pieces = self._tokens.pieces(list(rollout.sample.response_token_ids))
-        description = parse_response(b"".join(pieces)).description
-        return requery_id(rollout, description, self._reward.requery) if description else None
-
     def _rollout(self, prompt: pb.Prompt, index: int, sample: pb.Sample, started: float) -> pb.Rollout:
-        return pb.Rollout(
+        rollout = pb.Rollout(
             schema_version=SCHEMA_VERSION,
             id=f"{prompt.id}/{index}",
             sample_index=index,
@@ -100,4 +92,7 @@ class PromptWorker:
             actor_address=self._service.info.address,
             started_at=started,
             finished_at=time.time(),
+            parts=parse_parts(self._tokens.pieces(list(sample.response_token_ids))),
         )
+        rollout.requery_id = requery_id(rollout, self._requery)
+        return rollout

@@ -11,7 +11,7 @@ from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import GraderName, RewardConfig
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.rewards import Missing, Reward
+from vision_sr1.rewards import MissingReward, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 MEMORY_BYTES = 2 * 1024**3
@@ -35,12 +35,14 @@ class Grading:
         self._processes = Killable(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
         self._known: OrderedDict[_Case, float] = OrderedDict()
 
-    async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
+    async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | MissingReward:
         """1 for a right answer, 0 for a wrong one or none, what a judge says between; missing where the grader failed
         or took too long."""
         return await self._grade(self._config.grader_of(prompt.data_source), answer, prompt)
 
-    async def disagreement(self, first: Reward | Missing, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
+    async def disagreement(
+        self, first: Reward | MissingReward, answer: str | None, prompt: pb.Prompt
+    ) -> Reward | MissingReward:
         """1 where the second grader says something else than the first did, 0 where not; missing where either is.
 
         Args:
@@ -48,13 +50,13 @@ class Grading:
         """
         assert self._config.second_grader is not None
         second = await self._grade(self._config.second_grader, answer, prompt)
-        if isinstance(first, Missing):
+        if isinstance(first, MissingReward):
             return first
-        if isinstance(second, Missing):
+        if isinstance(second, MissingReward):
             return second
         return Reward(float(first.value != second.value), f"{first.explanation}; {second.explanation}")
 
-    async def _grade(self, name: GraderName, answer: str | None, prompt: pb.Prompt) -> Reward | Missing:
+    async def _grade(self, name: GraderName, answer: str | None, prompt: pb.Prompt) -> Reward | MissingReward:
         if answer is None:
             return Reward(0.0, r"no \boxed{} answer")
         case = (name, answer, prompt.answer, prompt.question if name in ("choice", "judge") else "")
@@ -62,7 +64,7 @@ class Grading:
             worth = await self._worth(case)
         except (CallFailedError, JudgeFailedError) as error:
             metrics.GRADINGS.labels(name, "failed").inc()
-            return Missing(f"grader {name} on {shown(answer)} and {shown(prompt.answer)}: {error}")
+            return MissingReward(f"grader {name} on {shown(answer)} and {shown(prompt.answer)}: {error}")
         metrics.GRADINGS.labels(name, "right" if worth else "wrong").inc()
         said = {0.0: "is not", 1.0: "is"}.get(worth, f"is {worth:g} of")
         return Reward(worth, f"{name}: {shown(answer)} {said} {shown(prompt.answer)}")

@@ -46,14 +46,14 @@ class Requerier:
         """The user's turn of a re-query: nothing of the rollout but its description, and no image."""
         return self._template.requery(description, question)
 
-    async def ask(self, rollout: pb.Rollout, description: str) -> list[pb.Requery]:
+    async def ask(self, rollout: pb.Rollout) -> list[pb.Requery]:
         """`samples` answers: from the rollout's own actor while it lives, then from another; under the rollout's
         policy version while an actor holds it. Rollouts of a group with equal descriptions may share them.
 
         Raises:
             RequeryFailedError: no actor answered.
         """
-        request = self._request(rollout, description)
+        request = self._request(rollout)
         if not self._config.is_shared(rollout.prompt.sampling.temperature):
             return await self._ask(rollout, request)
         key = (request.request_id, request.required_policy_version)
@@ -97,7 +97,7 @@ class Requerier:
         metrics.REQUERIES.labels("failed").inc()
         raise RequeryFailedError(f"no actor answered the re-query; {last}")
 
-    def _request(self, rollout: pb.Rollout, description: str) -> actor_pb2.GenerateRequest:
+    def _request(self, rollout: pb.Rollout) -> actor_pb2.GenerateRequest:
         config = self._config
         sampling = pb.SamplingParams()
         sampling.CopyFrom(rollout.prompt.sampling)
@@ -109,8 +109,8 @@ class Requerier:
             sampling.seed += rollout.sample_index * config.samples
         return actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
-            request_id=requery_id(rollout, description, config),
-            text=self.prompt(description, rollout.prompt.question),
+            request_id=rollout.requery_id or requery_id(rollout, config),
+            text=self.prompt(rollout.parts.description, rollout.prompt.question),
             num_samples=config.samples,
             sampling=sampling,
             priority=PRIORITY,

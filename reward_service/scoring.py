@@ -17,9 +17,11 @@ from reward_service.rewards import RESPONSE_REWARDS
 from reward_service.rewards.functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.groups import sees, was_cut_off
-from vision_sr1.prompting.response import ParsedResponse, Span, TokenBytes, TokenPlaces, parse_response
-from vision_sr1.rewards import Answered, Missing, Reward
+from vision_sr1.pipeline.groups import is_truncated
+from vision_sr1.pipeline.prompts import has_images
+from vision_sr1.pipeline.response_parts import parse_parts, response_format
+from vision_sr1.prompting.response import TokenBytes, parse_response
+from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE
 from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -60,66 +62,65 @@ class Scorer:
         Args:
             answered: the same rollout scored before: its re-queries and judgement are graded, and nobody is asked.
         """
-        pieces = self.tokens.pieces(list(rollout.sample.response_token_ids))
-        parsed = parse_response(b"".join(pieces))
-        scored = pb.ScoredRollout(rollout=rollout, response=b"".join(pieces).decode("utf-8", errors="replace"))
-        _set_spans(scored, pieces, parsed)
-        view = _answered(scored, parsed)
+        scored = pb.ScoredRollout(rollout=rollout, response=self._text(rollout.sample))
+        parts = self._parts(scored)
+        for name in ("description", "think", "answer"):
+            if parts.HasField(f"{name}_span"):
+                getattr(scored, name).CopyFrom(getattr(parts, f"{name}_span"))
+        view = _scored_response(scored)
         _give(scored, {name: rule(view, self._config) for name, rule in RESPONSE_REWARDS.items()})
-        answers = await self._answers(scored, parsed, answered)
+        answers = await self._answers(scored, answered)
         _give(scored, answers)
         if self._config.second_grader:
-            second = await self._grading.disagreement(answers["accuracy"], parsed.answer, rollout.prompt)
+            second = await self._grading.disagreement(answers["accuracy"], _given(parts), rollout.prompt)
             _give(scored, {GRADER_DISAGREEMENT: second})
         if self._config.functions:
-            _give(scored, await self._functions.of_rollout(_answered(scored, parsed), rollout.prompt.images))
+            _give(scored, await self._functions.of_rollout(_scored_response(scored), rollout.prompt.images))
         return scored
 
     async def score_group(self, group: pb.ScoredGroup) -> None:
         """Adds the rewards that are given per group."""
-        answers = [_answered(scored, parse_response(self._response(scored))) for scored in group.rollouts]
+        for scored in group.rollouts:
+            self._parts(scored)
+        answers = [_scored_response(scored) for scored in group.rollouts]
         if not answers:
             return
         given = await self._functions.of_group(answers, group.rollouts[0].rollout.prompt.images)
         for place, scored in enumerate(group.rollouts):
             _give(scored, {name: outcomes[place] for name, outcomes in given.items()})
 
-    async def _answers(
-        self, scored: pb.ScoredRollout, parsed: ParsedResponse, answered: pb.ScoredRollout | None
-    ) -> dict[str, Outcome]:
+    async def _answers(self, scored: pb.ScoredRollout, answered: pb.ScoredRollout | None) -> dict[str, Outcome]:
         """What the response's own answer is worth, and those that others give from its description."""
-        grading = self._grading.grade(parsed.answer, scored.rollout.prompt)
-        if not sees(scored.rollout.prompt):  # nothing was to be described
+        parts = scored.rollout.parts
+        grading = self._grading.grade(_given(parts), scored.rollout.prompt)
+        if not has_images(scored.rollout.prompt):  # nothing was to be described
             return {"accuracy": await grading}
-        if not parsed.description:
+        if not parts.description:
             asked = ("visual", "requery_format", *([JUDGE] if self._judge is not None else []))
             return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
         accuracy, visual, judged = await asyncio.gather(
             grading,
-            self._visual(scored, parsed.description, answered),
-            self._judged(scored, parsed.description, answered),
+            self._visual(scored, answered),
+            self._judged(scored, answered),
         )
         return {"accuracy": accuracy, **visual, **judged}
 
-    async def _visual(
-        self, scored: pb.ScoredRollout, description: str, answered: pb.ScoredRollout | None
-    ) -> dict[str, Outcome]:
+    async def _visual(self, scored: pb.ScoredRollout, answered: pb.ScoredRollout | None) -> dict[str, Outcome]:
         """The policy's own answers from the description."""
         try:
             if answered is not None and answered.requeries:
                 answers = list(answered.requeries)
             else:
-                answers = await self._requerier.ask(scored.rollout, description)
+                answers = await self._requerier.ask(scored.rollout)
         except RequeryFailedError as error:
             log.error("re-query given up", rollout=scored.rollout.id, error=str(error))
-            return {"visual": Missing(str(error)), "requery_format": Missing(str(error))}
+            return {"visual": MissingReward(str(error)), "requery_format": MissingReward(str(error))}
         right: list[Outcome] = []
         for answer in answers:
-            response = b"".join(self.tokens.pieces(list(answer.sample.response_token_ids)))
-            parsed = parse_response(response)
             requery = scored.requeries.add()
             requery.CopyFrom(answer)
-            requery.response = response.decode("utf-8", errors="replace")
+            requery.response = self._text(answer.sample)
+            parsed = parse_response(requery.response.encode())
             requery.answer = parsed.answer or ""
             requery.rewards.clear()
             requery.rewards["requery_format"] = float(parsed.format == "think_answer")
@@ -132,13 +133,11 @@ class Scorer:
             "requery_format": Reward(fmean(formats), f"{sum(formats):g} of {len(formats)} are <think>, \\boxed{{}}"),
         }
 
-    async def _judged(
-        self, scored: pb.ScoredRollout, description: str, answered: pb.ScoredRollout | None
-    ) -> dict[str, Outcome]:
+    async def _judged(self, scored: pb.ScoredRollout, answered: pb.ScoredRollout | None) -> dict[str, Outcome]:
         """The judge's answer from the description."""
         if self._judge is None:
             return {}
-        turn = self._requerier.prompt(description, scored.rollout.prompt.question)
+        turn = self._requerier.prompt(scored.rollout.parts.description, scored.rollout.prompt.question)
         try:
             if answered is not None and answered.HasField("judgement"):
                 response = answered.judgement.response
@@ -146,13 +145,21 @@ class Scorer:
                 response = await self._judge.answer(turn)
         except JudgeFailedError as error:
             log.error("judge given up", rollout=scored.rollout.id, error=str(error))
-            return {JUDGE: Missing(str(error))}
+            return {JUDGE: MissingReward(str(error))}
         answer = parse_response(response.encode()).answer
         scored.judgement.CopyFrom(pb.Judgement(model=self._judge.model, response=response, answer=answer or ""))
         return {JUDGE: await self._grading.grade(answer, scored.rollout.prompt)}
 
-    def _response(self, scored: pb.ScoredRollout) -> bytes:
-        return b"".join(self.tokens.pieces(list(scored.rollout.sample.response_token_ids)))
+    def _parts(self, scored: pb.ScoredRollout) -> pb.ResponseParts:
+        """The response's parts; from here on the rollout has them."""
+        if not scored.rollout.HasField("parts"):
+            scored.rollout.parts.CopyFrom(
+                parse_parts(self.tokens.pieces(list(scored.rollout.sample.response_token_ids)))
+            )
+        return scored.rollout.parts
+
+    def _text(self, sample: pb.Sample) -> str:
+        return b"".join(self.tokens.pieces(list(sample.response_token_ids))).decode("utf-8", errors="replace")
 
 
 @contextlib.asynccontextmanager
@@ -179,13 +186,13 @@ async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterat
 
 def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:
     for name, outcome in outcomes.items():
-        if isinstance(outcome, Missing):
+        if isinstance(outcome, MissingReward):
             scored.missing.append(name)
             metrics.MISSING.labels(name).inc()
             log.error("reward missing", rollout=scored.rollout.id, reward=name, reason=outcome.reason)
         else:
             scored.rewards[name] = outcome.value
-        said = outcome.reason if isinstance(outcome, Missing) else outcome.explanation
+        said = outcome.reason if isinstance(outcome, MissingReward) else outcome.explanation
         scored.explanations[name] = said[:EXPLANATION_LENGTH]
 
 
@@ -193,43 +200,33 @@ def _mean(outcomes: list[Outcome]) -> Outcome:
     """Of those that are not missing."""
     given = [outcome for outcome in outcomes if isinstance(outcome, Reward)]
     if not given:
-        return next(outcome for outcome in outcomes if isinstance(outcome, Missing))
+        return next(outcome for outcome in outcomes if isinstance(outcome, MissingReward))
     said = "; ".join(dict.fromkeys(reward.explanation for reward in given))
     value = fmean(reward.value for reward in given)
     return Reward(value, said if len(outcomes) == 1 else f"mean of {len(given)} of {len(outcomes)}: {said}")
 
 
-def _answered(scored: pb.ScoredRollout, parsed: ParsedResponse) -> Answered:
+def _scored_response(scored: pb.ScoredRollout) -> ScoredResponse:
     rollout = scored.rollout
-    prompt = rollout.prompt
-    return Answered(
+    prompt, parts = rollout.prompt, rollout.parts
+    return ScoredResponse(
         id=rollout.id,
         question=prompt.question,
         reference=prompt.answer,
         data_source=prompt.data_source,
         response=scored.response,
-        description=parsed.description,
-        answer=parsed.answer,
-        format=parsed.format,
+        description=parts.description if parts.HasField("description") else None,
+        answer=_given(parts),
+        format=response_format(parts),
         token_ids=tuple(rollout.sample.response_token_ids),
         max_tokens=prompt.sampling.max_tokens,
-        was_cut_off=was_cut_off(rollout.sample),
+        is_truncated=is_truncated(rollout.sample),
         requeries=tuple(requery.response for requery in scored.requeries),
-        sees=sees(prompt),
+        has_images=has_images(prompt),
         rewards=dict(scored.rewards),
     )
 
 
-def _set_spans(scored: pb.ScoredRollout, pieces: list[bytes], parsed: ParsedResponse) -> None:
-    places = TokenPlaces(pieces)
-
-    def span(of: Span) -> pb.TokenSpan:
-        start, end = places.span(of)
-        return pb.TokenSpan(start=start, end=end)
-
-    if parsed.description_span:
-        scored.description.CopyFrom(span(parsed.description_span))
-    if parsed.think_span:
-        scored.think.CopyFrom(span(parsed.think_span))
-    if parsed.answer_span:
-        scored.answer.CopyFrom(span(parsed.answer_span))
+def _given(parts: pb.ResponseParts) -> str | None:
+    """The answer; None without one."""
+    return parts.answer if parts.HasField("answer") else None

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit.advantages import BatchRewards, component_advantages, has_signal
 from vision_sr1.credit.assignment import group_rewards, requery_entries, requery_rewards, token_sets
-from vision_sr1.pipeline.groups import was_cut_off
+from vision_sr1.pipeline.groups import is_truncated
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
@@ -121,7 +121,7 @@ def _sample(
     trained = np.ones(len(staleness), dtype=bool)
     if settings.off_policy.stale_token_weight == 0:
         trained &= staleness <= settings.max_staleness
-    if settings.groups.mask_truncated and was_cut_off(sample):
+    if settings.groups.mask_truncated and is_truncated(sample):
         trained[:] = False
     none = np.zeros(len(staleness), dtype=bool)
     return TrainingSample(

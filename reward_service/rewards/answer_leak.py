@@ -8,14 +8,14 @@ description is about, and does not count.
 import re
 
 from vision_sr1.config import RewardConfig
-from vision_sr1.rewards import Answered, Reward
+from vision_sr1.rewards import Reward, ScoredResponse
 
 _SENTENCE_END = re.compile(r"[.;!?\n]+")
 _MARKS = " \"'`*_()[]{}<>,-"
 _LEAD_IN = r"\b(?:answer|solution|result)\b\s*(?:is|=|:|must be|would be|should be)?\s*:?\s*(?:the|an?)?\s*"
 
 
-def answer_leak(answered: Answered, _: RewardConfig) -> Reward:
+def answer_leak(answered: ScoredResponse, _: RewardConfig) -> Reward:
     """1 with the words that give the answer away, or 0."""
     leak = stated_answer(answered.description or "", answered.answer)
     if leak is None:

@@ -2,7 +2,7 @@
 
 from vision_sr1.config import RewardConfig
 from vision_sr1.prompting.response import ResponseFormat
-from vision_sr1.rewards import Answered, Reward
+from vision_sr1.rewards import Reward, ScoredResponse
 
 _BLOCKS: dict[ResponseFormat, str] = {
     "description_think_answer": r"<description>, <think>, \boxed{}",
@@ -10,12 +10,12 @@ _BLOCKS: dict[ResponseFormat, str] = {
 }
 
 
-def response_format(answered: Answered, config: RewardConfig) -> Reward:
+def response_format(answered: ScoredResponse, config: RewardConfig) -> Reward:
     """Up to white space, the blocks of `reward.response_format` in this order; what is in them does not matter.
 
     A question without images asks for no description.
     """
-    wanted: ResponseFormat = config.response_format if answered.sees else "think_answer"
+    wanted: ResponseFormat = config.response_format if answered.has_images else "think_answer"
     asked = _BLOCKS[wanted]
     if answered.format == wanted:
         return Reward(1.0, f"is {asked} and nothing else")
@@ -23,7 +23,10 @@ def response_format(answered: Answered, config: RewardConfig) -> Reward:
         return Reward(0.0, f"is {_BLOCKS[answered.format]}, not {asked}")
     lacking = [
         name
-        for name, there in (("description", answered.description or not answered.sees), (r"\boxed{}", answered.answer))
+        for name, there in (
+            ("description", answered.description or not answered.has_images),
+            (r"\boxed{}", answered.answer),
+        )
         if not there
     ]
     return Reward(0.0, f"is not {asked} and nothing else" + (f"; no {' and no '.join(lacking)}" if lacking else ""))

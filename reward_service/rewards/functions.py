@@ -20,7 +20,7 @@ import structlog
 from reward_service import metrics
 from reward_service.killable import CallFailedError, Killable
 from vision_sr1.config import ConfigError, RewardFunctionConfig
-from vision_sr1.rewards import Answered, Missing, Reward
+from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.streams import BlobMissingError, Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 ENTRY_POINTS = "vision_sr1.rewards"
 RETRY_PAUSE_S = 0.2  # doubles
 
-Outcome = Reward | Missing
+Outcome = Reward | MissingReward
 
 
 class RewardFunctions:
@@ -51,13 +51,13 @@ class RewardFunctions:
         self._blobs = blobs
         self._processes = Killable(processes, prepare=partial(_load_all, plain))
 
-    async def of_rollout(self, answered: Answered, images: Sequence[pb.ImageRef]) -> dict[str, Outcome]:
+    async def of_rollout(self, answered: ScoredResponse, images: Sequence[pb.ImageRef]) -> dict[str, Outcome]:
         """The rewards that are given per rollout, by name."""
         names = [name for name, config in self._functions.items() if config.per == "rollout"]
         given = await asyncio.gather(*(self._give(name, [answered], images) for name in names))
         return {name: self._checked(name, outcome) for name, outcome in zip(names, given, strict=True)}
 
-    async def of_group(self, answers: list[Answered], images: Sequence[pb.ImageRef]) -> dict[str, list[Outcome]]:
+    async def of_group(self, answers: list[ScoredResponse], images: Sequence[pb.ImageRef]) -> dict[str, list[Outcome]]:
         """The rewards that are given per group, by name: one for each answer."""
         names = [name for name, config in self._functions.items() if config.per == "group"]
         given = await asyncio.gather(*(self._give(name, answers, images) for name in names))
@@ -67,14 +67,14 @@ class RewardFunctions:
         """Ends the processes."""
         await self._processes.close()
 
-    async def _give(self, name: str, answers: list[Answered], images: Sequence[pb.ImageRef]) -> Any:
+    async def _give(self, name: str, answers: list[ScoredResponse], images: Sequence[pb.ImageRef]) -> Any:
         """What the function returned, or why it is missing."""
         config, last = self._functions[name], ""
         if config.images:
             try:
                 seen = tuple([await self._blobs.get(image) for image in images])
             except BlobMissingError as error:
-                return Missing(str(error))
+                return MissingReward(str(error))
             answers = [replace(answered, images=seen) for answered in answers]
         argument = answers if config.per == "group" else answers[0]
         with metrics.FUNCTION_SECONDS.labels(name).time():
@@ -86,7 +86,7 @@ class RewardFunctions:
                 except Exception as error:  # a user's function raises what it likes
                     last = str(error) if isinstance(error, CallFailedError) else repr(error)
                     log.warning("reward function failed", reward=name, attempt=attempt + 1, error=last)
-        return Missing(f"{self._paths[name]} failed {config.attempts} times; the last time: {last}")
+        return MissingReward(f"{self._paths[name]} failed {config.attempts} times; the last time: {last}")
 
     async def _call(self, name: str, argument: Any, timeout_s: float) -> Any:
         if not self._asynchronous[name]:
@@ -100,24 +100,24 @@ class RewardFunctions:
             raise
 
     def _of_each(self, name: str, given: Any, count: int) -> list[Outcome]:
-        if isinstance(given, Missing):
+        if isinstance(given, MissingReward):
             return [given] * count
         if not isinstance(given, (list, tuple)) or len(given) != count:
             said = f"{len(given)} rewards" if isinstance(given, (list, tuple)) else repr(given)
-            return [Missing(f"{self._paths[name]} returned {said} for a group of {count}")] * count
+            return [MissingReward(f"{self._paths[name]} returned {said} for a group of {count}")] * count
         return [self._checked(name, value) for value in given]
 
     def _checked(self, name: str, given: Any) -> Outcome:
         """A finite reward within the range, or why it counts as missing."""
-        if isinstance(given, Missing):
+        if isinstance(given, MissingReward):
             return given
         if given is None:
-            return Missing(f"{self._paths[name]} gave none")
+            return MissingReward(f"{self._paths[name]} gave none")
         reward = given if isinstance(given, Reward) else None
         value = reward.value if reward is not None else given
         low, high = self._functions[name].range
         if not isinstance(value, Real) or not math.isfinite(value) or not low <= float(value) <= high:
-            return Missing(f"{self._paths[name]} returned {value!r}, not a number from {low:g} to {high:g}")
+            return MissingReward(f"{self._paths[name]} returned {value!r}, not a number from {low:g} to {high:g}")
         return Reward(float(value), reward.explanation if reward is not None else "")
 
 

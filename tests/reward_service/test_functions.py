@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from reward_service.rewards.functions import RewardFunctions
 from tests.reward_service.test_rewards import answered
 from vision_sr1.config import Config, ConfigError, RewardFunctionConfig, load_config
-from vision_sr1.rewards import Missing, Reward
+from vision_sr1.rewards import MissingReward, Reward
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -62,7 +62,7 @@ async def test_functions_are_plain_or_async_and_per_rollout_or_per_group(opened:
 async def test_what_a_function_cannot_give_is_missing(opened: Opened, name: str, reason: str):
     functions = await opened(name, "brevity")
     given = await functions.of_rollout(ANSWER, [])
-    assert given[name] == Missing(f"{HERE}:{reason}")
+    assert given[name] == MissingReward(f"{HERE}:{reason}")
     assert given["brevity"] == Reward(0.9, "10 of 100 tokens"), "the others are given all the same"
 
 
@@ -72,7 +72,7 @@ async def test_a_function_that_does_not_end_is_missing_after_its_time(name: str)
     functions = RewardFunctions({name: config}, processes=1, blobs=NOWHERE)
     started = time.monotonic()
     given = await functions.of_rollout(ANSWER, [])
-    assert given[name] == Missing(f"{HERE}:{name} failed 2 times; the last time: took longer than 0.2 s")
+    assert given[name] == MissingReward(f"{HERE}:{name} failed 2 times; the last time: took longer than 0.2 s")
     assert time.monotonic() - started < 60
     await functions.close()
 
@@ -89,7 +89,7 @@ async def test_a_function_sees_the_images_where_it_asks_for_them(opened: Opened,
     assert (await of_groups.of_group([ANSWER, ANSWER], [image]))["looks_at_group"] == [Reward(1.0), Reward(1.0)]
     gone = pb.ImageRef(sha256="0" * 64)
     missing = (await seeing.of_rollout(ANSWER, [gone]))["looks"]
-    assert isinstance(missing, Missing)
+    assert isinstance(missing, MissingReward)
     assert "is not in the blob store" in missing.reason
     await redis.aclose()
 
@@ -103,7 +103,7 @@ async def test_a_function_that_fails_once_is_tried_again(opened: Opened, tmp_pat
 async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(opened: Opened):
     functions = await opened("of_one_only", per="group")
     given = await functions.of_group([ANSWER, ANSWER], [])
-    assert given["of_one_only"] == [Missing(f"{HERE}:of_one_only returned 1 rewards for a group of 2")] * 2
+    assert given["of_one_only"] == [MissingReward(f"{HERE}:of_one_only returned 1 rewards for a group of 2")] * 2
 
 
 @pytest.mark.parametrize(

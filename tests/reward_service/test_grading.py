@@ -12,7 +12,7 @@ from reward_service.judge import Judge
 from reward_service.killable import CallFailedError, Killable
 from tests.reward_service.serving import serving
 from vision_sr1.config import RewardConfig
-from vision_sr1.rewards import Missing, Reward
+from vision_sr1.rewards import MissingReward, Reward
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 ENDLESS = "9^{9^{9^{9}}}"  # a power of so many digits is worked out in C, where no signal interrupts it
@@ -57,7 +57,7 @@ async def test_a_second_grader_is_asked_and_changes_nothing():
         assert isinstance(first, Reward)
         assert isinstance(second, Reward)
         assert (first.value, second.value) == (accuracy, disagreement), answer
-    assert await grading.disagreement(Missing("late"), "red", prompt("red")) == Missing("late")
+    assert await grading.disagreement(MissingReward("late"), "red", prompt("red")) == MissingReward("late")
     said = await grading.disagreement(await grading.grade("Red.", prompt("red")), "Red.", prompt("red"))
     assert said == Reward(1.0, "exact: 'Red.' is not 'red'; normalized: 'Red.' is 'red'")
     await grading.close()
@@ -98,7 +98,7 @@ async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_l
         grading.grade(ENDLESS, prompt("3", "math")), grading.grade("red", prompt("blue"))
     )
     assert time.monotonic() - started < 30
-    assert isinstance(endless, Missing)
+    assert isinstance(endless, MissingReward)
     assert endless.reason == f"grader math_verify on '{ENDLESS}' and '3': took longer than 1 s"
     assert isinstance(other, Reward)
     assert beats > 30
@@ -163,7 +163,7 @@ async def test_a_judge_compares_answers_where_it_is_the_grader():
         half = await grading.grade("a dog and hay", asked)
         assert half == Reward(0.5, "judge: 'a dog and hay' is 0.5 of 'puppy <AND> straw'")
         nothing = await grading.grade("dogs", asked)
-        assert isinstance(nothing, Missing)
+        assert isinstance(nothing, MissingReward)
         assert "judge gave no score from 0 to 1, but 'nothing'" in nothing.reason
         assert len(app.turns) == 4, "nobody is asked twice"
         assert all("What is there?" in turn and "<image>" not in turn for turn in app.turns)

@@ -7,11 +7,11 @@ import pytest
 from reward_service.rewards import RESPONSE_REWARDS
 from vision_sr1.config import RewardConfig
 from vision_sr1.prompting.response import parse_response
-from vision_sr1.rewards import Answered, Reward
+from vision_sr1.rewards import Reward, ScoredResponse
 from vision_sr1.rewards.names import RANGES
 
 
-def answered(response: bytes, **changes: Any) -> Answered:
+def answered(response: bytes, **changes: Any) -> ScoredResponse:
     parsed = parse_response(response)
     values: dict[str, Any] = {
         "id": "0/0/0",
@@ -24,11 +24,11 @@ def answered(response: bytes, **changes: Any) -> Answered:
         "format": parsed.format,
         "token_ids": tuple(range(10)),
         "max_tokens": 100,
-        "was_cut_off": False,
+        "is_truncated": False,
         "requeries": (),
         "rewards": {},
     }
-    return Answered(**values | changes)
+    return ScoredResponse(**values | changes)
 
 
 def reward(name: str, response: bytes, config: RewardConfig | None = None, **changes: Any) -> Reward:
@@ -61,9 +61,9 @@ def test_the_format_asked_for_is_the_configured_one(asked: str, response: bytes,
 
 
 def test_a_question_without_images_asks_for_no_description():
-    assert reward("format", THINKING, sees=False).value == 1.0
-    assert reward("format", DESCRIBED, sees=False).value == 0.0
-    assert reward("format", b"red", sees=False).explanation.endswith(r"; no \boxed{}")
+    assert reward("format", THINKING, has_images=False).value == 1.0
+    assert reward("format", DESCRIBED, has_images=False).value == 0.0
+    assert reward("format", b"red", has_images=False).explanation.endswith(r"; no \boxed{}")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_observation_is_no_leak(description: str, answer: str | None):
 )
 def test_overlong_responses_are_punished_softly(length: int, buffer: int, finish: str, expected: float):
     config = RewardConfig(overlong_buffer_tokens=buffer)
-    given = reward("overlong", b"", config, token_ids=tuple(range(length)), was_cut_off=finish == "length")
+    given = reward("overlong", b"", config, token_ids=tuple(range(length)), is_truncated=finish == "length")
     assert given.value == expected
 
 

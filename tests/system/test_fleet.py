@@ -235,16 +235,17 @@ async def asking(config: Config, **options: object) -> AsyncIterator[Requerier]:
     await redis.aclose()
 
 
-def rollout_of(actor: Actor, version: int, index: int = 0) -> pb.Rollout:
+def rollout_of(actor: Actor, version: int, index: int = 0, description: str = "top left square red") -> pb.Rollout:
     """One that was sampled, not greedily, with a seed."""
     sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, seed=7)
     return pb.Rollout(
         id=f"0/0/{index}",
         sample_index=index,
-        prompt=pb.Prompt(id="0/0", question="what color is the square", sampling=sampling),
+        prompt=pb.Prompt(id="0/0", question="<image>what color is the square", sampling=sampling),
         sample=pb.Sample(versions=[pb.VersionSpan(policy_version=version, end=1)]),
         actor_id=actor.info.id,
         actor_address=actor.info.address,
+        parts=pb.ResponseParts(description=description),
     )
 
 
@@ -253,14 +254,14 @@ async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_
     rollouts = [rollout_of(actor, 6, index) for index in range(3)]
 
     async def answers(requerier: Requerier) -> list[list[pb.Requery]]:
-        return await asyncio.gather(*(requerier.ask(rollout, "top left square red") for rollout in rollouts))
+        return await asyncio.gather(*(requerier.ask(rollout) for rollout in rollouts))
 
     def tokens(requeries: list[pb.Requery]) -> list[list[int]]:
         return [list(requery.sample.response_token_ids) for requery in requeries]
 
     async with asking(actor.config, temperature=0) as requerier:
         first, *others = await answers(requerier)
-        (apart,) = await requerier.ask(rollouts[0], "top left square blue")
+        (apart,) = await requerier.ask(rollout_of(actor, 6, description="top left square blue"))
     assert [requery.shared for requery in first] == [False]
     assert all([requery.shared for requery in other] == [True] for other in others)
     assert all(tokens(other) == tokens(first) for other in others)
@@ -282,7 +283,7 @@ async def test_a_requery_stays_with_its_actor_and_goes_to_another_when_that_one_
     own, other = pair
 
     async def ask(version: int) -> pb.Requery:
-        (requery,) = await requerier.ask(rollout_of(own, version), "top left square red")
+        (requery,) = await requerier.ask(rollout_of(own, version))
         return requery
 
     async with asking(own.config) as requerier:

@@ -28,11 +28,8 @@ from learner.publishing.fleet_transfer import EngineSource, FleetTransfer
 from learner.publishing.probe import ImagesIgnoredError, Probe
 from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
-from vision_sr1.config import RequeryConfig
 from vision_sr1.data import Mixture, Questions
-from vision_sr1.pipeline.ids import requery_id
 from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
-from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
@@ -578,18 +575,16 @@ def test_an_update_waits_until_re_queries_are_home(
     async def work(prompts: Stream, rollouts: Stream) -> pb.Sample:
         await feed(prompts, ["requeries/0"], version, [seen], max_tokens=64)
         answers = await take(rollouts, 8)
-        pieces = TokenBytes(learner.builder.tokenizer)
-        parsed = [parse_response(b"".join(pieces.pieces(list(r.sample.response_token_ids)))) for r in answers]
-        described = [(r, p.description) for r, p in zip(answers, parsed, strict=True) if p.description]
+        described = [rollout for rollout in answers if rollout.parts.description]
         assert described, "the cold start should write descriptions"
         publishing = asyncio.create_task(asyncio.to_thread(transfer.send, version + 1, [actor.info]))
         await asyncio.sleep(1.0)
-        for rollout, description in described:
+        for rollout in described:
             sample = await asyncio.to_thread(
                 actor.generate,
                 "top left square red . what color is the square",
                 [],
-                request_id=requery_id(rollout, description, RequeryConfig()),
+                request_id=rollout.requery_id,
                 required_policy_version=version,
             )
             assert [span.policy_version for span in sample.versions] == [version]

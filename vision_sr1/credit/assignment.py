@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vision_sr1.credit.advantages import Rewards
-from vision_sr1.pipeline.groups import sees
+from vision_sr1.pipeline.prompts import has_images
 from vision_sr1.rewards.names import OF_DESCRIPTIONS
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -50,6 +50,6 @@ def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " respons
 def _rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
     names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
     found = {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
-    if group.rollouts and not sees(group.rollouts[0].rollout.prompt):  # nothing is won or lost by a description
+    if group.rollouts and not has_images(group.rollouts[0].rollout.prompt):  # nothing is won or lost by a description
         found |= {name: np.zeros(len(given)) for name in OF_DESCRIPTIONS if name not in names}
     return found

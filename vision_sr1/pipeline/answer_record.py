@@ -5,9 +5,8 @@ from statistics import fmean
 from typing import Any
 
 from vision_sr1.data import QuestionRow
-from vision_sr1.pipeline.groups import sample_version, was_cut_off
+from vision_sr1.pipeline.groups import is_truncated, sample_version
 from vision_sr1.pipeline.ids import evaluation_index
-from vision_sr1.prompting.response import parse_response
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Record = dict[str, Any]
@@ -16,8 +15,8 @@ MEANS = ("accuracy", "visual", "format", "answer_leak", "judge", "fidelity")
 
 def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> Record:
     """Question, reference, response, its parts and lengths, and every reward by name with why it is what it is."""
-    description = parse_response(scored.response.encode()).description or ""
     rollout = scored.rollout
+    description = rollout.parts.description
     return {
         "id": prompt_id,
         "index": evaluation_index(prompt_id),
@@ -32,7 +31,7 @@ def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) ->
         "fidelity": None if row.scene is None else description_fidelity(description, row.scene),
         "response_tokens": len(rollout.sample.response_token_ids),
         "description_tokens": scored.description.end - scored.description.start,
-        "cut_off": was_cut_off(rollout.sample),
+        "cut_off": is_truncated(rollout.sample),
         "policy_version": sample_version(rollout.sample) if rollout.sample.versions else None,
         "explanations": dict(sorted(scored.explanations.items())),
     }

@@ -1,10 +1,7 @@
 """Groups on their way to the learner: which stream they take, and the word that one will not come."""
 
-from typing import Literal
-
 from vision_sr1.pipeline.ids import is_evaluation
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
-from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.streams import Output
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -16,19 +13,9 @@ def sample_version(sample: pb.Sample) -> int:
     return sample.versions[-1].policy_version
 
 
-def was_cut_off(sample: pb.Sample) -> bool:
+def is_truncated(sample: pb.Sample) -> bool:
     """Whether a sample ended at its token limit."""
     return sample.finish_reason == "length"
-
-
-def sees(prompt: pb.Prompt) -> bool:
-    """Whether a prompt has images, or says that it has: then a description is asked for, and worth something."""
-    return bool(prompt.images) or IMAGE_MARKER in prompt.question
-
-
-def purpose_name(prompt: pb.Prompt) -> Literal["train", "evaluation"]:
-    """What a prompt was drawn for, as people read it."""
-    return "evaluation" if prompt.purpose == pb.PURPOSE_EVALUATION else "train"
 
 
 def group_stream(prompt_id: str) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 
 from vision_sr1.config import RequeryConfig
+from vision_sr1.pipeline.prompts import has_images
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
@@ -35,8 +36,14 @@ def evaluation_index(prompt_id: str) -> int:
     return int(prompt_id.rpartition("/")[2])
 
 
-def requery_id(rollout: pb.Rollout, description: str, config: RequeryConfig) -> str:
-    """The id of the request that asks what a rollout's description is worth: the same for rollouts that share it."""
+def requery_id(rollout: pb.Rollout, config: RequeryConfig) -> str:
+    """The id of the request that asks what a rollout's description is worth: the same for rollouts that share it.
+
+    Empty where nothing is asked: without a description, or to a prompt without images.
+    """
+    description = rollout.parts.description
+    if not description or not has_images(rollout.prompt):
+        return ""
     if config.is_shared(rollout.prompt.sampling.temperature):
         return f"{rollout.prompt.id}/requery/{hashlib.sha256(description.encode()).hexdigest()[:16]}"
     return f"{rollout.id}/requery"

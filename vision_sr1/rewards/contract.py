@@ -1,5 +1,6 @@
 """What a user's reward function is given and gives back (docs/rewards.md)."""
 
+import warnings
 from dataclasses import dataclass
 
 from vision_sr1.prompting.response import ResponseFormat
@@ -14,14 +15,14 @@ class Reward:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingReward:
     """A reward that could not be given, and why: it is left out of its component's advantage."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Answered:
+class ScoredResponse:
     """One answer to a prompt, as a reward function sees it.
 
     Attributes:
@@ -35,10 +36,10 @@ class Answered:
         format: the blocks that the response is; None where it is neither.
         token_ids: of the response.
         max_tokens: that it was allowed.
-        was_cut_off: whether it ended there.
+        is_truncated: whether it ended there.
         requeries: what the policy answered from the description alone.
         rewards: those given so far, by name; missing ones are not there.
-        sees: whether the question has images; without any, no description is asked for.
+        has_images: whether the question has images; without any, no description is asked for.
         images: of the question, as encoded files; only for functions that ask for them (`images: true`).
     """
 
@@ -52,8 +53,20 @@ class Answered:
     format: ResponseFormat | None
     token_ids: tuple[int, ...]
     max_tokens: int
-    was_cut_off: bool
+    is_truncated: bool
     requeries: tuple[str, ...]
     rewards: dict[str, float]
-    sees: bool = True
+    has_images: bool = True
     images: tuple[bytes, ...] = ()
+
+    @property
+    def sees(self) -> bool:
+        """The name of `has_images` until version 0.1."""
+        warnings.warn("sees is called has_images now", DeprecationWarning, stacklevel=2)
+        return self.has_images
+
+    @property
+    def was_cut_off(self) -> bool:
+        """The name of `is_truncated` until version 0.1."""
+        warnings.warn("was_cut_off is called is_truncated now", DeprecationWarning, stacklevel=2)
+        return self.is_truncated

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvision_sr1/v1/pipeline.proto\x12\rvision_sr1.v1\"d\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\".\n\x08ImageRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\xc7\x02\n\x06Prompt\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\'\n\x07purpose\x18\x04 \x01(\x0e\x32\x16.vision_sr1.v1.Purpose\x12\x10\n\x08question\x18\x05 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x07 \x01(\t\x12\'\n\x06images\x18\x08 \x03(\x0b\x32\x17.vision_sr1.v1.ImageRef\x12\x12\n\ngroup_size\x18\t \x01(\r\x12/\n\x08sampling\x18\n \x01(\x0b\x32\x1d.vision_sr1.v1.SamplingParams\x12\x16\n\x0epolicy_version\x18\x0b \x01(\x03\x12\x11\n\tissued_at\x18\x0c \x01(\x01\x12\x13\n\x0btraceparent\x18\r \x01(\t\"A\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\"\x95\x01\n\x06Sample\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x1a\n\x12response_token_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12,\n\x08versions\x18\x04 \x03(\x0b\x32\x1a.vision_sr1.v1.VersionSpan\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\"\xe3\x01\n\x07Rollout\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0csample_index\x18\x03 \x01(\r\x12%\n\x06prompt\x18\x04 \x01(\x0b\x32\x15.vision_sr1.v1.Prompt\x12%\n\x06sample\x18\x05 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08\x61\x63tor_id\x18\x06 \x01(\t\x12\x15\n\ractor_address\x18\x07 \x01(\t\x12\x12\n\nstarted_at\x18\x08 \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\t \x01(\x01\"\'\n\tTokenSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\x82\x02\n\x07Requery\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12%\n\x06sample\x18\x02 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x05 \x01(\t\x12\x16\n\x0epolicy_version\x18\x06 \x01(\x03\x12\x34\n\x07rewards\x18\x07 \x03(\x0b\x32#.vision_sr1.v1.Requery.RewardsEntry\x12\x0e\n\x06shared\x18\x08 \x01(\x08\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\tJudgement\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"\x9c\x04\n\rScoredRollout\x12\'\n\x07rollout\x18\x01 \x01(\x0b\x32\x16.vision_sr1.v1.Rollout\x12\x10\n\x08response\x18\x02 \x01(\t\x12:\n\x07rewards\x18\x03 \x03(\x0b\x32).vision_sr1.v1.ScoredRollout.RewardsEntry\x12-\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12\'\n\x05think\x18\x05 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12(\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12)\n\trequeries\x18\x07 \x03(\x0b\x32\x16.vision_sr1.v1.Requery\x12+\n\tjudgement\x18\x08 \x01(\x0b\x32\x18.vision_sr1.v1.Judgement\x12\x44\n\x0c\x65xplanations\x18\t \x03(\x0b\x32..vision_sr1.v1.ScoredRollout.ExplanationsEntry\x12\x0f\n\x07missing\x18\n \x03(\t\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11\x45xplanationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8a\x01\n\x0bScoredGroup\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\'\n\x07purpose\x18\x03 \x01(\x0e\x32\x16.vision_sr1.v1.Purpose\x12.\n\x08rollouts\x18\x04 \x03(\x0b\x32\x1c.vision_sr1.v1.ScoredRollout\"\xc4\x01\n\tActorInfo\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fweight_transfer\x18\x05 \x01(\t\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\r\x12\x16\n\x0epolicy_version\x18\x08 \x01(\x03\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x0c\n\x04\x62\x65\x61t\x18\n \x01(\x04\"\xbe\x01\n\x10PublishedWeights\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12;\n\x06sha256\x18\x04 \x03(\x0b\x32+.vision_sr1.v1.PublishedWeights.Sha256Entry\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*M\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x16\n\x12PURPOSE_EVALUATION\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cvision_sr1/v1/pipeline.proto\x12\rvision_sr1.v1\"d\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\x07\n\x05_seed\".\n\x08ImageRef\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nmedia_type\x18\x02 \x01(\t\"\xc7\x02\n\x06Prompt\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\'\n\x07purpose\x18\x04 \x01(\x0e\x32\x16.vision_sr1.v1.Purpose\x12\x10\n\x08question\x18\x05 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x07 \x01(\t\x12\'\n\x06images\x18\x08 \x03(\x0b\x32\x17.vision_sr1.v1.ImageRef\x12\x12\n\ngroup_size\x18\t \x01(\r\x12/\n\x08sampling\x18\n \x01(\x0b\x32\x1d.vision_sr1.v1.SamplingParams\x12\x16\n\x0epolicy_version\x18\x0b \x01(\x03\x12\x11\n\tissued_at\x18\x0c \x01(\x01\x12\x13\n\x0btraceparent\x18\r \x01(\t\"A\n\x0bVersionSpan\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\x12\r\n\x05start\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\"\x95\x01\n\x06Sample\x12\x18\n\x10prompt_token_ids\x18\x01 \x03(\r\x12\x1a\n\x12response_token_ids\x18\x02 \x03(\r\x12\x10\n\x08logprobs\x18\x03 \x03(\x02\x12,\n\x08versions\x18\x04 \x03(\x0b\x32\x1a.vision_sr1.v1.VersionSpan\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\"\'\n\tTokenSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0b\n\x03\x65nd\x18\x02 \x01(\r\"\xfa\x01\n\rResponseParts\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x13\n\x06\x61nswer\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x32\n\x10\x64\x65scription_span\x18\x04 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12,\n\nthink_span\x18\x05 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12-\n\x0b\x61nswer_span\x18\x06 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpanB\x0e\n\x0c_descriptionB\t\n\x07_answer\"\xa4\x02\n\x07Rollout\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0csample_index\x18\x03 \x01(\r\x12%\n\x06prompt\x18\x04 \x01(\x0b\x32\x15.vision_sr1.v1.Prompt\x12%\n\x06sample\x18\x05 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08\x61\x63tor_id\x18\x06 \x01(\t\x12\x15\n\ractor_address\x18\x07 \x01(\t\x12\x12\n\nstarted_at\x18\x08 \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\t \x01(\x01\x12+\n\x05parts\x18\n \x01(\x0b\x32\x1c.vision_sr1.v1.ResponseParts\x12\x12\n\nrequery_id\x18\x0b \x01(\t\"\x82\x02\n\x07Requery\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12%\n\x06sample\x18\x02 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\x12\x10\n\x08\x61\x63tor_id\x18\x05 \x01(\t\x12\x16\n\x0epolicy_version\x18\x06 \x01(\x03\x12\x34\n\x07rewards\x18\x07 \x03(\x0b\x32#.vision_sr1.v1.Requery.RewardsEntry\x12\x0e\n\x06shared\x18\x08 \x01(\x08\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\tJudgement\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08response\x18\x02 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x03 \x01(\t\"\x9c\x04\n\rScoredRollout\x12\'\n\x07rollout\x18\x01 \x01(\x0b\x32\x16.vision_sr1.v1.Rollout\x12\x10\n\x08response\x18\x02 \x01(\t\x12:\n\x07rewards\x18\x03 \x03(\x0b\x32).vision_sr1.v1.ScoredRollout.RewardsEntry\x12-\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12\'\n\x05think\x18\x05 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12(\n\x06\x61nswer\x18\x06 \x01(\x0b\x32\x18.vision_sr1.v1.TokenSpan\x12)\n\trequeries\x18\x07 \x03(\x0b\x32\x16.vision_sr1.v1.Requery\x12+\n\tjudgement\x18\x08 \x01(\x0b\x32\x18.vision_sr1.v1.Judgement\x12\x44\n\x0c\x65xplanations\x18\t \x03(\x0b\x32..vision_sr1.v1.ScoredRollout.ExplanationsEntry\x12\x0f\n\x07missing\x18\n \x03(\t\x1a.\n\x0cRewardsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11\x45xplanationsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8a\x01\n\x0bScoredGroup\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\'\n\x07purpose\x18\x03 \x01(\x0e\x32\x16.vision_sr1.v1.Purpose\x12.\n\x08rollouts\x18\x04 \x03(\x0b\x32\x1c.vision_sr1.v1.ScoredRollout\"\xc4\x01\n\tActorInfo\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x17\n\x0fweight_transfer\x18\x05 \x01(\t\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x10\n\x08\x63\x61pacity\x18\x07 \x01(\r\x12\x16\n\x0epolicy_version\x18\x08 \x01(\x03\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x0c\n\x04\x62\x65\x61t\x18\n \x01(\x04\"\xbe\x01\n\x10PublishedWeights\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x16\n\x0epolicy_version\x18\x02 \x01(\x03\x12\x0e\n\x06\x66older\x18\x03 \x01(\t\x12;\n\x06sha256\x18\x04 \x03(\x0b\x32+.vision_sr1.v1.PublishedWeights.Sha256Entry\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*M\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x16\n\x12PURPOSE_EVALUATION\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,8 +39,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SCOREDROLLOUT_EXPLANATIONSENTRY']._serialized_options = b'8\001'
   _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._loaded_options = None
   _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._serialized_options = b'8\001'
-  _globals['_PURPOSE']._serialized_start=2416
-  _globals['_PURPOSE']._serialized_end=2493
+  _globals['_PURPOSE']._serialized_start=2734
+  _globals['_PURPOSE']._serialized_end=2811
   _globals['_SAMPLINGPARAMS']._serialized_start=47
   _globals['_SAMPLINGPARAMS']._serialized_end=147
   _globals['_IMAGEREF']._serialized_start=149
@@ -51,28 +51,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERSIONSPAN']._serialized_end=592
   _globals['_SAMPLE']._serialized_start=595
   _globals['_SAMPLE']._serialized_end=744
-  _globals['_ROLLOUT']._serialized_start=747
-  _globals['_ROLLOUT']._serialized_end=974
-  _globals['_TOKENSPAN']._serialized_start=976
-  _globals['_TOKENSPAN']._serialized_end=1015
-  _globals['_REQUERY']._serialized_start=1018
-  _globals['_REQUERY']._serialized_end=1276
-  _globals['_REQUERY_REWARDSENTRY']._serialized_start=1230
-  _globals['_REQUERY_REWARDSENTRY']._serialized_end=1276
-  _globals['_JUDGEMENT']._serialized_start=1278
-  _globals['_JUDGEMENT']._serialized_end=1338
-  _globals['_SCOREDROLLOUT']._serialized_start=1341
-  _globals['_SCOREDROLLOUT']._serialized_end=1881
-  _globals['_SCOREDROLLOUT_REWARDSENTRY']._serialized_start=1230
-  _globals['_SCOREDROLLOUT_REWARDSENTRY']._serialized_end=1276
-  _globals['_SCOREDROLLOUT_EXPLANATIONSENTRY']._serialized_start=1830
-  _globals['_SCOREDROLLOUT_EXPLANATIONSENTRY']._serialized_end=1881
-  _globals['_SCOREDGROUP']._serialized_start=1884
-  _globals['_SCOREDGROUP']._serialized_end=2022
-  _globals['_ACTORINFO']._serialized_start=2025
-  _globals['_ACTORINFO']._serialized_end=2221
-  _globals['_PUBLISHEDWEIGHTS']._serialized_start=2224
-  _globals['_PUBLISHEDWEIGHTS']._serialized_end=2414
-  _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._serialized_start=2369
-  _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._serialized_end=2414
+  _globals['_TOKENSPAN']._serialized_start=746
+  _globals['_TOKENSPAN']._serialized_end=785
+  _globals['_RESPONSEPARTS']._serialized_start=788
+  _globals['_RESPONSEPARTS']._serialized_end=1038
+  _globals['_ROLLOUT']._serialized_start=1041
+  _globals['_ROLLOUT']._serialized_end=1333
+  _globals['_REQUERY']._serialized_start=1336
+  _globals['_REQUERY']._serialized_end=1594
+  _globals['_REQUERY_REWARDSENTRY']._serialized_start=1548
+  _globals['_REQUERY_REWARDSENTRY']._serialized_end=1594
+  _globals['_JUDGEMENT']._serialized_start=1596
+  _globals['_JUDGEMENT']._serialized_end=1656
+  _globals['_SCOREDROLLOUT']._serialized_start=1659
+  _globals['_SCOREDROLLOUT']._serialized_end=2199
+  _globals['_SCOREDROLLOUT_REWARDSENTRY']._serialized_start=1548
+  _globals['_SCOREDROLLOUT_REWARDSENTRY']._serialized_end=1594
+  _globals['_SCOREDROLLOUT_EXPLANATIONSENTRY']._serialized_start=2148
+  _globals['_SCOREDROLLOUT_EXPLANATIONSENTRY']._serialized_end=2199
+  _globals['_SCOREDGROUP']._serialized_start=2202
+  _globals['_SCOREDGROUP']._serialized_end=2340
+  _globals['_ACTORINFO']._serialized_start=2343
+  _globals['_ACTORINFO']._serialized_end=2539
+  _globals['_PUBLISHEDWEIGHTS']._serialized_start=2542
+  _globals['_PUBLISHEDWEIGHTS']._serialized_end=2732
+  _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._serialized_start=2687
+  _globals['_PUBLISHEDWEIGHTS_SHA256ENTRY']._serialized_end=2732
 # @@protoc_insertion_point(module_scope)

@@ -90,8 +90,32 @@ class Sample(_message.Message):
     finish_reason: str
     def __init__(self, prompt_token_ids: _Optional[_Iterable[int]] = ..., response_token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., versions: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., finish_reason: _Optional[str] = ...) -> None: ...
 
+class TokenSpan(_message.Message):
+    __slots__ = ("start", "end")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    end: int
+    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class ResponseParts(_message.Message):
+    __slots__ = ("format", "description", "answer", "description_span", "think_span", "answer_span")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_SPAN_FIELD_NUMBER: _ClassVar[int]
+    THINK_SPAN_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_SPAN_FIELD_NUMBER: _ClassVar[int]
+    format: str
+    description: str
+    answer: str
+    description_span: TokenSpan
+    think_span: TokenSpan
+    answer_span: TokenSpan
+    def __init__(self, format: _Optional[str] = ..., description: _Optional[str] = ..., answer: _Optional[str] = ..., description_span: _Optional[_Union[TokenSpan, _Mapping]] = ..., think_span: _Optional[_Union[TokenSpan, _Mapping]] = ..., answer_span: _Optional[_Union[TokenSpan, _Mapping]] = ...) -> None: ...
+
 class Rollout(_message.Message):
-    __slots__ = ("schema_version", "id", "sample_index", "prompt", "sample", "actor_id", "actor_address", "started_at", "finished_at")
+    __slots__ = ("schema_version", "id", "sample_index", "prompt", "sample", "actor_id", "actor_address", "started_at", "finished_at", "parts", "requery_id")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +125,8 @@ class Rollout(_message.Message):
     ACTOR_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STARTED_AT_FIELD_NUMBER: _ClassVar[int]
     FINISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    REQUERY_ID_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     id: str
     sample_index: int
@@ -110,15 +136,9 @@ class Rollout(_message.Message):
     actor_address: str
     started_at: float
     finished_at: float
-    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., sample_index: _Optional[int] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., actor_id: _Optional[str] = ..., actor_address: _Optional[str] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ...) -> None: ...
-
-class TokenSpan(_message.Message):
-    __slots__ = ("start", "end")
-    START_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
-    start: int
-    end: int
-    def __init__(self, start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+    parts: ResponseParts
+    requery_id: str
+    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., sample_index: _Optional[int] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., actor_id: _Optional[str] = ..., actor_address: _Optional[str] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., parts: _Optional[_Union[ResponseParts, _Mapping]] = ..., requery_id: _Optional[str] = ...) -> None: ...
 
 class Requery(_message.Message):
     __slots__ = ("prompt", "sample", "response", "answer", "actor_id", "policy_version", "rewards", "shared")

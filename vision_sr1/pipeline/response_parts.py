@@ -1,0 +1,36 @@
+"""The parts of a response on the wire: parsed where the response is written, and read everywhere else."""
+
+from collections.abc import Sequence
+from typing import get_args
+
+from vision_sr1.prompting.response import ResponseFormat, Span, TokenPlaces, parse_response
+from vision_sr1.v1 import pipeline_pb2 as pb
+
+
+def parse_parts(pieces: Sequence[bytes]) -> pb.ResponseParts:
+    """The parts of a response.
+
+    Args:
+        pieces: bytes of its tokens.
+    """
+    parsed, places = parse_response(b"".join(pieces)), TokenPlaces(pieces)
+
+    def span(of: Span | None) -> pb.TokenSpan | None:
+        if of is None:
+            return None
+        start, end = places.span(of)
+        return pb.TokenSpan(start=start, end=end)
+
+    return pb.ResponseParts(
+        format=parsed.format or "",
+        description=parsed.description,
+        answer=parsed.answer,
+        description_span=span(parsed.description_span),
+        think_span=span(parsed.think_span),
+        answer_span=span(parsed.answer_span),
+    )
+
+
+def response_format(parts: pb.ResponseParts) -> ResponseFormat | None:
+    """The blocks that the response is; None where it is neither form."""
+    return next((name for name in get_args(ResponseFormat) if name == parts.format), None)
