@@ -80,6 +80,25 @@ async def dead(redis: PatientRedis) -> dict[str, str]:
     return {fields[b"id"].decode(): fields[b"error"].decode() for fields in entries}
 
 
+async def test_the_parts_that_the_actor_parsed_are_taken_and_others_are_parsed_here(
+    redis: PatientRedis, redis_config: Config, tiny_model: Path
+):
+    """Rollouts of earlier releases bring none."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    parsed = pb.ResponseParts(format="think_answer", answer="blue", answer_span=pb.TokenSpan(start=1, end=2))
+    rollouts = [rollout(tokenizer, 0), rollout(tokenizer, 1, parts=parsed), rollout(tokenizer, 2, answer="blue")]
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        await stream.append([Output("rollouts", f"0/7/{i}", r.SerializeToString()) for i, r in enumerate(rollouts)])
+        group = await emitted(redis)
+    by_index = {scored.rollout.sample_index: scored for scored in group.rollouts}
+    assert [by_index[index].rewards["accuracy"] for index in range(GROUP_SIZE)] == [1.0, 0.0, 0.0]
+    assert [by_index[index].rollout.parts.answer for index in range(GROUP_SIZE)] == ["red", "blue", "blue"]
+    assert (by_index[1].answer.start, by_index[1].answer.end) == (1, 2)
+    assert by_index[0].answer.end == len(rollouts[0].sample.response_token_ids)
+    assert by_index[0].HasField("think")
+    assert not by_index[1].HasField("think")
+
+
 @pytest.mark.parametrize(
     ("bad", "error"),
     [
