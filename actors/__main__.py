@@ -16,9 +16,9 @@ from grpc_reflection.v1alpha import reflection
 from redis.exceptions import RedisError
 
 from actors import metrics
-from actors.engine import NO_VERSION, PolicyEngine, resolve_device
+from actors.policy_engine import NO_VERSION, PolicyEngine, resolve_device
+from actors.prompt_worker import PromptWorker
 from actors.server import SERVICE, ActorService
-from actors.worker import PromptWorker
 from vision_sr1.config import Config
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet

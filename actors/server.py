@@ -10,8 +10,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from actors import metrics
-from actors.engine import NO_VERSION, BadRequestError, LostSampleError, PolicyEngine
-from actors.updates import NoUpdateError, WeightUpdates
+from actors.policy_engine import NO_VERSION, BadRequestError, LostSampleError, PolicyEngine
+from actors.weight_updates import NoUpdateError, WeightUpdates
 from vision_sr1.pipeline.wire import WireError, check_version
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.tracing import trace_id

@@ -138,7 +138,7 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from actors.engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
+    from actors.policy_engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
     from vision_sr1.prompting.chat import render_user_turn, vision_token_ids

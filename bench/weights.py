@@ -33,8 +33,8 @@ from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.buckets import Packer, Part
 from vision_sr1.weights.delta import SentWeights
-from vision_sr1.weights.epoch import Epoch, Rendezvous, TransferError
 from vision_sr1.weights.gloo_group import GlooGroup
+from vision_sr1.weights.transfer_group import Epoch, Rendezvous, TransferError
 
 if TYPE_CHECKING:
     from learner.publishing.fleet_transfer import FleetTransfer

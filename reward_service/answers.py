@@ -15,7 +15,7 @@ from typing import TextIO
 from reward_service.graders import warm_up
 from reward_service.graders.references import can_read, unmatched
 from reward_service.grading import MEMORY_BYTES, shown
-from reward_service.killable import CallFailedError, Killable
+from reward_service.process_pool import CallFailedError, Killable
 from vision_sr1.config import RewardConfig, load_config
 
 

@@ -4,8 +4,8 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from reward_service.after import export, serve_traces
-from reward_service.replica import serve
+from reward_service.past_run import export, serve_traces
+from reward_service.service import serve
 from vision_sr1.config import Config
 from vision_sr1.runtime.service import run_service
 

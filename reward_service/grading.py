@@ -7,7 +7,7 @@ from functools import partial
 from reward_service import metrics
 from reward_service.graders import exact, grade, warm_up
 from reward_service.judge import Judge, JudgeFailedError
-from reward_service.killable import CallFailedError, Killable
+from reward_service.process_pool import CallFailedError, Killable
 from vision_sr1.config import GraderName, RewardConfig
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response

@@ -12,7 +12,7 @@ from bench.claims.options import resized, study_parser
 from bench.claims.report import COMPARED, Verdicts, shortcut_result, write_results
 from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS
 from bench.claims.timing import say
-from vision_sr1.cli.demo.run import HELD_OUT_ROWS
+from vision_sr1.cli.demo.demo import HELD_OUT_ROWS
 
 SPLITS = ("normal", "counter_prior")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vision_sr1.cli.demo.run import make_data_and_model
+from vision_sr1.cli.demo.demo import make_data_and_model
 from vision_sr1.cli.tasks.distributions import TASKS
 from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS

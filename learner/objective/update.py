@@ -21,10 +21,10 @@ from learner.model.packing import Pack, balance, micro_batches, pack
 from learner.model.policy import ROUNDING, rope_positions, token_logprobs
 from learner.model.reference import Reference
 from learner.model.sequences import Images, Sequence, SequenceBuilder
+from learner.objective.batch_statistics import BatchStatistics
 from learner.objective.loss import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.objective.micro_batch import MicroBatch, micro_batch
 from learner.objective.samples import TrainingSample, by_prompt, tokens_of, training_samples
-from learner.objective.statistics import BatchStatistics
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb

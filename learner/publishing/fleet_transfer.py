@@ -20,8 +20,8 @@ from vision_sr1.config import Config
 from vision_sr1.runtime.ports import address_towards
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
-from vision_sr1.weights.epoch import SilentMembersError
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answering
+from vision_sr1.weights.transfer_group import SilentMembersError
 
 log = structlog.get_logger()
 
@@ -227,14 +227,14 @@ class FleetTransfer:
     def _init_info(self, actors: list[ActorInfo]) -> Any:
         backend = actors[0].weight_transfer
         if backend == "adapter":
-            from vision_sr1.weights.adapter_trainer import AdapterTrainerInitInfo
+            from vision_sr1.weights.adapter_sender import AdapterTrainerInitInfo
 
             return AdapterTrainerInitInfo(rank=0, config=self._adapter_config)
         world_size = 1 + sum(actor.world_size for actor in actors)
         host, _, port = actors[0].address.rpartition(":")
         bucket_bytes = int(self._settings.bucket_mib * 2**20)
-        from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
-        from vision_sr1.weights.nccl_trainer import BoundedNcclTrainerInitInfo
+        from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo
+        from vision_sr1.weights.nccl_sender import BoundedNcclTrainerInitInfo
 
         return (GlooTrainerInitInfo if backend == "gloo" else BoundedNcclTrainerInitInfo)(
             rank=0,

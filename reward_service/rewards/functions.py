@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from reward_service import metrics
-from reward_service.killable import CallFailedError, Killable
+from reward_service.process_pool import CallFailedError, Killable
 from vision_sr1.config import ConfigError, RewardFunctionConfig
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.streams import BlobMissingError, Blobs

@@ -11,7 +11,7 @@ LOAD = """
 import ctypes, os, sys
 ctypes.CDLL(os.environ["TRITON_LIBCUDA_PATH"] + "/libcuda.so.1")
 sys.setdlopenflags(os.RTLD_LAZY)
-from actors import triton_cache
+from actors.vllm import triton_cache
 from pathlib import Path
 triton_cache.FOLDER = Path(sys.argv[1])
 from triton.backends.nvidia.driver import CudaUtils
@@ -19,7 +19,7 @@ CudaUtils().launch
 """
 BUILD = """
 import sys
-from actors import triton_cache
+from actors.vllm import triton_cache
 from pathlib import Path
 triton_cache.FOLDER = Path(sys.argv[1])
 triton_cache.build()
@@ -51,6 +51,6 @@ def test_what_triton_builds_from_c_is_in_the_image(tmp_path: Path, bare_machine:
     assert built.returncode == 0, built.stderr
     without = python(LOAD, tmp_path / "built", bare_machine)
     assert "Failed to find C compiler" in without.stderr
-    manager = {"TRITON_CACHE_MANAGER": "actors.triton_cache:PrebuiltCacheManager"}
+    manager = {"TRITON_CACHE_MANAGER": "actors.vllm.triton_cache:PrebuiltCacheManager"}
     loaded = python(LOAD, tmp_path / "built", bare_machine | manager)
     assert loaded.returncode == 0, loaded.stderr

@@ -16,8 +16,8 @@ from learner.model.packing import Pack, pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.model.reference import FrozenCopy
 from learner.model.sequences import SequenceBuilder
+from learner.objective.batch_statistics import BatchStatistics
 from learner.objective.samples import training_samples
-from learner.objective.statistics import BatchStatistics
 from learner.objective.update import PolicyUpdate
 from tests.conftest import TINY
 from tests.learner.groups import make_groups

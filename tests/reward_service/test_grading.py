@@ -9,7 +9,7 @@ import pytest
 
 from reward_service.grading import Grading
 from reward_service.judge import Judge
-from reward_service.killable import CallFailedError, Killable
+from reward_service.process_pool import CallFailedError, Killable
 from tests.reward_service.serving import serving
 from vision_sr1.config import RewardConfig
 from vision_sr1.rewards import MissingReward, Reward

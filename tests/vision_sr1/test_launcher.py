@@ -17,9 +17,9 @@ from rich.console import Console
 
 from vision_sr1.cli.launcher import state
 from vision_sr1.cli.launcher.folder import RunFolder
+from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.cli.launcher.progress import ScalarTail
-from vision_sr1.cli.launcher.run import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.cli.launcher.services import divided, without_proxy
 from vision_sr1.cli.launcher.state import RunState
 from vision_sr1.config import Config, ConfigError, load_config

@@ -44,7 +44,7 @@ def quiet_libraries() -> None:
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Trains by RL: starts Redis (if none is configured), actors, reward service and learner, and watches them."""
-    from vision_sr1.cli.launcher.run import run_training
+    from vision_sr1.cli.launcher.launch import run_training
 
     effective = load(config, [*(overrides or []), *_resuming(resume)]).config
     _guarded(lambda: run_training(effective, console, effective.run.name, fresh=fresh))
@@ -53,7 +53,7 @@ def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = Fals
 @app.command()
 def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Fine-tunes `model.path` on the conversations of `data.sft`."""
-    from vision_sr1.cli.launcher.run import run_sft
+    from vision_sr1.cli.launcher.launch import run_sft
 
     effective = load(config, [*(overrides or []), *_resuming(resume)]).config
     _guarded(lambda: run_sft(effective, console, "sft", fresh=fresh))
@@ -71,7 +71,7 @@ def demo(
     prepare: Annotated[bool, typer.Option("--prepare", help="Stop before RL, which services elsewhere run.")] = False,
 ) -> None:
     """The whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
-    from vision_sr1.cli.demo.run import run_demo
+    from vision_sr1.cli.demo.demo import run_demo
 
     _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh, prepare=prepare))
 
@@ -214,7 +214,7 @@ def evaluate(
     fresh: Annotated[bool, typer.Option("--fresh", help="Move earlier answers to NAME.before-TIME.")] = False,
 ) -> None:
     """Evaluates on benchmarks, through actors and reward service; an evaluation that was stopped goes on."""
-    from vision_sr1.cli.evaluation import run as evaluation
+    from vision_sr1.cli.evaluation import evaluate as evaluation
     from vision_sr1.cli.evaluation.report import print_report
     from vision_sr1.cli.export.policy import place_of
 
@@ -243,7 +243,7 @@ def plan(
 ) -> None:
     """Says what a model needs: memory by ZeRO stage and offload, a split of the GPUs, bytes per publication, YAML."""
     from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
-    from vision_sr1.cli.planning.report import print_plan
+    from vision_sr1.cli.planning.plan_table import print_plan
 
     def work() -> None:
         effective = load(config, overrides).config
@@ -292,7 +292,7 @@ def _resuming(resume: bool) -> list[str]:
 
 
 def _guarded(work: Callable[[], None]) -> None:
-    from vision_sr1.cli.launcher.run import InterruptedRunError, StageFailedError
+    from vision_sr1.cli.launcher.launch import InterruptedRunError, StageFailedError
     from vision_sr1.errors import UserError
     from vision_sr1.streams import StreamsUnavailableError
     from vision_sr1.streams.embedded import RedisStartError

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vision_sr1.runtime.ports import address_towards
-from vision_sr1.weights.epoch import Epoch
+from vision_sr1.weights.transfer_group import Epoch
 
 
 class GlooGroup:

@@ -14,16 +14,16 @@ def register() -> None:
     if _registered:
         return
     _registered = True
-    WeightTransferEngineFactory.register_engine("gloo", "vision_sr1.weights.gloo_engine", "GlooWeightTransferEngine")
+    WeightTransferEngineFactory.register_engine("gloo", "vision_sr1.weights.gloo_receiver", "GlooWeightTransferEngine")
     WeightTransferTrainerFactory.register_engine(
-        "gloo", "vision_sr1.weights.gloo_trainer", "GlooTrainerWeightTransferEngine"
+        "gloo", "vision_sr1.weights.gloo_sender", "GlooTrainerWeightTransferEngine"
     )
     WeightTransferEngineFactory.register_engine(
-        "bounded_nccl", "vision_sr1.weights.nccl_engine", "BoundedNcclWeightTransferEngine"
+        "bounded_nccl", "vision_sr1.weights.nccl_receiver", "BoundedNcclWeightTransferEngine"
     )
     WeightTransferTrainerFactory.register_engine(
-        "bounded_nccl", "vision_sr1.weights.nccl_trainer", "BoundedNcclTrainerWeightTransferEngine"
+        "bounded_nccl", "vision_sr1.weights.nccl_sender", "BoundedNcclTrainerWeightTransferEngine"
     )
     WeightTransferTrainerFactory.register_engine(
-        "adapter", "vision_sr1.weights.adapter_trainer", "AdapterTrainerWeightTransferEngine"
+        "adapter", "vision_sr1.weights.adapter_sender", "AdapterTrainerWeightTransferEngine"
     )

@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
-from vision_sr1.weights.epoch import Epoch, Rendezvous, SilentMembersError, TransferError
+from vision_sr1.weights.transfer_group import Epoch, Rendezvous, SilentMembersError, TransferError
 
 pytestmark = pytest.mark.slow
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
 from vision_sr1.weights.buckets import Patch, empty_buffer, views
-from vision_sr1.weights.epoch import Epoch, Rendezvous
-from vision_sr1.weights.gloo_engine import GlooUpdateInfo
 from vision_sr1.weights.gloo_group import GlooGroup
-from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo, GlooTrainerWeightTransferEngine
+from vision_sr1.weights.gloo_receiver import GlooUpdateInfo
+from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo, GlooTrainerWeightTransferEngine
+from vision_sr1.weights.transfer_group import Epoch, Rendezvous
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import asyncio
 import signal
 import sys
 
-from vision_sr1.cli.evaluation.asking import Asking, NoAnswersError
+from vision_sr1.cli.evaluation.collector import Asking, NoAnswersError
 from vision_sr1.config import Config
 from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import connect

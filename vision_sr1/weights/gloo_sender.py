@@ -17,8 +17,8 @@ from vllm.distributed.weight_transfer.base import (
 
 from vision_sr1.weights.buckets import Packer, Part, Patch
 from vision_sr1.weights.delta import SentWeights
-from vision_sr1.weights.epoch import Epoch
 from vision_sr1.weights.gloo_group import GlooGroup
+from vision_sr1.weights.transfer_group import Epoch
 
 
 @dataclass

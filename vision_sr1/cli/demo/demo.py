@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vision_sr1.cli.demo.report import write_report
+from vision_sr1.cli.demo.summary import write_report
 from vision_sr1.cli.launcher.folder import LOCK, RunFolder
-from vision_sr1.cli.launcher.run import run_sft, run_training
+from vision_sr1.cli.launcher.launch import run_sft, run_training
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
 from vision_sr1.cli.tasks.tiny_model import make_tiny_model

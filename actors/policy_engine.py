@@ -15,12 +15,12 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors import metrics
-from actors.adapter import Adapter, room_for
+from actors.vllm.adapter import Adapter, room_for
 from vision_sr1.config import Config
 from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
-from vision_sr1.weights.gloo_engine import BUCKETLESS, COMPLETE, FORGET
+from vision_sr1.weights.gloo_receiver import BUCKETLESS, COMPLETE, FORGET
 
 NO_VERSION = -1
 FINISHED = ("stop", "length")
@@ -322,8 +322,8 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
-        "worker_cls": f"actors.engine_workers.{WORKERS[device]}",
-        "worker_extension_cls": "actors.worker_extension.WeightReports",
+        "worker_cls": f"actors.vllm.workers.{WORKERS[device]}",
+        "worker_extension_cls": "actors.vllm.worker_extension.WeightReports",
         "model": config.model.path,
         "dtype": config.model.dtype,
         "max_model_len": config.model.max_model_len,

@@ -3,7 +3,7 @@
 import time
 
 from actors import metrics
-from actors.engine import BadRequestError, PolicyEngine
+from actors.policy_engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
 from vision_sr1.pipeline.groups import without_group

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from reward_service.api import ApiContext, http_server
 from reward_service.api.security import check_closed
 from reward_service.store import TraceFilter, TraceReader, open_store
-from reward_service.store.export import export_traces
+from reward_service.store.parquet import export_traces
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints

@@ -23,10 +23,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbed
 from vision_sr1.weights.buckets import Part, Patch, empty_buffer, views
 from vision_sr1.weights.delta import patched
 from vision_sr1.weights.digests import digest
-from vision_sr1.weights.epoch import Epoch, Rendezvous
 from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.gloo_group import GlooGroup
+from vision_sr1.weights.transfer_group import Epoch, Rendezvous
 
 
 @dataclass

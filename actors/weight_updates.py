@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from actors import metrics
-from actors.engine import NO_VERSION, PolicyEngine
 from actors.outstanding import Outstanding
+from actors.policy_engine import NO_VERSION, PolicyEngine
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1.pipeline_pb2 import PublishedWeights

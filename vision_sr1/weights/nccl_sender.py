@@ -20,8 +20,8 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransf
 
 from vision_sr1.weights.buckets import Part, Patch
 from vision_sr1.weights.delta import SentWeights
-from vision_sr1.weights.epoch import Epoch
-from vision_sr1.weights.gloo_trainer import GlooTrainerInitInfo
+from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo
+from vision_sr1.weights.transfer_group import Epoch
 
 
 @dataclass

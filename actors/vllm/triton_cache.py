@@ -1,8 +1,8 @@
 """Triton's C module, built with the image: where kernels are compiled and run, nobody needs a C compiler.
 
 Triton compiles kernels by itself, but calls CUDA through one module that it builds from C when it is first used.
-`python -m actors.triton_cache` builds it beside the packages, without a GPU; with
-`TRITON_CACHE_MANAGER=actors.triton_cache:PrebuiltCacheManager` in its environment, Triton finds it there.
+`python -m actors.vllm.triton_cache` builds it beside the packages, without a GPU; with
+`TRITON_CACHE_MANAGER=actors.vllm.triton_cache:PrebuiltCacheManager` in its environment, Triton finds it there.
 """
 
 import ctypes

@@ -19,9 +19,9 @@ from vllm.model_executor.model_loader.checkpoint_weight_patch import (
 )
 
 from vision_sr1.weights.digests import digest
-from vision_sr1.weights.epoch import Epoch, Rendezvous
 from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
+from vision_sr1.weights.transfer_group import Epoch, Rendezvous
 
 
 @dataclass(kw_only=True)

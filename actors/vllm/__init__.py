@@ -1,0 +1,1 @@
+"""What of vLLM's own is extended: its workers, its adapters, its cache of compiled kernels."""
