@@ -45,7 +45,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    redis = await connect(config.streams, hurried=stop.is_set)
+    redis = await connect(config.streams, is_stopping=stop.is_set)
     keys = Keys(config.run.name)
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     device = resolve_device(config.actors.device)

@@ -20,7 +20,7 @@ from redis.asyncio import Redis
 
 from vision_sr1.config import Config, load_config
 from vision_sr1.runtime.logs import configure_logging
-from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Blobs, Keys, Output, RetryingRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -147,7 +147,7 @@ async def _in_parallel(send: Any, items: list[Any]) -> None:
     await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
 
 
-async def _write(config: Config, redis: PatientRedis, ready: Any, _: Any, rollouts: list[bytes]) -> None:
+async def _write(config: Config, redis: RetryingRedis, ready: Any, _: Any, rollouts: list[bytes]) -> None:
     stream = Stream(redis, KEYS, "rollouts", config.streams, group="reward", consumer="writer")
     await stream.open()
     ready.wait(WAIT_S)
@@ -155,7 +155,7 @@ async def _write(config: Config, redis: PatientRedis, ready: Any, _: Any, rollou
     await _in_parallel(lambda item: stream.append([Output("rollouts", *item)]), numbered)
 
 
-async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: int) -> None:
+async def _score(config: Config, redis: RetryingRedis, ready: Any, _: Any, __: int) -> None:
     from reward_service.scoring import open_scorer
     from reward_service.worker import ScoringWorker
     from vision_sr1.pipeline.fleet import Fleet
@@ -173,7 +173,7 @@ async def _score(config: Config, redis: PatientRedis, ready: Any, _: Any, __: in
         await worker.run(asyncio.Event())
 
 
-async def _take(config: Config, redis: PatientRedis, ready: Any, done: Any, rollouts: int) -> None:
+async def _take(config: Config, redis: RetryingRedis, ready: Any, done: Any, rollouts: int) -> None:
     stream = Stream(redis, KEYS, "scored", config.streams, group="learner", consumer="learner", claims=False)
     await stream.open()
     ready.wait(WAIT_S)
@@ -186,13 +186,13 @@ async def _take(config: Config, redis: PatientRedis, ready: Any, done: Any, roll
     done.set()
 
 
-async def _write_bare(config: Config, _: PatientRedis, ready: Any, __: Any, rollouts: list[bytes]) -> None:
+async def _write_bare(config: Config, _: RetryingRedis, ready: Any, __: Any, rollouts: list[bytes]) -> None:
     bare = _bare(config)
     ready.wait(WAIT_S)
     await _in_parallel(lambda data: bare.xadd("rollouts", {"message": data}), rollouts)
 
 
-async def _score_bare(config: Config, _: PatientRedis, ready: Any, __: Any, ___: int) -> None:
+async def _score_bare(config: Config, _: RetryingRedis, ready: Any, __: Any, ___: int) -> None:
     bare = _bare(config)
     await _open_bare(bare, "rollouts")
     ready.wait(WAIT_S)
@@ -206,7 +206,7 @@ async def _score_bare(config: Config, _: PatientRedis, ready: Any, __: Any, ___:
         await asyncio.gather(*(hand_on(entry) for entry in entries))
 
 
-async def _take_bare(config: Config, _: PatientRedis, ready: Any, done: Any, rollouts: int) -> None:
+async def _take_bare(config: Config, _: RetryingRedis, ready: Any, done: Any, rollouts: int) -> None:
     bare = _bare(config)
     await _open_bare(bare, "scored")
     ready.wait(WAIT_S)

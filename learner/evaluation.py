@@ -25,7 +25,7 @@ Issue = Callable[[Iterable[tuple[str, QuestionRow]], "pb.Purpose", int], None]
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class SplitResult:
     """One split: metrics by name, and some of its answers."""
 
     split: str
@@ -66,7 +66,7 @@ class Evaluator:
             issue(rows.items(), pb.PURPOSE_EVALUATION, version)
         return PendingEvaluation(PendingGroups(pb.PURPOSE_EVALUATION, version, set(rows)), rows)
 
-    def finish(self, pending: PendingEvaluation, answers: list[pb.ScoredGroup]) -> list[Evaluated]:
+    def finish(self, pending: PendingEvaluation, answers: list[pb.ScoredGroup]) -> list[SplitResult]:
         """Means over the answers, each of which goes to `evaluation/v{version}-{split}.jsonl`."""
         groups = {group.id: group for group in answers}
         found = []
@@ -82,7 +82,7 @@ class Evaluator:
             records = [record for _, record in answered]
             self._write(pending.groups.policy_version, split, records)
             samples = [_sample(row, record) for row, record in answered[: self._samples]]
-            found.append(Evaluated(split, means(records), samples))
+            found.append(SplitResult(split, means(records), samples))
         return found
 
     def _rows(self, version: int, attempt: int) -> dict[str, QuestionRow]:

@@ -27,7 +27,7 @@ from learner.model.policy import choose_trainable, load_policy
 from learner.model.reference import build_reference
 from learner.model.sequences import SequenceBuilder
 from learner.objective.samples import group_has_signal
-from learner.objective.update import Learned, PolicyUpdate
+from learner.objective.update import PolicyUpdate, UpdateResult
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe
 from learner.publishing.publisher import Publisher
@@ -210,7 +210,7 @@ class Trainer:
             self._finalize_checkpoint()
         return groups
 
-    def _learn(self, groups: list[pb.ScoredGroup]) -> Learned:
+    def _learn(self, groups: list[pb.ScoredGroup]) -> UpdateResult:
         """The batch's optimizer steps, which make the next policy version."""
         settings, state = self._config.learner, self._state
         learned = self._update.learn(
@@ -339,7 +339,7 @@ class Trainer:
 
     def _finalize_checkpoint(self, *, wait: bool = False, last: bool = False) -> None:
         """Removes from the streams what a checkpoint holds, once it is on the disk."""
-        folder = self._checkpoints.settle(wait=wait, last=last)
+        folder = self._checkpoints.finalize(wait=wait, last=last)
         if folder is None:
             return
         held = self._acknowledgement.release()

@@ -89,15 +89,15 @@ class SftTrainer:
             for batch in self._batches():
                 if self._learn(batch):
                     self._checkpoint()
-                    self._checkpoints.settle(wait=True, last=True)
+                    self._checkpoints.finalize(wait=True, last=True)
                     return False
-                self._checkpoints.settle()
+                self._checkpoints.finalize()
                 last = self._step == self._steps
                 if last or (settings.evaluate_every and self._step % settings.evaluate_every == 0):
                     self._evaluate()
                 if not last and settings.checkpoint_every and self._step % settings.checkpoint_every == 0:
                     self._checkpoint()
-        self._checkpoints.settle(wait=True, last=True)
+        self._checkpoints.finalize(wait=True, last=True)
         place = aside(self._output)
         export_policy(self._engine.module, self._builder.processor, place)
         if is_main():

@@ -16,7 +16,7 @@ class CallFailedError(RuntimeError):
     """A call raised, took too long or took its process down; the message says which."""
 
 
-class Killable:
+class KillableProcessPool:
     """A pool of processes, which start with the first call. Arguments and results are pickled.
 
     Args:

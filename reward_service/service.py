@@ -37,7 +37,7 @@ async def serve(config: Config) -> None:
     """
     check_closed(config)
     stop = asyncio.Event()
-    redis = await connect(config.streams, hurried=stop.is_set)
+    redis = await connect(config.streams, is_stopping=stop.is_set)
     keys = Keys(config.run.name)
     config.run.path.mkdir(parents=True, exist_ok=True)
     engine = _store(config)
@@ -55,7 +55,7 @@ async def serve(config: Config) -> None:
                 config=config,
                 reader=TraceReader(engine),
                 scorer=scorer,
-                redis=redis.hasty,
+                redis=redis.without_retries,
                 tokens=scorer.tokens,
                 ping=lambda: check_takes_writes(redis, keys.stream("probe"), PROBE_TIMEOUT_S),
             )

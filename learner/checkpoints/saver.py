@@ -23,12 +23,21 @@ from torch import Tensor
 from learner.checkpoints.hf_folder import write_adapter, write_export
 from learner.distributed.rank_collectives import all_ranks, any_rank
 from learner.distributed.ranks import is_main
-from learner.distributed.state_shards import PiecesError, restore, snapshot, write_pieces
+from learner.distributed.state_shards import StateShardsError, restore, snapshot, write_shards
 from learner.model.snapshots import adapter_snapshot, export_snapshot
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import ORIGIN, Stage, changes, origin
 from vision_sr1.run_folder.atomic import ASIDE
-from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, MANIFEST, POLICY, checkpoints, manifest, torn
+from vision_sr1.run_folder.checkpoints import (
+    ADAPTER,
+    BEST,
+    CHECKPOINTS,
+    MANIFEST,
+    POLICY,
+    checkpoints,
+    damage_of,
+    manifest,
+)
 
 log = structlog.get_logger()
 
@@ -109,7 +118,7 @@ class Checkpoints:
                 f"run {self._run!r} already has checkpoint {found[-1]}: resume it, or choose another run.name"
             )
         for folder in reversed(found):
-            damage = torn(folder)
+            damage = damage_of(folder)
             if damage is None:
                 for change in changes(folder, self._config, self._stage, self._origin):
                     log.info("changed since the checkpoint", **asdict(change))
@@ -117,8 +126,8 @@ class Checkpoints:
             OUTCOMES.labels("torn").inc()
             log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=damage)
         raise ConfigError(
-            f"none of the checkpoints in {self._folder} is whole ({torn(found[-1])}): bring one back from a copy, or "
-            "start again with --fresh"
+            f"none of the checkpoints in {self._folder} is whole ({damage_of(found[-1])}): bring one back from a copy, "
+            "or start again with --fresh"
         )
 
     def begin(
@@ -136,7 +145,7 @@ class Checkpoints:
                 good the policy is; the best checkpoint is kept.
             also: by folder, other models and their snapshots.
         """
-        self.settle(wait=True)
+        self.finalize(wait=True)
         started = time.monotonic()
         aside = self._folder / f"{ASIDE}{number:06d}"
         if is_main():
@@ -148,7 +157,7 @@ class Checkpoints:
         adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
 
         def write() -> None:
-            _fsync(write_pieces(pieces, aside / _STATE))
+            _fsync(write_shards(pieces, aside / _STATE))
             if is_main():
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)
@@ -162,7 +171,7 @@ class Checkpoints:
         self._writing.start()
         SNAPSHOT_SECONDS.set(time.monotonic() - started)
 
-    def settle(self, *, wait: bool = False, last: bool = False) -> Path | None:
+    def finalize(self, *, wait: bool = False, last: bool = False) -> Path | None:
         """The checkpoint under way, once it has become whole; None while it has not. Every rank calls it.
 
         Args:
@@ -200,7 +209,7 @@ class Checkpoints:
         """
         try:
             restore(engine, folder / _STATE)
-        except PiecesError as error:
+        except StateShardsError as error:
             raise ConfigError(str(error)) from error
         state = manifest(folder)
         return state if self._is_comparable(state) else {**state, "best": None}

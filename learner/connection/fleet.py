@@ -31,7 +31,7 @@ class LearnerFleet:
     def exclude(self, actor_ids: list[str], *, for_good: bool = False) -> None:
         """Does not count on these until their next heartbeat, or until they are started again."""
         if actor_ids:
-            self._session.run(self._view.set_aside(actor_ids, for_good=for_good))
+            self._session.run(self._view.exclude(actor_ids, for_good=for_good))
 
     def announce(self, policy_version: int, folder: Path | None = None) -> None:
         """Announces the current version, and the folder where actors that come late can read it."""

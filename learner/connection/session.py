@@ -24,7 +24,7 @@ class RedisSession:
         self.is_stopping = is_stopping
         self.keys = Keys(config.run.name)
         self._runner = asyncio.Runner()
-        self.redis = self.run(connect(config.streams, hurried=is_stopping))
+        self.redis = self.run(connect(config.streams, is_stopping=is_stopping))
         self._interruptions = Interruptions(self.redis)
 
     def run(self, work: Any) -> Any:

@@ -24,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 _STEPS, _RNG = "optimizer/steps", "rng"
 
 
-class PiecesError(RuntimeError):
+class StateShardsError(RuntimeError):
     """Saved pieces do not make up this model's state; the message says what is missing."""
 
 
@@ -59,7 +59,7 @@ def snapshot(engine: Any) -> dict[str, Tensor]:
     return copies
 
 
-def write_pieces(pieces: dict[str, Tensor], folder: Path) -> Path:
+def write_shards(pieces: dict[str, Tensor], folder: Path) -> Path:
     """Writes a rank's snapshot into the folder that all ranks share, as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{dist.get_rank():05d}.safetensors"
@@ -68,10 +68,10 @@ def write_pieces(pieces: dict[str, Tensor], folder: Path) -> Path:
 
 
 def restore(engine: Any, folder: Path) -> None:
-    """Takes up weights, optimizer state and random number generator from a folder that `write_pieces` filled.
+    """Takes up weights, optimizer state and random number generator from a folder that `write_shards` filled.
 
     Raises:
-        PiecesError: the folder lacks elements of a parameter.
+        StateShardsError: the folder lacks elements of a parameter.
     """
     saved = _Saved(folder)
     # Models in lower precision hold a rounded copy of the optimizer's weights.
@@ -178,7 +178,7 @@ class _Saved:
                 values[low - start : high - start] = file.get_slice(key)[low - first : high - first]
                 found += high - low
         if found != numel:
-            raise PiecesError(
+            raise StateShardsError(
                 f"{self._folder} has {found} of the {numel} elements of {name} ({kind}): it is a checkpoint of another "
                 "model, or some of its files are missing"
             )
@@ -190,4 +190,4 @@ class _Saved:
             if key in file.keys():  # noqa: SIM118  (no mapping)
                 tensor: Tensor = file.get_tensor(key)
                 return tensor
-        raise PiecesError(f"{self._folder} has no {key!r}: some of its files are missing")
+        raise StateShardsError(f"{self._folder} has no {key!r}: some of its files are missing")

@@ -6,7 +6,7 @@ from learner.connection.images import RunImages
 from learner.connection.session import RedisSession
 from vision_sr1.config import Config
 from vision_sr1.pipeline.arrivals import GroupArrivals
-from vision_sr1.pipeline.lost_prompts import Whereabouts
+from vision_sr1.pipeline.lost_prompts import LostPrompts
 from vision_sr1.streams import Entry, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -25,7 +25,7 @@ class TrainingGroups:
                 session.redis, session.keys, STREAM, config.streams, group="learner", consumer="learner", claims=False
             )
         )
-        self._whereabouts = Whereabouts(session.redis, session.keys)
+        self._lost_prompts = LostPrompts(session.redis, session.keys)
         self._collected: dict[str, Entry] = {}  # by prompt id, until a checkpoint holds them
         self._early: dict[str, tuple[Entry, pb.ScoredGroup]] = {}  # by id of prompts that are to come
 
@@ -68,7 +68,7 @@ class TrainingGroups:
 
     def lost(self, wanted: set[str]) -> list[str]:
         """Prompts that the streams have lost: they are to be issued again."""
-        lost: list[str] = self._session.run(self._whereabouts.lost(wanted, STREAM, self._group_size))
+        lost: list[str] = self._session.run(self._lost_prompts.find(wanted, STREAM, self._group_size))
         return lost
 
     def recover(self) -> None:

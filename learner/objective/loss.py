@@ -5,7 +5,7 @@ Pure functions. Notation of the paper's equations 4 to 9: the loss of component 
     L_k = sum_t m_k (beta_k KL(pi || ref) - w_t min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)) / N_k
 
 with rho = pi / pi_old, N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and
-L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the gain of a token with A_k < 0 from below by c A_k.
+L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the surrogate of a token with A_k < 0 from below: c A_k.
 The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641). Advantages
 A_k are those of `vision_sr1.credit.advantages`.
 """
@@ -93,14 +93,14 @@ def component_loss(
     ratio = log_ratio.exp()
     clipped_ratio = ratio.clamp(1.0 - component.clip_ratio_low, 1.0 + component.clip_ratio_high)
     unclipped = ratio * tokens.advantages
-    gain = torch.minimum(unclipped, clipped_ratio * tokens.advantages)
+    surrogate = torch.minimum(unclipped, clipped_ratio * tokens.advantages)
     if component.clip_ratio_dual is not None:
-        gain = torch.where(
-            tokens.advantages < 0, torch.maximum(gain, component.clip_ratio_dual * tokens.advantages), gain
+        surrogate = torch.where(
+            tokens.advantages < 0, torch.maximum(surrogate, component.clip_ratio_dual * tokens.advantages), surrogate
         )
-    loss = -torch.where(tokens.mask, pack.weights * gain, zero).sum()
+    loss = -torch.where(tokens.mask, pack.weights * surrogate, zero).sum()
     sums = {
-        "clipped": (tokens.mask & (gain != unclipped)).sum().float(),
+        "clipped": (tokens.mask & (surrogate != unclipped)).sum().float(),
         "tokens": tokens.mask.sum().float(),
         "kl": zero,
     }

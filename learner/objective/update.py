@@ -37,7 +37,7 @@ OPTIMIZER_STEPS = Counter("vision_sr1_learner_optimizer_steps", "Optimizer steps
 
 
 @dataclass(frozen=True)
-class Learned:
+class UpdateResult:
     """What came of a batch.
 
     Attributes:
@@ -86,7 +86,7 @@ class PolicyUpdate:
         *,
         first_step: int = 0,
         interrupted: Callable[[], bool] = lambda: False,
-    ) -> Learned:
+    ) -> UpdateResult:
         """Takes the batch's optimizer steps. Every rank calls it with the same groups.
 
         Args:
@@ -101,7 +101,7 @@ class PolicyUpdate:
         samples = training_samples([group for group in groups if group.rollouts], settings, policy_version)
         if not samples:
             log.warning("a batch without a rollout: nothing to learn from", policy_version=policy_version)
-            return Learned(first_step, True, {})
+            return UpdateResult(first_step, True, {})
         if self._shares_prompts is None:
             self._shares_prompts = self._sharing_is_exact(samples[0], fetch_images)
         starts = range(0, len(samples), settings.prompts_per_step)[first_step:]
@@ -123,7 +123,7 @@ class PolicyUpdate:
         seconds = time.monotonic() - started
         scalars = statistics.scalars(len(norms)) | self._speed(list(chain(*parts[: len(norms)])), seconds)
         scalars |= {"grad_norm/mean": float(np.mean(norms)), "seconds/learn": seconds}
-        return Learned(first_step + len(norms), len(norms) == len(steps), scalars)
+        return UpdateResult(first_step + len(norms), len(norms) == len(steps), scalars)
 
     def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
         """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""

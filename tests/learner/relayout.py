@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.ranks import init_process_group, is_main
-from learner.distributed.state_shards import restore, snapshot, write_pieces
+from learner.distributed.state_shards import restore, snapshot, write_shards
 from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder
 from learner.model.snapshots import export_snapshot
@@ -49,11 +49,11 @@ def take_up(config: Config, folder: Path, held: Path, device: torch.device, *, t
     name = f"{dist.get_world_size()}-ranks-stage-{config.learner.zero_stage}"
     if trains:
         update.learn(groups, 0, lambda _: images)
-        write_pieces(snapshot(engine), held / "state")
+        write_shards(snapshot(engine), held / "state")
     else:
         torch.manual_seed(17)
         restore(engine, held / "state")
-        write_pieces(snapshot(engine), held / f"state-{name}")
+        write_shards(snapshot(engine), held / f"state-{name}")
     update.learn(groups, 0, lambda _: images)
     weights = export_snapshot(policy)
     if is_main():

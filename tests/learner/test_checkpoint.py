@@ -38,7 +38,7 @@ class Saver:
 
     def save(self, number: int, **state: object) -> Path:
         self.checkpoints.begin(self.engine, self.processor, number, {"policy_version": number, **state})
-        folder = self.checkpoints.settle(wait=True, last=True)
+        folder = self.checkpoints.finalize(wait=True, last=True)
         assert folder is not None
         return folder
 
@@ -74,13 +74,13 @@ def test_training_goes_on_while_a_checkpoint_of_before_is_written(saver):
     one.checkpoints.begin(one.engine, one.processor, 1, {"policy_version": 1})
     _step(one.engine)
     for _ in range(600):
-        if folder := one.checkpoints.settle():
+        if folder := one.checkpoints.finalize():
             break
         time.sleep(0.05)
     saved = load_file(folder / POLICY / "model.safetensors")
     assert all(torch.equal(saved[name], value) for name, value in before.items() if name in saved)
     assert any(not torch.equal(p, before[name]) for name, p in one.engine.module.named_parameters())
-    assert one.checkpoints.settle(wait=True) is None, "it is said once"
+    assert one.checkpoints.finalize(wait=True) is None, "it is said once"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
@@ -112,7 +112,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_those_before(saver):
     with full_disk():
         one.checkpoints.begin(one.engine, one.processor, 2, {"policy_version": 2})
         with pytest.raises(CheckpointError, match="checkpoint 2 could not be written to"):
-            one.checkpoints.settle(wait=True, last=True)
+            one.checkpoints.finalize(wait=True, last=True)
     assert one.names() == ["000001"]
     one.save(3)
     assert one.names() == ["000001", "000003"]
@@ -125,10 +125,10 @@ def test_training_goes_on_without_a_checkpoint_until_the_third_fails_in_a_row(sa
             for number in range(failing):
                 one.checkpoints.begin(one.engine, one.processor, number, {})
                 if number < 2:
-                    assert one.checkpoints.settle(wait=True) is None
+                    assert one.checkpoints.finalize(wait=True) is None
                 else:
                     with pytest.raises(CheckpointError, match="checkpoint 2 could not be written to"):
-                        one.checkpoints.settle(wait=True)
+                        one.checkpoints.finalize(wait=True)
         one.save(7)
 
 

@@ -95,10 +95,10 @@ def by_hand(c: ComponentConfig, mask, advantages, logprobs, old, ref, weights, s
         if m:
             ratio = ratio_of(i)
             clipped = min(max(ratio, 1 - c.clip_ratio_low), 1 + c.clip_ratio_high)
-            gain = min(ratio * a, clipped * a)
+            surrogate = min(ratio * a, clipped * a)
             if c.clip_ratio_dual is not None and a < 0:
-                gain = max(gain, c.clip_ratio_dual * a)
-            total -= w * gain
+                surrogate = max(surrogate, c.clip_ratio_dual * a)
+            total -= w * surrogate
             total += c.kl_coef * KL_BY_HAND[c.kl_estimator](lp, r)
     return c.weight * total / normalizer
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from learner.distributed.state_shards import MOMENTS, WEIGHT, PiecesError, _Saved
+from learner.distributed.state_shards import MOMENTS, WEIGHT, StateShardsError, _Saved
 from tests.conftest import TINY
 from tests.learner.groups import make_groups, write_groups
 from tests.learner.ranks import run_ranks
@@ -73,5 +73,7 @@ def test_a_state_of_another_model_is_refused_by_the_name_of_what_it_lacks(tmp_pa
     )
     saved = _Saved(tmp_path / "state")
     assert saved.read(WEIGHT, "model.a", 2, 2).tolist() == [0.0, 1.0]
-    with pytest.raises(PiecesError, match=r"5 of the 8 elements of model.a \(weight\): it is a checkpoint of another"):
+    with pytest.raises(
+        StateShardsError, match=r"5 of the 8 elements of model.a \(weight\): it is a checkpoint of another"
+    ):
         saved.read(WEIGHT, "model.a", 0, 8)

@@ -66,7 +66,7 @@ def test_a_stage_resumed_with_other_batches_draws_each_conversation_once_an_epoc
                 one._learn(batch)
                 drawn += [len(sequence) for sequence in batch]
         one._checkpoint()
-        one._checkpoints.settle(wait=True)
+        one._checkpoints.finalize(wait=True)
         options = ["learner.sft.epochs=1", "learner.resume=true"]
     assert len(set(drawn)) == len(drawn) == len(rows)
     assert (one._step, one._steps) == (5, 5)

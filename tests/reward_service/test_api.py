@@ -357,7 +357,7 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
         asked = tokenizer("<think> red </think> \\boxed{red}").input_ids
         recorded.requeries[0].sample.response_token_ids.extend(asked)
         await write(store, recorded)
-        async with asking(config, store, scorer=scorer, redis=redis.hasty, tokens=scorer.tokens) as api:
+        async with asking(config, store, scorer=scorer, redis=redis.without_retries, tokens=scorer.tokens) as api:
             response = "<think> red </think> \\boxed{red}"
             reply = await api.post("/v1/score", json={"reference_answer": "red", "response": response})
             rewards = reply.json()["rewards"]
@@ -389,10 +389,10 @@ async def test_the_pipeline_shows_queues_actors_and_dead_letters(config: Config,
     await prompts.open()
     await prompts.append([Output("prompts", f"0/{index}", b"x") for index in range(2)])
     (entry, _) = await prompts.read(2, 0.1)
-    await prompts.bury(entry, "no such image")
+    await prompts.dead_letter(entry, "no such image")
     fleet = Fleet(redis, keys)
     await fleet.announce(pb.ActorInfo(schema_version=1, id="a-1", address="h:1", device="cpu", policy_version=4), 60)
-    async with asking(config, store, redis=redis.hasty) as api:
+    async with asking(config, store, redis=redis.without_retries) as api:
         shown = await get(api, "/v1/pipeline")
     depths = {stream["name"]: (stream["depth"], stream["pending"], stream["dead"]) for stream in shown["streams"]}
     assert depths["prompts"] == (2, 2, 1)

@@ -9,7 +9,7 @@ import pytest
 
 from reward_service.grading import Grading
 from reward_service.judge import Judge
-from reward_service.process_pool import CallFailedError, Killable
+from reward_service.process_pool import CallFailedError, KillableProcessPool
 from tests.reward_service.serving import serving
 from vision_sr1.config import RewardConfig
 from vision_sr1.rewards import MissingReward, Reward
@@ -108,20 +108,20 @@ async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_l
 async def test_a_call_that_takes_its_process_down_is_told_and_the_next_gets_another():
     import os
 
-    killable = Killable(1)
+    pool = KillableProcessPool(1)
     with pytest.raises(CallFailedError, match="its process ended with status 7"):
-        await killable.call(os._exit, 7, timeout_s=20)
+        await pool.call(os._exit, 7, timeout_s=20)
     with pytest.raises(CallFailedError, match="ZeroDivisionError"):
-        await killable.call(divmod, 1, 0, timeout_s=20)
-    assert await killable.call(divmod, 7, 2, timeout_s=20) == (3, 1)
-    await killable.close()
+        await pool.call(divmod, 1, 0, timeout_s=20)
+    assert await pool.call(divmod, 7, 2, timeout_s=20) == (3, 1)
+    await pool.close()
 
 
 async def test_memory_is_bounded():
-    killable = Killable(1, memory_bytes=2**29)
+    pool = KillableProcessPool(1, memory_bytes=2**29)
     with pytest.raises(CallFailedError, match="MemoryError"):
-        await killable.call(bytes, 2**30, timeout_s=20)
-    await killable.close()
+        await pool.call(bytes, 2**30, timeout_s=20)
+    await pool.close()
 
 
 class Scores:

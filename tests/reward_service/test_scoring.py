@@ -15,7 +15,7 @@ from tests.stream_entries import stream_entries
 from vision_sr1.config import Config, RewardFunctionConfig
 from vision_sr1.pipeline.dead_letters import DeadLetters
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.streams import Blobs, Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Blobs, Keys, Output, RetryingRedis, Stream, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 KEYS = Keys("run")
@@ -40,7 +40,7 @@ def rollout(tokenizer, index: int, answer: str = "red", **changes: Any) -> pb.Ro
 
 
 @pytest.fixture
-async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
+async def redis(redis_config: Config) -> AsyncIterator[RetryingRedis]:
     client = await connect(redis_config.streams)
     yield client
     await client.aclose()
@@ -48,7 +48,7 @@ async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
 
 @contextlib.asynccontextmanager
 async def scoring(
-    redis: PatientRedis, config: Config, model: Path
+    redis: RetryingRedis, config: Config, model: Path
 ) -> AsyncIterator[tuple[Stream, list[pb.ScoredRollout]]]:
     """A worker at work: its stream, and what it records as traces."""
     config.sampling.group_size = GROUP_SIZE
@@ -66,7 +66,7 @@ async def scoring(
         await running
 
 
-async def emitted(redis: PatientRedis) -> pb.ScoredGroup:
+async def emitted(redis: RetryingRedis) -> pb.ScoredGroup:
     for _ in range(200):
         if found := await stream_entries(redis, KEYS.stream("scored")):
             (fields,) = found
@@ -75,13 +75,13 @@ async def emitted(redis: PatientRedis) -> pb.ScoredGroup:
     return pytest.fail("no group came")
 
 
-async def dead(redis: PatientRedis) -> dict[str, str]:
+async def dead(redis: RetryingRedis) -> dict[str, str]:
     entries = await stream_entries(redis, KEYS.stream("dead"))
     return {fields[b"id"].decode(): fields[b"error"].decode() for fields in entries}
 
 
 async def test_the_parts_that_the_actor_parsed_are_taken_and_others_are_parsed_here(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     """Rollouts of earlier releases bring none."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -110,7 +110,7 @@ async def test_the_parts_that_the_actor_parsed_are_taken_and_others_are_parsed_h
     ],
 )
 async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
-    bad, error: str, redis: PatientRedis, redis_config: Config, tiny_model: Path
+    bad, error: str, redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rollouts = [rollout(tokenizer, index) for index in range(GROUP_SIZE)]
@@ -127,7 +127,7 @@ async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
     assert await stream.depth() == 0
 
 
-async def test_such_a_group_can_be_dropped_instead(redis: PatientRedis, redis_config: Config, tiny_model: Path):
+async def test_such_a_group_can_be_dropped_instead(redis: RetryingRedis, redis_config: Config, tiny_model: Path):
     redis_config.streams.spent_groups = "drop"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     async with scoring(redis, redis_config, tiny_model) as (stream, _):
@@ -146,7 +146,7 @@ async def test_such_a_group_can_be_dropped_instead(redis: PatientRedis, redis_co
 
 @pytest.mark.slow
 async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its_group_whole(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     redis_config.reward.grader = "math_verify"
     redis_config.reward.grading_timeout_s = 1.0
@@ -166,7 +166,7 @@ async def test_an_answer_that_cannot_be_graded_leaves_its_reward_missing_and_its
 
 
 async def test_the_trace_says_where_a_second_grader_differs(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     redis_config.reward.second_grader = "exact"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
@@ -182,7 +182,7 @@ async def test_the_trace_says_where_a_second_grader_differs(
 
 
 async def test_functions_of_the_users_see_what_was_given_before_and_groups_wait_for_those_per_group(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     here = "tests.reward_service.user_rewards"
     redis_config.reward.functions = {
@@ -208,7 +208,7 @@ async def test_functions_of_the_users_see_what_was_given_before_and_groups_wait_
 
 
 async def test_an_assembled_group_that_cannot_be_read_is_given_up(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     function = RewardFunctionConfig(function="tests.reward_service.user_rewards:agreement", per="group")
     redis_config.reward.functions = {"agreement": function}
@@ -229,7 +229,7 @@ async def until(condition) -> None:
 
 
 async def test_text_alone_is_worth_its_answer_and_its_description_nothing(
-    redis: PatientRedis, redis_config: Config, tiny_model: Path
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
 ):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     async with scoring(redis, redis_config, tiny_model) as (stream, _):

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from vision_sr1.config import Config
-from vision_sr1.streams import PatientRedis, connect
+from vision_sr1.streams import RetryingRedis, connect
 
 
 @pytest.fixture
-async def redis(redis_config: Config) -> AsyncIterator[PatientRedis]:
+async def redis(redis_config: Config) -> AsyncIterator[RetryingRedis]:
     client = await connect(redis_config.streams)
     yield client
     await client.aclose()

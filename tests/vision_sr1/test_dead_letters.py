@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from tests.stream_entries import stream_entries
 from vision_sr1.cli.main import app
 from vision_sr1.config import Config, load_config
-from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Keys, Output, RetryingRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -27,7 +27,7 @@ def run_file(tmp_path: Path, embedded_redis: EmbeddedRedis, monkeypatch: pytest.
     return str(tmp_path / "run.yaml")
 
 
-async def buried(redis: PatientRedis, config: Config) -> Stream:
+async def buried(redis: RetryingRedis, config: Config) -> Stream:
     """Two prompts, one of them among the dead letters with an empty group in its place."""
     stream = Stream(redis, KEYS, "prompts", config.streams, group="actors", consumer="actor-1")
     await stream.open()
@@ -35,13 +35,13 @@ async def buried(redis: PatientRedis, config: Config) -> Stream:
     await stream.append([Output("prompts", "0/7", prompt.SerializeToString()), Output("prompts", "0/8", b"")])
     bad, _ = await stream.read(2, 1.0)
     await stream.note_failure(bad, "OSError('no such thing')")
-    await stream.bury(bad, "delivered 6 times and never finished")
-    await stream.bury(bad, "delivered 7 times and never finished")
+    await stream.dead_letter(bad, "delivered 6 times and never finished")
+    await stream.dead_letter(bad, "delivered 7 times and never finished")
     await stream.hand_over(bad, [Output("scored", "0/7", b"none")])
     return stream
 
 
-async def test_status_tells_depth_age_consumers_and_the_dead(redis: PatientRedis, redis_config: Config):
+async def test_status_tells_depth_age_consumers_and_the_dead(redis: RetryingRedis, redis_config: Config):
     await buried(redis, redis_config)
     prompts, rollouts, _, scored, _ = await stream_statuses(redis, KEYS)
     assert (prompts.name, prompts.depth, prompts.pending, prompts.dead) == ("prompts", 1, 1, 1)
@@ -51,7 +51,7 @@ async def test_status_tells_depth_age_consumers_and_the_dead(redis: PatientRedis
 
 
 async def test_a_dead_letter_is_listed_shown_retried_and_dropped(
-    redis: PatientRedis, redis_config: Config, run_file: str
+    redis: RetryingRedis, redis_config: Config, run_file: str
 ):
     def call(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["streams", *arguments], catch_exceptions=False)
@@ -72,13 +72,13 @@ async def test_a_dead_letter_is_listed_shown_retried_and_dropped(
     while again is None or again.item != "0/7":
         (again,) = await stream.read(1, 10.0)
     assert await stream.hand_over(again, [Output("scored", "0/7", b"group")]) == 1, "its group is not refused"
-    await stream.bury(again, "once more")
+    await stream.dead_letter(again, "once more")
     await asyncio.to_thread(call, "dead", "drop", "all", run_file)
     assert await items_of(redis, "dead") == []
     assert "no dead letters" in await asyncio.to_thread(call, "dead", "list", run_file)
 
 
-async def items_of(redis: PatientRedis, stream: str) -> list[str]:
+async def items_of(redis: RetryingRedis, stream: str) -> list[str]:
     return [fields[b"id"].decode() for fields in await stream_entries(redis, KEYS.stream(stream))]
 
 

@@ -20,7 +20,7 @@ from vision_sr1.config import Config, load_config
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.ports import free_port
-from vision_sr1.streams import Keys, Output, PatientRedis, Stream, connect
+from vision_sr1.streams import Keys, Output, RetryingRedis, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
 
@@ -77,7 +77,7 @@ def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
 
 
 @pytest.mark.slow
-async def test_redis_that_would_forget_is_found(redis: PatientRedis):
+async def test_redis_that_would_forget_is_found(redis: RetryingRedis):
     assert (await doctor.persistence(redis)).state == "ok"
     assert (await doctor.clock(redis)).state == "ok"
     for name, value, usual, cure in (
@@ -91,14 +91,14 @@ async def test_redis_that_would_forget_is_found(redis: PatientRedis):
         await redis.config_set(name, usual)
 
 
-async def test_dead_letters_and_actors_that_do_not_answer_are_found(redis: PatientRedis, redis_config: Config):
+async def test_dead_letters_and_actors_that_do_not_answer_are_found(redis: RetryingRedis, redis_config: Config):
     assert (await doctor.dead_letters(redis, KEYS)).state == "ok"
     assert (await doctor.actors(redis, KEYS, redis_config)).said == "none announces itself"
     stream = Stream(redis, KEYS, "prompts", redis_config.streams, group="actors", consumer="one")
     await stream.open()
     await stream.append([Output("prompts", "0/1", b"")])
     (entry,) = await stream.read(1, 1.0)
-    await stream.bury(entry, "broken")
+    await stream.dead_letter(entry, "broken")
     assert "1 dead letters" in (await doctor.dead_letters(redis, KEYS)).said
     fleet, port = Fleet(redis, KEYS), free_port()
     await fleet.publish(PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=3))

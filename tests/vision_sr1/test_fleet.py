@@ -35,9 +35,9 @@ async def test_an_actor_set_aside_is_counted_on_again_when_its_heart_beats_or_ne
         return [actor.id for actor in await view.look()]
 
     assert await counted_on() == ["broken", "stalled", "well"]
-    await view.set_aside(["stalled"])
-    await view.set_aside(["broken"], for_good=True)
-    await view.set_aside(["gone meanwhile"])
+    await view.exclude(["stalled"])
+    await view.exclude(["broken"], for_good=True)
+    await view.exclude(["gone meanwhile"])
     assert await counted_on() == ["well"]
     for actor in actors.values():
         await fleet.announce(actor, heartbeat_s=60)

@@ -19,7 +19,7 @@ from vision_sr1.streams import (
     Consumer,
     Entry,
     Output,
-    PatientRedis,
+    RetryingRedis,
     Stream,
     StreamsUnavailableError,
     check_takes_writes,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 
 @contextlib.asynccontextmanager
-async def answering(redis: PatientRedis, config: Config, handled: list[str]) -> AsyncIterator[Stream]:
+async def answering(redis: RetryingRedis, config: Config, handled: list[str]) -> AsyncIterator[Stream]:
     """A consumer that answers prompts, and the stream it reads."""
     stream = Stream(redis, KEYS, "prompts", config.streams, group="workers", consumer="one")
     await stream.open()
@@ -62,7 +62,7 @@ async def until(count: int, redis: Redis, stream: str = "rollouts") -> list[str]
 
 @pytest.mark.parametrize("fault", ["killed", "frozen"])
 async def test_work_goes_on_where_it_was_after_the_server_was(
-    fault: str, redis: PatientRedis, redis_config: Config, embedded_redis: EmbeddedRedis
+    fault: str, redis: RetryingRedis, redis_config: Config, embedded_redis: EmbeddedRedis
 ):
     handled: list[str] = []
     config = redis_config.model_copy(deep=True)
@@ -79,7 +79,7 @@ async def test_work_goes_on_where_it_was_after_the_server_was(
         fed = asyncio.create_task(stream.append([Output("prompts", f"0/{i}", b"") for i in range(4, 16)]))
         await asyncio.sleep(2.0)
         assert not fed.done()
-        assert client.patience.steady_s == 0.0
+        assert client.retry_policy.steady_s == 0.0
         if fault == "killed":
             embedded_redis.start()
         else:
@@ -92,7 +92,7 @@ async def test_work_goes_on_where_it_was_after_the_server_was(
     await client.aclose()
 
 
-async def test_a_full_server_is_waited_for_and_shows_in_the_probe(redis: PatientRedis, redis_config: Config):
+async def test_a_full_server_is_waited_for_and_shows_in_the_probe(redis: RetryingRedis, redis_config: Config):
     handled: list[str] = []
     async with answering(redis, redis_config, handled) as stream:
         await redis.config_set("maxmemory", 1)
@@ -107,7 +107,7 @@ async def test_a_full_server_is_waited_for_and_shows_in_the_probe(redis: Patient
         await check_takes_writes(redis, KEYS.stream("probe"), 2.0)
 
 
-async def test_a_server_that_does_not_answer_shows_in_the_probe(redis: PatientRedis, embedded_redis: EmbeddedRedis):
+async def test_a_server_that_does_not_answer_shows_in_the_probe(redis: RetryingRedis, embedded_redis: EmbeddedRedis):
     embedded_redis.process.send_signal(signal.SIGSTOP)
     with pytest.raises(RedisError, match="has not answered for 0.3 s"):
         await check_takes_writes(redis, KEYS.stream("probe"), 0.3)
@@ -137,11 +137,11 @@ async def test_patience_has_an_end_and_a_process_that_stops_has_less(
     embedded_redis.start()
 
 
-async def test_mistakes_are_not_sent_again(redis: PatientRedis):
+async def test_mistakes_are_not_sent_again(redis: RetryingRedis):
     await redis.set("text", "x")
     with pytest.raises(ResponseError, match="WRONGTYPE|wrong kind"):
         await redis.xlen("text")
-    assert redis.patience.interruptions == 0
+    assert redis.retry_policy.interruptions == 0
 
 
 async def test_entries_are_not_taken_from_consumers_that_an_outage_kept_from_renewing(
@@ -166,7 +166,7 @@ async def test_entries_are_not_taken_from_consumers_that_an_outage_kept_from_ren
     await asyncio.gather(holder.aclose(), other.aclose())
 
 
-async def test_an_emptied_server_is_set_up_again(redis: PatientRedis, redis_config: Config):
+async def test_an_emptied_server_is_set_up_again(redis: RetryingRedis, redis_config: Config):
     handled: list[str] = []
     async with answering(redis, redis_config, handled) as stream:
         await stream.append([Output("prompts", "0/1", b"")])
@@ -243,7 +243,7 @@ async def test_work_goes_on_with_the_new_master_after_a_failover(
             process.wait()
 
 
-async def test_of_many_that_send_commands_none_is_passed_over(redis: PatientRedis):
+async def test_of_many_that_send_commands_none_is_passed_over(redis: RetryingRedis):
     sent = [0] * 64
 
     async def keep_sending(who: int) -> None:

@@ -19,7 +19,7 @@ from vision_sr1.streams import (
     Entry,
     Keys,
     Output,
-    PatientRedis,
+    RetryingRedis,
     Stream,
     StreamsUnavailableError,
     connect,
@@ -30,7 +30,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 KEYS = Keys("test")
 
 
-async def open_stream(redis: PatientRedis, config: Config, name: str, consumer: str = "one") -> Stream:
+async def open_stream(redis: RetryingRedis, config: Config, name: str, consumer: str = "one") -> Stream:
     stream = Stream(redis, KEYS, name, config.streams, group="workers", consumer=consumer)
     await stream.open()
     return stream
@@ -40,7 +40,7 @@ async def items(redis: Redis, name: str) -> list[str]:
     return [fields[b"id"].decode() for fields in await stream_entries(redis, KEYS.stream(name))]
 
 
-async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: PatientRedis, redis_config: Config):
+async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: RetryingRedis, redis_config: Config):
     source = await open_stream(redis, redis_config, "prompts")
     await source.append([Output("prompts", "0/1", b"prompt")])
     (entry,) = await source.read(10, 1.0)
@@ -51,7 +51,7 @@ async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: Patie
     assert await source.depth() == 0
 
 
-async def test_an_id_written_before_is_refused(redis: PatientRedis, redis_config: Config):
+async def test_an_id_written_before_is_refused(redis: RetryingRedis, redis_config: Config):
     source = await open_stream(redis, redis_config, "prompts")
     assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/1", b"a")]) == 1
     assert await source.append([Output("prompts", "0/1", b"a"), Output("prompts", "0/2", b"b")]) == 1
@@ -59,7 +59,7 @@ async def test_an_id_written_before_is_refused(redis: PatientRedis, redis_config
 
 
 async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do_not(
-    redis: PatientRedis, redis_config: Config
+    redis: RetryingRedis, redis_config: Config
 ):
     dead = await open_stream(redis, redis_config, "prompts", "dead")
     living = await open_stream(redis, redis_config, "prompts", "living")
@@ -78,7 +78,7 @@ async def test_entries_of_a_silent_consumer_go_to_another_and_of_a_living_one_do
     assert claimed[0].deliveries == 2
 
 
-async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: PatientRedis, redis_config: Config):
+async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: RetryingRedis, redis_config: Config):
     one = await open_stream(redis, redis_config, "prompts", "one")
     await one.append([Output("prompts", "0/1", b"a")])
     await one.give_back(await one.read(1, 1.0))
@@ -87,7 +87,7 @@ async def test_what_a_consumer_gives_back_is_read_by_others_at_once(redis: Patie
 
 
 async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_its_members(
-    redis: PatientRedis, redis_config: Config
+    redis: RetryingRedis, redis_config: Config
 ):
     size = 11
     one = await open_stream(redis, redis_config, "rollouts", "one")
@@ -111,7 +111,7 @@ async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_i
 
 @pytest.mark.slow
 async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(
-    redis: PatientRedis, redis_config: Config
+    redis: RetryingRedis, redis_config: Config
 ):
     stream = await open_stream(redis, redis_config, "prompts")
     await stream.append([Output("prompts", "0/bad", b"x"), Output("prompts", "0/good", b"y")])
@@ -147,7 +147,7 @@ async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(
     assert await stream.depth() == 0
 
 
-async def test_consumers_with_room_for_everything_share_it(redis: PatientRedis, redis_config: Config):
+async def test_consumers_with_room_for_everything_share_it(redis: RetryingRedis, redis_config: Config):
     feeder = await open_stream(redis, redis_config, "prompts", "feeder")
     await feeder.append([Output("prompts", f"0/{i}", b"") for i in range(32)])
     finish, stop = asyncio.Event(), asyncio.Event()
@@ -212,7 +212,7 @@ def _worker(config: StreamsConfig, die_at: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("die_at", ["after reading", "after the first output", "after handing over"])
 async def test_each_item_exactly_once_whenever_a_consumer_is_killed(
-    redis: PatientRedis, redis_config: Config, die_at: str
+    redis: RetryingRedis, redis_config: Config, die_at: str
 ):
     stream = await open_stream(redis, redis_config, "prompts", "feeder")
     prompts = [f"0/{i}" for i in range(12)]
@@ -237,7 +237,7 @@ async def test_each_item_exactly_once_whenever_a_consumer_is_killed(
 
 
 @pytest.mark.slow
-async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: PatientRedis):
+async def test_images_are_stored_under_their_hash_and_expire_once_they_are_let_go_of(redis: RetryingRedis):
     blobs = Blobs(redis, KEYS, ttl_s=1)
     png = b"\x89PNG" + b"\0" * 10
     ref = await blobs.put(png)

@@ -27,7 +27,7 @@ from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc
-from vision_sr1.streams import Keys, PatientRedis, StreamsUnavailableError, connect_to_run
+from vision_sr1.streams import Keys, RetryingRedis, StreamsUnavailableError, connect_to_run
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -153,10 +153,10 @@ async def _of_services(config: Config) -> list[Finding]:
 
 
 async def _on_redis(config: Config) -> AsyncIterator[Finding]:
-    hasty = config.model_copy(deep=True)
-    hasty.streams.timeout_s = hasty.streams.outage_s = ANSWER_S
+    brief = config.model_copy(deep=True)
+    brief.streams.timeout_s = brief.streams.outage_s = ANSWER_S
     try:
-        async with connect_to_run(hasty) as redis:
+        async with connect_to_run(brief) as redis:
             keys = Keys(config.run.name)
             yield await _bounded("Redis", lambda: persistence(redis))
             yield await _bounded("clock", lambda: clock(redis))
@@ -179,7 +179,7 @@ async def _bounded(name: str, check: Callable[[], Awaitable[Finding]]) -> Findin
         return Finding(name, "failed", repr(error), "look at that service's log and at the network between")
 
 
-async def persistence(redis: PatientRedis) -> Finding:
+async def persistence(redis: RetryingRedis) -> Finding:
     """Whether Redis keeps what it acknowledged, and evicts nothing."""
     started = time.perf_counter()
     await redis.ping()
@@ -201,7 +201,7 @@ async def persistence(redis: PatientRedis) -> Finding:
     return Finding("Redis", "ok", f"{said}; append-only file, nothing evicted, {info['used_memory_human']} used")
 
 
-async def clock(redis: PatientRedis) -> Finding:
+async def clock(redis: RetryingRedis) -> Finding:
     """This machine's clock against Redis'."""
     before = time.time()
     seconds, microseconds = await redis.time()
@@ -211,7 +211,7 @@ async def clock(redis: PatientRedis) -> Finding:
     return Finding("clock", "ok", f"{1e3 * skew:+.0f} ms to Redis'")
 
 
-async def dead_letters(redis: PatientRedis, keys: Keys) -> Finding:
+async def dead_letters(redis: RetryingRedis, keys: Keys) -> Finding:
     """Entries that were set aside."""
     statuses = await stream_statuses(redis, keys)
     said = ", ".join(f"{status.name} {status.depth}" for status in statuses)
@@ -220,7 +220,7 @@ async def dead_letters(redis: PatientRedis, keys: Keys) -> Finding:
     return Finding("streams", "ok", said)
 
 
-async def actors(redis: PatientRedis, keys: Keys, config: Config) -> Finding:
+async def actors(redis: RetryingRedis, keys: Keys, config: Config) -> Finding:
     """Whether those that announce themselves answer, and hold the version that was published last."""
     fleet, deadline = Fleet(redis, keys), time.monotonic() + SETTLE_S
     while True:

@@ -53,5 +53,5 @@ class GroupArrivals:
         try:
             return decode(pb.ScoredGroup, entry.message)
         except WireError as error:
-            await self._stream.bury(entry, str(error))
+            await self._stream.dead_letter(entry, str(error))
             return pb.ScoredGroup(id=entry.item)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Set
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.arrivals import GroupArrivals
-from vision_sr1.pipeline.lost_prompts import Whereabouts
+from vision_sr1.pipeline.lost_prompts import LostPrompts
 from vision_sr1.pipeline.prompt_issuer import PromptIssuer
-from vision_sr1.streams import Keys, PatientRedis, PromptImages, Stream
+from vision_sr1.streams import Keys, PromptImages, RetryingRedis, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 STREAM = "evaluated"
@@ -23,14 +23,14 @@ class EvaluationPrompts:
         consumer: who collects the answers; one at a time in a run.
     """
 
-    def __init__(self, config: Config, redis: PatientRedis, images: PromptImages, consumer: str) -> None:
+    def __init__(self, config: Config, redis: RetryingRedis, images: PromptImages, consumer: str) -> None:
         keys = Keys(config.run.name)
         self._images = images
         self._issuer = PromptIssuer(config, redis, images)
         self._arrivals = GroupArrivals(
             Stream(redis, keys, STREAM, config.streams, group=consumer, consumer=consumer, claims=False)
         )
-        self._whereabouts = Whereabouts(redis, keys)
+        self._lost_prompts = LostPrompts(redis, keys)
 
     async def open(self) -> None:
         """Makes the consumer group."""
@@ -54,7 +54,7 @@ class EvaluationPrompts:
 
     async def lost(self, wanted: Iterable[str]) -> list[str]:
         """Prompts that the streams have lost: they are to be issued again."""
-        return await self._whereabouts.lost(wanted, STREAM, 1)
+        return await self._lost_prompts.find(wanted, STREAM, 1)
 
     async def recover(self) -> None:
         """After an interruption: finds answers that arrived while replies were lost."""

@@ -101,7 +101,7 @@ class FleetView:
         ACTORS.set(len(alive))
         return [actor for actor_id, actor in alive.items() if actor_id not in self._aside]
 
-    async def set_aside(self, actor_ids: list[str], *, for_good: bool = False) -> None:
+    async def exclude(self, actor_ids: list[str], *, for_good: bool = False) -> None:
         """Does not count on these until their hearts beat again; or, for good, until they come back under a new id."""
         for actor in await self._fleet.alive():
             if actor.id in actor_ids:

@@ -11,7 +11,7 @@ from vision_sr1.streams.keys import Keys
 AT_ONCE = 256
 
 
-class Whereabouts:
+class LostPrompts:
     """Looks for prompts on all streams.
 
     The streams are read in the order in which work goes through them, so that an item that moves meanwhile is seen.
@@ -21,7 +21,7 @@ class Whereabouts:
         self._redis: Any = redis  # replies are typed as the union of all decodings
         self._keys = keys
 
-    async def lost(self, prompt_ids: Iterable[str], final_stream: str, group_size: int) -> list[str]:
+    async def find(self, prompt_ids: Iterable[str], final_stream: str, group_size: int) -> list[str]:
         """Those whose groups will never come, and forgets that they, and what is missing of them, were ever written.
 
         Args:

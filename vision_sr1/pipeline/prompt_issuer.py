@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.prompt_message import prompt_message
-from vision_sr1.streams import Keys, Output, PatientRedis, PromptImages, Stream
+from vision_sr1.streams import Keys, Output, PromptImages, RetryingRedis, Stream
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
 class PromptIssuer:
     """Issues prompts, each once: the stream refuses those that it holds or held."""
 
-    def __init__(self, config: Config, redis: PatientRedis, images: PromptImages) -> None:
+    def __init__(self, config: Config, redis: RetryingRedis, images: PromptImages) -> None:
         self._config = config
         self._images = images
         self._prompts = Stream(redis, Keys(config.run.name), "prompts", config.streams)

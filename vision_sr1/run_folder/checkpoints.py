@@ -22,7 +22,7 @@ def checkpoints(run_folder: Path) -> list[Path]:
 
 def newest_whole(run_folder: Path) -> Path | None:
     """The one that a run is resumed from; None where there is none."""
-    return next((found for found in reversed(checkpoints(run_folder)) if torn(found) is None), None)
+    return next((found for found in reversed(checkpoints(run_folder)) if damage_of(found) is None), None)
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def manifest(checkpoint: Path) -> dict[str, Any]:
     return found
 
 
-def torn(checkpoint: Path) -> str | None:
+def damage_of(checkpoint: Path) -> str | None:
     """What is wrong with its files; None where nothing is."""
     try:
         sizes = manifest(checkpoint)["files"]

@@ -4,7 +4,7 @@ from vision_sr1.streams.blobs import BlobMissingError, Blobs, PromptImages
 from vision_sr1.streams.connection import StreamsUnavailableError, connect, connect_to_run
 from vision_sr1.streams.consumer import Consumer
 from vision_sr1.streams.keys import Keys, forget
-from vision_sr1.streams.outage import Interruptions, PatientRedis, check_takes_writes
+from vision_sr1.streams.retrying import Interruptions, RetryingRedis, check_takes_writes
 from vision_sr1.streams.stream import Entry, Output, Stream
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "Interruptions",
     "Keys",
     "Output",
-    "PatientRedis",
     "PromptImages",
+    "RetryingRedis",
     "Stream",
     "StreamsUnavailableError",
     "check_takes_writes",

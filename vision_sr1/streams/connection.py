@@ -14,7 +14,7 @@ from vision_sr1.config import Config, ConfigError, StreamsConfig
 from vision_sr1.errors import OutageError
 from vision_sr1.run_folder.names import REDIS
 from vision_sr1.streams.embedded import running_server
-from vision_sr1.streams.outage import AT_ONCE, Patience, PatientRedis
+from vision_sr1.streams.retrying import AT_ONCE, RetryingRedis, RetryPolicy
 
 CONNECTIONS = 2 * AT_ONCE  # the second half is for commands that take no turns: probes
 
@@ -23,8 +23,8 @@ class StreamsUnavailableError(OutageError):
     """Redis does not answer, or refuses this client; the message says which server and what to check."""
 
 
-async def connect(config: StreamsConfig, hurried: Callable[[], bool] = lambda: False) -> PatientRedis:
-    """A client whose commands outlast an outage of `outage_s`; shorter ones while `hurried` is true.
+async def connect(config: StreamsConfig, is_stopping: Callable[[], bool] = lambda: False) -> RetryingRedis:
+    """A client whose commands outlast an outage of `outage_s`; shorter ones while `is_stopping` is true.
 
     Raises:
         ConfigError: no URL, one of an unknown kind, or a password that the server refuses.
@@ -32,9 +32,9 @@ async def connect(config: StreamsConfig, hurried: Callable[[], bool] = lambda: F
     """
     if config.url is None:
         raise ConfigError("streams.url is not set: give a Redis URL, or start through `vision-sr1 train`")
-    client = PatientRedis(_pool(config, config.url), Patience(config.outage_s, hurried))
+    client = RetryingRedis(_pool(config, config.url), RetryPolicy(config.outage_s, is_stopping))
     try:
-        await Patience(config.timeout_s, hurried).keep(client.hasty.ping)
+        await RetryPolicy(config.timeout_s, is_stopping).keep(client.without_retries.ping)
     except (RedisError, OSError) as error:
         await client.aclose()
         refused = isinstance(error, (AuthenticationError, NoPermissionError)) or "AUTH" in str(error)
@@ -47,7 +47,7 @@ async def connect(config: StreamsConfig, hurried: Callable[[], bool] = lambda: F
 
 
 @contextlib.asynccontextmanager
-async def connect_to_run(config: Config) -> AsyncIterator[PatientRedis]:
+async def connect_to_run(config: Config) -> AsyncIterator[RetryingRedis]:
     """A client of the server that a run uses, be it the one that its launcher started.
 
     Raises:

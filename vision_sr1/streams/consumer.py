@@ -123,17 +123,17 @@ class Consumer:
 
     async def _outcome(self, entry: Entry) -> str:
         if self._stream.is_spent(entry):
-            await self._set_aside(entry, f"delivered {entry.deliveries} times and never finished")
+            await self._dead_letter(entry, f"delivered {entry.deliveries} times and never finished")
             return "spent"
         try:
             await self._handle(entry)
         except self._permanent as error:
-            await self._set_aside(entry, str(error))
+            await self._dead_letter(entry, str(error))
             return "refused"
         return "handled"
 
-    async def _set_aside(self, entry: Entry, error: str) -> None:
-        await self._stream.bury(entry, error)
+    async def _dead_letter(self, entry: Entry, error: str) -> None:
+        await self._stream.dead_letter(entry, error)
         await self._without(entry)
 
     async def _note_failure(self, entry: Entry, error: Exception) -> None:

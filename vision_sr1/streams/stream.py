@@ -13,7 +13,7 @@ from redis.exceptions import ResponseError
 
 from vision_sr1.config import StreamsConfig
 from vision_sr1.streams.keys import DEAD_STREAM, Keys
-from vision_sr1.streams.outage import PatientRedis
+from vision_sr1.streams.retrying import RetryingRedis
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Stream:
 
     def __init__(
         self,
-        redis: PatientRedis,
+        redis: RetryingRedis,
         keys: Keys,
         name: str,
         config: StreamsConfig,
@@ -63,7 +63,7 @@ class Stream:
     ) -> None:
         self.name = name
         self._redis: Any = redis  # replies are typed as the union of all protocols and decodings
-        self._patience = redis.patience
+        self._retry_policy = redis.retry_policy
         self._keys = keys
         self._key = keys.stream(name)
         self._config = config
@@ -71,7 +71,7 @@ class Stream:
         self._consumer = consumer
         self._hand_over = redis.register_script(_script("hand_over"))
         self._assemble = redis.register_script(_script("assemble"))
-        self._bury = redis.register_script(_script("bury"))
+        self._dead_letter = redis.register_script(_script("bury"))
         self._claims = claims
         DEAD.labels(name)  # counted from 0: alerts see an increase
         self._claim_from = "0-0"
@@ -151,7 +151,7 @@ class Stream:
         """Remembers why an entry could not be handled this time, for whoever sets it aside."""
         await self._redis.set(self._keys.failure(self.name, entry.item), error, ex=self._config.id_ttl_s)
 
-    async def bury(self, entry: Entry, error: str) -> None:
+    async def dead_letter(self, entry: Entry, error: str) -> None:
         """Copies an entry to the dead letters with its error; once, however often it is called."""
         noted = await self._redis.get(self._keys.failure(self.name, entry.item))
         if noted is not None:
@@ -159,7 +159,7 @@ class Stream:
         item = f"{self.name}/{entry.item}"
         fields: list[Any] = ["id", item, "message", entry.message, "error", error]
         fields += ["deliveries", str(entry.deliveries), "consumer", self._consumer]
-        new = await self._bury(
+        new = await self._dead_letter(
             keys=[self._keys.stream(DEAD_STREAM), self._keys.written(DEAD_STREAM, item)],
             args=[self._config.id_ttl_s, *fields],
         )
@@ -220,7 +220,7 @@ class Stream:
 
     async def _claim(self, count: int) -> list[Entry]:
         # While the server was out of reach the living could not renew their leases either: they are given time to.
-        steady = self._patience.steady_s > self._config.lease_s
+        steady = self._retry_policy.steady_s > self._config.lease_s
         reply = await self._redis.xautoclaim(
             self._key,
             self._group,

@@ -13,7 +13,7 @@ from vision_sr1.config import Config
 from vision_sr1.pipeline.dead_letters import DeadLetter, DeadLetters
 from vision_sr1.streams.connection import connect_to_run
 from vision_sr1.streams.keys import Keys
-from vision_sr1.streams.outage import PatientRedis
+from vision_sr1.streams.retrying import RetryingRedis
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -31,7 +31,7 @@ _KINDS: dict[str, Any] = {
 def show_status(config: Config, console: Console) -> None:
     """Prints every stream's depth, age, consumers, pending and dead entries."""
 
-    async def look(redis: PatientRedis) -> None:
+    async def look(redis: RetryingRedis) -> None:
         table = Table("stream", "entries", "oldest", "held by consumers", "dead", "consumers", box=None, pad_edge=False)
         for stream in await stream_statuses(redis, Keys(config.run.name)):
             consumers = ", ".join(f"{c.name} ({c.pending}, idle {c.idle_s:.0f} s)" for c in stream.consumers)
@@ -45,7 +45,7 @@ def show_status(config: Config, console: Console) -> None:
 def list_dead(config: Config, console: Console) -> None:
     """Prints all dead letters, a line each."""
 
-    async def look(redis: PatientRedis) -> None:
+    async def look(redis: RetryingRedis) -> None:
         letters = await DeadLetters(redis, Keys(config.run.name)).all()
         table = Table("letter", "set aside", "deliveries", "error", box=None, pad_edge=False)
         for letter in letters:
@@ -58,7 +58,7 @@ def list_dead(config: Config, console: Console) -> None:
 def show_dead(config: Config, name: str, console: Console) -> None:
     """Prints a dead letter with its message."""
 
-    async def look(redis: PatientRedis) -> None:
+    async def look(redis: RetryingRedis) -> None:
         for letter in await _named(DeadLetters(redis, Keys(config.run.name)), name):
             console.print(f"{letter.name}: {letter.error}", style="bold", highlight=False, markup=False)
             console.print(f"delivered {letter.deliveries} times, set aside by {letter.consumer}", highlight=False)
@@ -80,7 +80,7 @@ def drop_dead(config: Config, name: str, console: Console) -> None:
 def _with_each(
     config: Config, name: str, do: Callable[[DeadLetters, DeadLetter], Awaitable[None]], say: Callable[[str], None]
 ) -> None:
-    async def work(redis: PatientRedis) -> None:
+    async def work(redis: RetryingRedis) -> None:
         dead = DeadLetters(redis, Keys(config.run.name))
         for letter in await _named(dead, name):
             await do(dead, letter)
@@ -101,7 +101,7 @@ def _message(letter: DeadLetter) -> str:
         return f"{len(letter.message)} bytes that are no {kind.__name__}: {letter.message[:200]!r}"
 
 
-def _on_streams(config: Config, work: Callable[[PatientRedis], Awaitable[T]]) -> T:
+def _on_streams(config: Config, work: Callable[[RetryingRedis], Awaitable[T]]) -> T:
     async def run() -> T:
         async with connect_to_run(config) as redis:
             return await work(redis)

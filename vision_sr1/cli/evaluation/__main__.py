@@ -5,7 +5,7 @@ import asyncio
 import signal
 import sys
 
-from vision_sr1.cli.evaluation.collector import Asking, NoAnswersError
+from vision_sr1.cli.evaluation.collector import BenchmarkCollector, NoAnswersError
 from vision_sr1.config import Config
 from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import connect
@@ -18,9 +18,9 @@ async def ask(config: Config, version: int) -> bool:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
-    redis = await connect(config.streams, hurried=stop.is_set)
+    redis = await connect(config.streams, is_stopping=stop.is_set)
     try:
-        return await Asking(config, version, redis).run(stop)
+        return await BenchmarkCollector(config, version, redis).run(stop)
     finally:
         await redis.aclose()
 

@@ -1,4 +1,4 @@
-"""Asking: questions of benchmarks go into the streams as evaluation prompts, and answers that come are written down."""
+"""The benchmark collector: issues the questions as evaluation prompts, and writes down the answers."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from vision_sr1.pipeline.evaluation_prompts import EvaluationPrompts
 from vision_sr1.pipeline.ids import evaluation_id
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
-from vision_sr1.streams import Blobs, Interruptions, Keys, PatientRedis, PromptImages, forget
+from vision_sr1.streams import Blobs, Interruptions, Keys, PromptImages, RetryingRedis, forget
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class _Question:
     row: QuestionRow
 
 
-class Asking:
+class BenchmarkCollector:
     """Asks what has no answer yet of all configured benchmarks.
 
     Args:
@@ -53,7 +53,7 @@ class Asking:
         DataError: a benchmark cannot be read.
     """
 
-    def __init__(self, config: Config, version: int, redis: PatientRedis) -> None:
+    def __init__(self, config: Config, version: int, redis: RetryingRedis) -> None:
         keys = Keys(config.run.name)
         self._config = config
         self._version = version

@@ -9,7 +9,7 @@ from vision_sr1.cli.export.model_card import model_card
 from vision_sr1.config import Config, ConfigError, load_config, override, save_config
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.atomic import written_whole
-from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, torn
+from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, damage_of
 from vision_sr1.run_folder.names import SCALARS, SETTINGS
 
 CARD = "README.md"
@@ -85,7 +85,7 @@ def find_checkpoint(run: Path, version: str) -> Path:
         if version.lstrip("0") not in by_number:
             raise ConfigError(f"{run} has no version {version!r}; there are: {known}, latest and best")
         checkpoint = by_number[version.lstrip("0")]
-    if damage := torn(checkpoint):
+    if damage := damage_of(checkpoint):
         raise ConfigError(f"{checkpoint} is not whole: {damage}; choose another version of {known}")
     return checkpoint
 

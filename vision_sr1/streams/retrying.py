@@ -30,7 +30,7 @@ RETRIES = Counter("vision_sr1_redis_retries", "Commands sent to Redis again, by 
 
 AT_ONCE = 16  # commands of one process, each on a connection of its own
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-HURRIED_S = 1.0  # patience of a process that is to stop
+STOPPING_S = 1.0  # how long a process retries that is to stop
 SLOW_S = 2.0  # a server that takes longer may have kept others from renewing their leases
 # What a server says that will do the same later: it is full, loading, failing over, or cannot write its file. Within a
 # script the word is all that tells.
@@ -59,7 +59,7 @@ def passing(error: Exception) -> str | None:
     return "connection" if isinstance(error, (RedisConnectionError, OSError)) else None
 
 
-class Patience:
+class RetryPolicy:
     """How long one process waits for Redis, how many commands it sends at once, and since when Redis has been well.
 
     Commands take turns, first come, first served: the pool of redis-py lets some wait for ever where many want a
@@ -67,15 +67,15 @@ class Patience:
 
     Args:
         outage_s: a command is sent again for so long.
-        hurried: while true, for HURRIED_S only.
+        is_stopping: while true, for STOPPING_S only.
 
     Attributes:
         interruptions: commands that were not answered; what they did is unknown.
     """
 
-    def __init__(self, outage_s: float, hurried: Callable[[], bool]) -> None:
+    def __init__(self, outage_s: float, is_stopping: Callable[[], bool]) -> None:
         self._outage_s = outage_s
-        self._hurried = hurried
+        self._is_stopping = is_stopping
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._steady_since = time.monotonic()
         self._is_out = False
@@ -105,7 +105,7 @@ class Patience:
                     raise
                 self.interruptions += 1
                 self._note_outage(reason, error)
-                if time.monotonic() - started > (HURRIED_S if self._hurried() else self._outage_s):
+                if time.monotonic() - started > (STOPPING_S if self._is_stopping() else self._outage_s):
                     raise
                 RETRIES.labels(reason).inc()
                 await asyncio.sleep(pause)
@@ -130,47 +130,47 @@ class Patience:
             self._steady_since = time.monotonic()
 
 
-class _PatientPipeline(Pipeline):
+class _RetryingPipeline(Pipeline):
     """Commands that are sent again together."""
 
-    patience: Patience
+    retry_policy: RetryPolicy
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
         commands = list(self.command_stack)
 
         async def send() -> list[Any]:
             self.command_stack = list(commands)
-            return await super(_PatientPipeline, self).execute(raise_on_error)
+            return await super(_RetryingPipeline, self).execute(raise_on_error)
 
-        return await self.patience.keep(send)
+        return await self.retry_policy.keep(send)
 
 
-class PatientRedis(Redis):
-    """A client whose commands outlast an outage of `patience`. A command may have been carried out before it is sent
+class RetryingRedis(Redis):
+    """A client whose commands are retried by `retry_policy`. A command may have been carried out before it is sent
     again: only such as may be repeated are to be sent.
 
     Attributes:
-        hasty: a client on the same connections that tries once.
+        without_retries: a client on the same connections that tries once.
     """
 
-    def __init__(self, pool: ConnectionPool, patience: Patience) -> None:
+    def __init__(self, pool: ConnectionPool, retry_policy: RetryPolicy) -> None:
         super().__init__(connection_pool=pool)
         self.auto_close_connection_pool = True  # redis-py takes a pool that is given for a shared one
-        self.patience = patience
-        self.hasty: Redis = Redis(connection_pool=pool)
+        self.retry_policy = retry_policy
+        self.without_retries: Redis = Redis(connection_pool=pool)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """See `Redis.execute_command`."""
 
         async def send() -> Any:
             try:
-                return await super(PatientRedis, self).execute_command(*args, **options)
+                return await super(RetryingRedis, self).execute_command(*args, **options)
             except ResponseError as error:
                 if passing(error) == "readonly":  # a replica by now: behind Sentinel, new connections find the master
                     await self.connection_pool.disconnect(inuse_connections=False)
                 raise
 
-        return await self.patience.keep(send)
+        return await self.retry_policy.keep(send)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         """See `Redis.aclose`; connections to sentinels are closed too."""
@@ -181,15 +181,15 @@ class PatientRedis(Redis):
 
     def pipeline(self, transaction: bool = True, shard_hint: str | None = None) -> Pipeline:
         """See `Redis.pipeline`."""
-        pipeline = _PatientPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
-        pipeline.patience = self.patience
+        pipeline = _RetryingPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
+        pipeline.retry_policy = self.retry_policy
         return pipeline
 
 
 class Interruptions:
     """Whether Redis may hold something else than this process remembers."""
 
-    def __init__(self, redis: PatientRedis) -> None:
+    def __init__(self, redis: RetryingRedis) -> None:
         self._redis: Any = redis
         self._seen = 0
         self._server = ""  # the server that answered last, as it names this start of it
@@ -197,13 +197,13 @@ class Interruptions:
     async def happened(self) -> bool:
         """Whether this is the first call, a reply was lost since the last, or the server is another than it was."""
         server = (await self._redis.info("server"))["run_id"]
-        interruptions = self._redis.patience.interruptions
+        interruptions = self._redis.retry_policy.interruptions
         happened = interruptions > self._seen or server != self._server
         self._seen, self._server = interruptions, server
         return bool(happened)
 
 
-async def check_takes_writes(redis: PatientRedis, key: str, timeout_s: float) -> None:
+async def check_takes_writes(redis: RetryingRedis, key: str, timeout_s: float) -> None:
     """Returns where the server takes writes now; a readiness probe.
 
     Raises:
@@ -211,6 +211,6 @@ async def check_takes_writes(redis: PatientRedis, key: str, timeout_s: float) ->
     """
     try:
         async with asyncio.timeout(timeout_s):
-            await redis.hasty.set(key, "1", ex=60)
+            await redis.without_retries.set(key, "1", ex=60)
     except TimeoutError:
         raise RedisTimeoutError(f"Redis has not answered for {timeout_s:g} s") from None
