@@ -163,7 +163,7 @@ class Trainer:
             groups = self._collect(outstanding, settings.prompts_per_batch - len(batch))
             dropped: list[pb.ScoredGroup] = []
             for group in groups:
-                keep = not settings.groups.drop_without_signal or group_has_signal(group, settings)
+                keep = not settings.groups.dynamic_sampling or group_has_signal(group, settings)
                 (batch if keep else dropped).append(group)
             self._done_with(dropped)
             DROPPED.inc(len(dropped))

@@ -129,7 +129,7 @@ class ScoringWorker:
     async def _go_on_without(self, entry: Entry) -> None:
         """Completes the group of a rollout that was set aside without it, or gives the group up."""
         prompt_id, _, index = entry.item.rpartition("/")
-        if self._config.streams.spent_groups == "complete" and index.isdecimal():
+        if self._config.streams.incomplete_groups == "complete" and index.isdecimal():
             group_size = 1 if is_evaluation(prompt_id) else self._config.sampling.group_size
             await self._assemble(entry, empty_group(prompt_id), int(index), group_size)
         else:

@@ -243,7 +243,7 @@ class FleetTransfer:
             world_size=world_size,
             bucket_bytes=bucket_bytes,
             timeout_s=self._settings.sync_timeout_s,
-            full_every=self._settings.full_every if self._settings.send == "delta" else 1,
+            full_sync_every=self._settings.full_sync_every if self._settings.send == "delta" else 1,
         )
 
     def _dissolve(self) -> None:

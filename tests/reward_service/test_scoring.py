@@ -128,7 +128,7 @@ async def test_a_rollout_that_must_not_be_learned_from_is_left_out_of_its_group(
 
 
 async def test_such_a_group_can_be_dropped_instead(redis: RetryingRedis, redis_config: Config, tiny_model: Path):
-    redis_config.streams.spent_groups = "drop"
+    redis_config.streams.incomplete_groups = "drop"
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     async with scoring(redis, redis_config, tiny_model) as (stream, _):
         await stream.append([Output("rollouts", "0/7/0", b"\xff\xff no message")])

@@ -202,7 +202,7 @@ def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed
         cold_start_model,
         shapes,
         "learner.preset=see_think",
-        "learner.groups.drop_without_signal=true",
+        "learner.groups.dynamic_sampling=true",
         "learner.off_policy.recompute_proximal=true",
         "learner.reference.refresh_every=1",
         "sampling.group_size=2",

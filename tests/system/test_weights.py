@@ -325,7 +325,7 @@ def digests(actor: Actor) -> dict[str, str]:
 @on_all_actors
 def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, learner: Learner):
     version = actor.version()
-    delta = transfer_with(learner, actor, send="delta", full_every=4, bucket_mib=0.25)
+    delta = transfer_with(learner, actor, send="delta", full_sync_every=4, bucket_mib=0.25)
     assert delta.send(version + 1, [actor.info])
     assert delta.sent_bytes >= delta.bytes
     held = [digests(actor)]

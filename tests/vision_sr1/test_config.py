@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from vision_sr1.config import ConfigError, load_config, save_config
+from vision_sr1.config.loading import RENAMED
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -146,3 +147,30 @@ def test_folders_may_be_in_the_users_home():
     found = config.run.dir, config.data.image_root, config.learner.sft.output
     assert found == (Path.home() / "runs", Path.home() / "images", Path.home() / "out")
     assert load_config(None, ["run.dir=~no.such.user/x"], environment={}).config.run.dir == Path("~no.such.user/x")
+
+
+def test_a_former_name_is_read_with_a_warning_and_not_beside_the_present_one(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("sampling: {seeded: false}\nlearner: {groups: {drop_without_signal: true}}\n")
+    loaded = load_config(file, ["streams.outage_s=7"], environment={})
+    assert not loaded.config.sampling.deterministic_sampling
+    assert loaded.config.learner.groups.dynamic_sampling
+    assert loaded.config.streams.retry_for_s == 7
+    assert [text.partition(";")[0] for text in loaded.renamed] == [
+        f"sampling.seeded ({file}) is called sampling.deterministic_sampling now",
+        f"learner.groups.drop_without_signal ({file}) is called learner.groups.dynamic_sampling now",
+        "streams.outage_s (command line) is called streams.retry_for_s now",
+    ]
+    assert loaded.origins["sampling.deterministic_sampling"] == str(file)
+    assert not load_config(None, ["streams.retry_for_s=7"], environment={}).renamed
+    file.write_text("sampling: {seeded: false, deterministic_sampling: true}\n")
+    with pytest.raises(ConfigError, match="seeded is the former name of sampling.deterministic_sampling: give one"):
+        load_config(file)
+
+
+def test_every_former_name_has_a_setting_in_the_same_section():
+    keys = {key for key, _, _ in load_config(None, environment={}).rows()}
+    for former, present in RENAMED.items():
+        assert present in keys
+        assert former not in keys
+        assert former.rpartition(".")[0] == present.rpartition(".")[0]

@@ -119,7 +119,7 @@ async def test_patience_has_an_end_and_a_process_that_stops_has_less(
     redis_config: Config, embedded_redis: EmbeddedRedis
 ):
     hurried = False
-    short = redis_config.streams.model_copy(update={"outage_s": 1.5})
+    short = redis_config.streams.model_copy(update={"retry_for_s": 1.5})
     client = await connect(short, hurried=lambda: hurried)
     long = await connect(redis_config.streams, hurried=lambda: hurried)
     embedded_redis.process.kill()

@@ -154,7 +154,7 @@ async def _of_services(config: Config) -> list[Finding]:
 
 async def _on_redis(config: Config) -> AsyncIterator[Finding]:
     brief = config.model_copy(deep=True)
-    brief.streams.timeout_s = brief.streams.outage_s = ANSWER_S
+    brief.streams.timeout_s = brief.streams.retry_for_s = ANSWER_S
     try:
         async with connect_to_run(brief) as redis:
             keys = Keys(config.run.name)

@@ -34,9 +34,12 @@ class Commands(TyperGroup):
 def load(path: Path | None, overrides: list[str] | None) -> LoadedConfig:
     """The effective configuration; a mistake in it ends the command."""
     try:
-        return load_config(path, overrides or [])
+        loaded = load_config(path, overrides or [])
     except ConfigError as error:
         fail(str(error))
+    for renamed in loaded.renamed:
+        errors.print(renamed, style="yellow", highlight=False, markup=False)
+    return loaded
 
 
 def fail(message: str, status: int = 2) -> NoReturn:

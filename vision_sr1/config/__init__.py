@@ -1,6 +1,14 @@
 """The configuration: one typed tree, read from one YAML file by every service."""
 
-from vision_sr1.config.loading import ConfigError, LoadedConfig, load_config, override, public_settings, save_config
+from vision_sr1.config.loading import (
+    ConfigError,
+    LoadedConfig,
+    current_key,
+    load_config,
+    override,
+    public_settings,
+    save_config,
+)
 from vision_sr1.config.schema import (
     ActorsConfig,
     AdvantageNormalizer,
@@ -66,6 +74,7 @@ __all__ = [
     "TracesConfig",
     "TrackerName",
     "WeightsConfig",
+    "current_key",
     "in_home",
     "load_config",
     "override",

@@ -20,6 +20,14 @@ from vision_sr1.errors import UserError
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+# Keys that had another name in the release before, which is still read, with a warning. They stay in their sections.
+RENAMED = {
+    "sampling.seeded": "sampling.deterministic_sampling",
+    "learner.groups.drop_without_signal": "learner.groups.dynamic_sampling",
+    "learner.weights.full_every": "learner.weights.full_sync_every",
+    "streams.spent_groups": "streams.incomplete_groups",
+    "streams.outage_s": "streams.retry_for_s",
+}
 PRESETS = Path(__file__).parent / "presets"
 ENVIRONMENT = {
     "VISION_SR1_API_TOKEN": "reward.api.token",
@@ -39,10 +47,16 @@ class ConfigError(UserError):
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """The effective configuration and, by dotted key, where each value that is not a default came from."""
+    """The effective configuration.
+
+    Attributes:
+        origins: by dotted key, where each value that is not a default came from.
+        renamed: a sentence for each key that was given under its former name.
+    """
 
     config: Config
     origins: dict[str, str]
+    renamed: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, origin) of every leaf of the tree; secrets are masked."""
@@ -67,8 +81,10 @@ def load_config(
     """
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    renamed: list[str] = []
     if path is not None:
         for file, part in _files(path):
+            renamed += _rename(part, str(file))
             _put_beneath(tree, part, str(file), origins)
     for variable, key in ENVIRONMENT.items():
         value = (os.environ if environment is None else environment).get(variable)
@@ -81,6 +97,9 @@ def load_config(
             raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}=VALUE")
         if "." not in key or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        if key in RENAMED:
+            renamed.append(_renaming(key, "command line"))
+        key = current_key(key)
         _set(tree, key, _parsed(text, f"override {override!r}"))
         origins[key] = "command line"
     _refuse_unknown_keys(tree, Config, "")
@@ -89,9 +108,40 @@ def load_config(
     if preset is not None:
         _put_beneath(tree, _read_preset(preset), f"preset {preset}", origins)
     try:
-        return LoadedConfig(Config.model_validate(tree), origins)
+        return LoadedConfig(Config.model_validate(tree), origins, tuple(renamed))
     except ValidationError as error:
         raise ConfigError("\n".join(map(_mistake, error.errors()))) from None
+
+
+def current_key(key: str) -> str:
+    """A setting's dotted key as it is now, by that or by its former one."""
+    return RENAMED.get(key, key)
+
+
+def _rename(tree: dict[str, Any], origin: str) -> list[str]:
+    """Gives keys of a file their present names; a sentence for each that had its former one.
+
+    Raises:
+        ConfigError: a key is there under both names.
+    """
+    renamed = []
+    for former, present in RENAMED.items():
+        *parents, leaf = former.split(".")
+        section: Any = tree
+        for parent in parents:
+            section = section.get(parent) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or leaf not in section:
+            continue
+        name = present.rpartition(".")[2]
+        if name in section:
+            raise ConfigError(f"{origin}: {former} is the former name of {present}: give one of them")
+        section[name] = section.pop(leaf)
+        renamed.append(_renaming(former, origin))
+    return renamed
+
+
+def _renaming(former: str, origin: str) -> str:
+    return f"{former} ({origin}) is called {RENAMED[former]} now; the former name is read in this release, not in later ones"
 
 
 def override(key: str, value: str | Path) -> str:

@@ -137,7 +137,7 @@ class SamplingConfig(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="Nucleus sampling mass.")
     max_prompt_tokens: Positive = Field(12_800, description="Longer prompts, images included, are refused.")
     max_tokens: Positive = Field(2048, description="Response tokens at most.")
-    seeded: bool = Field(
+    deterministic_sampling: bool = Field(
         True,
         description="Give each sample a random stream of its own, which follows from run.seed and its prompt's id; "
         "without, sampling is a little faster and no run repeats another.",
@@ -441,7 +441,7 @@ class ReferenceConfig(Section):
 class GroupsConfig(Section):
     """Which of the scored groups are learned from."""
 
-    drop_without_signal: bool = Field(
+    dynamic_sampling: bool = Field(
         False,
         description="Leave out groups whose rewards are all equal in every component, and draw others in their place "
         "(dynamic sampling of DAPO).",
@@ -479,7 +479,7 @@ class WeightsConfig(Section):
         2.0, description="An actor keeps its weights so long for the re-queries of rollouts that it has finished."
     )
     send: Literal["full", "delta"] = Field("full", description="delta: between full versions only what has changed.")
-    full_every: Positive = Field(16, description="With delta, every so many versions all weights are sent.")
+    full_sync_every: Positive = Field(16, description="With delta, every so many versions all weights are sent.")
 
     @model_validator(mode="after")
     def _grace_ends_in_time(self) -> Self:
@@ -575,14 +575,14 @@ class StreamsConfig(Section):
     password: SecretStr | None = Field(None, description="Set it with VISION_SR1_REDIS_PASSWORD, not in a file.")
     lease_s: Seconds = Field(15.0, description="Entries of a consumer silent for this long go to another.")
     max_deliveries: Positive = Field(5, description="Deliveries before an entry goes to the dead letters.")
-    spent_groups: Literal["complete", "drop"] = Field(
+    incomplete_groups: Literal["complete", "drop"] = Field(
         "complete",
         description="A group of which a rollout went to the dead letters: learned from without it, or not at all.",
     )
     image_ttl_s: Positive = Field(600, description="Images are kept for so long after the last use of their prompts.")
     id_ttl_s: Positive = Field(86_400, description="For this long a repeated id is recognised.")
     timeout_s: Seconds = Field(10.0, description="For one answer of the server.")
-    outage_s: Seconds = Field(
+    retry_for_s: Seconds = Field(
         300.0, description="A server that is gone, full, frozen or failing over is waited for; then the service ends."
     )
 

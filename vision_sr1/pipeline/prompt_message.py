@@ -35,7 +35,7 @@ def prompt_message(
             temperature=0.0 if evaluation else sampling.temperature,
             top_p=1.0 if evaluation else sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=sampling_seed(config.run.seed, prompt_id) if sampling.seeded else None,
+            seed=sampling_seed(config.run.seed, prompt_id) if sampling.deterministic_sampling else None,
         ),
         policy_version=version,
         issued_at=time.time(),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vision_sr1.config import Config, ConfigError, DataConfig, SourceConfig
+from vision_sr1.config import Config, ConfigError, DataConfig, SourceConfig, current_key
 from vision_sr1.data.fingerprint import fingerprint
 from vision_sr1.data.tables import load_table
 from vision_sr1.prompting.prompt_template import template_text
@@ -149,7 +149,9 @@ def changes(checkpoint: Path, config: Config, stage: Stage, now: dict[str, Any])
     since = [
         *_changed_data(key, then[key], now[key], sources, config.data),
         *_changed_model(then["model.path"], now["model.path"]),
-        *_changed_settings(then["settings"], now["settings"], effects),
+        *_changed_settings(
+            {current_key(key): value for key, value in then["settings"].items()}, now["settings"], effects
+        ),
     ]
     if refused := [change for change in since if change.is_refused]:
         named = "; ".join(f"{c.setting}: {c.now} instead of {c.then}{c.effect.removeprefix(REFUSED)}" for c in refused)

@@ -5,12 +5,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from redis.exceptions import RedisError
 
 from vision_sr1.config import Config, load_config
 from vision_sr1.errors import OutageError, UserError
 from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.runtime.tracing import configure_tracing
+
+log = structlog.get_logger()
 
 
 def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], int | None]) -> int:
@@ -28,8 +31,11 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_intermixed_args()  # overrides may stand before options and after
     try:
-        config = load_config(arguments.config, arguments.overrides).config
+        loaded = load_config(arguments.config, arguments.overrides)
+        config = loaded.config
         configure_logging(config, parser.prog)
+        for renamed in loaded.renamed:
+            log.warning("setting has another name", setting=renamed)
         configure_tracing(config, parser.prog)
         return serve(config, arguments) or 0
     except UserError as error:

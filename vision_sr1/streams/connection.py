@@ -24,7 +24,7 @@ class StreamsUnavailableError(OutageError):
 
 
 async def connect(config: StreamsConfig, is_stopping: Callable[[], bool] = lambda: False) -> RetryingRedis:
-    """A client whose commands outlast an outage of `outage_s`; shorter ones while `is_stopping` is true.
+    """A client whose commands outlast an outage of `retry_for_s`; shorter ones while `is_stopping` is true.
 
     Raises:
         ConfigError: no URL, one of an unknown kind, or a password that the server refuses.
@@ -32,7 +32,7 @@ async def connect(config: StreamsConfig, is_stopping: Callable[[], bool] = lambd
     """
     if config.url is None:
         raise ConfigError("streams.url is not set: give a Redis URL, or start through `vision-sr1 train`")
-    client = RetryingRedis(_pool(config, config.url), RetryPolicy(config.outage_s, is_stopping))
+    client = RetryingRedis(_pool(config, config.url), RetryPolicy(config.retry_for_s, is_stopping))
     try:
         await RetryPolicy(config.timeout_s, is_stopping).keep(client.without_retries.ping)
     except (RedisError, OSError) as error:

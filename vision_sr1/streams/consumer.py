@@ -69,7 +69,7 @@ class Consumer:
         """Consumes until `stop` is set, then finishes what it can and hands the rest back.
 
         Raises:
-            RedisError: the stream could not be read for `streams.outage_s`, or cannot be read at all.
+            RedisError: the stream could not be read for `streams.retry_for_s`, or cannot be read at all.
         """
         lease = asyncio.create_task(self._renew_lease())
         try:

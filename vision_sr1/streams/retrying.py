@@ -66,15 +66,15 @@ class RetryPolicy:
     connection.
 
     Args:
-        outage_s: a command is sent again for so long.
+        retry_for_s: a command is sent again for so long.
         is_stopping: while true, for STOPPING_S only.
 
     Attributes:
         interruptions: commands that were not answered; what they did is unknown.
     """
 
-    def __init__(self, outage_s: float, is_stopping: Callable[[], bool]) -> None:
-        self._outage_s = outage_s
+    def __init__(self, retry_for_s: float, is_stopping: Callable[[], bool]) -> None:
+        self._retry_for_s = retry_for_s
         self._is_stopping = is_stopping
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._steady_since = time.monotonic()
@@ -91,7 +91,7 @@ class RetryPolicy:
         """What `send` returns, sent again while that can help.
 
         Raises:
-            RedisError: it would not help, or has not for `outage_s`.
+            RedisError: it would not help, or has not for `retry_for_s`.
         """
         started, pause = time.monotonic(), FIRST_PAUSE_S
         while True:
@@ -105,7 +105,7 @@ class RetryPolicy:
                     raise
                 self.interruptions += 1
                 self._note_outage(reason, error)
-                if time.monotonic() - started > (STOPPING_S if self._is_stopping() else self._outage_s):
+                if time.monotonic() - started > (STOPPING_S if self._is_stopping() else self._retry_for_s):
                     raise
                 RETRIES.labels(reason).inc()
                 await asyncio.sleep(pause)
@@ -118,7 +118,7 @@ class RetryPolicy:
         if not self._is_out:
             self._is_out = True
             UP.set(0)
-            log.error("Redis is not available", reason=reason, error=str(error), waiting_s=self._outage_s)
+            log.error("Redis is not available", reason=reason, error=str(error), waiting_s=self._retry_for_s)
 
     def _note_answer(self, seconds: float) -> None:
         if self._is_out:

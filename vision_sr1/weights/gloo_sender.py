@@ -27,7 +27,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
     Attributes:
         world_size: of the group, trainer included.
-        full_every: every so many versions all weights are sent, in between what has changed; 1: always all.
+        full_sync_every: every so many versions all weights are sent, in between what has changed; 1: always all.
     """
 
     backend: ClassVar[str] = "gloo"
@@ -37,7 +37,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     world_size: int
     bucket_bytes: int
     timeout_s: float
-    full_every: int = 1
+    full_sync_every: int = 1
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
@@ -63,8 +63,8 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         self.sent_s = 0.0
         self._group = group
         self._packer = Packer(init_info.bucket_bytes)
-        self._full_every = init_info.full_every
-        self._sent = SentWeights() if init_info.full_every > 1 else None
+        self._full_sync_every = init_info.full_sync_every
+        self._sent = SentWeights() if init_info.full_sync_every > 1 else None
         self._updates = 0
 
     @classmethod
@@ -131,7 +131,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
     def _contents(self, weights: Iterator[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
         if self._sent is None:
             return ((Part(name, tensor.dtype, tuple(tensor.shape)), tensor) for name, tensor in weights)
-        if self._updates % self._full_every == 0:
+        if self._updates % self._full_sync_every == 0:
             return self._sent.remember(weights)
         return self._sent.changes(weights)
 
@@ -145,7 +145,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
 def _form_group(init_info: GlooTrainerInitInfo, client: VLLMWeightSyncClient) -> GlooGroup:
     epoch = Epoch.open(init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s)
     with epoch.naming_silent_members():
-        worker_info = asdict(epoch.rendezvous) | {"rank_offset": 1, "delta": init_info.full_every > 1}
+        worker_info = asdict(epoch.rendezvous) | {"rank_offset": 1, "delta": init_info.full_sync_every > 1}
         del worker_info["rank"]
         joined = epoch.start(partial(client.init_weight_transfer_engine, worker_info))
         group = GlooGroup(epoch)

@@ -43,7 +43,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
     sent_bytes = 0
     _epoch: Epoch | None = None
     _bucket_bytes = 0
-    _full_every = 1
+    _full_sync_every = 1
     _updates = 0
     _sent: SentWeights | None = None
 
@@ -69,8 +69,8 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             packed_buffer_size_bytes=init_info.bucket_bytes,
         )
         engine._bucket_bytes = init_info.bucket_bytes
-        engine._full_every = init_info.full_every
-        engine._sent = SentWeights() if init_info.full_every > 1 else None
+        engine._full_sync_every = init_info.full_sync_every
+        engine._sent = SentWeights() if init_info.full_sync_every > 1 else None
         if init_info.is_sender:
             engine._form_group(init_info)
         return engine
@@ -86,7 +86,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         weights = iter(whole)
         try:
             with self._epoch.naming_silent_members(), self._epoch.bounded():
-                if self._sent is not None and self._updates % self._full_every:
+                if self._sent is not None and self._updates % self._full_sync_every:
                     self._send_changes(weights, self._sent)
                 else:
                     self._send_all(weights, whole)
