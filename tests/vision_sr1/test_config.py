@@ -156,7 +156,7 @@ def test_a_former_name_is_read_with_a_warning_and_not_beside_the_present_one(tmp
     assert not loaded.config.sampling.deterministic_sampling
     assert loaded.config.learner.groups.dynamic_sampling
     assert loaded.config.streams.retry_for_s == 7
-    assert [text.partition(";")[0] for text in loaded.renamed] == [
+    assert [text.partition(": the")[0] for text in loaded.renamed] == [
         f"sampling.seeded ({file}) is called sampling.deterministic_sampling now",
         f"learner.groups.drop_without_signal ({file}) is called learner.groups.dynamic_sampling now",
         "streams.outage_s (command line) is called streams.retry_for_s now",

@@ -141,7 +141,7 @@ def _rename(tree: dict[str, Any], origin: str) -> list[str]:
 
 
 def _renaming(former: str, origin: str) -> str:
-    return f"{former} ({origin}) is called {RENAMED[former]} now; the former name is read in this release, not in later ones"
+    return f"{former} ({origin}) is called {RENAMED[former]} now: the former name is read in this release alone"
 
 
 def override(key: str, value: str | Path) -> str:
