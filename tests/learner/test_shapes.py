@@ -39,7 +39,8 @@ def test_fields_of_a_dataclass_must_agree():
 
 @pytest.mark.slow
 def test_processes_that_tests_start_check_shapes_too():
-    call = "import torch; from learner.objective import importance_weights as f; f(torch.zeros(3), torch.zeros(4), 1.0)"
+    imports = "import torch; from learner.objective.loss import importance_weights"
+    call = f"{imports}; importance_weights(torch.zeros(3), torch.zeros(4), 1.0)"
     child = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert "jaxtyping.TypeCheckError" in child.stderr
 
