@@ -120,8 +120,8 @@ async def test_patience_has_an_end_and_a_process_that_stops_has_less(
 ):
     hurried = False
     short = redis_config.streams.model_copy(update={"retry_for_s": 1.5})
-    client = await connect(short, hurried=lambda: hurried)
-    long = await connect(redis_config.streams, hurried=lambda: hurried)
+    client = await connect(short, is_stopping=lambda: hurried)
+    long = await connect(redis_config.streams, is_stopping=lambda: hurried)
     embedded_redis.process.kill()
     embedded_redis.process.wait()
     with pytest.raises((RedisError, OSError)):

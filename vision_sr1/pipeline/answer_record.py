@@ -7,6 +7,7 @@ from typing import Any
 from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.groups import is_truncated, sample_version
 from vision_sr1.pipeline.ids import evaluation_index
+from vision_sr1.pipeline.response_parts import description_of
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Record = dict[str, Any]
@@ -16,7 +17,7 @@ MEANS = ("accuracy", "visual", "format", "answer_leak", "judge", "fidelity")
 def answer_record(prompt_id: str, row: QuestionRow, scored: pb.ScoredRollout) -> Record:
     """Question, reference, response, its parts and lengths, and every reward by name with why it is what it is."""
     rollout = scored.rollout
-    description = rollout.parts.description
+    description = description_of(scored)
     return {
         "id": prompt_id,
         "index": evaluation_index(prompt_id),

@@ -34,3 +34,10 @@ def parse_parts(pieces: Sequence[bytes]) -> pb.ResponseParts:
 def response_format(parts: pb.ResponseParts) -> ResponseFormat | None:
     """The blocks that the response is; None where it is neither form."""
     return next((name for name in get_args(ResponseFormat) if name == parts.format), None)
+
+
+def description_of(scored: pb.ScoredRollout) -> str:
+    """The text of a scored response's description, empty without one; parsed in traces of earlier releases."""
+    if scored.rollout.HasField("parts"):
+        return scored.rollout.parts.description
+    return parse_response(scored.response.encode()).description or ""
