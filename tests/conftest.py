@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests import forking
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
@@ -19,6 +19,7 @@ ONE_SERVER = {"test_judge": "test_export"}  # files that share a server, by the 
 LONGEST = ["test_training", "test_weights", "test_operation", "test_soak", "test_fleet", "test_evaluation"]  # go first
 COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
+BROWSER_TIMEOUT_MS = 20_000
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -132,6 +133,7 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no chromium here: install Debian's package of that name")
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
     with sync_playwright() as playwright:
+        expect.set_options(timeout=BROWSER_TIMEOUT_MS)
         browser = playwright.chromium.launch(executable_path=chromium, args=options)
         yield browser
         browser.close()

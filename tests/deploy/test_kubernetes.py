@@ -21,7 +21,10 @@ VERSION = "1.31"
 CUSTOM = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}  # of the Prometheus operator
 Object = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here"),
+]
 
 
 def objects(folder: Path) -> list[Object]:

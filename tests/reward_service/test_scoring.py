@@ -18,6 +18,8 @@ from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, Output, RetryingRedis, Stream, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
+pytestmark = pytest.mark.slow
+
 KEYS = Keys("run")
 GROUP_SIZE = 3
 

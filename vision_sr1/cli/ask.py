@@ -135,7 +135,7 @@ def print_answer(console: Console, answer: Answer) -> None:
 
 def settings_of(model: str) -> Path | None:
     """The run's configuration that an exported model brings with it."""
-    from vision_sr1.cli.export.policy import SETTINGS
+    from vision_sr1.cli.export.policy import RUN_SETTINGS
 
-    file = Path(model) / SETTINGS
+    file = Path(model) / RUN_SETTINGS
     return file if file.is_file() else None

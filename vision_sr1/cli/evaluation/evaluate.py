@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 
 from vision_sr1.cli.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
-from vision_sr1.cli.evaluation.collector import SCALARS
 from vision_sr1.cli.evaluation.grading import with_graders
 from vision_sr1.cli.evaluation.records import ANSWERS, Records
 from vision_sr1.cli.evaluation.report import Evaluated, Report, report, write_report
@@ -19,7 +18,7 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.run_folder.checkpoints import POLICY
-from vision_sr1.run_folder.names import EVALUATIONS, SETTINGS
+from vision_sr1.run_folder.names import EVALUATIONS, SCALARS, SETTINGS
 
 ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
 
