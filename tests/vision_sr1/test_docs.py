@@ -18,6 +18,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SECTIONS = "|".join(Config.model_fields)
 SETTING = re.compile(rf"(?<![\w./-])((?:{SECTIONS})(?:\.[a-z][a-z0-9_]*)+)(?![\w/(:-])")
 FILES = (".py", ".yaml", ".md", ".jsonl", ".parquet", ".json", ".log", ".html", ".sqlite", ".db", ".txt")
+SOURCE = re.compile(
+    r"`((?:actors|bench|deploy|learner|proto|reward_service|scripts|tests|vision_sr1)/(?!\.)[\w/.-]*)(?::(\w+))?`"
+)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 
 
@@ -60,6 +63,14 @@ def test_settings_commands_and_links_are_there(page: Path):
         _check_command(command)
     for target in LINK.findall(text):
         assert (page.parent / target).exists(), f"{target} is linked and not there"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_functions_that_are_named_are_there(page: Path):
+    for file, name in SOURCE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / file).exists(), f"{file} is named and not there"
+        if name:
+            assert re.search(rf"(def|class) {name}\b", (ROOT / file).read_text()), f"{file} has no {name}"
 
 
 def _check_command(words: list[str]) -> None:
