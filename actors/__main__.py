@@ -73,7 +73,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
     for name in ("", SERVICE):
         await health_service.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     await server.start()
-    log.info("actor listens", address=info.address, device=device)
+    log.info("actor_started", message="The actor listens for requests", address=info.address, device=device)
 
     prompts = Stream(redis, keys, "prompts", config.streams, group="actors", consumer=actor_id)
     await prompts.open()
@@ -103,7 +103,7 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
         try:
             await engine.check_health()
         except Exception as error:
-            log.error("the engine is not healthy", error=repr(error))
+            log.error("engine_unhealthy", message="vLLM reports an error; the actor ends", error=repr(error))
             if "EngineDead" in type(error).__name__:
                 stop.set()
                 return
@@ -111,7 +111,7 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
             async with asyncio.timeout(config.actors.heartbeat_s):
                 await service.announce()
         except (RedisError, TimeoutError) as error:
-            log.error("actor cannot announce itself", error=repr(error))
+            log.error("heartbeat_failed", message="The heartbeat could not be written to Redis", error=repr(error))
             await service.set_in_touch(False)
         else:
             await service.set_in_touch(True)
@@ -126,7 +126,11 @@ async def _keep_up(config: Config, service: ActorService, fleet: Fleet) -> None:
             if published := await fleet.published():
                 await service.updates.keep_up(published, config.run.path)
         except Exception as error:
-            log.error("published weights could not be taken", error=repr(error))
+            log.error(
+                "catch_up_failed",
+                message="The published weights could not be loaded from the run folder",
+                error=repr(error),
+            )
 
 
 def _announced_host(host: str) -> str:
@@ -137,7 +141,7 @@ def main() -> int:
     """Runs one actor; the exit status is 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(prog="actors", description=__doc__)
     parser.add_argument(
-        "--policy-version", type=int, help="serve the weights at model.path as this version, and wait for none"
+        "--policy-version", type=int, help="serve the weights at model.path as this version; do not wait for a learner"
     )
     parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
 

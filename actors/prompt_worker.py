@@ -78,7 +78,7 @@ class PromptWorker:
             self._updates.prompts.discard(prompt.id)
 
     async def _go_on_without(self, entry: Entry) -> None:
-        """Gives up the group of a prompt that was set aside."""
+        """Gives up the group of a prompt that went to the dead letters."""
         await self._prompts.hand_over(entry, [without_group(entry.item)])
 
     def _rollout(self, prompt: pb.Prompt, index: int, sample: pb.Sample, started: float) -> pb.Rollout:

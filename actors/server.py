@@ -84,7 +84,12 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             ):
                 self.count_tokens("text" if not images else "image", len(sample.response_token_ids))
                 yield pb.GenerateResponse(sample_index=index, sample=sample, actor_id=self.info.id)
-            log.debug("generate", request=request.request_id, trace_id=trace_id(str(traceparent)))
+            log.debug(
+                "generate",
+                message="Generating responses for a gRPC request",
+                request=request.request_id,
+                trace_id=trace_id(str(traceparent)),
+            )
         except (BadRequestError, BlobMissingError) as error:
             await self._abort(context, grpc.StatusCode.INVALID_ARGUMENT, f"request {request.request_id}: {error}")
         except LostSampleError as error:
@@ -133,7 +138,12 @@ class ActorService(actor_pb2_grpc.ActorServicer):
             init_info |= {"packed": True, "packed_buffer_size_bytes": request.bucket_bytes}
             init_info |= {"nccl_unique_id_b64": unique_id}
         await self._phase(self.updates.join(init_info, request.timeout_s), context)
-        log.info("joined transfer group", epoch=request.epoch, members=request.world_size)
+        log.info(
+            "transfer_group_joined",
+            message="Joined a weight transfer group",
+            epoch=request.epoch,
+            members=request.world_size,
+        )
         return pb.InitWeightTransferResponse()
 
     async def StartWeightUpdate(

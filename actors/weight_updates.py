@@ -85,7 +85,9 @@ class WeightUpdates:
         async with self._phase:
             self._mode, self._grace_s = mode, same_weights_grace_s
             if self._started is not None:
-                log.error("weight update was never finished; another one begins")
+                log.error(
+                    "weight_update_superseded", message="A new weight update starts before the previous one finished"
+                )
                 await self._give_up()
             await self._start()
 
@@ -156,7 +158,7 @@ class WeightUpdates:
         async with self._breaking_off(model_touched=True):
             await self._engine.finish_update(policy_version)
         await self._end("finished")
-        log.info("weights updated", policy_version=policy_version)
+        log.info("weights_updated", message="The engine holds a new policy version", policy_version=policy_version)
 
     def _expect(self, condition: bool, otherwise: str) -> None:
         if not condition:
@@ -169,7 +171,7 @@ class WeightUpdates:
         try:
             yield
         except Exception as error:
-            log.error("weight update broke off", error=repr(error))
+            log.error("weight_update_failed", message="The weight update failed", error=repr(error))
             await self._discard(model_touched=model_touched)
             await self._end("broken_off")
             raise
@@ -180,7 +182,11 @@ class WeightUpdates:
     async def _give_up_later(self) -> None:
         await asyncio.sleep(self._patience_s)
         async with self._phase:
-            log.error("weight update not finished in time", timeout_s=self._patience_s)
+            log.error(
+                "weight_update_timed_out",
+                message="The weight update did not finish in time and was discarded",
+                timeout_s=self._patience_s,
+            )
             self._watchdog = None
             await self._give_up()
 
@@ -194,7 +200,11 @@ class WeightUpdates:
         try:
             await self._engine.discard_update()
         except Exception as error:
-            log.error("weight update cannot be discarded", error=repr(error))
+            log.error(
+                "weight_update_discard_failed",
+                message="The failed weight update could not be discarded",
+                error=repr(error),
+            )
             model_touched = True
         if model_touched:
             self._engine.policy_version = NO_VERSION
@@ -210,7 +220,12 @@ class WeightUpdates:
             await asyncio.wait_for(self.requeries.all_come(), self._grace_s)
         except TimeoutError:
             metrics.LATE_REQUERIES.inc(len(self.requeries))
-            log.warning("re-queries not waited for", out=len(self.requeries), grace_s=self._grace_s)
+            log.warning(
+                "outstanding_requeries_abandoned",
+                message="The grace period ended before all re-queries of the old weights finished",
+                out=len(self.requeries),
+                grace_s=self._grace_s,
+            )
             self.requeries.clear()
         self._frozen = time.monotonic()
         await self._engine.pause(abort=self._mode == pb.UPDATE_MODE_ABORT)

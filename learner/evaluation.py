@@ -17,7 +17,9 @@ from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import EVALUATION
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-REFUSED = Counter("vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, each time.")
+REFUSED = Counter(
+    "vision_sr1_learner_evaluation_rows_refused", "Held-out rows that could not be used, counted in every evaluation."
+)
 
 log = structlog.get_logger()
 
@@ -94,7 +96,9 @@ class Evaluator:
                     rows[evaluation_id(split, version, attempt, index)] = questions[index]
                 except DataError as error:
                     REFUSED.inc()
-                    log.error("row refused", split=split, error=str(error))
+                    log.error(
+                        "row_refused", message="The row cannot be used and is skipped", split=split, error=str(error)
+                    )
         return rows
 
     def _write(self, version: int, split: str, answers: list[Record]) -> None:

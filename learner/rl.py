@@ -46,7 +46,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
-DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Groups left out because nothing in them differs.")
+DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Zero-advantage groups that were dropped.")
 
 
 class Trainer:
@@ -78,7 +78,12 @@ class Trainer:
         self._state = TrainerState()
         if latest is not None:
             self._state = TrainerState.from_state_dict(self._checkpoints.load(self._engine, latest))
-            log.info("resumed", checkpoint=str(latest), policy_version=self._state.policy_version)
+            log.info(
+                "resumed",
+                message="Resumed from a checkpoint",
+                checkpoint=str(latest),
+                policy_version=self._state.policy_version,
+            )
         self._score = BestScore(settings.keep_best, self._state.best)
         self._acknowledgement = Acknowledgement()
         self._reference = build_reference(config, self._engine, load, latest, device)
@@ -169,7 +174,13 @@ class Trainer:
             DROPPED.inc(len(dropped))
             if len(batch) == settings.prompts_per_batch:
                 break
-            log.info("groups without signal", dropped=len(dropped), kept=len(batch), attempt=attempt + 1)
+            log.info(
+                "zero_advantage_groups",
+                message="Groups have no advantage in any component; drawing others in their place",
+                dropped=len(dropped),
+                kept=len(batch),
+                attempt=attempt + 1,
+            )
         return _in_own_order(batch)
 
     def _draw(self) -> None:
@@ -248,7 +259,7 @@ class Trainer:
         self._ledger.record(batch, self._state.policy_version, {group.id: len(group.rollouts) for group in groups})
         for prompt in (group.rollouts[0].rollout.prompt for group in groups if group.rollouts):
             with span("learn", prompt.traceparent, prompt=prompt.id):
-                log.debug("learned from", batch=batch)
+                log.debug("learned", message="The batch learned from this prompt", batch=batch)
 
     def _publish(self) -> None:
         self._publisher.publish(self._state.policy_version)
@@ -282,7 +293,7 @@ class Trainer:
 
     def _stop_here(self) -> None:
         """The end of a learner that was asked to stop: what it has learned is on the disk."""
-        log.info("stopping", batch=self._state.batch)
+        log.info("stopping", message="Stopping at the request of a signal", batch=self._state.batch)
         self._finalize_checkpoint(wait=True)
         if self._acknowledgement or self._state.unfinished:
             self._checkpoint()
@@ -308,7 +319,12 @@ class Trainer:
             self._scalars.log(batch, scalars | {"policy/version": float(version)})
             for found in evaluated:
                 self._scalars.show(batch, f"samples/{found.split}", found.samples)
-            log.info("evaluated", policy_version=version, **{e.split: e.metrics for e in evaluated})
+            log.info(
+                "evaluated",
+                message="Finished an evaluation",
+                policy_version=version,
+                **{e.split: e.metrics for e in evaluated},
+            )
             self._score.evaluated(scalars)
         return True
 
@@ -319,7 +335,9 @@ class Trainer:
             due |= self._score.is_better()
             if not due and self._run.session.memory_is_scarce():
                 log.warning(
-                    "Redis is nearly full: a checkpoint lets go of what was learned from", batch=self._state.batch
+                    "redis_nearly_full",
+                    message="Redis is nearly full; writing a checkpoint to release learned groups",
+                    batch=self._state.batch,
                 )
                 due = True
         return bool(main_rank(int(due)))
@@ -358,7 +376,7 @@ class Trainer:
         except RedisError as error:
             if not self._stop():
                 raise
-            log.warning("stopping without Redis", error=str(error))
+            log.warning("stopping_without_redis", message="Stopping while Redis is out of reach", error=str(error))
 
 
 def _in_own_order(groups: list[pb.ScoredGroup]) -> list[pb.ScoredGroup]:

@@ -30,7 +30,10 @@ from vision_sr1.run_folder.names import SFT_OUTPUT
 
 log = structlog.get_logger()
 
-REFUSED = Counter("vision_sr1_learner_conversations_refused", "Conversations that could not be used, each time drawn.")
+REFUSED = Counter(
+    "vision_sr1_learner_conversations_refused",
+    "Conversations that could not be used, counted each time they are drawn.",
+)
 
 
 class SftTrainer:
@@ -72,7 +75,7 @@ class SftTrainer:
             state = self._checkpoints.load(self._engine, latest)
             self._step, self._refused = state["step"], state.get("refused", 0)
             self._drawn = state.get("drawn", self._step * settings.sequences_per_step)
-            log.info("resumed", checkpoint=str(latest), step=self._step)
+            log.info("resumed", message="Resumed from a checkpoint", checkpoint=str(latest), step=self._step)
         remaining = settings.epochs * len(self._data) - self._drawn
         self._steps = settings.steps or self._step + max(0, math.ceil(remaining / settings.sequences_per_step))
         self._scalars = ScalarLog(config, phase="sft", total_steps=self._steps, enabled=is_main())
@@ -102,7 +105,12 @@ class SftTrainer:
         export_policy(self._engine.module, self._builder.processor, place)
         if is_main():
             place.rename(self._output)
-            log.info("sft finished", steps=self._steps, output=str(self._output))
+            log.info(
+                "sft_finished",
+                message="Supervised fine-tuning wrote its model",
+                steps=self._steps,
+                output=str(self._output),
+            )
         dist.destroy_process_group()
         return True
 
@@ -127,7 +135,11 @@ class SftTrainer:
         if used:
             scalars |= {"sft/loss": self._take(usable, tokens)}
         else:
-            log.warning("no conversation of this step can be used: the weights stay as they are", step=self._step)
+            log.warning(
+                "sft_step_skipped",
+                message="The step has no usable conversation; the weights stay as they are",
+                step=self._step,
+            )
             self._require_usable(batch)
         self._scalars.log(self._step, scalars)
         return bool(stopping)
@@ -168,13 +180,17 @@ class SftTrainer:
         summed, tokens, refused = total.tolist()
         REFUSED.inc(refused)
         if not tokens:
-            log.error("no conversation of data.sft_evaluation can be used: nothing is evaluated", refused=refused)
+            log.error(
+                "sft_evaluation_empty",
+                message="Skipping the evaluation: data.sft_evaluation has no usable conversation",
+                refused=refused,
+            )
             return
         loss = summed / tokens
         scalars = {"loss": loss, "perplexity": math.exp(loss), "refused": refused}
         self._scalars.log(self._step, {f"sft_evaluation/{name}": value for name, value in scalars.items()})
         if is_main():
-            log.info("evaluated", step=self._step, loss=loss)
+            log.info("evaluated", message="Finished an evaluation", step=self._step, loss=loss)
 
     def _loss(self, sequences: list[Sequence]) -> Float[Tensor, ""]:
         return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
@@ -224,7 +240,13 @@ class _Sequences(Dataset[Sequence | str]):
             found = self._rows.at(epoch, row)
             return self._builder.from_messages(found.messages, found.images)
         except (SequenceError, DataError) as error:
-            log.error("conversation refused", epoch=epoch, row=row, error=str(error))
+            log.error(
+                "conversation_refused",
+                message="The conversation cannot be used and is skipped",
+                epoch=epoch,
+                row=row,
+                error=str(error),
+            )
             return str(error)
 
 

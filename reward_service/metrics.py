@@ -9,13 +9,15 @@ REQUERIES = Counter("vision_sr1_reward_requeries", "Re-queries, by outcome.", ["
 OTHER_VERSION = Counter(
     "vision_sr1_reward_requeries_other_version", "Re-queries answered by another policy version than the rollout's."
 )
-REQUERY_SECONDS = Histogram("vision_sr1_reward_requery_seconds", "A re-query, all attempts.")
+REQUERY_SECONDS = Histogram("vision_sr1_reward_requery_seconds", "Duration of a re-query, all attempts.")
 JUDGEMENTS = Counter("vision_sr1_reward_judgements", "Answers of the external judge, by outcome.", ["outcome"])
-JUDGE_SECONDS = Histogram("vision_sr1_reward_judge_seconds", "One answer of the external judge, all attempts.")
+JUDGE_SECONDS = Histogram("vision_sr1_reward_judge_seconds", "Duration of a judgement, all attempts.")
 JUDGE_TOKENS = Counter("vision_sr1_reward_judge_tokens", "Tokens of the external judge, by kind.", ["kind"])
 JUDGE_USD = Counter("vision_sr1_reward_judge_usd", "Cost of the external judge at the configured prices, US dollars.")
-FUNCTION_SECONDS = Histogram("vision_sr1_reward_function_seconds", "A reward function, all attempts.", ["name"])
-SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "From taking a rollout to handing it over.")
-AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "From a rollout's end to its score.")
+FUNCTION_SECONDS = Histogram(
+    "vision_sr1_reward_function_seconds", "Duration of a reward function, all attempts.", ["name"]
+)
+SCORE_SECONDS = Histogram("vision_sr1_reward_score_seconds", "Seconds from reading a rollout to writing its score.")
+AGE_SECONDS = Histogram("vision_sr1_reward_rollout_age_seconds", "Seconds from a rollout's end to its score.")
 TRACES = Counter("vision_sr1_reward_traces", "Traces, by outcome.", ["outcome"])
-STORE_UP = Gauge("vision_sr1_reward_trace_store_up", "Whether the trace store took what it was given last.")
+STORE_UP = Gauge("vision_sr1_reward_trace_store_up", "1 while the trace store accepts writes.")

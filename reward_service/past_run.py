@@ -43,7 +43,7 @@ def export(config: Config, path: Path) -> None:
     reader = _reader(config)
     count = export_traces(reader, TraceFilter(run=config.run.name), path)
     reader.close()
-    log.info("traces written", traces=count, file=str(path))
+    log.info("traces_exported", message="Exported traces to a file", traces=count, file=str(path))
 
 
 def _reader(config: Config) -> TraceReader:
@@ -62,6 +62,10 @@ def _tokens(config: Config) -> TokenBytes | None:
         try:
             return TokenBytes(AutoTokenizer.from_pretrained(place, local_files_only=True))
         except (OSError, ValueError) as error:
-            log.info("no tokenizer here", folder=place, error=str(error))
-    log.warning("responses cannot be shown token by token: the policy's tokenizer is gone", model=config.model.path)
+            log.info("tokenizer_not_found", message="The folder has no tokenizer", folder=place, error=str(error))
+    log.warning(
+        "tokenizer_missing",
+        message="The policy's tokenizer was not found; responses are shown without tokens",
+        model=config.model.path,
+    )
     return None

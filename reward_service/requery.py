@@ -80,7 +80,14 @@ class Requerier:
                     replies = await self._generate(asked.address, request, rollout.prompt.traceparent)
             except grpc.aio.AioRpcError as error:
                 last = f"{asked.id}: {error.code().name} {error.details()}"
-                log.warning("re-query failed", rollout=rollout.id, attempt=attempt, actor=asked.id, error=last)
+                log.warning(
+                    "requery_attempt_failed",
+                    message="The actor did not answer the re-query; trying again",
+                    rollout=rollout.id,
+                    attempt=attempt,
+                    actor=asked.id,
+                    error=last,
+                )
                 if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                     break
                 if error.code() == grpc.StatusCode.FAILED_PRECONDITION and request.HasField("required_policy_version"):

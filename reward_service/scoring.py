@@ -113,7 +113,9 @@ class Scorer:
             else:
                 answers = await self._requerier.ask(scored.rollout)
         except RequeryFailedError as error:
-            log.error("re-query given up", rollout=scored.rollout.id, error=str(error))
+            log.error(
+                "requery_failed", message="No actor answered the re-query", rollout=scored.rollout.id, error=str(error)
+            )
             return {"visual": MissingReward(str(error)), "requery_format": MissingReward(str(error))}
         right: list[Outcome] = []
         for answer in answers:
@@ -144,7 +146,7 @@ class Scorer:
             else:
                 response = await self._judge.answer(turn)
         except JudgeFailedError as error:
-            log.error("judge given up", rollout=scored.rollout.id, error=str(error))
+            log.error("judge_failed", message="The judge did not answer", rollout=scored.rollout.id, error=str(error))
             return {JUDGE: MissingReward(str(error))}
         answer = parse_response(response.encode()).answer
         scored.judgement.CopyFrom(pb.Judgement(model=self._judge.model, response=response, answer=answer or ""))
@@ -189,7 +191,13 @@ def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:
         if isinstance(outcome, MissingReward):
             scored.missing.append(name)
             metrics.MISSING.labels(name).inc()
-            log.error("reward missing", rollout=scored.rollout.id, reward=name, reason=outcome.reason)
+            log.error(
+                "reward_missing",
+                message="The reward could not be given",
+                rollout=scored.rollout.id,
+                reward=name,
+                reason=outcome.reason,
+            )
         else:
             scored.rewards[name] = outcome.value
         said = outcome.reason if isinstance(outcome, MissingReward) else outcome.explanation

@@ -71,7 +71,12 @@ def _store(config: Config) -> Engine:
     try:
         prepare_store(engine)
     except SQLAlchemyError as error:
-        log.error("trace store is down, scoring begins without it", store=str(engine.url), error=str(error))
+        log.error(
+            "trace_store_down_at_start",
+            message="The trace store is down; scoring starts without it",
+            store=str(engine.url),
+            error=str(error),
+        )
     return engine
 
 

@@ -127,7 +127,7 @@ class ScoringWorker:
             metrics.GROUPS.inc()
 
     async def _go_on_without(self, entry: Entry) -> None:
-        """Completes the group of a rollout that was set aside without it, or gives the group up."""
+        """Completes the group of a rollout that went to the dead letters without it, or gives the group up."""
         prompt_id, _, index = entry.item.rpartition("/")
         if self._config.streams.incomplete_groups == "complete" and index.isdecimal():
             group_size = 1 if is_evaluation(prompt_id) else self._config.sampling.group_size

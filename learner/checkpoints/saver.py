@@ -44,8 +44,10 @@ log = structlog.get_logger()
 OUTCOMES = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
 for _outcome in ("written", "failed", "torn"):
     OUTCOMES.labels(_outcome)  # counted from 0: alerts see an increase
-SNAPSHOT_SECONDS = Gauge("vision_sr1_learner_checkpoint_snapshot_seconds", "How long training stood for the last one.")
-WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "How long the last one took to write.")
+SNAPSHOT_SECONDS = Gauge(
+    "vision_sr1_learner_checkpoint_snapshot_seconds", "Duration for which the last checkpoint paused training."
+)
+WRITE_SECONDS = Gauge("vision_sr1_learner_checkpoint_write_seconds", "Duration of writing the last checkpoint.")
 
 WRITE_TIMEOUT_S = 1800.0
 FAILURES_IN_A_ROW = 3  # after so many the run ends: what no checkpoint holds fills Redis
@@ -75,7 +77,13 @@ class _Writing(threading.Thread):
             self._write()
         except Exception as error:
             self.failure = error
-            log.error("checkpoint cannot be written", number=self.number, folder=str(self.aside), error=repr(error))
+            log.error(
+                "checkpoint_failed",
+                message="The checkpoint could not be written",
+                number=self.number,
+                folder=str(self.aside),
+                error=repr(error),
+            )
 
 
 class Checkpoints:
@@ -121,10 +129,19 @@ class Checkpoints:
             damage = damage_of(folder)
             if damage is None:
                 for change in changes(folder, self._config, self._stage, self._origin):
-                    log.info("changed since the checkpoint", **asdict(change))
+                    log.info(
+                        "changed_since_checkpoint",
+                        message="A setting, data or weights differ from the checkpoint",
+                        **asdict(change),
+                    )
                 return folder
             OUTCOMES.labels("torn").inc()
-            log.error("checkpoint is torn, taking the one before", folder=str(folder), reason=damage)
+            log.error(
+                "checkpoint_incomplete",
+                message="Checkpoint is incomplete; falling back to the previous one",
+                folder=str(folder),
+                reason=damage,
+            )
         raise ConfigError(
             f"none of the checkpoints in {self._folder} is whole ({damage_of(found[-1])}): bring one back from a copy, "
             "or start again with --fresh"
@@ -238,7 +255,12 @@ class Checkpoints:
         self._prune()
         OUTCOMES.labels("written").inc()
         WRITE_SECONDS.set(time.monotonic() - writing.started)
-        log.info("checkpoint written", folder=str(final), seconds=round(time.monotonic() - writing.started, 3))
+        log.info(
+            "checkpoint_written",
+            message="The checkpoint is complete on the disk",
+            folder=str(final),
+            seconds=round(time.monotonic() - writing.started, 3),
+        )
 
     def _give_up(self, writing: _Writing, *, last: bool) -> None:
         OUTCOMES.labels("failed").inc()

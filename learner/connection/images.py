@@ -63,7 +63,9 @@ class RunImages:
         try:
             stored: dict[str, bytes] = self._session.run(fetch())
         except BlobMissingError as error:
-            log.warning("images are read from the data set again", error=str(error))
+            log.warning(
+                "images_reread", message="Images are missing in Redis; reading them from the data set", error=str(error)
+            )
         else:
             return stored
         found = {hashlib.sha256(image).hexdigest(): image for row in rows() for image in row.images}

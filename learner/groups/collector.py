@@ -31,7 +31,7 @@ log = structlog.get_logger()
 GROUPS = Counter(
     "vision_sr1_learner_groups", "Groups collected, by purpose and whether they had rollouts.", ["purpose", "state"]
 )
-ASKED_AGAIN = Counter("vision_sr1_learner_prompts_asked_again", "Prompts issued again because the streams lost them.")
+ASKED_AGAIN = Counter("vision_sr1_learner_prompts_asked_again", "Prompts issued again because Redis lost them.")
 
 POLL_S = 1.0
 
@@ -227,7 +227,10 @@ class GroupCollector:
         if lost:
             ASKED_AGAIN.inc(len(lost))
             log.error(
-                "prompts were lost by the streams and are issued again", prompts=len(lost), stream=wait.pending.stream
+                "prompts_reissued",
+                message="Redis lost prompts; issuing them again",
+                prompts=len(lost),
+                stream=wait.pending.stream,
             )
         return lost
 

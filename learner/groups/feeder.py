@@ -82,7 +82,7 @@ class Feeder:
                 row = self._questions.at(self._state.epoch, index)
             except DataError as error:
                 REFUSED.labels(error.reason).inc()
-                log.error("row refused", error=str(error))
+                log.error("row_refused", message="The row cannot be used and is skipped", error=str(error))
                 refused += 1
                 if refused >= len(self._questions):
                     raise DataError(f"no row of {len(self._questions)} can be used; the last: {error}") from error

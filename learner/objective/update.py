@@ -100,7 +100,11 @@ class PolicyUpdate:
         settings = self._settings
         samples = training_samples([group for group in groups if group.rollouts], settings, policy_version)
         if not samples:
-            log.warning("a batch without a rollout: nothing to learn from", policy_version=policy_version)
+            log.warning(
+                "batch_empty",
+                message="The batch has no rollouts; the weights stay as they are",
+                policy_version=policy_version,
+            )
             return UpdateResult(first_step, True, {})
         if self._shares_prompts is None:
             self._shares_prompts = self._sharing_is_exact(samples[0], fetch_images)
@@ -170,7 +174,8 @@ class PolicyUpdate:
         if float(deviation) <= self._rounding:
             return True
         log.warning(
-            "prompts are computed once for each response: computing them once changes log-probabilities",
+            "prompt_sharing_disabled",
+            message="Sharing a prompt between responses changes log-probabilities; computing it per response",
             mean_difference=float(deviation),
             tolerance=self._rounding,
         )

@@ -25,10 +25,10 @@ from vision_sr1.weights.transfer_group import SilentMembersError
 
 log = structlog.get_logger()
 
-SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Publishing one policy version, all attempts.")
-SYNC_BYTES = Metric("vision_sr1_weight_sync_bytes", "Weights sent, once per publication.")
-SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Publications that were tried again.")
-LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Actors that broke a publication.")
+SYNC_SECONDS = Histogram("vision_sr1_weight_sync_seconds", "Duration of publishing a policy version.")
+SYNC_BYTES = Metric("vision_sr1_weight_sync_bytes", "Bytes transferred, counted once per version.")
+SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Failed attempts to publish a version.")
+LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Actors that failed during a publication.")
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
 PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
@@ -121,7 +121,8 @@ class FleetTransfer:
                 self.lost = self._broken_by(failure)
                 LOST_ACTORS.inc(len(self.lost))
                 log.error(
-                    "publication failed",
+                    "publish_failed",
+                    message="Publishing failed; trying again with the remaining actors",
                     policy_version=version,
                     actors=_ids(self.members),
                     lost=self.lost,
@@ -135,6 +136,7 @@ class FleetTransfer:
             POLICY_VERSION.set(version)
             log.info(
                 "published",
+                message="The policy version was published to all actors",
                 policy_version=version,
                 actors=len(self.members),
                 frozen_s=round(max(self.frozen_s.values()), 3),
@@ -165,7 +167,8 @@ class FleetTransfer:
         if (actor.weight_transfer, actor.dtype) == (backend, self._dtype):
             return True
         log.error(
-            "actor takes other weights: start it with the run's configuration",
+            "actor_incompatible",
+            message="The actor has another dtype or transfer backend; start it with the run's configuration",
             actor=actor.id,
             dtype=actor.dtype,
             weight_transfer=actor.weight_transfer,

@@ -126,7 +126,12 @@ class Probe:
         (found,) = agreed
         if is_main():
             DEVIATION.set(max((one.deviation for one in found.values()), default=0.0))
-            log.info("weights probed", policy_version=policy_version, comparisons=found)
+            log.info(
+                "weights_verified",
+                message="Compared the actors' log-probabilities with the trainer's",
+                policy_version=policy_version,
+                comparisons=found,
+            )
         for actor, one in found.items():
             if ignoring := one.ignoring(actor, self._config.model.dtype):
                 raise ImagesIgnoredError(
@@ -170,7 +175,13 @@ class Probe:
                 try:
                     (reply,) = list(call)
                 except grpc.RpcError as error:
-                    log.warning("probe not answered", actor=actor.id, prompt=index, error=error.details())
+                    log.warning(
+                        "probe_failed",
+                        message="The actor did not answer a verification prompt",
+                        actor=actor.id,
+                        prompt=index,
+                        error=error.details(),
+                    )
                 else:
                     rollout = pb.Rollout(sample_index=index, sample=reply.sample)
                     group.rollouts.append(pb.ScoredRollout(rollout=rollout))

@@ -71,7 +71,13 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
 def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> uvicorn.Server:
     """A server of the application, which ends on SIGTERM and SIGINT."""
     reward = api.config.reward
-    log.info("reward service listens", host=reward.host, port=reward.port, traces=api.config.traces_url)
+    log.info(
+        "reward_service_started",
+        message="The reward service listens for requests",
+        host=reward.host,
+        port=reward.port,
+        traces=api.config.traces_url,
+    )
     return uvicorn.Server(
         uvicorn.Config(
             create_app(api, lifespan),

@@ -49,7 +49,7 @@ def live_routes(api: ApiContext) -> APIRouter:
             try:
                 found, last = await run_in_threadpool(found_since)
             except SQLAlchemyError as error:
-                log.warning("live traces wait for the store", error=str(error))
+                log.warning("live_traces_waiting", message="The live view waits for the trace store", error=str(error))
             else:
                 for trace in found:
                     if trace.sequence not in seen:

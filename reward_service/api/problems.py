@@ -63,5 +63,10 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def out(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("trace store does not answer", path=request.url.path, error=str(error))
+        log.error(
+            "trace_store_unavailable",
+            message="The trace store did not answer a request",
+            path=request.url.path,
+            error=str(error),
+        )
         return problem(503, "the trace store does not answer; scoring goes on", {"Retry-After": "5"})

@@ -85,7 +85,13 @@ class RewardFunctions:
                     return await self._call(name, argument, config.timeout_s)
                 except Exception as error:  # a user's function raises what it likes
                     last = str(error) if isinstance(error, CallFailedError) else repr(error)
-                    log.warning("reward function failed", reward=name, attempt=attempt + 1, error=last)
+                    log.warning(
+                        "reward_function_failed",
+                        message="The reward function failed; trying again",
+                        reward=name,
+                        attempt=attempt + 1,
+                        error=last,
+                    )
         return MissingReward(f"{self._paths[name]} failed {config.attempts} times; the last time: {last}")
 
     async def _call(self, name: str, argument: Any, timeout_s: float) -> Any:

@@ -56,7 +56,9 @@ class TraceWriter:
             self._buffer.put_nowait(scored)
         except asyncio.QueueFull:
             metrics.TRACES.labels("dropped").inc()
-            log.warning("trace dropped: the store is slower than scoring", rollout=scored.rollout.id)
+            log.warning(
+                "trace_dropped", message="The trace buffer is full; dropping the trace", rollout=scored.rollout.id
+            )
 
     async def run(self, stop: asyncio.Event, drain_s: float) -> None:
         """Writes until `stop` is set, and then what is left for so long; what remains is dropped, and counted."""
@@ -68,7 +70,11 @@ class TraceWriter:
             task.cancel()
         if dropped := self._in_hand + self._buffer.qsize():
             metrics.TRACES.labels("dropped").inc(dropped)
-            log.error("traces dropped: the service ends before the store has taken them", traces=dropped)
+            log.error(
+                "traces_dropped_at_exit",
+                message="The service ends before the store accepted these traces",
+                traces=dropped,
+            )
 
     async def _write_forever(self) -> None:
         while True:
@@ -111,13 +117,24 @@ class TraceWriter:
                 await self._write([scored])
         else:
             metrics.TRACES.labels("dropped").inc()
-            log.error("trace dropped: it cannot be written", rollout=batch[0].rollout.id, error=repr(error))
+            log.error(
+                "trace_unwritable",
+                message="The trace cannot be written and is dropped",
+                rollout=batch[0].rollout.id,
+                error=repr(error),
+            )
 
     def _note(self, *, down: bool, error: str = "") -> None:
         if down and not self._is_down:
-            log.error("trace store is down", error=error, waiting=self._buffer.qsize(), room=self._config.buffer)
+            log.error(
+                "trace_store_down",
+                message="The trace store is down; traces are buffered",
+                error=error,
+                waiting=self._buffer.qsize(),
+                room=self._config.buffer,
+            )
         elif self._is_down and not down:
-            log.info("trace store is up again")
+            log.info("trace_store_up", message="The trace store answers again")
         self._is_down = down
         metrics.STORE_UP.set(not down)
 
@@ -130,7 +147,9 @@ class TraceWriter:
             try:
                 data = await self._blobs.get(ref)
             except (BlobMissingError, RedisError) as error:
-                log.warning("trace without its image", error=str(error))
+                log.warning(
+                    "trace_image_missing", message="The image of a trace is no longer in Redis", error=str(error)
+                )
                 continue
             images.append({"sha256": sha256, "media_type": ref.media_type, "data": data, "used_at": time.time()})
         return images
@@ -195,12 +214,16 @@ class TraceWriter:
             async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
                 removed = await in_daemon_thread(remove_old, self._engine, self._config)
         except (SQLAlchemyError, TimeoutError) as error:
-            log.warning("old traces could not be removed", error=repr(error))
+            log.warning(
+                "trace_expiry_failed",
+                message="Traces beyond the retention limit could not be removed",
+                error=repr(error),
+            )
             return
         if removed:
             self._known_images.clear()
             metrics.TRACES.labels("removed").inc(removed)
-            log.info("old traces removed", traces=removed)
+            log.info("traces_expired", message="Removed traces beyond the retention limit", traces=removed)
 
 
 def _is_outage(error: Exception) -> bool:

@@ -129,5 +129,5 @@ async def test_a_store_that_is_out_loses_traces_only_and_says_so(
         assert "the trace store does not answer; scoring goes on" in await asked(f"{url}/v1/traces")
         assert "vision_sr1_reward_trace_store_up 0.0" in await asked(f"{url}/metrics")
     text = log.read_text()
-    assert "trace store is down, scoring begins without it" in text
-    assert "traces dropped: the service ends before the store has taken them" in text
+    assert "trace_store_down_at_start" in text
+    assert "traces_dropped_at_exit" in text

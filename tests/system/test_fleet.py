@@ -105,7 +105,7 @@ class Fleet:
 
     def lost(self) -> list[str]:
         """The actors that the learner says it has lost."""
-        lines = [json.loads(line) for line in self.log().splitlines() if '"publication failed"' in line]
+        lines = [json.loads(line) for line in self.log().splitlines() if '"publish_failed"' in line]
         return [actor for line in lines for actor in line["lost"]]
 
     def log(self) -> str:

@@ -212,7 +212,7 @@ async def clock(redis: RetryingRedis) -> Finding:
 
 
 async def dead_letters(redis: RetryingRedis, keys: Keys) -> Finding:
-    """Entries that were set aside."""
+    """Entries among the dead letters."""
     statuses = await stream_statuses(redis, keys)
     said = ", ".join(f"{status.name} {status.depth}" for status in statuses)
     if dead := sum(status.dead for status in statuses):

@@ -19,9 +19,9 @@ from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
-model_app = typer.Typer(no_args_is_help=True, help="Models that the project makes itself.")
-streams_app = typer.Typer(no_args_is_help=True, help="The streams of a run that goes on.")
-dead_app = typer.Typer(no_args_is_help=True, help="Entries that could not be handled.")
+model_app = typer.Typer(no_args_is_help=True, help="Make a tiny model.")
+streams_app = typer.Typer(no_args_is_help=True, help="Inspect the streams of a running run.")
+dead_app = typer.Typer(no_args_is_help=True, help="List, show, retry and drop entries that could not be handled.")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
@@ -43,7 +43,7 @@ def quiet_libraries() -> None:
 
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
-    """Trains by RL: starts Redis (if none is configured), actors, reward service and learner, and watches them."""
+    """Train by RL: start Redis (if none is configured), actors, reward service and learner, and supervise them."""
     from vision_sr1.cli.launcher.launch import run_training
 
     effective = load(config, [*(overrides or []), *_resuming(resume)]).config
@@ -52,7 +52,7 @@ def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = Fals
 
 @app.command()
 def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
-    """Fine-tunes `model.path` on the conversations of `data.sft`."""
+    """Fine-tune `model.path` on the conversations of `data.sft`."""
     from vision_sr1.cli.launcher.launch import run_sft
 
     effective = load(config, [*(overrides or []), *_resuming(resume)]).config
@@ -63,22 +63,27 @@ def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False,
 def demo(
     overrides: Overrides = None,
     examples: Annotated[Path, typer.Option(help="Folder with the stages' YAML files.")] = Path("examples/shapes"),
-    root: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("runs/demo"),
+    root: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("runs/demo"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue where an earlier demo stopped.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Move an earlier demo to NAME.before-TIME and start anew.")
     ] = False,
-    prepare: Annotated[bool, typer.Option("--prepare", help="Stop before RL, which services elsewhere run.")] = False,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Stop before RL, for example where services elsewhere run it.")
+    ] = False,
 ) -> None:
-    """The whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
+    """Run the whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
     from vision_sr1.cli.demo.demo import run_demo
 
     _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh, prepare=prepare))
 
 
 @config_app.command("show")
-def config_show(config: Annotated[Path | None, typer.Argument()] = None, overrides: Overrides = None) -> None:
-    """Prints every value and where it came from: default, preset, file, environment or command line."""
+def config_show(
+    config: Annotated[Path | None, typer.Argument(help="The run's YAML file; without one, the defaults.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Print every value and its origin: default, preset, file, environment or command line."""
     table = Table("key", "value", "origin", box=None, pad_edge=False)
     for key, value, origin in load(config, overrides).rows():
         table.add_row(key, value, origin)
@@ -87,12 +92,12 @@ def config_show(config: Annotated[Path | None, typer.Argument()] = None, overrid
 
 @model_app.command("tiny")
 def model_tiny(
-    folder: Annotated[Path, typer.Argument(help="Where the model goes.")],
-    task: Annotated[str, typer.Option(help="shapes or digits: whose words the tokenizer knows.")] = "shapes",
+    folder: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    task: Annotated[str, typer.Option(help="shapes or digits: the task whose words the tokenizer knows.")] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
 ) -> None:
-    """A Qwen2.5-VL of a million parameters with random weights."""
+    """Make a Qwen2.5-VL of a million parameters with random weights."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
@@ -104,31 +109,31 @@ def model_tiny(
 
 @streams_app.command("status")
 def streams_status(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Every stream's entries, the age of the oldest, and who holds how many."""
+    """Print the depth of every stream, the age of its oldest entry, and its consumers."""
     _on_streams(config, overrides, lambda commands, effective: commands.show_status(effective, console))
 
 
 @dead_app.command("list")
 def dead_list(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Every entry that was set aside, and why."""
+    """List the dead letters with their errors."""
     _on_streams(config, overrides, lambda commands, effective: commands.list_dead(effective, console))
 
 
 @dead_app.command("show")
 def dead_show(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
-    """One entry with its error and its whole message."""
+    """Print a dead letter with its error and its message."""
     _on_streams(config, overrides, lambda commands, effective: commands.show_dead(effective, letter, console))
 
 
 @dead_app.command("retry")
 def dead_retry(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
-    """Puts an entry back into its stream, after its cause was mended."""
+    """Put a dead letter back into its stream, after its cause was fixed."""
     _on_streams(config, overrides, lambda commands, effective: commands.retry_dead(effective, letter, console))
 
 
 @dead_app.command("drop")
 def dead_drop(letter: Letter, config: ConfigPath, overrides: Overrides = None) -> None:
-    """Forgets an entry."""
+    """Delete a dead letter."""
     _on_streams(config, overrides, lambda commands, effective: commands.drop_dead(effective, letter, console))
 
 
@@ -136,9 +141,11 @@ def dead_drop(letter: Letter, config: ConfigPath, overrides: Overrides = None) -
 def traces(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, such as runs/NAME.")],
     overrides: Overrides = None,
-    export: Annotated[Path | None, typer.Option(metavar="FILE", help="Write them to a parquet file instead.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Export the traces to a parquet file instead.")
+    ] = None,
 ) -> None:
-    """Serves what the rewards of a finished or stopped run saw, read-only, with nothing else running."""
+    """Serve the reward traces of a finished or stopped run, read-only."""
     from vision_sr1.cli.export.policy import place_of
     from vision_sr1.cli.launcher.traces import export_traces, serve_traces
 
@@ -157,13 +164,15 @@ def export(
     version: Annotated[str, typer.Option(help="A checkpoint's number, latest, or best.")] = "latest",
     output: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: RUN/export/VERSION.")] = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="Only the LoRA adapter, in PEFT's format.")] = False,
-    license_id: Annotated[str | None, typer.Option("--license", help="For the card, as the Hub names it.")] = None,
-    push: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Upload it to this repository too.")] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="A repository that --push makes is one that all see.")
-    ] = False,
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="License of the model, by its name on the Hub, for the model card.")
+    ] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="ORG/NAME", help="Upload the folder to this repository as well.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Create the pushed repository as public.")] = False,
 ) -> None:
-    """Writes a run's policy as a folder that transformers and vLLM load, with a model card and checksums."""
+    """Write a run's policy as a folder that transformers and vLLM load, with a model card and checksums."""
     from vision_sr1.cli.export import policy as exporting
 
     def work() -> None:
@@ -180,13 +189,15 @@ def export(
 
 @app.command()
 def ask(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Exported folder, or any in Hugging Face format.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Exported folder, or another model folder in Hugging Face format.")
+    ],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="An image file.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question about it.")],
     overrides: Overrides = None,
-    config: Annotated[Path | None, typer.Option(help="A run's file; default: what the export brings.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Run file; default: the one in the exported folder.")] = None,
 ) -> None:
-    """Asks a model about an image: description, think, answer, and whether the description alone leads to the same."""
+    """Ask a model about an image: description, reasoning, answer, and the answer from the description alone."""
     from vision_sr1.cli.ask import Model, print_answer, settings_of
 
     def work() -> None:
@@ -202,18 +213,22 @@ def evaluate(
     overrides: Overrides = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[=SET]", help="paper, text, images, all, a benchmark, or a set of your own."),
+        typer.Option(metavar="NAME[=SET]", help="paper, text, images, all, a benchmark, or your own data set."),
     ] = None,
-    version: Annotated[str, typer.Option(help="Of a run: a checkpoint's number, latest, or best.")] = "latest",
-    rows: Annotated[int | None, typer.Option(min=1, help="Of each set at most, the first.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A run's file; default: what the run or the export has.")] = None,
+    version: Annotated[str, typer.Option(help="Checkpoint of the run: a number, latest, or best.")] = "latest",
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of rows per data set, from its start.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Run file; default: the one of the run or the exported folder.")
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Default: RUN/evaluations/RUN-VERSION, or runs/evaluation-MODEL."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Move earlier answers to NAME.before-TIME.")] = False,
 ) -> None:
-    """Evaluates on benchmarks, through actors and reward service; an evaluation that was stopped goes on."""
+    """Evaluate on benchmarks, through actors and reward service; continues an evaluation that was stopped."""
     from vision_sr1.cli.evaluation import evaluate as evaluation
     from vision_sr1.cli.evaluation.report import print_report
     from vision_sr1.cli.export.policy import place_of
@@ -236,12 +251,12 @@ def evaluate(
 @app.command()
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name; only its configuration is read.")],
-    gpus: Annotated[int, typer.Option(min=1, help="How many there are, for learner and actors together.")],
-    gpu: Annotated[str, typer.Option(help="Their kind, such as H100, A100, L40S; or their memory in GiB.")] = "H100",
-    config: Annotated[Path | None, typer.Option(help="A run's file whose lengths and batches to plan for.")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs for learner and actors together.")],
+    gpu: Annotated[str, typer.Option(help="GPU model, such as H100, A100, L40S; or its memory in GiB.")] = "H100",
+    config: Annotated[Path | None, typer.Option(help="Run file whose lengths and batch sizes to plan for.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Says what a model needs: memory by ZeRO stage and offload, a split of the GPUs, bytes per publication, YAML."""
+    """Plan the resources of a model: memory by ZeRO stage and offload, GPU split, bytes per publication, YAML."""
     from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
     from vision_sr1.cli.planning.plan_table import print_plan
 
@@ -255,7 +270,7 @@ def plan(
 
 @app.command()
 def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Checks this installation, and the cluster as it is seen from here; the exit status is 1 where something fails."""
+    """Check this installation and the cluster as seen from here; the exit status is 1 if a check fails."""
     from vision_sr1.cli.doctor import examine
 
     failed = False
@@ -270,7 +285,7 @@ def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def version() -> None:
-    """Prints the version."""
+    """Print the version."""
     console.print(__version__)
 
 

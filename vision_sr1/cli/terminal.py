@@ -13,8 +13,10 @@ console = Console(soft_wrap=True)  # the terminal breaks lines: paths can be cop
 errors = Console(stderr=True, soft_wrap=True)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Changes to the file.")]
-Seed = Annotated[int, typer.Option(min=0, help="The result is a function of it.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings that override the file.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed; equal seeds give equal results.")]
 
 
 class Commands(TyperGroup):

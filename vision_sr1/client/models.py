@@ -270,7 +270,7 @@ class LetterView(BaseModel):
 
 
 class Pipeline(BaseModel):
-    """What is on the streams, who answers, and what was set aside."""
+    """What is on the streams, who answers, and the dead letters."""
 
     streams: list[StreamView]
     actors: list[ActorView]

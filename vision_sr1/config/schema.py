@@ -59,7 +59,9 @@ class RunConfig(Section):
     """What this run is called and where its files go."""
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
-    dir: HomePath = Field(Path("runs"), description="Folder of all runs; this one's files go to dir/name.")
+    dir: HomePath = Field(
+        Path("runs"), description="Folder that contains all runs; the files of this run go to dir/name."
+    )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the data order, of sampling and of weight initialization."
     )
@@ -78,9 +80,9 @@ class ModelConfig(Section):
         description="Folder or hub name of the initial weights, in Hugging Face format.",
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="Of the weights in actors and in the learner's forward pass."
+        "bfloat16", description="Data type of the weights in the actors and in the learner's forward pass."
     )
-    max_model_len: Positive = Field(14848, description="Prompt and response tokens of one sequence, at most.")
+    max_model_len: Positive = Field(14848, description="Maximum length of a sequence, prompt and response, in tokens.")
     min_pixels: Positive = Field(262_144, description="Smaller images are enlarged to this many pixels.")
     max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
 
@@ -88,9 +90,12 @@ class ModelConfig(Section):
 class SourceConfig(Section):
     """One of several sets that are mixed."""
 
-    path: str = Field(description="File, several by a pattern, folder, or name on a hub; @split at its end.")
+    path: str = Field(description="File, glob pattern, folder, or hub name; append @split to choose a split.")
     weight: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="How often an epoch has each of its rows: 2 twice, 0.5 every other."
+        1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How often each row occurs in an epoch: 2 is twice, 0.5 every other epoch.",
     )
 
 
@@ -108,79 +113,94 @@ class DataConfig(Section):
 
     train: Sources = Field([], description="RL prompts: one set, or a list of them.")
     evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each one set.")
-    sft: Sources = Field([], description="Conversations for supervised stages: one set, or a list of them.")
-    sft_evaluation: Sources = Field([], description="Held-out conversations, to watch supervised stages by.")
+    sft: Sources = Field([], description="Conversations for supervised fine-tuning: one set, or a list of sets.")
+    sft_evaluation: Sources = Field([], description="Held-out conversations to evaluate supervised fine-tuning on.")
     prompt_key: str = Field("problem", description="Column of the question; `a.b` is the field b of a column a.")
     answer_key: str = Field("answer", description="Column of the reference answer.")
     image_key: str = Field("images", description="Column of the images: one, or a list, of bytes/path structs.")
-    source_key: str = Field("data_source", description="Column naming the source; optional in the data.")
+    source_key: str = Field("data_source", description="Column with the name of the data source; may be absent.")
     scene_key: str = Field(
-        "scene", description="Column of the true description for description fidelity; optional in the data."
+        "scene", description="Column with the true description, for description fidelity; may be absent."
     )
     prompt_template: str = Field(
-        "answer", description="Jinja file, or name of a built-in template, that turns a question into a prompt."
+        "answer", description="Jinja file, or name of a built-in template, that renders a question as a prompt."
     )
-    max_image_bytes: Positive = Field(20_000_000, description="Larger encoded images are refused.")
+    max_image_bytes: Positive = Field(20_000_000, description="Larger encoded images are rejected.")
     max_image_pixels: Positive = Field(
-        89_478_485, description="Images of more pixels are refused before they are decoded."
+        89_478_485, description="Images with more pixels are rejected before they are decoded."
     )
     image_root: HomePath | None = Field(
-        None, description="Folder that image paths in the data start from and stay in; default: the data file's own."
+        None,
+        description="Folder that image paths are relative to and must stay in; default: the folder of the data file.",
     )
 
 
 class SamplingConfig(Section):
     """How answers are sampled while training; evaluation is greedy."""
 
-    group_size: Annotated[int, Field(ge=2)] = Field(8, description="Answers per prompt (G of GRPO).")
+    group_size: Annotated[int, Field(ge=2)] = Field(8, description="Responses per prompt (G in GRPO).")
     temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="Softmax temperature.")
-    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.99, description="Nucleus sampling mass.")
-    max_prompt_tokens: Positive = Field(12_800, description="Longer prompts, images included, are refused.")
-    max_tokens: Positive = Field(2048, description="Response tokens at most.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="Nucleus sampling: probability mass that is sampled from."
+    )
+    max_prompt_tokens: Positive = Field(12_800, description="Longer prompts, image tokens included, are rejected.")
+    max_tokens: Positive = Field(2048, description="Maximum number of response tokens.")
     deterministic_sampling: bool = Field(
         True,
-        description="Give each sample a random stream of its own, which follows from run.seed and its prompt's id; "
-        "without, sampling is a little faster and no run repeats another.",
+        description="Seed every sample from run.seed and its prompt id, so that runs are reproducible. Off: slightly "
+        "faster, not reproducible.",
     )
 
 
 class ActorsConfig(Section):
     """The vLLM actor servers."""
 
-    count: Positive = Field(1, description="Actors that the local launcher starts.")
-    host: str = Field("127.0.0.1", description="Address an actor listens on and announces.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="gRPC port; 0 takes a free one.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one.")
+    count: Positive = Field(1, description="Number of actors that the local launcher starts.")
+    host: str = Field("127.0.0.1", description="Address that an actor listens on and announces.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="gRPC port; 0 chooses a free one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses CUDA where it is available.")
     tensor_parallel_size: Positive = Field(1, description="GPUs per actor.")
-    prompts_in_flight: Positive = Field(64, description="Prompts one actor answers at once.")
-    max_num_seqs: Positive = Field(256, description="Sequences vLLM decodes in one batch.")
-    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(1.0, description="Key-value cache on CPU actors, GiB.")
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.85, description="Share of GPU memory for vLLM."
+    prompts_in_flight: Positive = Field(64, description="Prompts that one actor answers concurrently.")
+    max_num_seqs: Positive = Field(256, description="Maximum number of sequences in a vLLM decoding batch.")
+    kv_cache_gib: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Size of the key-value cache on CPU actors, GiB."
     )
-    enforce_eager: bool = Field(False, description="Skip graph capture: slower, starts faster. Always on CPU.")
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.85, description="Fraction of GPU memory that vLLM may use."
+    )
+    enforce_eager: bool = Field(
+        False, description="Disable graph capture: starts faster, generates slower. Always on for CPUs."
+    )
     enable_prefix_caching: bool = Field(True, description="Reuse key-value blocks of equal prefixes.")
     cpu_threads: Positive = Field(1, description="OpenMP threads of a CPU actor's engine.")
-    heartbeat_s: Seconds = Field(2.0, description="Between announcements; gone after five are missed.")
-    drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish prompts before handing them back.")
+    heartbeat_s: Seconds = Field(
+        2.0, description="Interval between heartbeats; an actor that misses five has left the fleet."
+    )
+    drain_s: Seconds = Field(
+        1.0, description="Time after SIGTERM to finish prompts before they are returned to the stream."
+    )
 
 
 class RequeryConfig(Section):
     """The second rollout: the policy answers from its description alone."""
 
     template: str = Field(
-        "requery", description="Jinja file or built-in template: description and question to re-query prompt."
+        "requery",
+        description="Jinja file, or name of a built-in template, that renders description and question as the "
+        "re-query.",
     )
-    samples: Positive = Field(1, description="Answers to one re-query; the reward `visual` is the mean of theirs.")
-    temperature: float | None = Field(None, ge=0, description="0 is greedy; null: that of the rollout.")
+    samples: Positive = Field(1, description="Responses per re-query; the reward `visual` is the mean over them.")
+    temperature: float | None = Field(
+        None, ge=0, description="Sampling temperature of the re-query; 0 is greedy, null uses the rollout's."
+    )
     reuse: Literal["greedy", "always"] = Field(
         "greedy",
-        description="Rollouts of a group with equal descriptions share one re-query: where it is greedy, or always. "
-        "Sampled ones that are shared give the reading of descriptions less to learn from.",
+        description="When rollouts of a group with equal descriptions share one re-query: only where it is greedy, or "
+        "always. Sharing sampled re-queries gives the re-query component fewer samples to learn from.",
     )
-    max_tokens: Positive = Field(2048, description="Response tokens at most.")
-    timeout_s: Seconds = Field(120.0, description="A re-query not answered by then is tried again.")
-    attempts: Positive = Field(3, description="Tries before the reward `visual` is missing.")
+    max_tokens: Positive = Field(2048, description="Maximum number of response tokens.")
+    timeout_s: Seconds = Field(120.0, description="A re-query without an answer is retried after this time.")
+    attempts: Positive = Field(3, description="Attempts before the reward `visual` is missing.")
 
     def is_shared(self, temperature: float) -> bool:
         """Whether equal descriptions share the re-query of a rollout that was sampled at this temperature."""
@@ -195,16 +215,20 @@ class JudgeConfig(Section):
     url: HttpUrl | None = Field(
         None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge."
     )
-    model: str = Field("", description="Name of the model there.")
+    model: str = Field("", description="Model name at that API.")
     answers: bool = Field(
-        True, description="Give the reward `judge`: it answers from every description. Without, it only grades."
+        True,
+        description="Give the reward `judge`, for which the model answers from every description. Off: the model only "
+        "grades.",
     )
     api_key: SecretStr | None = Field(None, description="Set it with VISION_SR1_JUDGE_API_KEY, not in a file.")
-    max_tokens: Positive = Field(2048, description="Tokens of one judgement at most.")
-    timeout_s: Seconds = Field(60.0, description="For one try.")
-    attempts: Positive = Field(3, description="Tries, with a pause that doubles, before the reward is missing.")
-    requests_in_flight: Positive = Field(32, description="Asked at once by one replica; a server batches them.")
-    requests_per_minute: int | None = Field(None, gt=0, description="Of one replica at most; null: no limit.")
+    max_tokens: Positive = Field(2048, description="Maximum number of tokens per judgement.")
+    timeout_s: Seconds = Field(60.0, description="Timeout of one attempt.")
+    attempts: Positive = Field(3, description="Attempts, with exponential backoff, before the reward is missing.")
+    requests_in_flight: Positive = Field(32, description="Concurrent requests of one replica.")
+    requests_per_minute: int | None = Field(
+        None, gt=0, description="Maximum request rate of one replica; null: unlimited."
+    )
     usd_per_million_prompt_tokens: float = Field(0.0, ge=0, description="Price, for the cost metric.")
     usd_per_million_completion_tokens: float = Field(0.0, ge=0, description="Price, for the cost metric.")
 
@@ -218,12 +242,14 @@ class RewardFunctionConfig(Section):
         description="module:function; null: the entry point of this name in the group vision_sr1.rewards.",
     )
     per: Literal["rollout", "group"] = Field(
-        "rollout", description="What it is given: one answer, or all answers to a prompt."
+        "rollout", description="What the function receives: one response, or all responses to a prompt."
     )
-    range: tuple[float, float] = Field((0.0, 1.0), description="Least and greatest value; others count as missing.")
-    images: bool = Field(False, description="Whether it is given the prompt's images, as encoded files.")
-    timeout_s: Seconds = Field(10.0, description="For one try.")
-    attempts: Positive = Field(2, description="Tries before the reward is missing.")
+    range: tuple[float, float] = Field(
+        (0.0, 1.0), description="Minimum and maximum value; a value outside counts as missing."
+    )
+    images: bool = Field(False, description="Pass the prompt's images to the function, as encoded files.")
+    timeout_s: Seconds = Field(10.0, description="Timeout of one attempt.")
+    attempts: Positive = Field(2, description="Attempts before the reward is missing.")
 
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:
@@ -237,12 +263,14 @@ class ApiConfig(Section):
 
     token: SecretStr | None = Field(
         None,
-        description="Bearer token that requests must have; may be null only where reward.host is a loopback address. "
-        "Set it with VISION_SR1_API_TOKEN, not in a file.",
+        description="Bearer token that requests must present; may be null only where reward.host is a loopback "
+        "address. Set it with VISION_SR1_API_TOKEN, not in a file.",
     )
-    cors_origins: list[str] = Field([], description="Origins of other pages that may ask, such as https://lab.example.")
-    max_request_bytes: Positive = Field(1_000_000, description="Larger request bodies are refused.")
-    requests_per_minute: Positive = Field(1200, description="Of one client at most.")
+    cors_origins: list[str] = Field(
+        [], description="Origins of other pages that may call the API, such as https://lab.example."
+    )
+    max_request_bytes: Positive = Field(1_000_000, description="Larger request bodies are rejected.")
+    requests_per_minute: Positive = Field(1200, description="Maximum request rate of one client.")
 
 
 class TracesConfig(Section):
@@ -254,12 +282,16 @@ class TracesConfig(Section):
         "null: traces.sqlite in the run's folder.",
     )
     password: SecretStr | None = Field(None, description="Set it with VISION_SR1_TRACES_PASSWORD, not in a file.")
-    buffer: Positive = Field(20_000, description="Traces waiting for the store at most; then dropped.")
-    sample: Annotated[float, Field(ge=0, le=1)] = Field(
-        1.0, description="Share of groups whose traces are kept; statistics count all."
+    buffer: Positive = Field(
+        20_000, description="Maximum number of traces that wait for the store; further traces are dropped."
     )
-    keep_days: float | None = Field(None, gt=0, description="Older traces are removed; null: none.")
-    keep_count: int | None = Field(None, gt=0, description="All but so many of the newest are removed; null: none.")
+    sample: Annotated[float, Field(ge=0, le=1)] = Field(
+        1.0, description="Fraction of groups whose traces are stored; statistics include all."
+    )
+    keep_days: float | None = Field(None, gt=0, description="Older traces are deleted; null: never.")
+    keep_count: int | None = Field(
+        None, gt=0, description="Number of traces to keep, the newest; older ones are deleted; null: all."
+    )
 
 
 class RewardConfig(Section):
@@ -268,29 +300,33 @@ class RewardConfig(Section):
     host: str = Field("127.0.0.1", description="Address of the REST API.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8088, description="Port of the REST API.")
     grader: GraderName = Field(
-        "mathruler", description="Rule that compares answers; `judge` asks the model at judge.url instead."
+        "mathruler", description="Rule that compares an answer with the reference; `judge` uses the model at judge.url."
     )
-    graders: dict[str, GraderName] = Field({}, description="Other rules by data source.")
+    graders: dict[str, GraderName] = Field({}, description="Rule per data source, where it differs from `grader`.")
     second_grader: GraderName | None = Field(
         None,
-        description="Rule that also grades each answer: the reward `grader_disagreement` is 1 where the two differ; "
-        "no other reward changes. null: none.",
+        description="Second rule that grades every answer: the reward `grader_disagreement` is 1 where the two rules "
+        "differ. It changes no other reward. null: none.",
     )
-    grading_timeout_s: Seconds = Field(5.0, description="A grader that takes longer is killed; the reward is missing.")
-    processes: Positive = Field(1, description="Of one replica, in which graders run; as many for `functions`.")
-    numeric_tolerance: float = Field(0.01, ge=0, description="Relative error that the grader `numeric` lets pass.")
+    grading_timeout_s: Seconds = Field(
+        5.0, description="A grader that takes longer is killed, and the reward is missing."
+    )
+    processes: Positive = Field(1, description="Processes of one replica that run graders; as many run `functions`.")
+    numeric_tolerance: float = Field(0.01, ge=0, description="Relative error that the grader `numeric` accepts.")
     response_format: ResponseFormat = Field(
-        "description_think_answer", description="Blocks that the reward `format` asks of a response, in this order."
+        "description_think_answer", description="Blocks that the reward `format` requires, in this order."
     )
     overlong_buffer_tokens: int = Field(
         0,
         ge=0,
-        description="The reward `overlong` falls from 0 to -1 over the last so many tokens before sampling.max_tokens "
-        "(DAPO); 0: -1 where the response was cut off.",
+        description="The reward `overlong` falls from 0 to -1 over this many tokens before sampling.max_tokens "
+        "(DAPO); 0: -1 for truncated responses only.",
     )
-    functions: dict[str, RewardFunctionConfig] = Field({}, description="Rewards of your own by name.")
-    rollouts_in_flight: Positive = Field(512, description="Rollouts scored at once by one replica.")
-    drain_s: Seconds = Field(1.0, description="On SIGTERM: time to finish rollouts before handing them back.")
+    functions: dict[str, RewardFunctionConfig] = Field({}, description="Your own reward functions, by name.")
+    rollouts_in_flight: Positive = Field(512, description="Rollouts that one replica scores concurrently.")
+    drain_s: Seconds = Field(
+        1.0, description="Time after SIGTERM to finish rollouts before they are returned to the stream."
+    )
     api: ApiConfig = ApiConfig()
     traces: TracesConfig = TracesConfig()
     requery: RequeryConfig = RequeryConfig()
@@ -346,39 +382,47 @@ class ComponentConfig(Section):
     """One component of the objective: a reward, the tokens it trains, and its own clipping and KL."""
 
     name: str = Field(description="Label in metrics.")
-    reward: dict[str, float] = Field(min_length=1, description="Named rewards and their factors, summed.")
-    tokens: list[TokenSet] = Field(min_length=1, description="Sets of tokens that the component trains.")
-    weight: float = Field(1.0, ge=0, description="Factor of the component in the loss (lambda).")
+    reward: dict[str, float] = Field(
+        min_length=1, description="Rewards by name with their factors; the component uses the weighted sum."
+    )
+    tokens: list[TokenSet] = Field(min_length=1, description="Token sets that the component trains.")
+    weight: float = Field(1.0, ge=0, description="Weight of the component in the loss (lambda).")
     advantage: AdvantageNormalizer = Field(
         "group",
-        description="A reward minus its group's mean, over the group's deviation (group: GRPO) or not (group_mean: "
-        "Dr. GRPO); minus the mean of the group's other rewards (leave_one_out: RLOO); or each named reward on its own "
-        "as in GRPO, summed by factors and divided by the deviation over the batch (gdpo).",
+        description="Advantage estimator over the group. group: (r - mean) / std (GRPO). group_mean: r - mean (Dr. "
+        "GRPO). leave_one_out: r minus the mean of the others (RLOO). gdpo: every reward normalized in "
+        "its group, summed by factors, divided by the std over the batch.",
     )
     ratio: Literal["token", "sequence"] = Field(
-        "token", description="Ratio of each token, or the geometric mean over the sequence's tokens (sequence: GSPO)."
+        "token", description="Importance ratio per token, or its geometric mean over the sequence (sequence: GSPO)."
     )
-    clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios below 1 - this are clipped.")
-    clip_ratio_high: float = Field(0.3, gt=0, description="Ratios above 1 + this are clipped.")
+    clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios are clipped below at 1 - this value.")
+    clip_ratio_high: float = Field(0.3, gt=0, description="Ratios are clipped above at 1 + this value.")
     clip_ratio_dual: float | None = Field(
-        3.0, gt=1, description="A token of negative advantage counts at most this often; null: without this limit."
+        3.0,
+        gt=1,
+        description="Dual-clip constant c: for A < 0 the surrogate is bounded below by c A (arXiv 1912.09729); null "
+        "disables it.",
     )
-    kl_coef: float = Field(0.01, ge=0, description="Factor of KL(policy || reference) in the loss (beta).")
+    kl_coef: float = Field(0.01, ge=0, description="Coefficient of KL(policy || reference) in the loss (beta).")
     kl_estimator: KlEstimator = Field(
-        "low_var_kl", description="Schulman's k1, k2 or k3; low_var_kl: k3 clamped as in the paper's code."
+        "low_var_kl",
+        description="KL estimator: Schulman's k1, k2 or k3; low_var_kl is k3 clamped as in the authors' code.",
     )
 
 
 class SftConfig(Section):
     """Supervised fine-tuning: the tiny base model and the cold start."""
 
-    steps: int | None = Field(None, gt=0, description="Optimizer steps; default: `epochs` over the data.")
-    epochs: Positive = Field(3, description="Passes over the data when `steps` is not given.")
+    steps: int | None = Field(
+        None, gt=0, description="Number of optimizer steps; default: `epochs` passes over the data."
+    )
+    epochs: Positive = Field(3, description="Passes over the data where `steps` is not set.")
     sequences_per_step: Positive = Field(128, description="Conversations per optimizer step, over all ranks.")
-    learning_rate: float = Field(1e-5, gt=0, description="Peak; cosine decay to a tenth of it.")
-    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Share of steps with a rising learning rate.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate; cosine decay to a tenth of it.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Fraction of steps with linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
-    freeze_vision: bool = Field(True, description="Leave vision tower and projector as they are.")
+    freeze_vision: bool = Field(True, description="Freeze the vision tower and the projector.")
     evaluate_every: int = Field(
         100, ge=0, description="Steps between evaluations on data.sft_evaluation; 0: only after the last."
     )
@@ -393,34 +437,35 @@ class OffPolicyConfig(Section):
 
     recompute_proximal: bool = Field(
         False,
-        description="Take ratios to the trainer's own log-probabilities before the batch, one more forward pass, and "
-        "weight tokens by the truncated ratio of those to the actors'; otherwise take ratios to the actors'.",
+        description="Recompute old log-probabilities with the trainer before each batch (one extra forward pass); "
+        "ratios are clipped against them, and tokens are weighted by the truncated importance ratio "
+        "(decoupled PPO). Off: ratios are taken against the actors' log-probabilities.",
     )
     max_importance_weight: float = Field(
-        2.0, ge=1, description="Where importance weights are truncated; of effect with recompute_proximal."
+        2.0, ge=1, description="Upper bound of importance weights; used with recompute_proximal."
     )
     stale_token_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Factor of a token's weight for each version by which it is staler than max_staleness; "
-        "0 drops such tokens, 1 lets them count in full.",
+        description="Weight factor per version by which a token exceeds max_staleness; 0 masks such tokens, 1 keeps "
+        "their full weight.",
     )
 
 
 class LoraConfig(Section):
     """Low-rank adapters in place of full fine-tuning; checkpoints have merged weights."""
 
-    rank: int = Field(0, ge=0, le=512, description="Rank of the adapters; 0: full fine-tuning.")
-    alpha: float = Field(32.0, gt=0, description="The adapters' product counts alpha / rank.")
+    rank: int = Field(0, ge=0, le=512, description="Rank of the low-rank adapters; 0: full fine-tuning.")
+    alpha: float = Field(32.0, gt=0, description="Scale of the adapters: their product is multiplied by alpha / rank.")
     target_modules: str = Field(
         r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
-        description="Regular expression of the linear modules that get one.",
+        description="Regular expression of the linear modules that get an adapter.",
     )
     publish: Literal["merged", "adapter"] = Field(
         "merged",
-        description="Actors get all weights merged, or only the adapters beside the weights of model.path: less to "
-        "send, slower generation.",
+        description="merged: publish all weights. adapter: publish only the adapters, beside the weights of "
+        "model.path; transfers less, generates slower.",
     )
 
     @property
@@ -432,9 +477,11 @@ class LoraConfig(Section):
 class ReferenceConfig(Section):
     """The frozen policy of the KL term; there is none where every component's kl_coef is 0."""
 
-    offload: bool = Field(False, description="Keep its weights in CPU memory, sharded, and fetch them layer by layer.")
+    offload: bool = Field(
+        False, description="Keep the reference's weights in CPU memory, sharded, and fetch them layer by layer."
+    )
     refresh_every: int = Field(
-        0, ge=0, description="Batches after which the current policy becomes the reference; 0: never."
+        0, ge=0, description="Number of batches after which the current policy becomes the reference; 0: never."
     )
 
 
@@ -443,43 +490,55 @@ class GroupsConfig(Section):
 
     dynamic_sampling: bool = Field(
         False,
-        description="Leave out groups whose rewards are all equal in every component, and draw others in their place "
-        "(dynamic sampling of DAPO).",
+        description="Drop groups with zero advantage in every component and sample other prompts instead (dynamic "
+        "sampling of DAPO).",
     )
     replacement_rounds: Positive = Field(
-        5, description="Times that left-out groups of a batch are replaced; then it is learned from as it is."
+        5,
+        description="Maximum number of times that dropped groups of a batch are replaced; the batch is then used as "
+        "it is.",
     )
     mask_truncated: bool = Field(
-        False, description="Train no token of a sequence that was cut off at its token limit (DAPO)."
+        False, description="Mask all tokens of sequences that were truncated at the token limit (DAPO)."
     )
 
 
 class WeightsConfig(Section):
     """Publishing weights to the actors."""
 
-    backend: Literal["auto", "nccl", "gloo"] = Field("auto", description="auto: nccl on CUDA, gloo on CPUs.")
-    bucket_mib: Annotated[float, Field(gt=0)] = Field(64.0, description="Parameters packed per broadcast, MiB.")
-    sync_timeout_s: Seconds = Field(
-        60.0, description="An actor that dies or stalls in a publication is found, and left out, within this time."
+    backend: Literal["auto", "nccl", "gloo"] = Field(
+        "auto", description="Transfer backend; auto: nccl on CUDA, gloo on CPUs."
     )
-    attempts: Positive = Field(5, description="Tries, each with the actors then alive, before the run stops.")
+    bucket_mib: Annotated[float, Field(gt=0)] = Field(64.0, description="Size of one broadcast, MiB.")
+    sync_timeout_s: Seconds = Field(
+        60.0, description="An actor that does not finish its part of an update within this time is excluded."
+    )
+    attempts: Positive = Field(
+        5, description="Attempts to publish a version, each with the actors then alive, before the run stops."
+    )
     verify_every: int = Field(
         20,
         ge=0,
-        description="At the start and every so many versions, a probe's log-probabilities are compared with the "
-        "trainer's, with the images and with others; 0: not.",
+        description="Compare the actors' log-probabilities with the trainer's at the start and every this many "
+        "versions, with the prompts' images and with replaced ones; 0: never.",
     )
     verify_tolerance: Annotated[float, Field(gt=0)] = Field(
-        0.05, description="Mean difference of a probe's log-probabilities at which the run stops."
+        0.05, description="Mean absolute difference of log-probabilities at which the run stops."
     )
     update_mode: Literal["in_flight", "wait", "abort"] = Field(
-        "in_flight", description="Generations under way at an update: continue, are waited for, or begin again."
+        "in_flight",
+        description="What happens to running generations at an update: in_flight continues them with the new weights, "
+        "wait finishes them first, abort restarts them.",
     )
     same_weights_grace_s: Seconds = Field(
-        2.0, description="An actor keeps its weights so long for the re-queries of rollouts that it has finished."
+        2.0, description="How long an actor keeps its weights for the re-queries of finished rollouts."
     )
-    send: Literal["full", "delta"] = Field("full", description="delta: between full versions only what has changed.")
-    full_sync_every: Positive = Field(16, description="With delta, every so many versions all weights are sent.")
+    send: Literal["full", "delta"] = Field(
+        "full", description="full transfers all weights; delta transfers only changed elements between full transfers."
+    )
+    full_sync_every: Positive = Field(
+        16, description="With delta: every this many versions all weights are transferred."
+    )
 
     @model_validator(mode="after")
     def _grace_ends_in_time(self) -> Self:
@@ -494,36 +553,41 @@ class WeightsConfig(Section):
 class LearnerConfig(Section):
     """The DeepSpeed learner."""
 
-    processes: Positive = Field(1, description="Ranks that the local launcher starts with torchrun.")
-    batches: int = Field(100, ge=0, description="Batches to train; 0 only publishes and evaluates.")
-    prompts_per_batch: Positive = Field(512, description="Prompts answered by one policy version.")
-    prompts_per_step: Positive = Field(128, description="Prompts per optimizer step; divides prompts_per_batch.")
-    max_staleness: int = Field(0, ge=0, description="Versions a rollout may be behind; 0 is synchronous.")
+    processes: Positive = Field(1, description="Number of ranks that the local launcher starts with torchrun.")
+    batches: int = Field(100, ge=0, description="Number of batches to train; 0 only publishes and evaluates.")
+    prompts_per_batch: Positive = Field(512, description="Prompts per batch; one policy version answers them.")
+    prompts_per_step: Positive = Field(128, description="Prompts per optimizer step; must divide prompts_per_batch.")
+    max_staleness: int = Field(
+        0, ge=0, description="Maximum number of versions by which a rollout may be behind; 0 is synchronous."
+    )
     learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate, constant.")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    freeze_vision: bool = Field(False, description="Leave vision tower and projector as they are in RL.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
+    freeze_vision: bool = Field(False, description="Freeze the vision tower and the projector in RL.")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
     micro_batch_tokens: Positive = Field(
         16384,
-        description="Tokens per forward pass, a shared prompt counted once; longer sequences go alone.",
+        description="Tokens per forward pass, with a shared prompt counted once; a longer sequence gets a pass of its "
+        "own.",
     )
-    logits_chunk_tokens: Positive = Field(1024, description="Positions whose logits exist at once.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, slower.")
+    logits_chunk_tokens: Positive = Field(1024, description="Number of positions whose logits are in memory at once.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, slower."
+    )
     preset: str | None = Field(
-        "vision_sr1", description="Named objective, with what it needs of prompts and rewards; null: give `components`."
+        "vision_sr1", description="Named objective with its prompt and reward settings; null: set `components`."
     )
     components: list[ComponentConfig] = Field([], description="The objective's components; default: the preset's.")
-    advantage_epsilon: float = Field(1e-6, gt=0, description="Added to a group's standard deviation.")
+    advantage_epsilon: float = Field(1e-6, gt=0, description="Added to the standard deviation of a group.")
     evaluate_every: int = Field(5, ge=0, description="Batches between evaluations; 0: only first and last.")
     checkpoint_every: Positive = Field(15, description="Batches between checkpoints.")
-    keep_checkpoints: Positive = Field(2, description="Latest checkpoints kept.")
+    keep_checkpoints: Positive = Field(2, description="Number of latest checkpoints to keep.")
     keep_best: str | None = Field(
         None,
-        description="Scalar of the evaluation, such as eval_accuracy/normal, by which the best checkpoint is kept too; "
-        "null: only the latest.",
+        description="Evaluation metric, such as eval_accuracy/normal, by which the best checkpoint is kept as well; "
+        "null: only the latest are kept.",
     )
-    groups_timeout_s: Seconds = Field(600.0, description="With no scored group for this long the run stops.")
+    groups_timeout_s: Seconds = Field(600.0, description="The run stops when no scored group arrives for this time.")
     resume: bool = Field(False, description="Continue from the run's last checkpoint.")
     off_policy: OffPolicyConfig = OffPolicyConfig()
     lora: LoraConfig = LoraConfig()
@@ -554,14 +618,16 @@ class EvaluationConfig(Section):
     """`vision-sr1 eval` (docs/evaluation.md)."""
 
     benchmarks: dict[str, list[str]] = Field(
-        {}, description="By name, the sets to read in place of the published ones; unknown names are sets of your own."
+        {}, description="Data set per benchmark, in place of the published one; other names are benchmarks of your own."
     )
-    rows: int | None = Field(None, gt=0, description="Of each set at most, the first; null: all.")
-    prompts_in_flight: Positive = Field(512, description="Questions issued and not answered at once.")
+    rows: int | None = Field(None, gt=0, description="Maximum number of rows per set, from its start; null: all.")
+    prompts_in_flight: Positive = Field(
+        512, description="Maximum number of questions that are issued and not answered yet."
+    )
     judge_open_answers: bool = Field(
-        False, description="Answers to questions without options are compared by the model at reward.judge.url."
+        False, description="Grade answers to questions without options with the model at reward.judge.url."
     )
-    resamples: Positive = Field(1000, description="Bootstrap samples behind each confidence interval.")
+    resamples: Positive = Field(1000, description="Number of bootstrap resamples for confidence intervals.")
 
 
 class StreamsConfig(Section):
@@ -573,29 +639,36 @@ class StreamsConfig(Section):
         "null: the local launcher starts an embedded server.",
     )
     password: SecretStr | None = Field(None, description="Set it with VISION_SR1_REDIS_PASSWORD, not in a file.")
-    lease_s: Seconds = Field(15.0, description="Entries of a consumer silent for this long go to another.")
-    max_deliveries: Positive = Field(5, description="Deliveries before an entry goes to the dead letters.")
+    lease_s: Seconds = Field(
+        15.0, description="Entries of a consumer that is silent for this long are delivered to another."
+    )
+    max_deliveries: Positive = Field(
+        5, description="Number of deliveries after which an entry goes to the dead letters."
+    )
     incomplete_groups: Literal["complete", "drop"] = Field(
         "complete",
-        description="A group of which a rollout went to the dead letters: learned from without it, or not at all.",
+        description="A group that lost a rollout to the dead letters is completed without it, or dropped.",
     )
-    image_ttl_s: Positive = Field(600, description="Images are kept for so long after the last use of their prompts.")
-    id_ttl_s: Positive = Field(86_400, description="For this long a repeated id is recognised.")
-    timeout_s: Seconds = Field(10.0, description="For one answer of the server.")
+    image_ttl_s: Positive = Field(600, description="How long images are kept after the last prompt that uses them.")
+    id_ttl_s: Positive = Field(86_400, description="How long a repeated id is recognized.")
+    timeout_s: Seconds = Field(10.0, description="Timeout of one command.")
     retry_for_s: Seconds = Field(
-        300.0, description="A server that is gone, full, frozen or failing over is waited for; then the service ends."
+        300.0,
+        description="How long commands are retried while the server is down, full, frozen or failing over; then the "
+        "service ends.",
     )
 
 
 class TlsConfig(Section):
     """Mutual TLS of gRPC between services. Redis has its own switch: a URL that begins with rediss://."""
 
-    enabled: bool = Field(False, description="Both sides of every call show a certificate of the same authority.")
-    certificate: Path = Field(Path("/etc/vision-sr1/tls/tls.crt"), description="This service's, PEM.")
-    key: Path = Field(Path("/etc/vision-sr1/tls/tls.key"), description="Its private key, PEM.")
-    ca: Path = Field(Path("/etc/vision-sr1/tls/ca.crt"), description="The authority's certificate, PEM.")
+    enabled: bool = Field(False, description="Both sides of every call present a certificate of the same authority.")
+    certificate: Path = Field(Path("/etc/vision-sr1/tls/tls.crt"), description="Certificate of this service, PEM.")
+    key: Path = Field(Path("/etc/vision-sr1/tls/tls.key"), description="Private key of this service, PEM.")
+    ca: Path = Field(Path("/etc/vision-sr1/tls/ca.crt"), description="Certificate of the authority, PEM.")
     server_name: str = Field(
-        "vision-sr1-actor", description="DNS name in the actors' certificates, whatever their addresses are."
+        "vision-sr1-actor",
+        description="DNS name in the actors' certificates; it replaces their addresses in the check.",
     )
 
 
@@ -604,21 +677,25 @@ class MetricsConfig(Section):
 
     host: str = Field("127.0.0.1", description="Address of the /metrics endpoints.")
     actor_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        9110, description="Of the actor; 0: off. The launcher gives its n-th actor this plus n."
+        9110, description="Metrics port of an actor; 0: off. The launcher adds the actor's number."
     )
     learner_port: Annotated[int, Field(ge=0, le=65535)] = Field(
-        9102, description="Of the first learner rank on each machine; 0: off."
+        9102, description="Metrics port of the first learner rank on each machine; 0: off."
     )
-    tensorboard: bool = Field(True, description="Write event files to the run's folder.")
+    tensorboard: bool = Field(True, description="Write TensorBoard event files to the run's folder.")
     trackers: list[TrackerName] = Field(
-        [], description="Curves and samples go there too; needs the packages of `vision-sr1[tracking]`."
+        [],
+        description="Experiment trackers that also receive curves and examples; needs the packages of "
+        "`vision-sr1[tracking]`.",
     )
-    project: str = Field("vision-sr1", description="What trackers gather runs under; MLflow calls it an experiment.")
-    samples: int = Field(8, ge=0, description="Answers of each evaluation and split that are shown with their images.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level logged.")
+    project: str = Field("vision-sr1", description="Project name in trackers; MLflow calls it an experiment.")
+    samples: int = Field(
+        8, ge=0, description="Number of answers per evaluation and split that trackers show with their images."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum level of log events.")
     otlp_endpoint: HttpUrl | None = Field(
         None,
-        description="Where OpenTelemetry spans go, over HTTP, such as http://collector:4318/v1/traces; null: nowhere.",
+        description="OTLP/HTTP endpoint for OpenTelemetry spans, such as http://collector:4318/v1/traces; null: off.",
     )
 
 

@@ -114,7 +114,11 @@ class Questions:
         turns = messages(value, where)
         if any(turn.role == "system" for turn in turns) and not self._told_of_system_prompts:
             self._told_of_system_prompts = True
-            log.warning("system prompts are left out: data.prompt_template says what is asked", source=self.source)
+            log.warning(
+                "system_prompts_ignored",
+                message="System prompts of the data set are ignored; data.prompt_template replaces them",
+                source=self.source,
+            )
         asked = [turn for turn in turns if turn.role != "system"]
         if [turn.role for turn in asked] != ["user"]:
             said = ", ".join(turn.role for turn in asked) or "none"

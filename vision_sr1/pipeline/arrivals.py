@@ -11,7 +11,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
-STRAYS = Counter("vision_sr1_learner_stray_groups", "Groups let go of because nobody waits for them.", ["stream"])
+STRAYS = Counter("vision_sr1_learner_stray_groups", "Groups discarded because no step is waiting for them.", ["stream"])
 
 
 class GroupArrivals:
@@ -46,7 +46,12 @@ class GroupArrivals:
     async def discard_stray(self, entry: Entry) -> None:
         """Removes a group that nobody waits for."""
         STRAYS.labels(self._stream.name).inc()
-        log.info("group let go of: nobody waits for it", stream=self._stream.name, item=entry.item)
+        log.info(
+            "stray_group_discarded",
+            message="Discarded a group that no step is waiting for",
+            stream=self._stream.name,
+            item=entry.item,
+        )
         await self._stream.acknowledge([entry])
 
     async def _read(self, entry: Entry) -> pb.ScoredGroup:

@@ -16,7 +16,7 @@ class NoDeadLetterError(LookupError):
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One entry that was set aside.
+    """One entry that could not be handled.
 
     Attributes:
         name: "{stream}/{item}", by which it is asked for.
@@ -84,7 +84,7 @@ class DeadLetters:
             await pipe.execute()
 
     async def drop(self, letter: DeadLetter) -> None:
-        """Forgets an entry."""
+        """Delete a dead letter."""
         await self._redis.xdel(self._keys.stream(DEAD_STREAM), letter.entry_id)
 
 

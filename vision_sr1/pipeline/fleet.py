@@ -14,8 +14,8 @@ from vision_sr1.v1.pipeline_pb2 import ActorInfo, PublishedWeights
 
 log = structlog.get_logger()
 
-ACTORS = Gauge("vision_sr1_fleet_actors", "Actors that announce themselves, as this process sees it.")
-CHANGES = Counter("vision_sr1_fleet_changes", "Actors that joined, were gone, or were set aside.", ["change"])
+ACTORS = Gauge("vision_sr1_fleet_actors", "Actors with a recent heartbeat, as seen by this process.")
+CHANGES = Counter("vision_sr1_fleet_changes", "Actors that joined, left, or were excluded.", ["change"])
 
 MISSED_HEARTBEATS = 5
 _NEVER = 2**64
@@ -84,26 +84,37 @@ class FleetView:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._seen: dict[str, ActorInfo] = {}
-        self._aside: dict[str, int] = {}  # the heartbeat with which they were set aside
+        self._excluded: dict[str, int] = {}  # the heartbeat with which they were excluded
 
     async def look(self) -> list[ActorInfo]:
-        """Actors alive and not set aside, by id."""
+        """Actors alive and not excluded, by id."""
         alive = {actor.id: actor for actor in await self._fleet.alive()}
         for actor_id in alive.keys() - self._seen.keys():
             actor = alive[actor_id]
-            log.info("actor joined", actor=actor_id, address=actor.address, policy_version=actor.policy_version)
+            log.info(
+                "actor_joined",
+                message="An actor joined the fleet",
+                actor=actor_id,
+                address=actor.address,
+                policy_version=actor.policy_version,
+            )
             CHANGES.labels("joined").inc()
         for actor_id in self._seen.keys() - alive.keys():
-            log.warning("actor is gone", actor=actor_id, address=self._seen[actor_id].address)
+            log.warning(
+                "actor_left",
+                message="An actor left the fleet or missed its heartbeats",
+                actor=actor_id,
+                address=self._seen[actor_id].address,
+            )
             CHANGES.labels("gone").inc()
-        self._aside = {i: beat for i, beat in self._aside.items() if i in alive and alive[i].beat <= beat}
+        self._excluded = {i: beat for i, beat in self._excluded.items() if i in alive and alive[i].beat <= beat}
         self._seen = alive
         ACTORS.set(len(alive))
-        return [actor for actor_id, actor in alive.items() if actor_id not in self._aside]
+        return [actor for actor_id, actor in alive.items() if actor_id not in self._excluded]
 
     async def exclude(self, actor_ids: list[str], *, for_good: bool = False) -> None:
         """Does not count on these until their hearts beat again; or, for good, until they come back under a new id."""
         for actor in await self._fleet.alive():
             if actor.id in actor_ids:
-                self._aside[actor.id] = _NEVER if for_good else max(actor.beat, self._aside.get(actor.id, 0))
+                self._excluded[actor.id] = _NEVER if for_good else max(actor.beat, self._excluded.get(actor.id, 0))
                 CHANGES.labels("set_aside").inc()

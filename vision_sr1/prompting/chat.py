@@ -6,7 +6,7 @@ from prometheus_client import Counter
 
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
-DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in the text of prompts, made plain text.")
+DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in prompts that were escaped.")
 
 
 class ImageMarkerError(ValueError):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from prometheus_client import Counter
 
-MENDED = Counter("vision_sr1_images_mended", "Images that were made plain pictures, by what they were.", ["what"])
+MENDED = Counter("vision_sr1_images_mended", "Images that were normalized, by their former kind.", ["what"])
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # of an image that is decoded; larger ones are taken for decompression bombs

@@ -20,4 +20,4 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]], timeout_s: float) -> Non
             task.cancel()
         _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
     for task in left:
-        log.error("a task does not end", task=repr(task.get_coro()))
+        log.error("task_not_ending", message="A background task ignores its cancellation", task=repr(task.get_coro()))

@@ -35,7 +35,7 @@ def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argpar
         config = loaded.config
         configure_logging(config, parser.prog)
         for renamed in loaded.renamed:
-            log.warning("setting has another name", setting=renamed)
+            log.warning("setting_renamed", message="A setting was given under its former name", setting=renamed)
         configure_tracing(config, parser.prog)
         return serve(config, arguments) or 0
     except UserError as error:

@@ -48,7 +48,7 @@ class Blobs:
         data = await self._redis.get(self._keys.blob(ref.sha256))
         if data is None:
             raise BlobMissingError(
-                f"image {ref.sha256} is not in the blob store: it was let go of more than {self._ttl_s} s ago "
+                f"image {ref.sha256} is not in the blob store: it was released more than {self._ttl_s} s ago "
                 "(streams.image_ttl_s), or the server lost it"
             )
         image: bytes = data

@@ -1,4 +1,4 @@
-"""A service's loop over a stream: many entries at once, leases kept, failures retried, the spent set aside."""
+"""A service's loop over a stream: many entries at once, leases kept, failures retried, the rest moved to the dead letters."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ class Consumer:
         stream: opened with a consumer group.
         handle: an exception of a `permanent` type sets the entry aside with its message; any other leaves it pending,
             to be delivered again when its lease ends, `max_deliveries` times at most.
-        without: hands over an entry that was set aside, so that nobody waits for its results.
+        without: commits the consequence of an entry that went to the dead letters, so that no service waits for its results.
         capacity: entries handled at once.
         drain_s: at the end, time to finish entries before they are handed back.
         ready: entries are taken only while this is set.
@@ -94,9 +94,19 @@ class Consumer:
             async with asyncio.timeout(self._drain_s + 1.0):
                 await self._stream.give_back(list(self._held.values()))
         except (RedisError, TimeoutError) as error:
-            log.warning("not handed back: others wait for the lease", stream=self._stream.name, error=repr(error))
+            log.warning(
+                "entries_not_returned",
+                message="Unfinished entries could not be returned; other consumers get them after the lease",
+                stream=self._stream.name,
+                error=repr(error),
+            )
         else:
-            log.info("handed back", stream=self._stream.name, entries=len(self._held))
+            log.info(
+                "entries_returned",
+                message="Returned unfinished entries to the stream",
+                stream=self._stream.name,
+                entries=len(self._held),
+            )
 
     async def _read(self) -> None:
         free = self._capacity - len(self._tasks)
@@ -114,7 +124,13 @@ class Consumer:
         try:
             outcome = await self._outcome(entry)
         except Exception as error:
-            log.error("failed, will be delivered again", stream=self._stream.name, item=entry.item, exc_info=error)
+            log.error(
+                "entry_failed",
+                message="Handling an entry failed; it will be delivered again",
+                stream=self._stream.name,
+                item=entry.item,
+                exc_info=error,
+            )
             await self._note_failure(entry, error)
             outcome = "failed"
         self._held.pop(entry.entry_id, None)  # unless cancelled: then it is handed back
@@ -140,7 +156,13 @@ class Consumer:
         try:
             await self._stream.note_failure(entry, repr(error))
         except RedisError as lost:
-            log.warning("failure not noted", stream=self._stream.name, item=entry.item, error=str(lost))
+            log.warning(
+                "failure_not_recorded",
+                message="The reason of a failure could not be written to Redis",
+                stream=self._stream.name,
+                item=entry.item,
+                error=str(lost),
+            )
 
     async def _renew_lease(self) -> None:
         while True:
@@ -148,7 +170,12 @@ class Consumer:
             try:
                 await self._stream.renew(list(self._held.values()))
             except RedisError as error:
-                log.warning("lease not renewed", stream=self._stream.name, error=str(error))
+                log.warning(
+                    "lease_not_renewed",
+                    message="Leases of entries in progress could not be renewed",
+                    stream=self._stream.name,
+                    error=str(error),
+                )
 
 
 async def _until_set(event: asyncio.Event, timeout: float) -> None:

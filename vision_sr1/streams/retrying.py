@@ -25,8 +25,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 log = structlog.get_logger()
 
-UP = Gauge("vision_sr1_redis_up", "1 while Redis does what this process asks of it.")
-RETRIES = Counter("vision_sr1_redis_retries", "Commands sent to Redis again, by the reason.", ["reason"])
+UP = Gauge("vision_sr1_redis_up", "1 while Redis executes the commands of this process.")
+RETRIES = Counter("vision_sr1_redis_retries", "Redis commands that were retried, by reason.", ["reason"])
 
 AT_ONCE = 16  # commands of one process, each on a connection of its own
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
@@ -118,14 +118,20 @@ class RetryPolicy:
         if not self._is_out:
             self._is_out = True
             UP.set(0)
-            log.error("Redis is not available", reason=reason, error=str(error), waiting_s=self._retry_for_s)
+            log.error(
+                "redis_unavailable",
+                message="Redis is not available; retrying commands",
+                reason=reason,
+                error=str(error),
+                waiting_s=self._retry_for_s,
+            )
 
     def _note_answer(self, seconds: float) -> None:
         if self._is_out:
             self._is_out = False
             self._steady_since = time.monotonic()
             UP.set(1)
-            log.info("Redis is available again")
+            log.info("redis_available", message="Redis is available again")
         elif seconds > SLOW_S:
             self._steady_since = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""One stream as one consumer group sees it: read, keep the lease, hand over, set aside what keeps failing."""
+"""One stream as one consumer group sees it: read, keep the lease, commit, dead-letter what keeps failing."""
 
 import time
 from collections.abc import Awaitable
@@ -17,7 +17,7 @@ from vision_sr1.streams.retrying import RetryingRedis
 
 log = structlog.get_logger()
 
-DEAD = Counter("vision_sr1_dead_letters", "Entries set aside after too many deliveries.", ["stream"])
+DEAD = Counter("vision_sr1_dead_letters", "Entries moved to the dead letters.", ["stream"])
 REPEATED = Counter("vision_sr1_repeated_outputs", "Outputs refused because their id was already written.", ["stream"])
 
 OWN_AT_ONCE = 64  # entries per reply when a consumer reads what it held
@@ -165,10 +165,17 @@ class Stream:
         )
         if new:
             DEAD.labels(self.name).inc()
-            log.error("set aside", stream=self.name, item=entry.item, deliveries=entry.deliveries, error=error)
+            log.error(
+                "entry_dead_lettered",
+                message="Moved an entry to the dead letters",
+                stream=self.name,
+                item=entry.item,
+                deliveries=entry.deliveries,
+                error=error,
+            )
 
     def is_spent(self, entry: Entry) -> bool:
-        """Whether the entry was delivered so often that it should be set aside."""
+        """Whether the entry was delivered so often that it belongs to the dead letters."""
         return entry.deliveries > self._config.max_deliveries
 
     async def depth(self) -> int:
@@ -182,7 +189,12 @@ class Stream:
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            log.error("consumer group is gone, made again", stream=self.name, group=self._group)
+            log.error(
+                "consumer_group_recreated",
+                message="The consumer group was missing and was created again",
+                stream=self.name,
+                group=self._group,
+            )
             await self.open()
             return []
 
@@ -236,7 +248,12 @@ class Stream:
             pending = await self._redis.xpending_range(self._key, self._group, entry_id, entry_id, 1)
             entries.append(_entry(entry_id, fields, pending[0]["times_delivered"] if pending else 1))
         if entries:
-            log.warning("claimed from a silent consumer", stream=self.name, entries=len(entries))
+            log.warning(
+                "entries_claimed",
+                message="Took over entries of a consumer that stopped renewing its lease",
+                stream=self.name,
+                entries=len(entries),
+            )
         return entries
 
     async def _run_hand_over(self, entry_id: bytes | str, outputs: list[Output]) -> int:

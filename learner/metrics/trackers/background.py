@@ -23,7 +23,7 @@ from vision_sr1.config import Config, ConfigError, TrackerName
 
 log = structlog.get_logger()
 
-LOST = Counter("vision_sr1_learner_tracker_lost", "Steps and tables that trackers did not take.", ["tracker"])
+LOST = Counter("vision_sr1_learner_tracker_lost", "Steps and tables that a tracker did not accept.", ["tracker"])
 BEHIND = 256  # steps and tables that a tracker may be
 OPEN_AGAIN_S = 60.0
 END_S = 30.0
@@ -100,7 +100,11 @@ class _Thread:
     def wait(self, deadline: float) -> None:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():
-            log.error("tracker does not end: what it was to show may be lost", tracker=self._name)
+            log.error(
+                "tracker_close_timed_out",
+                message="The tracker did not finish in time; its last steps may be lost",
+                tracker=self._name,
+            )
 
     def _run(self) -> None:
         tracker: Tracker | None = None
@@ -111,7 +115,12 @@ class _Thread:
                 try:
                     tracker = self._make()
                 except BaseException as error:  # some raise SystemExit where nobody is logged in
-                    log.error("tracker cannot be opened", tracker=self._name, error=repr(error))
+                    log.error(
+                        "tracker_open_failed",
+                        message="The tracker could not be opened; trying again later",
+                        tracker=self._name,
+                        error=repr(error),
+                    )
             if tracker is None:
                 self._lose("it could not be opened")
                 continue
@@ -123,8 +132,13 @@ class _Thread:
             try:
                 tracker.close()
             except Exception as error:
-                log.error("tracker cannot be closed", tracker=self._name, error=repr(error))
+                log.error(
+                    "tracker_close_failed",
+                    message="The tracker could not be closed",
+                    tracker=self._name,
+                    error=repr(error),
+                )
 
     def _lose(self, reason: str) -> None:
         LOST.labels(self._name).inc()
-        log.warning("tracker did not take a step", tracker=self._name, reason=reason)
+        log.warning("tracker_step_lost", message="The tracker did not accept a step", tracker=self._name, reason=reason)

@@ -25,7 +25,7 @@ function panels(found) {
       [s.name, s.depth, `${rounded(s.age_s, 0)} s`, s.pending, s.dead])),
     panel("Actors", ["actor", "address", "device", "policy version"], found.actors.map((a) =>
       [a.id, a.address, a.device, a.policy_version < newest ? `${a.policy_version} (behind ${newest})` : a.policy_version])),
-    panel("Dead letters", ["letter", "error", "deliveries", "set aside"], found.dead_letters.map((x) =>
+    panel("Dead letters", ["letter", "error", "deliveries", "moved"], found.dead_letters.map((x) =>
       [x.name, x.error, x.deliveries, `${rounded(x.age_s / 60, 0)} min ago`])),
   ];
 }

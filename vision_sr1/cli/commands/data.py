@@ -22,16 +22,19 @@ if TYPE_CHECKING:
     from vision_sr1.data.questions import QuestionRow
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: made, looked at, mixed, split and converted.")
+data_app = typer.Typer(no_args_is_help=True, help="Make, check, show, mix, split and convert data sets.")
 
 SHOWN = 10  # of the rows that something is said of, for each thing said
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="File (parquet, arrow, json, jsonl, csv, tsv), folder, or hub name; @SPLIT after it."
+        metavar="SOURCE",
+        help="File (parquet, arrow, json, jsonl, csv, tsv), folder, or hub name; append @SPLIT to choose a split.",
     ),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="The run's file, for its data.* and model.*.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="Run file whose data.* and model.* settings are used.")
+]
 Output = Annotated[Path, typer.Argument(metavar="FILE", help="The parquet file to write.")]
 
 
@@ -40,10 +43,10 @@ def data_check(
     source: Source,
     overrides: Overrides = None,
     config: ConfigFile = None,
-    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with samples.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Rows on the page.")] = 40,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page with sample rows.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Number of rows on the page.")] = 40,
 ) -> None:
-    """Reads every row as training would; the exit status is 1 where some cannot be used."""
+    """Read every row as training would; the exit status is 1 if rows cannot be used."""
     from vision_sr1.cli.dataset.check import check, open_rows
     from vision_sr1.cli.dataset.page import Samples
     from vision_sr1.data.lengths import PromptLengths
@@ -86,7 +89,7 @@ def data_check(
 
 @data_app.command("convert")
 def data_convert(source: Source, file: Output, overrides: Overrides = None, config: ConfigFile = None) -> None:
-    """Writes a set as one parquet file that needs no settings, its images within it."""
+    """Write a data set as one parquet file with its images, in the default columns."""
     from vision_sr1.cli.dataset.files import convert
 
     effective = load(config, overrides).config
@@ -98,11 +101,14 @@ def data_convert(source: Source, file: Output, overrides: Overrides = None, conf
 @data_app.command("mix")
 def data_mix(
     file: Output,
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE[=WEIGHT]...", help="Sets; 2: each row twice.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE[=WEIGHT]...", help="Data sets to mix; weight 2 takes each row twice."),
+    ],
     seed: Seed = 0,
     config: ConfigFile = None,
 ) -> None:
-    """Writes several sets as one, each with its weight, in an order that the seed decides."""
+    """Write several data sets as one, each with its weight, in an order given by the seed."""
     from vision_sr1.cli.dataset.files import mix
 
     effective = load(config, None).config
@@ -116,11 +122,13 @@ def data_split(
     source: Source,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="For train.parquet and held_out.parquet.")],
     overrides: Overrides = None,
-    held_out: Annotated[float, typer.Option(min=0.0, help="Rows held out; below 1, their share.")] = 0.05,
+    held_out: Annotated[
+        float, typer.Option(min=0.0, help="Number of rows to hold out; below 1, their fraction.")
+    ] = 0.05,
     seed: Seed = 0,
     config: ConfigFile = None,
 ) -> None:
-    """Holds some rows out to evaluate on; no image is on both sides."""
+    """Split off held-out rows for evaluation; no image is in both parts."""
     from vision_sr1.cli.dataset.files import split
 
     effective = load(config, overrides).config
@@ -135,7 +143,7 @@ def _add_task_command(task: str, what: str, example: str) -> None:
 
     @data_app.command(task, help=what)
     def write(
-        folder: Annotated[Path, typer.Argument(help="Where the parquet files go.")],
+        folder: Annotated[Path, typer.Argument(help="Folder for the parquet files.")],
         seed: Seed = 0,
         train: Annotated[int, typer.Option(min=1, help="Rows of train.parquet.")] = 4096,
         base: Annotated[int, typer.Option(min=1, help="Rows of base.parquet.")] = 22_400,

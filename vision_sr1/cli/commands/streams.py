@@ -47,7 +47,7 @@ def list_dead(config: Config, console: Console) -> None:
 
     async def look(redis: RetryingRedis) -> None:
         letters = await DeadLetters(redis, Keys(config.run.name)).all()
-        table = Table("letter", "set aside", "deliveries", "error", box=None, pad_edge=False)
+        table = Table("letter", "moved", "deliveries", "error", box=None, pad_edge=False)
         for letter in letters:
             table.add_row(letter.name, f"{letter.age_s:.0f} s ago", str(letter.deliveries), letter.error)
         console.print(table if letters else "no dead letters")
@@ -61,7 +61,7 @@ def show_dead(config: Config, name: str, console: Console) -> None:
     async def look(redis: RetryingRedis) -> None:
         for letter in await _named(DeadLetters(redis, Keys(config.run.name)), name):
             console.print(f"{letter.name}: {letter.error}", style="bold", highlight=False, markup=False)
-            console.print(f"delivered {letter.deliveries} times, set aside by {letter.consumer}", highlight=False)
+            console.print(f"delivered {letter.deliveries} times, last to {letter.consumer}", highlight=False)
             console.print(_message(letter), highlight=False, markup=False, soft_wrap=True)
 
     _on_streams(config, look)

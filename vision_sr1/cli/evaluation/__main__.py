@@ -28,7 +28,7 @@ async def ask(config: Config, version: int) -> bool:
 def main() -> int:
     """Asks; the exit status is 2 for a mistake in the configuration or the data, 1 where no answers came."""
     parser = argparse.ArgumentParser(prog="evaluation", description=__doc__)
-    parser.add_argument("--policy-version", type=int, required=True, help="that the actors hold")
+    parser.add_argument("--policy-version", type=int, required=True, help="policy version that the actors hold")
 
     def run(config: Config, arguments: argparse.Namespace) -> int:
         return 0 if asyncio.run(ask(config, arguments.policy_version)) else STOPPED

@@ -28,7 +28,7 @@ SAID_EVERY_S = 2.0
 AT_ONCE = 64
 REFUSED = Counter("vision_sr1_evaluation_rows_refused", "Rows of benchmarks that could not be used.", ["benchmark"])
 UNANSWERED = Counter("vision_sr1_evaluation_unanswered", "Questions that no actor could answer.", ["benchmark"])
-ASKED_AGAIN = Counter("vision_sr1_evaluation_asked_again", "Questions issued again because the streams lost them.")
+ASKED_AGAIN = Counter("vision_sr1_evaluation_asked_again", "Questions issued again because Redis lost them.")
 
 
 class NoAnswersError(RuntimeError):
@@ -96,7 +96,9 @@ class BenchmarkCollector:
             for index, item in asked.items(records.__contains__):
                 if isinstance(item, DataError):
                     REFUSED.labels(name).inc()
-                    log.error("row refused", benchmark=name, error=str(item))
+                    log.error(
+                        "row_refused", message="The row cannot be used and is skipped", benchmark=name, error=str(item)
+                    )
                     records.add({"index": index, "refused": str(item)})
                 else:
                     source = data_source(name, item, self._config.evaluation)
@@ -128,7 +130,11 @@ class BenchmarkCollector:
         kept: Record = {"benchmark": question.benchmark, "tags": question.item.tags}
         if not group.rollouts:
             UNANSWERED.labels(question.benchmark).inc()
-            log.error("not answered: `vision-sr1 streams dead list` says why", item=group.id)
+            log.error(
+                "question_unanswered",
+                message="No actor could answer the question; see `vision-sr1 streams dead list`",
+                item=group.id,
+            )
             return kept | unanswered(question.index, question.row)
         record = answer_record(group.id, question.row, group.rollouts[0])
         return kept | record | {"index": question.index}
