@@ -1,4 +1,4 @@
-"""A service's loop over a stream: many entries at once, leases kept, failures retried, the rest moved to the dead letters."""
+"""A service's loop over a stream: many entries at once, leases kept, failures retried, then dead-lettered."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ class Consumer:
         stream: opened with a consumer group.
         handle: an exception of a `permanent` type sets the entry aside with its message; any other leaves it pending,
             to be delivered again when its lease ends, `max_deliveries` times at most.
-        without: commits the consequence of an entry that went to the dead letters, so that no service waits for its results.
+        without: writes in place of a dead-lettered entry what tells others not to wait for its results.
         capacity: entries handled at once.
         drain_s: at the end, time to finish entries before they are handed back.
         ready: entries are taken only while this is set.
