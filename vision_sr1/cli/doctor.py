@@ -32,6 +32,7 @@ from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 
+NAME = "vision-sr1"  # of this package, to pip
 ANSWER_S = 5.0  # for one answer of another service
 SETTLE_S = 10.0  # while weights are published, not all have them
 CLOCK_SKEW_S = 2.0
@@ -65,21 +66,37 @@ def examine(config: Config) -> Iterator[Finding]:
 def versions() -> list[Finding]:
     """Installed packages against the versions that this release was tested with."""
     wrong, checked = [], 0
-    for line in importlib.metadata.requires("vision-sr1") or []:
-        requirement = Requirement(line)
+    requirements = [Requirement(line) for line in importlib.metadata.requires(NAME) or []]
+    extras = _with_extras("cli", requirements)
+    for requirement in (one for one in requirements if one.name != NAME):
         try:
             found = importlib.metadata.version(requirement.name)
         except importlib.metadata.PackageNotFoundError:
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            if any(_is_of(requirement, extra) for extra in extras):
                 wrong.append(f"{requirement.name} is not installed")
             continue
         checked += 1
         if not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
             wrong.append(f"{requirement.name} {found}, not {requirement.specifier}")
     if wrong:
-        cure = "install them as this release names them: `make install`, or `pip install 'vision-sr1[gpu]'`"
+        cure = "install them as this release names them: `make install`, or `pip install 'vision-sr1[cli,gpu]'`"
         return [Finding("versions", "failed", "; ".join(wrong), cure)]
     return [Finding("versions", "ok", f"{checked} packages")]
+
+
+def _with_extras(extra: str, requirements: list[Requirement]) -> set[str]:
+    """An extra of this package and those that it includes; "" is what every installation has."""
+    found, todo = {""}, [extra]
+    while todo:
+        found.add(name := todo.pop())
+        todo += [
+            other for one in requirements if one.name == NAME and _is_of(one, name) for other in one.extras - found
+        ]
+    return found
+
+
+def _is_of(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def devices(config: Config) -> list[Finding]:

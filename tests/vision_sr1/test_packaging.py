@@ -1,0 +1,117 @@
+"""What each package imports is what its extra installs; the client alone needs neither torch nor Redis."""
+
+import ast
+import importlib.metadata
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+OURS = {"actors", "learner", "reward_service", "vision_sr1"}
+EXTRAS = {"actors": "actors", "learner": "learner", "reward_service": "reward", "vision_sr1/cli": "cli"}
+ENGINE = {"vllm", "triton"}  # of the extras `cpu` and `gpu`
+TRACKERS = {"wandb", "mlflow", "trackio"}  # of the extra `tracking`
+# What comes with a package whose extra it is part of, and is imported beside it.
+COMES_WITH = {
+    "google": "protobuf",
+    "latex2sympy2_extended": "math-verify",
+    "pydantic_core": "pydantic",
+    "starlette": "fastapi",
+    "sympy": "math-verify",
+    "tokenizers": "transformers",
+}
+
+
+packages_distributions = cache(importlib.metadata.packages_distributions)  # reads every package's files
+
+
+def sources() -> dict[str, Path]:
+    """Files by module."""
+    found = {}
+    for package in OURS:
+        for file in (ROOT / package).rglob("*.py"):
+            found[".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = file
+    return found
+
+
+SOURCES = sources()
+
+
+def imported(module: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def libraries(folder: str) -> set[str]:
+    """Top-level names that a package imports, and what it imports of ours with it."""
+    prefix = folder.replace("/", ".")
+    todo = [module for module in SOURCES if module == prefix or module.startswith(f"{prefix}.")]
+    seen: set[str] = set()
+    found: set[str] = set()
+    while todo:
+        module = todo.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        for name in imported(module):
+            top = name.partition(".")[0]
+            if top not in OURS:
+                found.add(top)
+            elif name in SOURCES:
+                todo.append(name)
+        todo += [parent for parent in (module.rpartition(".")[0],) if parent in SOURCES]
+    return found - sys.stdlib_module_names
+
+
+def installed_by(extra: str | None) -> set[str]:
+    """Names of the packages that an extra brings, and those that every installation has."""
+    names = {Requirement(line).name for line in PROJECT["dependencies"]}
+    todo = [extra] if extra else []
+    while todo:
+        for line in PROJECT["optional-dependencies"][todo.pop()]:
+            requirement = Requirement(line)
+            names.add(requirement.name)
+            todo += requirement.extras if requirement.name == PROJECT["name"] else []
+    return {canonicalize_name(name) for name in names}
+
+
+@pytest.mark.parametrize("folder", EXTRAS)
+def test_an_extra_brings_what_its_package_imports(folder: str):
+    distributions = packages_distributions()
+    brought = installed_by(EXTRAS[folder])
+    lacking = {
+        name
+        for name in libraries(folder) - ENGINE - TRACKERS
+        if not {COMES_WITH.get(name, ""), *map(canonicalize_name, distributions.get(name, [name]))} & brought
+    }
+    assert not lacking, f"{EXTRAS[folder]} lacks {lacking}"
+
+
+def test_the_client_needs_what_every_installation_has():
+    assert libraries("vision_sr1/client") <= installed_by(None)
+
+
+def test_the_client_is_there_without_anything_else():
+    blocked = ["torch", "transformers", "redis", "typer", "yaml", "grpc", "numpy"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked})); import vision_sr1.client; print('there')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "there\n", done.stderr
+
+
+def test_the_command_names_what_is_not_installed():
+    code = "import sys; sys.modules['typer'] = None; from vision_sr1.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("typer is not installed: the command needs `pip install 'vision-sr1[cli,cpu]'`")
