@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from tests.conftest import TINY
 from vision_sr1.cli.launcher.changes import print_changes
 from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.config.loading import RENAMED
 from vision_sr1.data.fingerprint import TAIL_BYTES, fingerprint
 from vision_sr1.data.tables import load_table
 from vision_sr1.resuming.changes import EFFECTS, ORIGIN, Stage, changes, origin
@@ -240,3 +241,16 @@ def test_every_setting_whose_change_has_an_effect_exists():
         for name in key.split("."):
             assert name in section.model_fields, key
             section = section.model_fields[name].annotation
+
+
+def test_a_checkpoint_that_has_former_names_of_settings_is_compared_by_the_present_ones(tmp_path: Path):
+    checkpoint = Checkpoint(tmp_path, "rl")
+    file = checkpoint.folder / "trainer.json"
+    state = json.loads(file.read_text())
+    kept = state[ORIGIN]["settings"]
+    former_names = {present: former for former, present in RENAMED.items()}
+    state[ORIGIN]["settings"] = {former_names.get(key, key): value for key, value in kept.items()}
+    assert state[ORIGIN]["settings"].keys() & RENAMED.keys()
+    file.write_text(json.dumps(state))
+    assert checkpoint.changes() == {}
+    assert checkpoint.changes("sampling.deterministic_sampling=false").keys() == {"sampling.deterministic_sampling"}
