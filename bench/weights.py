@@ -34,7 +34,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.buckets import Packer, Part
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.gloo_group import GlooGroup
-from vision_sr1.weights.transfer_group import Epoch, Rendezvous, TransferError
+from vision_sr1.weights.transfer_group import Rendezvous, TransferError, TransferGroup
 
 if TYPE_CHECKING:
     from learner.publishing.fleet_transfer import FleetTransfer
@@ -212,7 +212,7 @@ def generating(address: str) -> Iterator[None]:
 
 def bare_broadcast(size: int, receivers: int, rounds: int, bucket_bytes: int) -> float:
     """Seconds to send so many bytes to processes that only receive."""
-    epoch = Epoch.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
+    epoch = TransferGroup.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
     spawn = multiprocessing.get_context("spawn")
     others = [
         spawn.Process(
@@ -239,7 +239,7 @@ def bare_broadcast(size: int, receivers: int, rounds: int, bucket_bytes: int) ->
 
 def receive(port: int, rank: int, world_size: int, size: int, rounds: int, bucket_bytes: int) -> None:
     """One receiver."""
-    epoch = Epoch(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
+    epoch = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
     group = GlooGroup(epoch)
     buckets = chunks(size, bucket_bytes)
     for _ in range(rounds + 1):

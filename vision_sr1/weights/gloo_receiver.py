@@ -26,7 +26,7 @@ from vision_sr1.weights.digests import digest
 from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.gloo_group import GlooGroup
-from vision_sr1.weights.transfer_group import Epoch, Rendezvous
+from vision_sr1.weights.transfer_group import Rendezvous, TransferGroup
 
 
 @dataclass
@@ -107,14 +107,14 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     @keeps_failure
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Joins the group of this epoch, leaving any earlier one.
+        """Joins the transfer group, leaving any earlier one.
 
         Raises:
             TransferError: not all members came in time.
         """
         self.shutdown()
         self._delta = init_info.delta
-        epoch = Epoch(
+        transfer_group = TransferGroup(
             Rendezvous(
                 master_address=init_info.master_address,
                 master_port=init_info.master_port,
@@ -124,7 +124,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 timeout_s=init_info.timeout_s,
             )
         )
-        self._group = GlooGroup(epoch)
+        self._group = GlooGroup(transfer_group)
 
     def start_weight_update(self) -> None:
         """Forgets what an earlier update left that was not finished."""
@@ -140,7 +140,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
         Raises:
             RuntimeError: no group was joined.
-            TransferError: asked to wait for all buckets, and one did not come in time or a member broke the epoch off.
+            TransferError: asked to wait for all buckets, and one did not come in time or a member broke the group off.
         """
         if update_info.also == "forget":
             self.start_weight_update()
@@ -163,8 +163,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             group.broadcast(buffer)
             return list(views(parts, buffer))
 
-        self._bucket = group.epoch.start(receive)
-        self._received.append(partial(group.epoch.wait_for, self._bucket))
+        self._bucket = group.transfer_group.start(receive)
+        self._received.append(partial(group.transfer_group.wait_for, self._bucket))
 
     @keeps_failure
     def finish_weight_update(self) -> None:

@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.base import (
 from vision_sr1.weights.buckets import Packer, Part, Patch
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.gloo_group import GlooGroup
-from vision_sr1.weights.transfer_group import Epoch
+from vision_sr1.weights.transfer_group import TransferGroup
 
 
 @dataclass
@@ -98,7 +98,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         weights = iter(self.source)
         try:
             if self._group is not None:
-                with self._group.epoch.naming_silent_members():
+                with self._group.transfer_group.naming_silent_members():
                     self.client.start_weight_update()
                     self._send(weights, self._group)
                     self.client.finish_weight_update()
@@ -114,17 +114,19 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         on_the_wire: Future[None] | None = None
         for parts, buffer in self._packer.pack(self._contents(weights)):
             if announced is not None:
-                group.epoch.wait_for(announced)  # receivers take buckets in the order in which they hear of them
-            announced = group.epoch.start(partial(self.client.update_weights, _update_info(parts)))
+                group.transfer_group.wait_for(
+                    announced
+                )  # receivers take buckets in the order in which they hear of them
+            announced = group.transfer_group.start(partial(self.client.update_weights, _update_info(parts)))
             if on_the_wire is not None:
-                group.epoch.wait_for(on_the_wire)
-            on_the_wire = group.epoch.start(partial(group.broadcast, buffer))
+                group.transfer_group.wait_for(on_the_wire)
+            on_the_wire = group.transfer_group.start(partial(group.broadcast, buffer))
             self.sent_bytes += len(buffer)
         if announced is None or on_the_wire is None:
             self.client.update_weights(_update_info([]))
         else:
-            group.epoch.wait_for(announced)
-            group.epoch.wait_for(on_the_wire)
+            group.transfer_group.wait_for(announced)
+            group.transfer_group.wait_for(on_the_wire)
         self.sent_s = time.monotonic() - started
         self._updates += 1
 
@@ -136,20 +138,22 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         return self._sent.changes(weights)
 
     def shutdown(self) -> None:
-        """Ends the epoch."""
+        """Ends the transfer group."""
         if self._group is not None:
             self._group.close()
         self._group = None
 
 
 def _form_group(init_info: GlooTrainerInitInfo, client: VLLMWeightSyncClient) -> GlooGroup:
-    epoch = Epoch.open(init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s)
-    with epoch.naming_silent_members():
-        worker_info = asdict(epoch.rendezvous) | {"rank_offset": 1, "delta": init_info.full_sync_every > 1}
+    transfer_group = TransferGroup.open(
+        init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s
+    )
+    with transfer_group.naming_silent_members():
+        worker_info = asdict(transfer_group.rendezvous) | {"rank_offset": 1, "delta": init_info.full_sync_every > 1}
         del worker_info["rank"]
-        joined = epoch.start(partial(client.init_weight_transfer_engine, worker_info))
-        group = GlooGroup(epoch)
-        epoch.wait_for(joined)
+        joined = transfer_group.start(partial(client.init_weight_transfer_engine, worker_info))
+        group = GlooGroup(transfer_group)
+        transfer_group.wait_for(joined)
     return group
 
 

@@ -21,7 +21,7 @@ from vllm.model_executor.model_loader.checkpoint_weight_patch import (
 from vision_sr1.weights.digests import digest
 from vision_sr1.weights.failures import keeps_failure
 from vision_sr1.weights.files import read_weights
-from vision_sr1.weights.transfer_group import Epoch, Rendezvous
+from vision_sr1.weights.transfer_group import Rendezvous, TransferGroup
 
 
 @dataclass(kw_only=True)
@@ -57,12 +57,12 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
     init_info_cls = BoundedNcclInitInfo
     update_info_cls = BoundedNcclUpdateInfo
     failure = ""
-    _epoch: Epoch | None = None
+    _transfer_group: TransferGroup | None = None
     _reloading = False
 
     @keeps_failure
     def init_transfer_engine(self, init_info: NCCLWeightTransferInitInfo) -> None:
-        """Joins the group of this epoch, leaving any earlier one.
+        """Joins the transfer group, leaving any earlier one.
 
         Raises:
             TransferError: not all members came in time.
@@ -70,7 +70,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
         assert isinstance(init_info, BoundedNcclInitInfo)
         self.shutdown()
         rank = init_info.rank_offset + self.parallel_config.rank
-        self._epoch = Epoch(
+        self._transfer_group = TransferGroup(
             Rendezvous(
                 init_info.store_address,
                 init_info.store_port,
@@ -80,10 +80,10 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
                 init_info.timeout_s,
             )
         )
-        self._epoch.meet()
-        self._epoch.run(partial(self._open_communicator, init_info))
+        self._transfer_group.meet()
+        self._transfer_group.run(partial(self._open_communicator, init_info))
         assert self.model_update_group is not None
-        self._epoch.on_end(self.model_update_group.destroy)
+        self._transfer_group.on_end(self.model_update_group.destroy)
 
     def start_weight_update(self) -> None:
         """Nothing yet: how to begin depends on what comes."""
@@ -98,7 +98,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
         """Receives and loads.
 
         Raises:
-            TransferError: not all came in time, or a member broke the epoch off.
+            TransferError: not all came in time, or a member broke the group off.
         """
         assert isinstance(update_info, BoundedNcclUpdateInfo)
         if update_info.folder:
@@ -107,9 +107,9 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
             return
         if not update_info.names:
             return
-        if self._epoch is None:
+        if self._transfer_group is None:
             raise RuntimeError("init_transfer_engine() must come before receive_weights()")
-        with self._epoch.bounded():
+        with self._transfer_group.bounded():
             if update_info.changed:
                 self._receive_changes(update_info)
             else:
@@ -129,9 +129,9 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
 
     def shutdown(self) -> None:
         """Leaves the group."""
-        if self._epoch is not None:
-            self._epoch.close()
-        self._epoch = None
+        if self._transfer_group is not None:
+            self._transfer_group.close()
+        self._transfer_group = None
         self.model_update_group = None
 
     def _reload(self) -> None:

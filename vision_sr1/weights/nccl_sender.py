@@ -21,7 +21,7 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransf
 from vision_sr1.weights.buckets import Part, Patch
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo
-from vision_sr1.weights.transfer_group import Epoch
+from vision_sr1.weights.transfer_group import TransferGroup
 
 
 @dataclass
@@ -41,7 +41,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
     init_info_cls = BoundedNcclTrainerInitInfo
     client: VLLMWeightSyncClient
     sent_bytes = 0
-    _epoch: Epoch | None = None
+    _transfer_group: TransferGroup | None = None
     _bucket_bytes = 0
     _full_sync_every = 1
     _updates = 0
@@ -79,13 +79,13 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         """Sends the weights and has the actors load them; see `GlooTrainerWeightTransferEngine.send_weights`."""
         whole = self.source
         assert whole is not None
-        if self._epoch is None:
+        if self._transfer_group is None:
             for _ in whole:
                 pass
             return
         weights = iter(whole)
         try:
-            with self._epoch.naming_silent_members(), self._epoch.bounded():
+            with self._transfer_group.naming_silent_members(), self._transfer_group.bounded():
                 if self._sent is not None and self._updates % self._full_sync_every:
                     self._send_changes(weights, self._sent)
                 else:
@@ -97,18 +97,20 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
                 pass
 
     def shutdown(self) -> None:
-        """Ends the epoch."""
-        if self._epoch is not None:
-            self._epoch.close()
-        self._epoch = None
+        """Ends the transfer group."""
+        if self._transfer_group is not None:
+            self._transfer_group.close()
+        self._transfer_group = None
         self.model_update_group = None
 
     def _form_group(self, init_info: BoundedNcclTrainerInitInfo) -> None:
-        epoch = Epoch.open(init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s)
+        transfer_group = TransferGroup.open(
+            init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s
+        )
         unique_id = bytes(NCCLLibrary().ncclGetUniqueId().internal)
         worker_info = {
-            "store_address": epoch.rendezvous.master_address,
-            "store_port": epoch.rendezvous.master_port,
+            "store_address": transfer_group.rendezvous.master_address,
+            "store_port": transfer_group.rendezvous.master_port,
             "epoch": init_info.epoch,
             "rank_offset": 1,
             "world_size": init_info.world_size,
@@ -123,15 +125,15 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             with torch.accelerator.device_index(device):  # this thread has a current device of its own
                 self.model_update_group = uid_init_process_group(unique_id, 0, init_info.world_size, device)
 
-        with epoch.naming_silent_members():
-            joined = epoch.start(partial(self.client.init_weight_transfer_engine, worker_info))
-            epoch.meet()
-            epoch.run(open_communicator)
-            epoch.wait_for(joined)
+        with transfer_group.naming_silent_members():
+            joined = transfer_group.start(partial(self.client.init_weight_transfer_engine, worker_info))
+            transfer_group.meet()
+            transfer_group.run(open_communicator)
+            transfer_group.wait_for(joined)
         assert self.model_update_group is not None
-        epoch.on_end(self.model_update_group.destroy)
-        self.client = _EndsEpoch(self.client, epoch)
-        self._epoch = epoch
+        transfer_group.on_end(self.model_update_group.destroy)
+        self.client = _EndsTransferGroup(self.client, transfer_group)
+        self._transfer_group = transfer_group
 
     def _send_all(self, weights: Iterator[tuple[str, Tensor]], whole: WeightSource) -> None:
         self.sent_bytes = sum(Part(p.name, p.dtype, tuple(p.shape)).bytes for p in whole.metadata())
@@ -160,30 +162,30 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         self.client.finish_weight_update()
 
     def _send_bucket(self, bucket: list[tuple[Part, Patch]]) -> None:
-        group, epoch = self.model_update_group, self._epoch
+        group, transfer_group = self.model_update_group, self._transfer_group
         assert group is not None
-        assert epoch is not None
+        assert transfer_group is not None
         info = {
             "names": [part.name for part, _ in bucket],
             "dtype_names": [str(part.dtype).removeprefix("torch.") for part, _ in bucket],
             "shapes": [list(part.shape) for part, _ in bucket],
             "changed": [part.changed for part, _ in bucket],
         }
-        received = epoch.start(partial(self.client.update_weights, info))
+        received = transfer_group.start(partial(self.client.update_weights, info))
         on_device = [(patch.indices.to(group.device), patch.values.to(group.device)) for _, patch in bucket]
         for indices, values in on_device:
             group.broadcast(indices, src=0)
             group.broadcast(values, src=0)
         torch.cuda.current_stream().synchronize()
-        epoch.wait_for(received)
+        transfer_group.wait_for(received)
 
 
-class _EndsEpoch:
-    """A client whose failed calls end the epoch, so that no broadcast waits for an actor that has failed."""
+class _EndsTransferGroup:
+    """A client whose failed calls end the transfer group, so that no broadcast waits for an actor that has failed."""
 
-    def __init__(self, client: VLLMWeightSyncClient, epoch: Epoch) -> None:
+    def __init__(self, client: VLLMWeightSyncClient, transfer_group: TransferGroup) -> None:
         self._client = client
-        self._epoch = epoch
+        self._transfer_group = transfer_group
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
@@ -192,7 +194,7 @@ class _EndsEpoch:
             try:
                 return call(*arguments, **options)
             except Exception as error:
-                self._epoch.break_off(str(error))
+                self._transfer_group.break_off(str(error))
                 raise
 
         return ending_epoch

@@ -1,7 +1,7 @@
 """One transfer group around its rendezvous: who has come, who is still there, and how any member breaks it off.
 
 Collectives have no way out when a peer dies or stalls. Here every wait on one runs beside a watch, which ends it at a
-deadline, when a member breaks the epoch off, or when the trainer is gone.
+deadline, when a member breaks the group off, or when the trainer is gone.
 """
 
 import threading
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 _BROKEN = "broken"
 _IDLE = timedelta(days=7)
-_ANSWER_S = 2.0  # a living member notices that the epoch was broken off, and says so, in milliseconds
+_ANSWER_S = 2.0  # a living member notices that the group was broken off, and says so, in milliseconds
 
 
 class TransferError(RuntimeError):
@@ -50,7 +50,7 @@ class Rendezvous:
     timeout_s: float
 
 
-class Epoch:
+class TransferGroup:
     """A member's view of one transfer group, from its arrival until it leaves.
 
     Args:
@@ -89,9 +89,9 @@ class Epoch:
         self.run(lambda: self.store.wait(everyone, timedelta(seconds=2 * self.rendezvous.timeout_s)))  # ended before
 
     def start(self, work: Callable[[], T]) -> "Future[T]":
-        """Begins work that waits for other members, in a thread of its own. An error there ends the epoch for all.
+        """Begins work that waits for other members, in a thread of its own. An error there ends the group for all.
 
-        Work is not begun in an epoch that has ended.
+        Work is not begun in a group that has ended.
         """
         outcome: Future[T] = Future()
 
@@ -108,10 +108,10 @@ class Epoch:
         return outcome
 
     def wait_for(self, outcome: "Future[T]") -> T:
-        """The result of work that was started. At the deadline the epoch ends for all, and the work is left behind.
+        """The result of work that was started. At the deadline the group ends for all, and the work is left behind.
 
         Raises:
-            TransferError: the epoch has ended.
+            TransferError: the group has ended.
             Exception: what the work raised.
         """
         with self._lock:
@@ -133,16 +133,16 @@ class Epoch:
         return self.wait_for(self.start(work))
 
     def on_end(self, stop: Callable[[], object]) -> None:
-        """Has `stop` called, once, when the epoch ends: it ends what cannot be left behind (see `bounded`)."""
+        """Has `stop` called, once, when the group ends: it ends what cannot be left behind (see `bounded`)."""
         with self._lock:
             self._stops.append(stop)
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
-        """Ends the epoch at the deadline, for work within that waits in this thread and is ended by `on_end`.
+        """Ends the group at the deadline, for work within that waits in this thread and is ended by `on_end`.
 
         Raises:
-            TransferError: the epoch has ended meanwhile.
+            TransferError: the group has ended meanwhile.
         """
         timeout_s = self.rendezvous.timeout_s
         deadline = threading.Timer(timeout_s, self.break_off, [f"not done within {timeout_s:.0f} s"])
@@ -156,7 +156,7 @@ class Epoch:
             raise TransferError(self._reason)
 
     def break_off(self, reason: str) -> None:
-        """Ends the epoch for all members; the first reason given is the one they hear."""
+        """Ends the group for all members; the first reason given is the one they hear."""
         self._end(reason)
 
         def tell() -> None:
@@ -167,7 +167,7 @@ class Epoch:
 
     @contextmanager
     def naming_silent_members(self) -> Iterator[None]:
-        """Has an error within end the epoch, and be a `SilentMembersError` where some member does not take note."""
+        """Has an error within end the group, and be a `SilentMembersError` where some member does not take note."""
         try:
             yield
         except Exception as error:
@@ -177,7 +177,7 @@ class Epoch:
             raise
 
     def close(self) -> None:
-        """Leaves, which ends the epoch for all members."""
+        """Leaves, which ends the group for all members."""
         self.break_off("the trainer has left" if self.rendezvous.rank == 0 else f"rank {self.rendezvous.rank} has left")
 
     def _silent(self) -> list[int]:
@@ -187,7 +187,7 @@ class Epoch:
         return [rank for rank in others if not self._control.check([_left(rank)])]
 
     def _watch(self, store: dist.PrefixStore) -> None:
-        """Waits until the epoch is broken off, or the trainer's end of the store is gone."""
+        """Waits until the group is broken off, or the trainer's end of the store is gone."""
         try:
             store.wait([_BROKEN], _IDLE)
             reason = store.get(_BROKEN).decode()

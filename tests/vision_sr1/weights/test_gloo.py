@@ -15,7 +15,7 @@ from vision_sr1.weights.buckets import Patch, empty_buffer, views
 from vision_sr1.weights.gloo_group import GlooGroup
 from vision_sr1.weights.gloo_receiver import GlooUpdateInfo
 from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo, GlooTrainerWeightTransferEngine
-from vision_sr1.weights.transfer_group import Epoch, Rendezvous
+from vision_sr1.weights.transfer_group import Rendezvous, TransferGroup
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ class Receivers:
             where = Rendezvous(
                 info["master_address"], info["master_port"], info["epoch"], rank, info["world_size"], TIMEOUT_S
             )
-            return GlooGroup(Epoch(where))
+            return GlooGroup(TransferGroup(where))
 
         self._groups = list(self._pool.map(join, range(1, RECEIVERS + 1)))
 
@@ -61,7 +61,7 @@ class Receivers:
         def receive(index: int) -> None:
             buffer = empty_buffer(parts)
             group = self._groups[index]
-            group.epoch.run(lambda: group.broadcast(buffer))
+            group.transfer_group.run(lambda: group.broadcast(buffer))
             for name, content in views(parts, buffer):
                 assert not isinstance(content, Patch)
                 self.held[index][name] = content

@@ -10,7 +10,7 @@ from multiprocessing.synchronize import Event
 
 import pytest
 
-from vision_sr1.weights.transfer_group import Epoch, Rendezvous, SilentMembersError, TransferError
+from vision_sr1.weights.transfer_group import Rendezvous, SilentMembersError, TransferError, TransferGroup
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,7 @@ spawn = multiprocessing.get_context("spawn")
 
 def member(rank: int, world_size: int, port: int, met: Event, over: Event) -> None:
     """Meets the others and then waits for something that never comes."""
-    epoch = Epoch(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
+    epoch = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
     epoch.meet()
     met.set()
     with pytest.raises(TransferError):
@@ -50,14 +50,14 @@ class Members:
 
 
 @pytest.fixture
-def trainer() -> Iterator[Epoch]:
-    epoch = Epoch.open("127.0.0.1", 1, 3, TIMEOUT_S)
+def trainer() -> Iterator[TransferGroup]:
+    epoch = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
     yield epoch
     epoch.close()
 
 
 @pytest.fixture
-def members(trainer: Epoch) -> Iterator[Members]:
+def members(trainer: TransferGroup) -> Iterator[Members]:
     members = Members(trainer.rendezvous.master_port)
     trainer.meet()
     assert all(event.wait(TIMEOUT_S) for event in members.met)
@@ -66,7 +66,7 @@ def members(trainer: Epoch) -> Iterator[Members]:
         process.kill()
 
 
-def test_what_the_trainer_breaks_off_is_over_for_all(trainer: Epoch, members: Members):
+def test_what_the_trainer_breaks_off_is_over_for_all(trainer: TransferGroup, members: Members):
     with pytest.raises(ValueError, match="no more"), trainer.naming_silent_members():
         raise ValueError("no more")
     assert all(event.wait(TIMEOUT_S / 2) for event in members.over)
@@ -75,7 +75,7 @@ def test_what_the_trainer_breaks_off_is_over_for_all(trainer: Epoch, members: Me
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_dead_or_stalled_member_is_named(trainer: Epoch, members: Members, number: signal.Signals):
+def test_a_dead_or_stalled_member_is_named(trainer: TransferGroup, members: Members, number: signal.Signals):
     members.signal(1, number)
     with pytest.raises(SilentMembersError, match="it hangs") as caught, trainer.naming_silent_members():
         raise RuntimeError("it hangs")
@@ -83,7 +83,7 @@ def test_a_dead_or_stalled_member_is_named(trainer: Epoch, members: Members, num
     assert members.over[0].wait(TIMEOUT_S / 2)
 
 
-def test_an_error_in_one_members_work_ends_the_epoch_for_all(trainer: Epoch, members: Members):
+def test_an_error_in_one_members_work_ends_the_epoch_for_all(trainer: TransferGroup, members: Members):
     def fails() -> None:
         raise OSError("the network is gone")
 
@@ -111,16 +111,16 @@ def test_members_notice_that_the_trainer_is_gone():
 
 
 def short_lived_trainer(port: "multiprocessing.sharedctypes.Synchronized[int]", close: Event) -> None:
-    epoch = Epoch.open("127.0.0.1", 1, 3, TIMEOUT_S)
+    epoch = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
     port.value = epoch.rendezvous.master_port
     epoch.meet()
     close.wait(NEVER_S)
 
 
 def test_who_does_not_come_is_named_and_the_wait_has_an_end():
-    epoch = Epoch.open("127.0.0.1", 1, 2, 1.0)
+    epoch = TransferGroup.open("127.0.0.1", 1, 2, 1.0)
     with pytest.raises(SilentMembersError, match="not done within 1 s") as caught, epoch.naming_silent_members():
         epoch.meet()
     assert caught.value.ranks == [1]
     with pytest.raises(TransferError, match="no trainer at 127.0.0.1:1 within 1 s"):
-        Epoch(Rendezvous("127.0.0.1", 1, 1, 1, 2, 1.0))
+        TransferGroup(Rendezvous("127.0.0.1", 1, 1, 1, 2, 1.0))
