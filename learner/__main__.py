@@ -16,9 +16,7 @@ from learner.sft import SftTrainer
 from vision_sr1.config import Config
 from vision_sr1.models.check import check_model
 from vision_sr1.runtime.parent_death import end_with_parent
-from vision_sr1.runtime.service import run_service
-
-STOPPED = 128 + signal.SIGTERM  # exit status of work that is not done: whoever started it is to start it again
+from vision_sr1.runtime.service import STOPPED, run_service
 
 
 def main() -> int:

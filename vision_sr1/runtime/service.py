@@ -1,6 +1,7 @@
 """How every service starts: its configuration file and overrides, its logs, and mistakes said in one line."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.runtime.tracing import configure_tracing
 
 log = structlog.get_logger()
+
+STOPPED = 128 + signal.SIGTERM  # exit status of a process that was stopped before its work was done: start it again
 
 
 def run_service(parser: argparse.ArgumentParser, serve: Callable[[Config, argparse.Namespace], int | None]) -> int:

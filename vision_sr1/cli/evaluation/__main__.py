@@ -7,10 +7,8 @@ import sys
 
 from vision_sr1.cli.evaluation.collector import BenchmarkCollector, NoAnswersError
 from vision_sr1.config import Config
-from vision_sr1.runtime.service import run_service
+from vision_sr1.runtime.service import STOPPED, run_service
 from vision_sr1.streams import connect
-
-STOPPED = 128 + signal.SIGTERM  # questions are left
 
 
 async def ask(config: Config, version: int) -> bool:

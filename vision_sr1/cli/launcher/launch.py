@@ -21,10 +21,10 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import Stage
 from vision_sr1.run_folder.checkpoints import CHECKPOINTS
 from vision_sr1.run_folder.names import SCALARS, SETTINGS
+from vision_sr1.runtime.service import STOPPED
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
-STOPPED = 128 + signal.SIGTERM  # of a service that was told to stop before its work was done
 WATCH_S = 0.25
 MAIN_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
 
