@@ -12,8 +12,8 @@ import torch.distributed as dist
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from learner.checkpoints.acknowledgement import Acknowledgement
 from learner.checkpoints.best import BestScore
+from learner.checkpoints.covered_prompts import CoveredPrompts
 from learner.checkpoints.saver import Checkpoints
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.rank_collectives import any_rank, main_rank
@@ -85,7 +85,7 @@ class Trainer:
                 policy_version=self._state.policy_version,
             )
         self._score = BestScore(settings.keep_best, self._state.best)
-        self._acknowledgement = Acknowledgement()
+        self._covered = CoveredPrompts()
         self._reference = build_reference(config, self._engine, load, latest, device)
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         rows = questions(config, PromptLengths(config, self._builder.processor).check)
@@ -251,7 +251,7 @@ class Trainer:
         """These groups were learned from, or left out; the next checkpoint says so."""
         ids = [group.id for group in groups]
         self._feeder.learned(ids)
-        self._acknowledgement.learned(ids)
+        self._covered.learned(ids)
 
     def _record(self, groups: list[pb.ScoredGroup]) -> None:
         """Which prompts the batch learned from: in the ledger, and on the trace of each."""
@@ -295,7 +295,7 @@ class Trainer:
         """The end of a learner that was asked to stop: what it has learned is on the disk."""
         log.info("stopping", message="Stopping at the request of a signal", batch=self._state.batch)
         self._finalize_checkpoint(wait=True)
-        if self._acknowledgement or self._state.unfinished:
+        if self._covered or self._state.unfinished:
             self._checkpoint()
         self._finalize_checkpoint(wait=True, last=True)
 
@@ -347,7 +347,7 @@ class Trainer:
         self._finalize_checkpoint(wait=True)
         self._score.keep()
         self._state.best = self._score.best
-        held = {"learned": self._acknowledgement.hold(), "score": self._score.current}
+        held = {"learned": self._covered.hold(), "score": self._score.current}
         also = {}
         if self._reference is not None and (weights := self._reference.snapshot()) is not None:
             also[REFERENCE] = (self._reference.model, weights)
@@ -360,7 +360,7 @@ class Trainer:
         folder = self._checkpoints.finalize(wait=wait, last=last)
         if folder is None:
             return
-        held = self._acknowledgement.release()
+        held = self._covered.release()
         if not is_main():
             return
         with self._unless_stopping():

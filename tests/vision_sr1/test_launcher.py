@@ -15,6 +15,7 @@ import pytest
 import redis
 from rich.console import Console
 
+from vision_sr1.cli.demo import demo
 from vision_sr1.cli.launcher import state
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
@@ -30,6 +31,7 @@ from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 
 CONSOLE = Console(quiet=True)
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture
@@ -234,3 +236,15 @@ def test_what_a_run_waits_for_is_named(
 )
 def test_services_on_this_machine_are_reached_without_a_proxy(hosts: str, after: str):
     assert without_proxy(hosts) == after
+
+
+@pytest.mark.parametrize("there", ["", "models/cold_start", "lost+found"])
+def test_what_services_elsewhere_start_from_is_prepared_whatever_is_there(
+    tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A job of a cluster runs it on a new volume, on one that has a model, and once more after a failure."""
+    (tmp_path / "volume" / there).mkdir(parents=True)
+    stages: list[dict[str, Any]] = []
+    monkeypatch.setattr(demo, "_run_stages", lambda *_, **options: stages.append(options))
+    demo.run_demo(EXAMPLES / "shapes", tmp_path / "volume", [], CONSOLE, resume=False, fresh=False, prepare=True)
+    assert stages == [{"resume": True, "fresh": False, "prepare": True}]

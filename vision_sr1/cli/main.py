@@ -69,7 +69,7 @@ def demo(
         bool, typer.Option("--fresh", help="Move an earlier demo to NAME.before-TIME and start anew.")
     ] = False,
     prepare: Annotated[
-        bool, typer.Option("--prepare", help="Stop before RL, for example where services elsewhere run it.")
+        bool, typer.Option("--prepare", help="Make missing data and models, and stop before RL.")
     ] = False,
 ) -> None:
     """Run the whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""

@@ -37,7 +37,8 @@ def run_demo(
         overrides: `section.key=value`, applied to every stage.
         resume: keep finished stages and continue the RL run from its last checkpoint.
         fresh: move aside what the root folder holds of an earlier demo.
-        prepare: stop before RL, with its data and the model it starts from made.
+        prepare: make what is missing of the data and of the model that RL starts from, and stop before RL; for
+            services that run elsewhere, as often as they are started.
 
     Raises:
         ConfigError: no such task, the root folder holds a demo and neither flag says what to do, or it holds something
@@ -46,9 +47,11 @@ def run_demo(
     """
     if fresh and resume:
         raise ConfigError("--fresh and --resume exclude each other: leave one out")
-    if root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
+    if prepare:
+        resume = not fresh
+    elif root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
         raise ConfigError(f"{root} holds files that are no demo's: choose another --root")
-    if resume and not is_demo(root):
+    elif resume and not is_demo(root):
         raise ConfigError(f"{root} holds no demo to resume: leave --resume out to start one")
     with RunFolder(root, console) as folder:
         _run_stages(examples, folder, overrides, console, resume=resume, fresh=fresh, prepare=prepare)

@@ -1,7 +1,7 @@
 """Which prompts' groups may leave the streams: those that were learned from, once a checkpoint holds it."""
 
 
-class Acknowledgement:
+class CoveredPrompts:
     """From learning to the disk: a crash in between finds the groups where they were."""
 
     def __init__(self) -> None:
