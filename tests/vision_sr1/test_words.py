@@ -133,7 +133,7 @@ def test_log_events_have_a_stable_key_and_a_message():
             continue
         if call.func.attr not in LOG or not isinstance(call.args[0], ast.Constant):  # spans are named by their caller
             continue
-        where, key = f"{file.relative_to(ROOT)}:{call.lineno}", call.args[0].value
+        where, key = f"{file.relative_to(ROOT)}:{call.lineno}", str(call.args[0].value)
         assert re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", key), f"{where}: {key!r} is no snake_case key"
         (message,) = [ast.literal_eval(k.value) for k in call.keywords if k.arg == "message"] or [""]
         assert re.match(r"[A-Zv].*[^.]$", message), f"{where}: {key} needs a message"
