@@ -85,6 +85,6 @@ def test_conversations_that_cannot_be_used_are_left_out_and_counted_on_every_ran
         "no assistant turn to learn from",
         "begins with an assistant turn",
         "image 0: an image of 0 bytes",
-        "no conversation of data.sft_evaluation can be used",
+        "sft_evaluation_empty",
     ):
         assert reason in log
