@@ -1,7 +1,7 @@
 """Feeding: prompts are drawn from the data set in an order that the seed decides, each once an epoch."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from dataclasses import dataclass, field
+from typing import get_args
 
 import numpy as np
 import structlog
@@ -35,7 +35,10 @@ class FeederState:
 
 
 class Feeder:
-    """Draws prompts; its state says which come next.
+    """Draws prompts.
+
+    Attributes:
+        state: which come next; part of every checkpoint.
 
     Raises:
         DataError: the state is of more rows than there are.
@@ -44,7 +47,7 @@ class Feeder:
     def __init__(self, questions: Mixture[QuestionRow], seed: int, state: FeederState) -> None:
         self._questions = questions
         self._seed = seed
-        self._state = state
+        self.state = state
         self._order = self._order_of(state.epoch)
         drawn = max([state.position, *(training_place(prompt_id)[1] + 1 for prompt_id in state.outstanding)])
         if drawn > len(questions):
@@ -56,12 +59,12 @@ class Feeder:
     @property
     def outstanding(self) -> list[str]:
         """Prompts issued whose groups were not learned from yet, in the order they were drawn."""
-        return self._state.outstanding
+        return self.state.outstanding
 
     @property
     def in_flight(self) -> int:
         """How many are outstanding."""
-        return len(self._state.outstanding)
+        return len(self.state.outstanding)
 
     def draw(self, count: int) -> list[tuple[str, QuestionRow]]:
         """The next `count` prompts with their ids; rows that cannot be read are skipped and counted.
@@ -72,14 +75,14 @@ class Feeder:
         drawn: list[tuple[str, QuestionRow]] = []
         refused = 0
         while len(drawn) < count:
-            if self._state.position == len(self._order):
-                self._state.epoch += 1
-                self._state.position = 0
-                self._order = self._order_of(self._state.epoch)
-            index = int(self._order[self._state.position])
-            self._state.position += 1
+            if self.state.position == len(self._order):
+                self.state.epoch += 1
+                self.state.position = 0
+                self._order = self._order_of(self.state.epoch)
+            index = int(self._order[self.state.position])
+            self.state.position += 1
             try:
-                row = self._questions.at(self._state.epoch, index)
+                row = self._questions.at(self.state.epoch, index)
             except DataError as error:
                 REFUSED.labels(error.reason).inc()
                 log.error("row_refused", message="The row cannot be used and is skipped", error=str(error))
@@ -87,15 +90,15 @@ class Feeder:
                 if refused >= len(self._questions):
                     raise DataError(f"no row of {len(self._questions)} can be used; the last: {error}") from error
                 continue
-            prompt_id = training_id(self._state.epoch, index)
-            self._state.outstanding.append(prompt_id)
+            prompt_id = training_id(self.state.epoch, index)
+            self.state.outstanding.append(prompt_id)
             drawn.append((prompt_id, row))
         FED.inc(len(drawn))
         return drawn
 
     def again(self) -> list[tuple[str, QuestionRow]]:
         """The outstanding prompts once more, as after a restart; the streams refuse those they still hold."""
-        return [(prompt_id, self.row(prompt_id)) for prompt_id in self._state.outstanding]
+        return [(prompt_id, self.row(prompt_id)) for prompt_id in self.state.outstanding]
 
     def row(self, prompt_id: str) -> QuestionRow:
         """The row that a prompt was made of.
@@ -111,18 +114,14 @@ class Feeder:
             epoch, index = training_place(prompt_id)
         except ValueError:  # written into the streams by somebody else
             return False
-        if epoch != self._state.epoch:
-            return epoch > self._state.epoch
-        return index in self._order[self._state.position :]
+        if epoch != self.state.epoch:
+            return epoch > self.state.epoch
+        return index in self._order[self.state.position :]
 
     def learned(self, prompt_ids: list[str]) -> None:
         """Takes prompts off the outstanding ones."""
         gone = set(prompt_ids)
-        self._state.outstanding = [i for i in self._state.outstanding if i not in gone]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return asdict(self._state)
+        self.state.outstanding = [i for i in self.state.outstanding if i not in gone]
 
     def _order_of(self, epoch: int) -> Int64[np.ndarray, " rows"]:
         return np.random.default_rng((self._seed, epoch)).permutation(len(self._questions))

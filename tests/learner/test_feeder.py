@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def test_a_restored_feeder_goes_on_where_the_saved_one_would(shapes: dict[str, P
     original = feeder(shapes["train"])
     learned = ids(original.draw(20))
     original.learned(learned[:12])
-    restored = feeder(shapes["train"], **original.state_dict())
+    restored = feeder(shapes["train"], **asdict(original.state))
     assert ids(restored.again()) == learned[12:]
     assert restored.in_flight == 8
     assert ids(restored.draw(30)) == ids(original.draw(30))

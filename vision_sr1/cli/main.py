@@ -321,7 +321,3 @@ def _guarded(work: Callable[[], None]) -> None:
     except InterruptedRunError:
         errors.print("stopped; --resume continues from the last checkpoint, eval from its last answer")
         raise typer.Exit(130) from None
-
-
-if __name__ == "__main__":
-    app()

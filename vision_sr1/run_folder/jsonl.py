@@ -27,6 +27,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     return Tail(path).new()
 
 
+def drop_incomplete_line(path: Path) -> None:
+    """Removes the last line of a file where a process was killed while it wrote that: the next one begins anew."""
+    if not path.is_file():
+        return
+    written = path.read_bytes()
+    whole = _whole_lines(written)
+    if len(whole) < len(written):
+        path.write_bytes(whole)
+
+
 class Tail:
     """Reads on from where it was.
 
@@ -45,6 +55,10 @@ class Tail:
         with self._path.open("rb") as file:
             file.seek(self._offset)
             written = file.read()
-        whole = written[: written.rfind(b"\n") + 1]
+        whole = _whole_lines(written)
         self._offset += len(whole)
         return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def _whole_lines(written: bytes) -> bytes:
+    return written[: written.rfind(b"\n") + 1]

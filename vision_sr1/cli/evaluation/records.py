@@ -1,6 +1,5 @@
 """An evaluation's folder: the answers to each benchmark, a line each, which a later attempt goes on from."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,15 +18,9 @@ class Records:
 
     def __init__(self, folder: Path, benchmark: str) -> None:
         self._path = folder / ANSWERS / f"{benchmark}.jsonl"
-        self._records: dict[int, Record] = {}
-        if self._path.is_file():
-            whole = self._path.read_bytes()
-            kept = whole[: whole.rfind(b"\n") + 1]  # the last line of an attempt that was killed may be cut off
-            for line in kept.splitlines():
-                record = json.loads(line)
-                self._records[record["index"]] = record  # the last of its number
-            if len(kept) < len(whole):
-                self._path.write_bytes(kept)
+        jsonl.drop_incomplete_line(self._path)
+        # The last of each number counts.
+        self._records: dict[int, Record] = {record["index"]: record for record in jsonl.read(self._path)}
 
     def __contains__(self, index: object) -> bool:
         """Whether this question need not be asked: an answer that could not be graded is asked for again."""
