@@ -12,10 +12,7 @@ import pytest
 from tests.forking import SWITCH
 
 SERVICES = {"actor-0", "actor-1", "reward_service", "reward_service-1", "learner", "redis"}
-KILLED = (
-    "tests/system/test_operation.py::"
-    "test_killed_services_are_replaced_ctrl_c_stops_all_and_resume_goes_on_with_the_same_batch"
-)
+SHORT = "tests/system/test_soak.py::test_nothing_is_lost_doubled_or_left_over_where_each_service_is_killed_once"
 
 
 def soak(folder: Path, *options: str, timeout_s: float, **environment: str) -> dict[str, Any]:
@@ -36,7 +33,12 @@ def soak(folder: Path, *options: str, timeout_s: float, **environment: str) -> d
     return result
 
 
-@pytest.mark.full(sibling=KILLED)
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_doubled_or_left_over_where_each_service_is_killed_once(tmp_path: Path):
+    soak(tmp_path, "--minutes", "1.1", "--seed", "6", "--rows", "64", timeout_s=540)
+
+
+@pytest.mark.full(sibling=SHORT)
 @pytest.mark.timeout(1560)
 def test_nothing_is_lost_doubled_or_left_over_in_five_minutes(tmp_path: Path):
     """In processes that start as a user's do."""
