@@ -26,13 +26,13 @@ quick: $(STAMP)  ## Run the tests that start no engine, each within 5 s (90 s in
 	VISION_SR1_TESTS_FORK=0 $(PYTEST) $(PARALLEL) -m "not system and not slow and not full" \
 	  --timeout 5 -o timeout_func_only=true $(FLAGS)
 
-test: $(STAMP)  ## Run the tests, with every part real at least once (10 minutes).
+test: $(STAMP)  ## Run the tests, with every part real at least once (11 minutes).
 	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)
 
 test-rest: $(STAMP)  ## Run what `test` leaves out.
 	$(PYTEST) -m full $(FLAGS)
 
-test-all: test test-rest  ## Run all tests (33 minutes).
+test-all: test test-rest  ## Run all tests (34 minutes).
 
 format: $(STAMP)  ## Format the code and mend what the linter can.
 	$(BIN)/ruff check --fix .
