@@ -6,9 +6,9 @@ from actors import metrics
 from actors.policy_engine import BadRequestError, PolicyEngine
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.pipeline.groups import without_group
 from vision_sr1.pipeline.ids import requery_id
 from vision_sr1.pipeline.response_parts import parse_parts
+from vision_sr1.pipeline.scored_groups import without_group
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import TokenBytes
@@ -69,7 +69,7 @@ class PromptWorker:
                 if remaining:
                     await self._prompts.append([output])
                 else:
-                    await self._prompts.hand_over(entry, [output])
+                    await self._prompts.commit(entry, [output])
                 metrics.ROLLOUTS.inc()
                 metrics.EMPTY_ROLLOUTS.inc(len(sample.response_token_ids) <= 1)
                 metrics.ROLLOUT_SECONDS.observe(time.time() - started)
@@ -79,7 +79,7 @@ class PromptWorker:
 
     async def _go_on_without(self, entry: Entry) -> None:
         """Gives up the group of a prompt that went to the dead letters."""
-        await self._prompts.hand_over(entry, [without_group(entry.item)])
+        await self._prompts.commit(entry, [without_group(entry.item)])
 
     def _rollout(self, prompt: pb.Prompt, index: int, sample: pb.Sample, started: float) -> pb.Rollout:
         rollout = pb.Rollout(

@@ -143,7 +143,7 @@ class Watched:
             if time.monotonic() > deadline:
                 raise SystemExit(f"the run does not go on; its logs are in {self.config.run.path / 'logs'}")
             time.sleep(1.0)
-        time.sleep(2 * self.config.learner.weights.sync_timeout_s)  # whoever was set aside is back by then
+        time.sleep(2 * self.config.learner.weights.sync_timeout_s)  # an actor that was excluded is back by then
 
     def record(self, name: str, seconds: int, well_for: int = 0) -> Test:
         """A test of rules from the last seconds, at whose end the alerts that are due fire, and no other.

@@ -32,8 +32,8 @@ from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe
 from learner.publishing.publisher import Publisher
 from learner.run_connection import RunConnection
-from learner.state import TrainerState, UnfinishedBatch
 from learner.stop_request import StoppedError, StopRequest
+from learner.trainer_state import TrainerState, UnfinishedBatch
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import QuestionRow, questions
 from vision_sr1.data.lengths import PromptLengths
@@ -46,7 +46,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
-DROPPED = Counter("vision_sr1_learner_groups_without_signal", "Zero-advantage groups that were dropped.")
+DROPPED = Counter("vision_sr1_learner_zero_advantage_groups", "Zero-advantage groups that were dropped.")
 
 
 class Trainer:

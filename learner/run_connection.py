@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from learner.connection.fleet import LearnerFleet
+from learner.connection.fleet_view import LearnerFleet
 from learner.connection.images import RunImages
 from learner.connection.session import RedisSession
 from learner.groups.collector import GroupCollector

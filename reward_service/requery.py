@@ -11,8 +11,8 @@ import structlog
 from reward_service import metrics
 from vision_sr1.config import RequeryConfig, TlsConfig
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.groups import sample_version
 from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.runtime import rpc

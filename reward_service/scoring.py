@@ -14,12 +14,12 @@ from reward_service.grading import Grading
 from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import RESPONSE_REWARDS
-from reward_service.rewards.functions import Outcome, RewardFunctions
+from reward_service.rewards.user_functions import Outcome, RewardFunctions
 from vision_sr1.config import Config, RewardConfig
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.groups import is_truncated
-from vision_sr1.pipeline.prompts import has_images
+from vision_sr1.pipeline.prompt_properties import has_images
 from vision_sr1.pipeline.response_parts import parse_parts, response_format
+from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE

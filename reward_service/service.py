@@ -18,7 +18,7 @@ from reward_service.store import TraceReader, TraceWriter, connect_store, prepar
 from reward_service.worker import ScoringWorker
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.groups import ASSEMBLED
+from vision_sr1.pipeline.scored_groups import ASSEMBLED
 from vision_sr1.streams import Blobs, Keys, Stream, check_takes_writes, connect
 
 log = structlog.get_logger()

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from reward_service import metrics
 from reward_service.scoring import Scorer
 from vision_sr1.config import Config
-from vision_sr1.pipeline.groups import ASSEMBLED, empty_group, group_stream, without_group
 from vision_sr1.pipeline.ids import is_evaluation
+from vision_sr1.pipeline.scored_groups import ASSEMBLED, empty_group, group_stream, without_group
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.runtime.tracing import span
 from vision_sr1.streams import Consumer, Entry, Output, Stream
@@ -115,7 +115,7 @@ class ScoringWorker:
         """One group that lacks the rewards that are given per group."""
         group = decode(pb.ScoredGroup, entry.message)
         await self._scorer.score_group(group)
-        await self._assembled.hand_over(entry, [Output(group_stream(group.id), group.id, group.SerializeToString())])
+        await self._assembled.commit(entry, [Output(group_stream(group.id), group.id, group.SerializeToString())])
         for scored in group.rollouts:
             self._on_scored(scored)
 
@@ -133,7 +133,7 @@ class ScoringWorker:
             group_size = 1 if is_evaluation(prompt_id) else self._config.sampling.group_size
             await self._assemble(entry, empty_group(prompt_id), int(index), group_size)
         else:
-            await self._rollouts.hand_over(entry, [without_group(prompt_id)])
+            await self._rollouts.commit(entry, [without_group(prompt_id)])
 
     async def _give_up_group(self, entry: Entry) -> None:
-        await self._assembled.hand_over(entry, [without_group(entry.item)])
+        await self._assembled.commit(entry, [without_group(entry.item)])

@@ -42,7 +42,7 @@ from vision_sr1.run_folder.checkpoints import (
 log = structlog.get_logger()
 
 OUTCOMES = Counter("vision_sr1_learner_checkpoints", "Checkpoints, by outcome.", ["outcome"])
-for _outcome in ("written", "failed", "torn"):
+for _outcome in ("written", "failed", "incomplete"):
     OUTCOMES.labels(_outcome)  # counted from 0: alerts see an increase
 SNAPSHOT_SECONDS = Gauge(
     "vision_sr1_learner_checkpoint_snapshot_seconds", "Duration for which the last checkpoint paused training."
@@ -135,7 +135,7 @@ class Checkpoints:
                         **asdict(change),
                     )
                 return folder
-            OUTCOMES.labels("torn").inc()
+            OUTCOMES.labels("incomplete").inc()
             log.error(
                 "checkpoint_incomplete",
                 message="Checkpoint is incomplete; falling back to the previous one",

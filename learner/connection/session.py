@@ -36,7 +36,7 @@ class RedisSession:
         return bool(self.run(self._interruptions.happened()))
 
     def memory_is_scarce(self) -> bool:
-        """Whether Redis is about to refuse writes: a checkpoint would let go of what has been learned from."""
+        """Whether Redis is about to refuse writes: a checkpoint would release what has been learned from."""
         memory = self.run(self.redis.info("memory"))
         allowed = int(memory.get("maxmemory", 0))
         return allowed > 0 and int(memory["used_memory"]) > SCARCE_MEMORY * allowed

@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from learner.connection.fleet import LearnerFleet
+from learner.connection.fleet_view import LearnerFleet
 from learner.connection.images import RunImages
 from learner.connection.session import RedisSession
 from learner.distributed.rank_collectives import main_rank, share_groups

@@ -112,7 +112,7 @@ class Feeder:
         """Whether the prompt has yet to be drawn: after a crash, groups of such prompts may be there already."""
         try:
             epoch, index = training_place(prompt_id)
-        except ValueError:  # written into the streams by somebody else
+        except ValueError:  # written into the streams by another program
             return False
         if epoch != self.state.epoch:
             return epoch > self.state.epoch

@@ -1,6 +1,6 @@
 """Which learner leads a run: the one that took over last. An older one that is still there gives way."""
 
-from learner.connection.fleet import LearnerFleet
+from learner.connection.fleet_view import LearnerFleet
 from learner.connection.session import RedisSession
 
 

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from learner.objective.samples import group_has_signal
 from vision_sr1.config import LearnerConfig
-from vision_sr1.pipeline.groups import sample_version
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit.advantages import BatchRewards, component_advantages, has_signal
 from vision_sr1.credit.assignment import group_rewards, requery_entries, requery_rewards, token_sets
-from vision_sr1.pipeline.groups import is_truncated
+from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

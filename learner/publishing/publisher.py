@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from learner.connection.fleet import LearnerFleet
+from learner.connection.fleet_view import LearnerFleet
 from learner.distributed.ranks import is_main
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe, WeightsDivergedError

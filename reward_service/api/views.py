@@ -21,8 +21,8 @@ from vision_sr1.client.models import (
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit.advantages import component_advantages
 from vision_sr1.credit.assignment import group_rewards
-from vision_sr1.pipeline.groups import sample_version
-from vision_sr1.pipeline.prompts import purpose_name
+from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 

@@ -9,8 +9,8 @@ from sqlalchemy import Connection
 from reward_service.store.database import upsert
 from reward_service.store.rows import outcome_of
 from reward_service.store.tables import OUTCOMES, RewardCount
-from vision_sr1.pipeline.groups import sample_version
-from vision_sr1.pipeline.prompts import purpose_name
+from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 BINS = 20

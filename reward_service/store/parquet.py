@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reward_service.store.reader import FoundTrace, TraceFilter, TraceReader
-from vision_sr1.pipeline.groups import sample_version
-from vision_sr1.pipeline.prompts import purpose_name
+from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.run_folder.atomic import written_whole
 
 AT_ONCE = 500

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from reward_service.store.tables import OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
 from vision_sr1.client.models import Pattern
-from vision_sr1.pipeline.groups import sample_version
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 SCANNED_AT_ONCE = 1000  # traces looked through for groups

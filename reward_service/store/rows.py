@@ -5,8 +5,8 @@ import time
 from typing import Any
 
 from reward_service.store.tables import SEARCHED
-from vision_sr1.pipeline.groups import sample_version
-from vision_sr1.pipeline.prompts import purpose_name
+from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 TEXT_LENGTH = 100_000  # characters of a trace that it can be found by

@@ -5,13 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from vision_sr1.config import Config, load_config
+from vision_sr1.runtime.ports import free_port
+from vision_sr1.streams.embedded import EmbeddedRedis
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -21,6 +25,8 @@ SCRIPTS = [
     *(p for p in (ROOT / "scripts").iterdir() if not p.suffix),
     *(p for p in DEPLOY.rglob("*") if p.is_file() and p.read_bytes().startswith(b"#!")),
 ]
+
+IMAGES = {"actor": "actor", "learner": "learner", "reward-service": "reward"}  # and their names in the locks
 
 
 def tool(name: str, *arguments: object) -> None:
@@ -60,10 +66,10 @@ def test_what_the_images_need_is_sent_to_their_build():
 
 
 def test_nothing_is_installed_into_the_images_themselves():
-    """Packages and their builds are the build stage's, which none of them ends with."""
+    """Packages and their builds are of stages that no image ends with."""
     stages = re.split(r"^FROM ", (DEPLOY / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
     names = {stage.splitlines()[0].partition(" AS ")[2] for stage in stages if re.search("apt-get|pip install", stage)}
-    assert names == {"build", "list"}
+    assert names == {"build", "list", *(f"{service}-packages" for service in IMAGES)}
 
 
 def test_compose_is_as_its_specification_says():
@@ -162,3 +168,47 @@ def test_secrets_for_compose_are_made_once(tmp_path: Path):
     os.utime(tmp_path / "deploy" / ".env.example")
     subprocess.run(["make", "deploy/.env"], cwd=tmp_path, check=True, capture_output=True)
     assert written.read_text() == before
+
+
+@pytest.mark.full(sibling="test_packaging.py::test_an_image_has_what_its_service_needs_and_nothing_else")
+def test_the_reward_service_runs_with_what_its_image_has_and_the_doctor_beside_it(
+    tmp_path: Path, tiny_model: Path, embedded_redis: EmbeddedRedis
+):
+    """In an environment that is made as the image's is."""
+    python = tmp_path / "venv" / "bin" / "python"
+    variables = {**os.environ, **embedded_redis.environment, "PYTHON": sys.executable, "VISION_SR1_TESTS_FORK": "0"}
+    subprocess.run([ROOT / "scripts" / "install", tmp_path / "venv", "cpu", "reward"], check=True, env=variables)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", ROOT], check=True, env=variables)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
+    port = free_port()
+    arguments = [f"model.path={tiny_model}", f"reward.port={port}", "run.dir=runs"]
+    (tmp_path / "run.yaml").write_text("{}")
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        service = subprocess.Popen(
+            [python, "-m", "reward_service", "run.yaml", *arguments], cwd=tmp_path, env=variables, stderr=file
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while not answers(f"http://127.0.0.1:{port}/readyz"):
+                assert service.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            command = [python, "-m", "vision_sr1", "doctor", "run.yaml", *arguments]
+            said = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
+        finally:
+            service.terminate()
+            service.wait(30)
+    found = {line.split()[1]: line for line in said.stdout.splitlines() if line[:1].strip()}
+    assert found["versions"].startswith("ok"), said
+    assert found["versions"].endswith("of reward")
+    assert "torch is not installed here" in found["GPU"]
+    assert "only its tokenizer" in found["model"]
+    assert {"Redis", "traces"} <= found.keys(), said
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).is_success
+    except httpx.TransportError:
+        return False

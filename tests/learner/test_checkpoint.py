@@ -1,4 +1,4 @@
-"""Checkpoints on a real disk: written beside training, torn, full, pruned, and those of another model."""
+"""Checkpoints on a real disk: written beside training, incomplete, disk full, pruned, and those of another model."""
 
 import json
 import resource
@@ -84,7 +84,7 @@ def test_training_goes_on_while_a_checkpoint_of_before_is_written(saver):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "manifest"])
-def test_a_torn_checkpoint_is_passed_over(saver, damage: str):
+def test_an_incomplete_checkpoint_is_passed_over(saver, damage: str):
     one = saver()
     one.save(1)
     newest = one.save(2)

@@ -15,7 +15,7 @@ from learner.groups.leadership import SupersededError
 from learner.run_connection import RunConnection
 from vision_sr1.config import Config
 from vision_sr1.data import QuestionRow
-from vision_sr1.pipeline.groups import group_stream
+from vision_sr1.pipeline.scored_groups import group_stream
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -64,7 +64,7 @@ def answered(config: Config, *prompt_ids: str) -> None:
         prompts = Stream(client, KEYS, "prompts", config.streams, group="actors", consumer="a")
         await prompts.open()
         for entry in await prompts.read(100, 0.1):
-            await prompts.hand_over(entry, [])
+            await prompts.commit(entry, [])
         for prompt_id in prompt_ids:
             group = pb.ScoredGroup(schema_version=1, id=prompt_id, rollouts=[pb.ScoredRollout()])
             await prompts.append([Output(group_stream(prompt_id), prompt_id, group.SerializeToString())])
@@ -193,7 +193,7 @@ def test_prompts_that_are_being_worked_on_are_not_issued_again(make: Make, redis
         prompts = Stream(client, KEYS, "prompts", redis_config.streams, group="actors", consumer="a")
         await prompts.open()
         first, _ = await prompts.read(2, 1.0)
-        await prompts.hand_over(first, [Output("rollouts", f"0/1/{index}", b"") for index in range(8)])
+        await prompts.commit(first, [Output("rollouts", f"0/1/{index}", b"") for index in range(8)])
 
     redis(redis_config, work)
     with pytest.raises(GroupsTimeoutError, match="no group on 'scored' for 3 s .0 of 2 came"):

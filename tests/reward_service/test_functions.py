@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from reward_service.rewards.functions import RewardFunctions
+from reward_service.rewards.user_functions import RewardFunctions
 from tests.reward_service.test_rewards import answered
 from vision_sr1.config import Config, ConfigError, RewardFunctionConfig, load_config
 from vision_sr1.rewards import MissingReward, Reward

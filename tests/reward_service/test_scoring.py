@@ -1,4 +1,4 @@
-"""The scoring worker on a real Redis: what cannot be scored is set aside, and its group goes on or not at all."""
+"""The scoring worker on a real Redis: what cannot be scored is dead-lettered, and its group goes on or not at all."""
 
 import asyncio
 import contextlib

@@ -37,7 +37,7 @@ async def buried(redis: RetryingRedis, config: Config) -> Stream:
     await stream.note_failure(bad, "OSError('no such thing')")
     await stream.dead_letter(bad, "delivered 6 times and never finished")
     await stream.dead_letter(bad, "delivered 7 times and never finished")
-    await stream.hand_over(bad, [Output("scored", "0/7", b"none")])
+    await stream.commit(bad, [Output("scored", "0/7", b"none")])
     return stream
 
 
@@ -71,7 +71,7 @@ async def test_a_dead_letter_is_listed_shown_retried_and_dropped(
     again = None
     while again is None or again.item != "0/7":
         (again,) = await stream.read(1, 10.0)
-    assert await stream.hand_over(again, [Output("scored", "0/7", b"group")]) == 1, "its group is not refused"
+    assert await stream.commit(again, [Output("scored", "0/7", b"group")]) == 1, "its group is not refused"
     await stream.dead_letter(again, "once more")
     await asyncio.to_thread(call, "dead", "drop", "all", run_file)
     assert await items_of(redis, "dead") == []

@@ -11,11 +11,11 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.vision_sr1.test_benchmarks import png
+from vision_sr1.cli.evaluation.benchmark_graders import data_source, with_graders
 from vision_sr1.cli.evaluation.benchmarks import SUITES, Item, benchmark
 from vision_sr1.cli.evaluation.evaluate import chosen_benchmarks
 from vision_sr1.cli.evaluation.failures import write_failures
-from vision_sr1.cli.evaluation.grading import data_source, with_graders
-from vision_sr1.cli.evaluation.paper import PAPER
+from vision_sr1.cli.evaluation.paper_results import PAPER
 from vision_sr1.cli.evaluation.records import Records
 from vision_sr1.cli.evaluation.report import Evaluated, markdown, report, write_report
 from vision_sr1.cli.evaluation.results import Interval, Result, average, result

@@ -24,7 +24,7 @@ async def test_actors_without_heartbeat_leave_the_fleet(redis: Redis):
     assert await fleet.alive() == []
 
 
-async def test_an_actor_set_aside_is_counted_on_again_when_its_heart_beats_or_never(redis: Redis):
+async def test_an_excluded_actor_is_counted_on_again_at_its_next_heartbeat_or_never(redis: Redis):
     fleet = Fleet(redis, KEYS)
     view = FleetView(fleet)
     actors = {name: ActorInfo(schema_version=1, id=name) for name in ("stalled", "broken", "well")}

@@ -16,13 +16,13 @@ import redis
 from rich.console import Console
 
 from vision_sr1.cli.demo import demo
-from vision_sr1.cli.launcher import state
+from vision_sr1.cli.launcher import run_status
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.cli.launcher.progress import ScalarTail
+from vision_sr1.cli.launcher.run_status import RunState
 from vision_sr1.cli.launcher.services import divided, without_proxy
-from vision_sr1.cli.launcher.state import RunState
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.data import DataError
 from vision_sr1.runtime.gpus import visible_gpus
@@ -214,7 +214,7 @@ def test_what_a_run_waits_for_is_named(
         redis_config.reward.port = reward_service.getsockname()[1]
         run = RunState(redis_config, embedded_redis.environment, has_learner=True)
         assert run.starting() == "starting services"
-        monkeypatch.setattr(state, "NAME_AFTER_S", 0.0)
+        monkeypatch.setattr(run_status, "NAME_AFTER_S", 0.0)
         assert (
             f"the reward service to listen at 127.0.0.1:{redis_config.reward.port} (logs: runs/run/" in run.starting()
         )

@@ -38,10 +38,10 @@ async def answering(redis: RetryingRedis, config: Config, handled: list[str]) ->
 
     async def handle(entry: Entry) -> None:
         handled.append(entry.item)
-        await stream.hand_over(entry, [Output("rollouts", entry.item, b"answer")])
+        await stream.commit(entry, [Output("rollouts", entry.item, b"answer")])
 
     async def without(entry: Entry) -> None:
-        pytest.fail(f"{entry.item} was set aside")
+        pytest.fail(f"{entry.item} went to the dead letters")
 
     consumer = Consumer(stream, config.streams, handle, permanent=(), without=without, capacity=4, drain_s=1.0)
     stop = asyncio.Event()
@@ -162,7 +162,7 @@ async def test_entries_are_not_taken_from_consumers_that_an_outage_kept_from_ren
     assert await read == []
     assert await taking.read(1, 0.0) == []
     await holding.renew(held)
-    await holding.hand_over(held[0], [])
+    await holding.commit(held[0], [])
     await asyncio.gather(holder.aclose(), other.aclose())
 
 

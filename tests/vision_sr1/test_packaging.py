@@ -30,6 +30,9 @@ COMES_WITH = {
 }
 
 
+LEFT_OUT = {"torchaudio", "torchcodec"}  # of the lock for CPUs: see scripts/install
+
+
 packages_distributions = cache(importlib.metadata.packages_distributions)  # reads every package's files
 
 
@@ -97,6 +100,54 @@ def test_an_extra_brings_what_its_package_imports(folder: str):
         if not {COMES_WITH.get(name, ""), *map(canonicalize_name, distributions.get(name, [name]))} & brought
     }
     assert not lacking, f"{EXTRAS[folder]} lacks {lacking}"
+
+
+def needed(extras: list[str]) -> set[str]:
+    """Packages of extras, and those that they require, as the metadata of what is installed says."""
+    todo = [Requirement(f"{PROJECT['name']}[{','.join(extras)}]")]
+    found: set[tuple[str, str]] = set()
+    while todo:
+        requirement = todo.pop()
+        name = canonicalize_name(requirement.name)
+        if name in LEFT_OUT:
+            continue
+        for extra in ("", *requirement.extras):
+            if (name, extra) in found:
+                continue
+            found.add((name, extra))
+            requires = map(Requirement, importlib.metadata.requires(name) or [])
+            todo += [one for one in requires if one.marker is None or one.marker.evaluate({"extra": extra})]
+    return {name for name, _ in found} - {PROJECT["name"]}
+
+
+def locked(variant: str) -> dict[str, set[str]]:
+    """Images that have each package."""
+    lines = (ROOT / "requirements" / f"{variant}.lock").read_text(encoding="utf-8").splitlines()
+    found = {}
+    for line in (line for line in lines if not line.startswith("#")):
+        requirement, _, images = line.partition("  # ")
+        found[canonicalize_name(requirement.partition("==")[0])] = set(images.split(", "))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("image", "extras"),
+    [
+        ("actor", ["actors", "doctor", "cpu"]),
+        ("reward", ["reward", "doctor"]),
+        ("learner", ["cli", "cpu"]),  # operators run the command there
+    ],
+)
+def test_an_image_has_what_its_service_needs_and_nothing_else(image: str, extras: list[str]):
+    assert {name for name, images in locked("cpu").items() if image in images} == needed(extras)
+
+
+def test_the_locks_give_a_package_to_the_same_images():
+    cpu, gpu = locked("cpu"), locked("gpu")
+    assert {name: images for name, images in gpu.items() if name in cpu} == {
+        name: images for name, images in cpu.items() if name in gpu
+    }
+    assert all(gpu[name] == {"actor", "learner"} for name in gpu.keys() - cpu.keys()), "what CUDA needs"
 
 
 def test_the_client_needs_what_every_installation_has():

@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from tests.conftest import TINY
-from vision_sr1.cli.launcher.changes import print_changes
+from vision_sr1.cli.launcher.changes_on_resume import print_changes
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.config.loading import RENAMED
 from vision_sr1.data.fingerprint import TAIL_BYTES, fingerprint

@@ -40,13 +40,13 @@ async def items(redis: Redis, name: str) -> list[str]:
     return [fields[b"id"].decode() for fields in await stream_entries(redis, KEYS.stream(name))]
 
 
-async def test_hand_over_moves_an_item_and_a_repeat_changes_nothing(redis: RetryingRedis, redis_config: Config):
+async def test_commit_moves_an_item_and_a_repeat_changes_nothing(redis: RetryingRedis, redis_config: Config):
     source = await open_stream(redis, redis_config, "prompts")
     await source.append([Output("prompts", "0/1", b"prompt")])
     (entry,) = await source.read(10, 1.0)
     output = Output("rollouts", "0/1/0", b"rollout")
-    assert await source.hand_over(entry, [output]) == 1
-    assert await source.hand_over(entry, [output]) == 0
+    assert await source.commit(entry, [output]) == 1
+    assert await source.commit(entry, [output]) == 0
     assert await items(redis, "rollouts") == ["0/1/0"]
     assert await source.depth() == 0
 
@@ -110,7 +110,7 @@ async def test_a_group_is_emitted_once_by_whoever_completes_it_in_the_order_of_i
 
 
 @pytest.mark.slow
-async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(
+async def test_an_entry_that_always_fails_goes_to_the_dead_letters_and_its_group_is_given_up(
     redis: RetryingRedis, redis_config: Config
 ):
     stream = await open_stream(redis, redis_config, "prompts")
@@ -121,14 +121,14 @@ async def test_an_entry_that_always_fails_is_set_aside_and_its_group_given_up(
         seen.append(entry.item)
         if entry.item == "0/bad":
             raise RuntimeError("always")
-        await stream.hand_over(entry, [])
+        await stream.commit(entry, [])
 
     consumer = Consumer(
         stream,
         redis_config.streams,
         handle,
         permanent=(),
-        without=lambda entry: stream.hand_over(entry, [Output("scored", entry.item, b"none")]),
+        without=lambda entry: stream.commit(entry, [Output("scored", entry.item, b"none")]),
         capacity=4,
         drain_s=1.0,
     )
@@ -157,7 +157,7 @@ async def test_consumers_with_room_for_everything_share_it(redis: RetryingRedis,
 
         async def handle(entry: Entry, stream: Stream = stream) -> None:
             await finish.wait()
-            await stream.hand_over(entry, [])
+            await stream.commit(entry, [])
 
         consumers.append(
             Consumer(
@@ -203,7 +203,7 @@ def _worker(config: StreamsConfig, die_at: str) -> None:
                 point("after reading")
                 await stream.append([Output("rollouts", f"{entry.item}/0", b"first")])
                 point("after the first output")
-                await stream.hand_over(entry, [Output("rollouts", f"{entry.item}/1", b"second")])
+                await stream.commit(entry, [Output("rollouts", f"{entry.item}/1", b"second")])
                 point("after handing over")
 
     asyncio.run(work())

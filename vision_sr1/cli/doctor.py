@@ -38,6 +38,7 @@ SETTLE_S = 10.0  # while weights are published, not all have them
 CLOCK_SKEW_S = 2.0
 LEAST_FREE_GIB = 20.0
 RENEW_DAYS = 14.0
+SIGNS = {"actors": "grpcio-reflection", "learner": "deepspeed", "reward": "mathruler"}  # packages that only these have
 
 State = Literal["ok", "warning", "failed"]
 
@@ -64,10 +65,11 @@ def examine(config: Config) -> Iterator[Finding]:
 
 
 def versions() -> list[Finding]:
-    """Installed packages against the versions that this release was tested with."""
+    """Installed packages against the versions that this release was tested with; a service's image has only its own."""
     wrong, checked = [], 0
     requirements = [Requirement(line) for line in importlib.metadata.requires(NAME) or []]
-    extras = _with_extras("cli", requirements)
+    services = [service for service, package in SIGNS.items() if _is_installed(package)]
+    extras = _with_extras(["cli"] if len(services) in (0, len(SIGNS)) else ["doctor", *services], requirements)
     for requirement in (one for one in requirements if one.name != NAME):
         try:
             found = importlib.metadata.version(requirement.name)
@@ -81,12 +83,20 @@ def versions() -> list[Finding]:
     if wrong:
         cure = "install them as this release names them: `make install`, or `pip install 'vision-sr1[cli,gpu]'`"
         return [Finding("versions", "failed", "; ".join(wrong), cure)]
-    return [Finding("versions", "ok", f"{checked} packages")]
+    return [Finding("versions", "ok", f"{checked} packages, of {', '.join(services)}")]
 
 
-def _with_extras(extra: str, requirements: list[Requirement]) -> set[str]:
-    """An extra of this package and those that it includes; "" is what every installation has."""
-    found, todo = {""}, [extra]
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _with_extras(extras: list[str], requirements: list[Requirement]) -> set[str]:
+    """Extras of this package and those that they include; "" is what every installation has."""
+    found, todo = {""}, extras
     while todo:
         found.add(name := todo.pop())
         todo += [
@@ -101,8 +111,10 @@ def _is_of(requirement: Requirement, extra: str) -> bool:
 
 def devices(config: Config) -> list[Finding]:
     """GPUs and NCCL, as torch sees them."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        return [Finding("GPU", "ok", "not looked for: torch is not installed here, and the reward service needs none")]
     if not torch.cuda.is_available():
         if config.actors.device == "cuda":
             cure = "give the container GPUs (`nvidia.com/gpu`, `--gpus`), or set actors.device: cpu"
@@ -122,6 +134,9 @@ def model(config: Config) -> Finding:
         check_model(config.model.path)
     except ConfigError as error:
         return Finding("model", "failed", str(error), "mount the model's folder here, or name another as model.path")
+    except ImportError:
+        said = f"{config.model.path}: only its tokenizer is used here; run this beside the learner for the rest"
+        return Finding("model", "ok", said)
     return Finding("model", "ok", config.model.path)
 
 

@@ -247,7 +247,7 @@ class StreamView(BaseModel):
     name: str
     depth: int = Field(description="Entries, those being worked on included.")
     age_s: float = Field(description="Of the oldest.")
-    pending: int = Field(description="Delivered and not handed over.")
+    pending: int = Field(description="Delivered and not committed.")
     dead: int
 
 

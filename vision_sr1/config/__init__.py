@@ -1,5 +1,20 @@
 """The configuration: one typed tree, read from one YAML file by every service."""
 
+from vision_sr1.config.actors import ActorsConfig
+from vision_sr1.config.data import DataConfig, SourceConfig
+from vision_sr1.config.evaluation import EvaluationConfig
+from vision_sr1.config.learner import (
+    AdvantageNormalizer,
+    ComponentConfig,
+    GroupsConfig,
+    KlEstimator,
+    LearnerConfig,
+    LoraConfig,
+    OffPolicyConfig,
+    ReferenceConfig,
+    SftConfig,
+    WeightsConfig,
+)
 from vision_sr1.config.loading import (
     ConfigError,
     LoadedConfig,
@@ -9,38 +24,23 @@ from vision_sr1.config.loading import (
     public_settings,
     save_config,
 )
-from vision_sr1.config.schema import (
-    ActorsConfig,
-    AdvantageNormalizer,
+from vision_sr1.config.metrics import MetricsConfig, TrackerName
+from vision_sr1.config.model import ModelConfig
+from vision_sr1.config.reward import (
     ApiConfig,
-    ComponentConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
     GraderName,
-    GroupsConfig,
     JudgeConfig,
-    KlEstimator,
-    LearnerConfig,
-    LoraConfig,
-    MetricsConfig,
-    ModelConfig,
-    OffPolicyConfig,
-    ReferenceConfig,
     RequeryConfig,
     RewardConfig,
     RewardFunctionConfig,
-    RunConfig,
-    SamplingConfig,
-    SftConfig,
-    SourceConfig,
-    StreamsConfig,
-    TlsConfig,
     TracesConfig,
-    TrackerName,
-    WeightsConfig,
-    in_home,
 )
+from vision_sr1.config.run import RunConfig
+from vision_sr1.config.sampling import SamplingConfig
+from vision_sr1.config.section import in_home
+from vision_sr1.config.streams import StreamsConfig
+from vision_sr1.config.tls import TlsConfig
+from vision_sr1.config.tree import Config
 
 __all__ = [
     "ActorsConfig",

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from vision_sr1.config.schema import Config, LearnerConfig
+from vision_sr1.config.learner import LearnerConfig
+from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
 
 if TYPE_CHECKING:

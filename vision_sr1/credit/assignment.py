@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from vision_sr1.credit.advantages import Rewards
-from vision_sr1.pipeline.prompts import has_images
+from vision_sr1.pipeline.prompt_properties import has_images
 from vision_sr1.rewards.names import OF_DESCRIPTIONS
 from vision_sr1.v1 import pipeline_pb2 as pb
 

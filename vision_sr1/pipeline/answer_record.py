@@ -5,9 +5,9 @@ from statistics import fmean
 from typing import Any
 
 from vision_sr1.data import QuestionRow
-from vision_sr1.pipeline.groups import is_truncated, sample_version
 from vision_sr1.pipeline.ids import evaluation_index
 from vision_sr1.pipeline.response_parts import description_of
+from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Record = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from vision_sr1.pipeline.groups import group_stream
+from vision_sr1.pipeline.scored_groups import group_stream
 from vision_sr1.streams.keys import DEAD_STREAM, Keys
 
 

@@ -117,4 +117,4 @@ class FleetView:
         for actor in await self._fleet.alive():
             if actor.id in actor_ids:
                 self._excluded[actor.id] = _NEVER if for_good else max(actor.beat, self._excluded.get(actor.id, 0))
-                CHANGES.labels("set_aside").inc()
+                CHANGES.labels("excluded").inc()

@@ -3,7 +3,7 @@
 import hashlib
 
 from vision_sr1.config import RequeryConfig
-from vision_sr1.pipeline.prompts import has_images
+from vision_sr1.pipeline.prompt_properties import has_images
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from vision_sr1.pipeline.groups import ASSEMBLED
+from vision_sr1.pipeline.scored_groups import ASSEMBLED
 from vision_sr1.streams.keys import Keys
 
 AT_ONCE = 256

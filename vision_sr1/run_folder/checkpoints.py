@@ -13,7 +13,7 @@ MANIFEST = "trainer.json"  # written last
 
 
 def checkpoints(run_folder: Path) -> list[Path]:
-    """A run's, oldest first; torn ones too."""
+    """A run's, oldest first; incomplete ones too."""
     folder = run_folder / CHECKPOINTS
     if not folder.is_dir():
         return []

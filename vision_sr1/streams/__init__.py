@@ -1,4 +1,4 @@
-"""Redis Streams between the services: each item handed over exactly once, images stored once."""
+"""Redis Streams between the services: each item committed exactly once, images stored once."""
 
 from vision_sr1.streams.blobs import BlobMissingError, Blobs, PromptImages
 from vision_sr1.streams.connection import StreamsUnavailableError, connect, connect_to_run

@@ -26,7 +26,7 @@ class BlobMissingError(LookupError):
 
 
 class Blobs:
-    """The blob store of a run. An image stays until it is let go of, and then for another `ttl_s`."""
+    """The blob store of a run. An image stays until it is released, and then for another `ttl_s`."""
 
     def __init__(self, redis: Redis, keys: Keys, ttl_s: int) -> None:
         self._redis: Any = redis  # replies are typed as the union of all decodings
@@ -43,7 +43,7 @@ class Blobs:
         """The encoded image.
 
         Raises:
-            BlobMissingError: nobody has stored it, or it was let go of.
+            BlobMissingError: it was never stored, or it was released.
         """
         data = await self._redis.get(self._keys.blob(ref.sha256))
         if data is None:
@@ -69,7 +69,7 @@ class Blobs:
 
 
 class PromptImages(Container[str]):
-    """The images of prompts in flight, by hash; each is let go of with the last prompt that uses it."""
+    """The images of prompts in flight, by hash; each is released with the last prompt that uses it."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs

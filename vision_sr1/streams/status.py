@@ -25,7 +25,7 @@ class StreamStatus:
     Attributes:
         depth: entries, those being worked on included.
         age_s: since the oldest of them was written; 0 for an empty stream.
-        pending: entries delivered and not handed over.
+        pending: entries delivered and not committed.
         dead: entries of it among the dead letters.
     """
 

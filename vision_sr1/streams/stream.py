@@ -69,9 +69,9 @@ class Stream:
         self._config = config
         self._group = group
         self._consumer = consumer
-        self._hand_over = redis.register_script(_script("hand_over"))
+        self._commit = redis.register_script(_script("commit"))
         self._assemble = redis.register_script(_script("assemble"))
-        self._dead_letter = redis.register_script(_script("bury"))
+        self._dead_letter = redis.register_script(_script("dead_letter"))
         self._claims = claims
         DEAD.labels(name)  # counted from 0: alerts see an increase
         self._claim_from = "0-0"
@@ -87,7 +87,7 @@ class Stream:
 
     async def append(self, outputs: list[Output]) -> int:
         """Writes items without an input; returns how many were new."""
-        return await self._run_hand_over("", outputs)
+        return await self._run_commit("", outputs)
 
     async def read(self, count: int, block_s: float) -> list[Entry]:
         """Up to `count` entries: first those whose consumers went silent for a lease, then new ones.
@@ -106,9 +106,9 @@ class Stream:
             ids: list[Any] = [entry.entry_id for entry in entries]
             await self._redis.xclaim(self._key, self._group, self._consumer, 0, ids, justid=True)
 
-    async def hand_over(self, entry: Entry, outputs: list[Output]) -> int:
+    async def commit(self, entry: Entry, outputs: list[Output]) -> int:
         """Writes the outputs, acknowledges and deletes the entry, atomically; returns how many outputs were new."""
-        return await self._run_hand_over(entry.entry_id, outputs)
+        return await self._run_commit(entry.entry_id, outputs)
 
     async def assemble(self, entry: Entry, output: Output, member: int, group_size: int) -> bool:
         """Adds the output's message to the group `output.item` as its `member`; true where that completed it."""
@@ -148,7 +148,7 @@ class Stream:
                 await pipe.execute()
 
     async def note_failure(self, entry: Entry, error: str) -> None:
-        """Remembers why an entry could not be handled this time, for whoever sets it aside."""
+        """Remembers why an entry could not be handled this time, for its dead letter."""
         await self._redis.set(self._keys.failure(self.name, entry.item), error, ex=self._config.id_ttl_s)
 
     async def dead_letter(self, entry: Entry, error: str) -> None:
@@ -256,12 +256,12 @@ class Stream:
             )
         return entries
 
-    async def _run_hand_over(self, entry_id: bytes | str, outputs: list[Output]) -> int:
+    async def _run_commit(self, entry_id: bytes | str, outputs: list[Output]) -> int:
         keys, args = [self._key], [self._group, entry_id, self._config.id_ttl_s]
         for output in outputs:
             keys += [self._keys.stream(output.stream), self._keys.written(output.stream, output.item)]
             args += [output.item, output.message]
-        written = int(await self._hand_over(keys=keys, args=args))
+        written = int(await self._commit(keys=keys, args=args))
         if written < len(outputs):
             REPEATED.labels(self.name).inc(len(outputs) - written)
         return written

@@ -208,7 +208,7 @@ def _graders(config: Config) -> Iterator["Verdict"]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         save_config(config, file)
-        command = [sys.executable, "-m", "reward_service.answers", str(file)]
+        command = [sys.executable, "-m", "reward_service.reference_check", str(file)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             asking, answering = process.stdin, process.stdout
             assert asking is not None

@@ -5,7 +5,7 @@ import asyncio
 import signal
 import sys
 
-from vision_sr1.cli.evaluation.collector import BenchmarkCollector, NoAnswersError
+from vision_sr1.cli.evaluation.benchmark_collector import BenchmarkCollector, NoAnswersError
 from vision_sr1.config import Config
 from vision_sr1.runtime.service import STOPPED, run_service
 from vision_sr1.streams import connect

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
+from vision_sr1.cli.evaluation.benchmark_graders import with_graders
 from vision_sr1.cli.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
-from vision_sr1.cli.evaluation.grading import with_graders
 from vision_sr1.cli.evaluation.records import ANSWERS, Records
 from vision_sr1.cli.evaluation.report import Evaluated, Report, report, write_report
 from vision_sr1.cli.export.policy import find_checkpoint

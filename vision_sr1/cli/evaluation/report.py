@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vision_sr1.cli.evaluation.benchmarks import SUITES, benchmark
 from vision_sr1.cli.evaluation.failures import write_failures
-from vision_sr1.cli.evaluation.paper import PAPER
+from vision_sr1.cli.evaluation.paper_results import PAPER
 from vision_sr1.cli.evaluation.results import Interval, Result, average, mean_rate, result
 from vision_sr1.config import Config
 from vision_sr1.pipeline.answer_record import Record

@@ -10,13 +10,13 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
-from vision_sr1.cli.launcher.changes import print_changes
+from vision_sr1.cli.launcher.changes_on_resume import print_changes
 from vision_sr1.cli.launcher.checks import check
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
+from vision_sr1.cli.launcher.run_status import NAME_AFTER_S, RunState
 from vision_sr1.cli.launcher.services import Services
-from vision_sr1.cli.launcher.state import NAME_AFTER_S, RunState
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import Stage
 from vision_sr1.run_folder.checkpoints import CHECKPOINTS

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import structlog
 from prometheus_client import Counter
 
+from vision_sr1.cli.evaluation.benchmark_graders import data_source
 from vision_sr1.cli.evaluation.benchmarks import Item, questionnaire
-from vision_sr1.cli.evaluation.grading import data_source
 from vision_sr1.cli.evaluation.records import Records
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow

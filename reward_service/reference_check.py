@@ -1,4 +1,4 @@
-"""`python -m reward_service.answers CONFIG`: reference answers of a data set, tried on the configuration's graders.
+"""`python -m reward_service.reference_check CONFIG`: a data set's reference answers, tried on the configured graders.
 
 For each line that it reads, a JSON object of `data_source`, `question` and `answer`, it writes one: null, or a list of
 `unmatched` and why no answer can match, or of `unread` and why the grader compares texts alone.

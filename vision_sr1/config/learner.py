@@ -1,0 +1,247 @@
+"""The section `learner`: objective, steps, supervised fine-tuning, adapters, reference, groups and publishing."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vision_sr1.config.section import HomePath, Positive, Seconds, Section
+
+TokenSet = Literal["response", "description", "reasoning", "requery"]
+AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
+KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
+
+
+class ComponentConfig(Section):
+    """One component of the objective: a reward, the tokens it trains, and its own clipping and KL."""
+
+    name: str = Field(description="Label in metrics.")
+    reward: dict[str, float] = Field(
+        min_length=1, description="Rewards by name with their factors; the component uses the weighted sum."
+    )
+    tokens: list[TokenSet] = Field(min_length=1, description="Token sets that the component trains.")
+    weight: float = Field(1.0, ge=0, description="Weight of the component in the loss (lambda).")
+    advantage: AdvantageNormalizer = Field(
+        "group",
+        description="Advantage estimator over the group. group: (r - mean) / std (GRPO). group_mean: r - mean (Dr. "
+        "GRPO). leave_one_out: r minus the mean of the others (RLOO). gdpo: every reward normalized in "
+        "its group, summed by factors, divided by the std over the batch.",
+    )
+    ratio: Literal["token", "sequence"] = Field(
+        "token", description="Importance ratio per token, or its geometric mean over the sequence (sequence: GSPO)."
+    )
+    clip_ratio_low: float = Field(0.2, gt=0, lt=1, description="Ratios are clipped below at 1 - this value.")
+    clip_ratio_high: float = Field(0.3, gt=0, description="Ratios are clipped above at 1 + this value.")
+    clip_ratio_dual: float | None = Field(
+        3.0,
+        gt=1,
+        description="Dual-clip constant c: for A < 0 the surrogate is bounded below by c A (arXiv 1912.09729); null "
+        "disables it.",
+    )
+    kl_coef: float = Field(0.01, ge=0, description="Coefficient of KL(policy || reference) in the loss (beta).")
+    kl_estimator: KlEstimator = Field(
+        "low_var_kl",
+        description="KL estimator: Schulman's k1, k2 or k3; low_var_kl is k3 clamped as in the authors' code.",
+    )
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning: the tiny base model and the cold start."""
+
+    steps: int | None = Field(
+        None, gt=0, description="Number of optimizer steps; default: `epochs` passes over the data."
+    )
+    epochs: Positive = Field(3, description="Passes over the data where `steps` is not set.")
+    sequences_per_step: Positive = Field(128, description="Conversations per optimizer step, over all ranks.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate; cosine decay to a tenth of it.")
+    warmup_ratio: float = Field(0.1, ge=0, le=1, description="Fraction of steps with linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    freeze_vision: bool = Field(True, description="Freeze the vision tower and the projector.")
+    evaluate_every: int = Field(
+        100, ge=0, description="Steps between evaluations on data.sft_evaluation; 0: only after the last."
+    )
+    checkpoint_every: int = Field(
+        0, ge=0, description="Steps between checkpoints to resume from; 0: only when stopped."
+    )
+    output: HomePath | None = Field(None, description="Folder for the result; default: sft in the run's folder.")
+
+
+class OffPolicyConfig(Section):
+    """Correction for tokens that another policy sampled than the one that learns from them."""
+
+    recompute_proximal: bool = Field(
+        False,
+        description="Recompute old log-probabilities with the trainer before each batch (one extra forward pass); "
+        "ratios are clipped against them, and tokens are weighted by the truncated importance ratio "
+        "(decoupled PPO). Off: ratios are taken against the actors' log-probabilities.",
+    )
+    max_importance_weight: float = Field(
+        2.0, ge=1, description="Upper bound of importance weights; used with recompute_proximal."
+    )
+    stale_token_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Weight factor per version by which a token exceeds max_staleness; 0 masks such tokens, 1 keeps "
+        "their full weight.",
+    )
+
+
+class LoraConfig(Section):
+    """Low-rank adapters in place of full fine-tuning; checkpoints have merged weights."""
+
+    rank: int = Field(0, ge=0, le=512, description="Rank of the low-rank adapters; 0: full fine-tuning.")
+    alpha: float = Field(32.0, gt=0, description="Scale of the adapters: their product is multiplied by alpha / rank.")
+    target_modules: str = Field(
+        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        description="Regular expression of the linear modules that get an adapter.",
+    )
+    publish: Literal["merged", "adapter"] = Field(
+        "merged",
+        description="merged: publish all weights. adapter: publish only the adapters, beside the weights of "
+        "model.path; transfers less, generates slower.",
+    )
+
+    @property
+    def goes_to_actors(self) -> bool:
+        """Whether actors apply adapters themselves."""
+        return self.rank > 0 and self.publish == "adapter"
+
+
+class ReferenceConfig(Section):
+    """The frozen policy of the KL term; there is none where every component's kl_coef is 0."""
+
+    offload: bool = Field(
+        False, description="Keep the reference's weights in CPU memory, sharded, and fetch them layer by layer."
+    )
+    refresh_every: int = Field(
+        0, ge=0, description="Number of batches after which the current policy becomes the reference; 0: never."
+    )
+
+
+class GroupsConfig(Section):
+    """Which of the scored groups are learned from."""
+
+    dynamic_sampling: bool = Field(
+        False,
+        description="Drop groups with zero advantage in every component and sample other prompts instead (dynamic "
+        "sampling of DAPO).",
+    )
+    replacement_rounds: Positive = Field(
+        5,
+        description="Maximum number of times that dropped groups of a batch are replaced; the batch is then used as "
+        "it is.",
+    )
+    mask_truncated: bool = Field(
+        False, description="Mask all tokens of sequences that were truncated at the token limit (DAPO)."
+    )
+
+
+class WeightsConfig(Section):
+    """Publishing weights to the actors."""
+
+    backend: Literal["auto", "nccl", "gloo"] = Field(
+        "auto", description="Transfer backend; auto: nccl on CUDA, gloo on CPUs."
+    )
+    bucket_mib: Annotated[float, Field(gt=0)] = Field(64.0, description="Size of one broadcast, MiB.")
+    sync_timeout_s: Seconds = Field(
+        60.0, description="An actor that does not finish its part of an update within this time is excluded."
+    )
+    attempts: Positive = Field(
+        5, description="Attempts to publish a version, each with the actors then alive, before the run stops."
+    )
+    verify_every: int = Field(
+        20,
+        ge=0,
+        description="Compare the actors' log-probabilities with the trainer's at the start and every this many "
+        "versions, with the prompts' images and with replaced ones; 0: never.",
+    )
+    verify_tolerance: Annotated[float, Field(gt=0)] = Field(
+        0.05, description="Mean absolute difference of log-probabilities at which the run stops."
+    )
+    update_mode: Literal["in_flight", "wait", "abort"] = Field(
+        "in_flight",
+        description="What happens to running generations at an update: in_flight continues them with the new weights, "
+        "wait finishes them first, abort restarts them.",
+    )
+    same_weights_grace_s: Seconds = Field(
+        2.0, description="How long an actor keeps its weights for the re-queries of finished rollouts."
+    )
+    send: Literal["full", "delta"] = Field(
+        "full", description="full transfers all weights; delta transfers only changed elements between full transfers."
+    )
+    full_sync_every: Positive = Field(
+        16, description="With delta: every this many versions all weights are transferred."
+    )
+
+    @model_validator(mode="after")
+    def _grace_ends_in_time(self) -> Self:
+        if self.same_weights_grace_s >= self.sync_timeout_s:
+            raise ValueError(
+                f"same_weights_grace_s {self.same_weights_grace_s} must be less than sync_timeout_s "
+                f"{self.sync_timeout_s}: an actor that waits longer would be taken for dead"
+            )
+        return self
+
+
+class LearnerConfig(Section):
+    """The DeepSpeed learner."""
+
+    processes: Positive = Field(1, description="Number of ranks that the local launcher starts with torchrun.")
+    batches: int = Field(100, ge=0, description="Number of batches to train; 0 only publishes and evaluates.")
+    prompts_per_batch: Positive = Field(512, description="Prompts per batch; one policy version answers them.")
+    prompts_per_step: Positive = Field(128, description="Prompts per optimizer step; must divide prompts_per_batch.")
+    max_staleness: int = Field(
+        0, ge=0, description="Maximum number of versions by which a rollout may be behind; 0 is synchronous."
+    )
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate, constant.")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
+    freeze_vision: bool = Field(False, description="Freeze the vision tower and the projector in RL.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    micro_batch_tokens: Positive = Field(
+        16384,
+        description="Tokens per forward pass, with a shared prompt counted once; a longer sequence gets a pass of its "
+        "own.",
+    )
+    logits_chunk_tokens: Positive = Field(1024, description="Number of positions whose logits are in memory at once.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, slower."
+    )
+    preset: str | None = Field(
+        "vision_sr1", description="Named objective with its prompt and reward settings; null: set `components`."
+    )
+    components: list[ComponentConfig] = Field([], description="The objective's components; default: the preset's.")
+    advantage_epsilon: float = Field(1e-6, gt=0, description="Added to the standard deviation of a group.")
+    evaluate_every: int = Field(5, ge=0, description="Batches between evaluations; 0: only first and last.")
+    checkpoint_every: Positive = Field(15, description="Batches between checkpoints.")
+    keep_checkpoints: Positive = Field(2, description="Number of latest checkpoints to keep.")
+    keep_best: str | None = Field(
+        None,
+        description="Evaluation metric, such as eval_accuracy/normal, by which the best checkpoint is kept as well; "
+        "null: only the latest are kept.",
+    )
+    groups_timeout_s: Seconds = Field(600.0, description="The run stops when no scored group arrives for this time.")
+    resume: bool = Field(False, description="Continue from the run's last checkpoint.")
+    off_policy: OffPolicyConfig = OffPolicyConfig()
+    lora: LoraConfig = LoraConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    groups: GroupsConfig = GroupsConfig()
+    sft: SftConfig = SftConfig()
+    weights: WeightsConfig = WeightsConfig()
+
+    @model_validator(mode="after")
+    def _has_components(self) -> Self:
+        names = [component.name for component in self.components]
+        if not names:
+            raise ValueError("give learner.preset or learner.components")
+        if len(set(names)) < len(names):
+            raise ValueError(f"components need names of their own, not {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _steps_divide_batch(self) -> Self:
+        if self.prompts_per_batch % self.prompts_per_step:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must divide prompts_per_batch ({self.prompts_per_batch})"
+            )
+        return self

@@ -1,0 +1,47 @@
+"""The base of all sections, and the types of fields that several of them have.
+
+Every field has its default, its unit and its effect. Names carry their unit (`_s` seconds, `_gib`, `_mib`,
+`prompts_per_…`). An unknown key is an error.
+"""
+
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+def in_home(path: Path) -> Path:
+    """With `~` as the home folder; as it is where no user of that name has one."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _url(text: str) -> str:
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    return text
+
+
+def _http_url(text: str) -> str:
+    if urlsplit(_url(text)).scheme not in ("http", "https"):
+        raise ValueError("is to begin with http:// or https://")
+    return text
+
+
+HomePath = Annotated[Path, AfterValidator(in_home)]
+Url = Annotated[str, AfterValidator(_url)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Section(BaseModel):
+    """A part of the tree; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)

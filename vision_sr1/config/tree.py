@@ -1,0 +1,55 @@
+"""The whole tree, and what its sections require of one another."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from vision_sr1.config.actors import ActorsConfig
+from vision_sr1.config.data import DataConfig
+from vision_sr1.config.evaluation import EvaluationConfig
+from vision_sr1.config.learner import LearnerConfig
+from vision_sr1.config.metrics import MetricsConfig
+from vision_sr1.config.model import ModelConfig
+from vision_sr1.config.reward import RewardConfig
+from vision_sr1.config.run import RunConfig
+from vision_sr1.config.sampling import SamplingConfig
+from vision_sr1.config.section import Section
+from vision_sr1.config.streams import StreamsConfig
+from vision_sr1.config.tls import TlsConfig
+from vision_sr1.rewards.names import JUDGE
+from vision_sr1.run_folder.names import TRACES
+
+
+class Config(Section):
+    """The whole tree."""
+
+    run: RunConfig = RunConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    actors: ActorsConfig = ActorsConfig()
+    reward: RewardConfig = RewardConfig()
+    learner: LearnerConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    streams: StreamsConfig = StreamsConfig()
+    tls: TlsConfig = TlsConfig()
+    metrics: MetricsConfig = MetricsConfig()
+
+    @model_validator(mode="after")
+    def _components_use_rewards_that_are_given(self) -> Self:
+        for component in self.learner.components:
+            for name in component.reward:
+                if name == JUDGE and JUDGE not in self.reward.names:
+                    raise ValueError(
+                        f"component {component.name!r} uses the reward 'judge': set reward.judge.url, and leave "
+                        "reward.judge.answers true"
+                    )
+                if name not in self.reward.names:
+                    known = ", ".join(self.reward.names)
+                    raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")
+        return self
+
+    @property
+    def traces_url(self) -> str:
+        """SQLAlchemy URL of the trace store."""
+        return self.reward.traces.url or f"sqlite:///{(self.run.path / TRACES).absolute()}"
