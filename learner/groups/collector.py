@@ -236,8 +236,8 @@ class GroupCollector:
 
     def _stuck(self, wait: _Wait) -> str:
         return (
-            f"no group on {wait.pending.stream!r} for {self._config.learner.groups_timeout_s:.0f} s "
-            f"({len(wait.groups)} of {wait.count} came); stream depths: {self._gauges.depths()}; actors alive: "
-            f"{len(self._fleet.actors())}. Look at the logs of the stage after the deepest stream, or raise "
+            f"timed out after {self._config.learner.groups_timeout_s:.0f} s waiting for {wait.pending.stream} groups: "
+            f"received {len(wait.groups)} of {wait.count}; stream depths: {self._gauges.depths()}; actors alive: "
+            f"{len(self._fleet.actors())}. Look at the logs of the service that reads the deepest stream, or raise "
             "learner.groups_timeout_s"
         )

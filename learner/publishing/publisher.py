@@ -75,8 +75,8 @@ class Publisher:
         if worst is None or found[worst] <= self._settings.verify_tolerance:
             return
         raise WeightsDivergedError(
-            f"policy version {version}: actor {worst} gives other log-probabilities than the trainer, by "
-            f"{found[worst]:.4f} in the mean (learner.weights.verify_tolerance: {self._settings.verify_tolerance}); "
+            f"policy version {version}: log-probabilities of actor {worst} differ from the trainer's by "
+            f"{found[worst]:.4f} on average (learner.weights.verify_tolerance: {self._settings.verify_tolerance}); "
             + self._transfer.diagnose(version, worst)
         )
 

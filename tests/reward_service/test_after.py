@@ -83,7 +83,7 @@ WIDE = {**os.environ, "COLUMNS": "300"}
 
 def test_what_is_no_run_is_said(tmp_path: Path, run: Path):
     for folder, status, said in (
-        (tmp_path / "none", 2, "is no folder of a run: it has no config.yaml"),
+        (tmp_path / "none", 2, "is not the folder of a run: it has no config.yaml"),
         (run, 2, "there are no traces"),
     ):
         (run / "traces.sqlite").unlink(missing_ok=True)

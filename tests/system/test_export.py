@@ -89,7 +89,7 @@ def test_a_version_that_cannot_be_exported_is_said_so(run_folder: Path, exported
     assert "has no best checkpoint: learner.keep_best" in invoke("export", run_folder, "--version", "best", status=2)
     assert "is there already" in invoke("export", run_folder, "--output", exported, status=2)
     assert "has no adapter: the run learned all weights" in invoke("export", run_folder, "--adapter", status=2)
-    assert "is no folder of a run" in invoke("export", tmp_path, status=2)
+    assert "is not the folder of a run" in invoke("export", tmp_path, status=2)
 
 
 def test_a_hub_that_cannot_be_reached_is_said_so_and_the_folder_stays(
@@ -145,5 +145,5 @@ def test_a_question_is_asked_by_hand_and_answered_as_by_the_actors(exported: Pat
 
 def test_questions_that_cannot_be_asked_are_said_so(exported: Path, tmp_path: Path):
     (tmp_path / "text.png").write_text("no image")
-    assert "8 bytes that are no image" in invoke("ask", exported, tmp_path / "text.png", "what ?", status=2)
-    assert "is no model: it has no config.json" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)
+    assert "8 bytes that are not an image" in invoke("ask", exported, tmp_path / "text.png", "what ?", status=2)
+    assert "is not a model: it has no config.json" in invoke("ask", tmp_path, tmp_path / "text.png", "what ?", status=2)

@@ -152,7 +152,7 @@ def test_the_actor_equals_transformers_after_each_version(
 
     with pytest.raises(grpc.RpcError, match=f"holds policy version {version}, not {version + 5}"):
         actor.generate("what color is the square", [], required_policy_version=version + 5)
-    with pytest.raises(grpc.RpcError, match="that are no image"):
+    with pytest.raises(grpc.RpcError, match="that are not an image"):
         actor.generate("<image>what", [actor.image(b"\x89PNG no picture")])
     with pytest.raises(grpc.RpcError, match="not in the blob store"):
         actor.generate("<image>what", [pb.ImageRef(sha256="00")])

@@ -420,7 +420,7 @@ def test_a_file_of_another_benchmark_is_refused(tmp_path: Path):
         ("mmlu_pro", {"options": []}, "no options"),
         ("mmlu_pro", {"question": " "}, "no question"),
         ("mmmu", {"image_1": None}, "image 1 is named, and not there"),
-        ("mmstar", {"image": {"bytes": b"no image", "path": None}}, "that are no image"),
+        ("mmstar", {"image": {"bytes": b"no image", "path": None}}, "that are not an image"),
         ("hallusionbench", {"gt_answer": "2"}, "gt_answer is '2', not 0 or 1"),
         ("gsm8k", {"answer": "12"}, "ends with no `#### number`"),
     ],

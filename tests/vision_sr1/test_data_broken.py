@@ -52,20 +52,20 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a NUL in the question": ({**GOOD, "problem": "a\0b"}, "the question has the character NUL at 1"),
     "half a character": ('{"problem": "a\\ud800", "answer": "red"}', "the question has half a character at 1"),
     "bytes that are no UTF-8": (b'{"problem": "caf\xe9", "answer": "red"}', "not UTF-8 at character 16"),
-    "a question that is an object": ({**GOOD, "problem": {"text": "what?"}}, "the question is no text but a dict"),
+    "a question that is an object": ({**GOOD, "problem": {"text": "what?"}}, "the question is not text but a dict"),
     "an empty answer": ({**GOOD, "answer": ""}, "the answer is empty"),
     "no answer": ({**GOOD, "answer": None}, "the answer is empty"),
     "a missing answer": ({"problem": "what?"}, "the answer is empty"),
-    "several answers": ({**GOOD, "answer": ["red", "blue"]}, "the answer is no text but a list"),
+    "several answers": ({**GOOD, "answer": ["red", "blue"]}, "the answer is not text but a list"),
     "a broken line": ('{"problem": "what?", ', "no JSON: "),
     "two objects on a line": ('{"problem": "a"} {"problem": "b"}', "no JSON: Extra data"),
-    "a line that is no object": ("[1, 2]", "'[1, 2]' is no JSON object"),
+    "a line that is no object": ("[1, 2]", "'[1, 2]' is not a JSON object"),
     "a blank line": ("", "no JSON: "),
     "a nest of lists": ("[" * 100_000, "no JSON: "),
     "no turns": ({**GOOD, "problem": []}, "no messages"),
     "an unknown role": ({**GOOD, "problem": turns(("tool", "x"))}, "message 0 has the role 'tool'; known: human"),
     "a turn without text": ({**GOOD, "problem": turns(("user", None))}, "message 0 is empty"),
-    "a turn that is no turn": ({**GOOD, "problem": ["what?"]}, "message 0 is no turn of role and content but 'what?'"),
+    "a turn that is no turn": ({**GOOD, "problem": ["what?"]}, "message 0 is not a turn with role and content but 'what?'"),
     "several turns": (
         {**GOOD, "problem": turns(("user", "a"), ("assistant", "b"), ("user", "c"))},
         "a question is one turn of the user; here are: user, assistant, user",
@@ -81,10 +81,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "no base64": (
         {**GOOD, "images": ["data:image/png;base64,§"]},
-        "image 0: 'data:image/png;base64,§'... is no base64",
+        "image 0: 'data:image/png;base64,§'... is not base64",
     ),
     "an empty image": ({**GOOD, "images": [uri(b"")]}, "image 0: an image of 0 bytes"),
-    "no image at all": ({**GOOD, "images": [uri(b"<html>")]}, "image 0: 6 bytes that are no image"),
+    "no image at all": ({**GOOD, "images": [uri(b"<html>")]}, "image 0: 6 bytes that are not an image"),
     "half an image": ({**GOOD, "images": [uri(png()[:2000])]}, "image 0: an image of 2000 bytes is cut off or damaged"),
     "a decompression bomb": (
         {**GOOD, "images": [uri(header_only(60_000, 60_000))]},
@@ -95,7 +95,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "a URL": ({**GOOD, "images": ["https://example.org/a.png"]}, "is a URL: download it"),
     "a path that leads out": ({**GOOD, "images": ["../../etc/passwd"]}, "leads out of"),
     "an absolute path": ({**GOOD, "images": ["/etc/passwd"]}, "leads out of"),
-    "a path with NUL": ({**GOOD, "images": ["a\0.png"]}, "is no path"),
+    "a path with NUL": ({**GOOD, "images": ["a\0.png"]}, "is neither a path"),
     "a missing file": ({**GOOD, "images": ["gone.png"]}, "no image file"),
     "a folder": ({**GOOD, "images": ["."]}, "no image file"),
     "an image that is a number": ({**GOOD, "images": [7]}, "image 0: neither bytes nor a path"),
@@ -264,7 +264,7 @@ def test_a_mixture_is_written_by_weights(rows: Callable[..., str], tmp_path: Pat
     assert {found[index].data_source for index in range(len(found))} == {"one", "two"}
     refused = invoke("mix", str(tmp_path / "b.parquet"), one, talk, status=2)
     assert "questions and conversations cannot be mixed" in refused
-    assert "'many' is no weight" in invoke("mix", str(tmp_path / "c.parquet"), f"{one}=many", status=2)
+    assert "'many' is not a weight" in invoke("mix", str(tmp_path / "c.parquet"), f"{one}=many", status=2)
 
 
 def test_no_image_is_on_both_sides_of_a_split(rows: Callable[..., str], tmp_path: Path):

@@ -145,12 +145,12 @@ def test_paths_of_images_start_from_the_folder_of_their_own_file(tmp_path: Path,
         ("row*", "files with this ending are not read"),
         ("mixed.*", r"mixed.\*: files of several kinds \(csv, jsonl\)"),
         ("folder", "folder: the datasets library finds no data files"),
-        ("cut.jsonl.gz", "cut.jsonl.gz is no jsonl file that can be read: "),
-        ("text.json.gz", "text.json.gz is no json file that can be read: Not a gzipped file"),
-        ("broken.json", "broken.json is no json file that can be read: "),
+        ("cut.jsonl.gz", "cut.jsonl.gz is not a readable jsonl file: "),
+        ("text.json.gz", "text.json.gz is not a readable json file: Not a gzipped file"),
+        ("broken.json", "broken.json is not a readable json file: "),
         ("wide.jsonl", "no line that is a JSON object; .*row 0: not UTF-8"),
         ("blank.jsonl", "blank.jsonl has no rows"),
-        ("zero.parquet", "zero.parquet is no parquet file that can be read: .*0 bytes"),
+        ("zero.parquet", "zero.parquet is not a readable parquet file: .*0 bytes"),
         ("a::b.parquet", "rename it"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_weight_is_a_finite_number_above_0(tmp_path: Path, weight: str):
     source = write(tmp_path / "rows.jsonl", "x")
     result = CliRunner().invoke(app, ["data", "mix", str(tmp_path / "out.parquet"), f"{source}={weight}"])
     assert result.exit_code == 2, result.output
-    assert "is no weight; give a number above 0" in " ".join(result.output.split())
+    assert "is not a weight; give a number above 0" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("weight", [".nan", ".inf"])

@@ -35,7 +35,7 @@ def questions(folder: Path, config: DataConfig | None = None, **columns: list[An
         ({"problem": [b"caf\xe9?"]}, "row 0: the question is not UTF-8.*write the file again"),
         ({"problem": ["a\0b"]}, "row 0: the question has the character NUL at 1"),
         ({"problem": ["<image> and <image>?"], "images": [[{"bytes": encoded()}]]}, "2 <image> markers for 1 images"),
-        ({"images": [[{"bytes": b"junk"}]]}, "row 0, image 0: 4 bytes that are no image"),
+        ({"images": [[{"bytes": b"junk"}]]}, "row 0, image 0: 4 bytes that are not an image"),
         ({"images": [[{"bytes": None, "path": None}]]}, "row 0, image 0: neither bytes nor a path"),
         ({"images": [[{"path": "https://example.org/a.png"}]]}, "is a URL: download it"),
         ({"images": [[{"path": "../outside.png"}]]}, "leads out of .*set data.image_root"),
@@ -87,7 +87,7 @@ def test_a_wrong_extension_does_not_matter_an_image_is_what_its_bytes_say(tmp_pa
     (tmp_path / "text.png").write_text("no image at all")
     rows = questions(tmp_path, problem=["a?", "b?"], answer=["a", "b"], images=[["a.png"], ["text.png"]])
     assert rows[0].images == [jpeg]
-    with pytest.raises(DataError, match="row 1, image 0: 15 bytes that are no image"):
+    with pytest.raises(DataError, match="row 1, image 0: 15 bytes that are not an image"):
         _ = rows[1]
 
 
@@ -99,7 +99,7 @@ def test_latex_and_numbers_are_answers(tmp_path: Path):
 
 def test_a_file_that_is_no_parquet_is_said_so(tmp_path: Path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 and nothing else")
-    with pytest.raises(DataError, match=r"rows.parquet is no parquet file that can be read"):
+    with pytest.raises(DataError, match=r"rows.parquet is not a readable parquet file"):
         Questions(str(tmp_path / "rows.parquet"), DataConfig())
 
 

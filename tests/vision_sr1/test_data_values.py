@@ -39,7 +39,7 @@ REFUSED: dict[str, str] = {
     "Infinity": "the answer is inf: give a finite number",
     "-Infinity": "the answer is -inf: give a finite number",
     "null": "the answer is empty",
-    '{"a": 1}': "the answer is no text but a dict",
+    '{"a": 1}': "the answer is not text but a dict",
     '"1", "answer": "2"': "an object has 'answer' more than once",
 }
 
@@ -86,7 +86,7 @@ def test_cells_of_a_table_are_texts(tmp_path: Path, kind: str, separator: str):
     [
         (b"problem,answer\nwhat?,1,2\n", "rows.csv, line 2: 3 cells, and 2 columns"),
         (b"problem,answer\nwhat?\n", "rows.csv, line 2: 1 cells, and 2 columns"),
-        (b'problem,answer\nwhat?,"1\n', "rows.csv is no csv file that can be read"),
+        (b'problem,answer\nwhat?,"1\n', "rows.csv is not a readable csv file"),
         (b"problem,answer,answer\nwhat?,1,2\n", "two columns have the same name"),
         (b"problem,answer\nwhat?,caf\xe9\n", "rows.csv is not UTF-8.*write the file again"),
         (b"problem,answer\n", "rows.csv has no rows"),
@@ -171,7 +171,7 @@ def test_a_source_and_a_scene_are_read_as_written_too(tmp_path: Path):
     path.write_text("".join(json.dumps({"problem": "what?", "answer": "x", **row}) + "\n" for row in rows))
     read = Questions(str(path), DataConfig())
     assert [(read[i].data_source, read[i].scene) for i in range(2)] == [("0", "1"), ("rows", None)]
-    for index, message in ((2, "the scene is nan"), (3, "the scene is no text but a list")):
+    for index, message in ((2, "the scene is nan"), (3, "the scene is not text but a list")):
         with pytest.raises(DataError, match=message):
             _ = read[index]
 
@@ -207,7 +207,7 @@ def test_answers_may_be_nested_or_several(tmp_path: Path, row: dict[str, Any], k
         ([], "the answer is empty"),
         ([""], "the answer, number 0 is empty"),
         (["a", float("inf")], "the answer, number 1 is inf"),
-        (["a", ["b"]], "the answer, number 1 is no text but a list"),
+        (["a", ["b"]], "the answer, number 1 is not text but a list"),
     ],
 )
 def test_lists_of_answers_hold_texts(tmp_path: Path, answer: list[Any], message: str):

@@ -134,7 +134,7 @@ def test_floats_are_scaled_from_the_range_that_they_have(values: list[list[float
 
 @pytest.mark.parametrize("pixel", [float("nan"), float("inf"), float("-inf")])
 def test_pixels_that_are_no_numbers_are_refused(pixel: float):
-    with pytest.raises(UnusableImageError, match="pixels that are no finite numbers"):
+    with pytest.raises(UnusableImageError, match="pixels that are not finite numbers"):
         stored_form(tiff([[0.5, pixel, 1.0]]))
 
 

@@ -35,8 +35,8 @@ def test_a_whole_model_passes(tiny_model: Path, untied_model: Path):
         ("~/model", r"there is no folder '~/model'; write \$HOME instead of ~"),
         ("docs/model", "there is no folder 'docs/model'$"),  # `docs` is one: no name of a hub's
         ("models/a/b", "there is no folder 'models/a/b'$"),
-        ("", "is no model: it has no config.json"),
-        ("{folder}", "is no model: it has no config.json"),
+        ("", "is not a model: it has no config.json"),
+        ("{folder}", "is not a model: it has no config.json"),
         ("{folder}/file", "is a file: name its folder"),
     ],
 )

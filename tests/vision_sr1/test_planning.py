@@ -149,7 +149,7 @@ def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path
 def test_a_folder_without_a_model_is_said(tmp_path: Path):
     result = CliRunner().invoke(app, ["plan", str(tmp_path), "--gpus", "8"])
     assert result.exit_code == 2
-    assert "is no model: it has no config.json" in result.output
+    assert "is not a model: it has no config.json" in result.output
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     result = CliRunner().invoke(app, ["plan", str(tmp_path), "--gpus", "8"])
     assert "is a model of type 'llama'; known here: qwen2_5_vl" in result.output

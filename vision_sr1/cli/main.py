@@ -150,7 +150,7 @@ def traces(
     from vision_sr1.cli.launcher.traces import export_traces, serve_traces
 
     if not (run / SETTINGS).is_file():
-        fail(f"{run} is no folder of a run: it has no config.yaml")
+        fail(f"{run} is not the folder of a run: it has no config.yaml")
     place = [*place_of(run), *(overrides or [])]
     effective = load(run / SETTINGS, place).config
     if export is not None:

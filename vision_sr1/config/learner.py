@@ -178,7 +178,7 @@ class WeightsConfig(Section):
         if self.same_weights_grace_s >= self.sync_timeout_s:
             raise ValueError(
                 f"same_weights_grace_s {self.same_weights_grace_s} must be less than sync_timeout_s "
-                f"{self.sync_timeout_s}: an actor that waits longer would be taken for dead"
+                f"{self.sync_timeout_s}: an actor that waits longer would be excluded from the fleet"
             )
         return self
 

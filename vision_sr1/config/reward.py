@@ -197,7 +197,7 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _judge_is_there_to_grade(self) -> Self:
         if "judge" in self.grader_names and not self.judge.url:
-            raise ValueError("the grader `judge` needs judge.url and judge.model: who it is that compares answers")
+            raise ValueError("the grader `judge` needs judge.url and judge.model: the model that compares answers")
         return self
 
     @model_validator(mode="after")

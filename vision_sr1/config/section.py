@@ -26,13 +26,13 @@ def _url(text: str) -> str:
     try:
         urlsplit(text)
     except ValueError as error:
-        raise ValueError(f"is no URL: {error}") from None
+        raise ValueError(f"is not a URL: {error}") from None
     return text
 
 
 def _http_url(text: str) -> str:
     if urlsplit(_url(text)).scheme not in ("http", "https"):
-        raise ValueError("is to begin with http:// or https://")
+        raise ValueError("must begin with http:// or https://")
     return text
 
 

@@ -14,7 +14,7 @@ from vision_sr1.prompting.images import UnusableImageError, stored_form
 
 VIDEOS = ("videos", "video")
 COLUMNS = ("images", "image")  # one of them is taken where `data.image_key` names none of the columns
-_LONGEST_PATH = 4096  # characters; a longer text is an image that is no base64
+_LONGEST_PATH = 4096  # characters; a longer text is an image that is not base64
 _FIELDS = ("bytes", "base64", "image", "image_url", "url", "path")  # of a struct that is an image
 _BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR|Qk|SUkqA|TU0AK)[A-Za-z0-9+/\s]{32,}={0,2}\s*")  # by formats
 
@@ -91,7 +91,7 @@ class Pictures:
         if "://" in name:
             raise DataError(f"{what}: {name!r} is a URL: download it, and give its path or its bytes", "image")
         if "\0" in name or len(name) > _LONGEST_PATH:
-            raise DataError(f"{what}: {name[:80]!r} is no path, and no image in base64", "image")
+            raise DataError(f"{what}: {name[:80]!r} is neither a path nor an image in base64", "image")
         try:
             return self._file(name, what, root)
         except (OSError, UnicodeEncodeError) as error:
@@ -115,7 +115,7 @@ def _path_of(url: str, what: str) -> str:
     try:
         return urlsplit(url).path
     except ValueError as error:
-        raise DataError(f"{what}: {url[:80]!r} is no file URL: {error}", "image") from error
+        raise DataError(f"{what}: {url[:80]!r} is not a file URL: {error}", "image") from error
 
 
 def _decoded(payload: str, name: str, what: str) -> bytes:
@@ -123,4 +123,4 @@ def _decoded(payload: str, name: str, what: str) -> bytes:
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except ValueError as error:
-        raise DataError(f"{what}: {name[:40]!r}... is no base64: {error}", "image") from error
+        raise DataError(f"{what}: {name[:40]!r}... is not base64: {error}", "image") from error

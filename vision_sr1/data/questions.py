@@ -101,7 +101,7 @@ class Questions:
             return plain_text(value, what)
         if self._reward.grader_of(data_source) != "any_of":
             raise DataError(
-                f"{what} is no text but a list; where each of its {len(value)} answers is right, set "
+                f"{what} is not text but a list; where each of its {len(value)} answers is right, set "
                 f"reward.graders={{{data_source}: any_of}}",
                 "text",
             )

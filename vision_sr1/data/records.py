@@ -45,7 +45,7 @@ def records(files: tuple[tuple[str, int, int], ...]) -> Iterator[dict[str, bytes
         except UnicodeDecodeError as error:
             raise DataError(f"{file} is not UTF-8: {error}; write the file again in UTF-8") from error
         except (ValueError, RecursionError, EOFError, OSError, zlib.error, csv.Error) as error:
-            raise DataError(f"{file} is no {kind_of(file)} file that can be read: {error}") from error
+            raise DataError(f"{file} is not a readable {kind_of(file)} file: {error}") from error
     if is_empty:
         raise NoRowsError(f"{', '.join(file for file, *_ in files)}: no rows")
 
@@ -62,13 +62,13 @@ def parsed(record: bytes, where: str) -> dict[str, Any]:
         place = len(record[: error.start].decode())
         raise DataError(f"{where}: not UTF-8 at character {place}; write the file again in UTF-8", "text") from error
     if not text.strip():
-        raise DataError(f"{where}: no JSON: the line is blank; remove it", "row")
+        raise DataError(f"{where}: not JSON: the line is blank; remove it", "row")
     try:
         row = json_value(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: no JSON: {error}", "row") from error
+        raise DataError(f"{where}: not JSON: {error}", "row") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {text[:40]!r} is no JSON object", "row")
+        raise DataError(f"{where}: {text[:40]!r} is not a JSON object", "row")
     return row
 
 

@@ -174,7 +174,7 @@ def _has_rows(file: Path) -> bool:
     try:
         return bool(pq.read_metadata(file).num_rows)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{file} is no parquet file that can be read: {error}") from error
+        raise DataError(f"{file} is not a readable parquet file: {error}") from error
 
 
 class _Columns:

@@ -84,7 +84,7 @@ def _written(value: Any, what: str) -> str:
         case date() if not isinstance(value, datetime):
             return value.isoformat()
         case dict() | list():
-            raise DataError(f"{what} is no text but a {type(value).__name__}", "text")
+            raise DataError(f"{what} is not text but a {type(value).__name__}", "text")
         case _:
             kind = type(value).__name__
             raise DataError(
@@ -107,7 +107,7 @@ def messages(value: Any, where: str) -> list[Message]:
 
 def _message(turn: Any, what: str) -> Message:
     if not isinstance(turn, dict):
-        raise DataError(f"{what} is no turn of role and content but {str(turn)[:40]!r}", "row")
+        raise DataError(f"{what} is not a turn with role and content but {str(turn)[:40]!r}", "row")
     said = turn.get("role") or turn.get("from")
     role = _ROLES.get(str(said).lower())
     if role is None:

@@ -62,7 +62,7 @@ def _refusing(data: bytes) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnusableImageError(
-            f"{len(data)} bytes that are no image, or of a variant that is not read (they begin with {data[:12]!r}); "
+            f"{len(data)} bytes that are not an image, or of a variant that is not read (they begin with {data[:12]!r}); "
             f"known formats: {', '.join(FORMATS)}"
         ) from None
     except Image.DecompressionBombError as error:
@@ -131,7 +131,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     pixels = np.asarray(values)
     low, high = float(pixels.min()), float(pixels.max())
     if not math.isfinite(high - low):
-        raise UnusableImageError("an image with pixels that are no finite numbers")
+        raise UnusableImageError("an image with pixels that are not finite numbers")
     if image.mode.startswith("F") and high < 2:
         top = max(high, 1.0)
     else:

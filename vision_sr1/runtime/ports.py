@@ -21,7 +21,7 @@ class Ports(ExitStack):
         """`preferred` where it is free, otherwise a free port of the host's address.
 
         Raises:
-            ConfigError: `host` is no address of this machine.
+            ConfigError: `host` is not an address of this machine.
         """
         drawn = random.SystemRandom().sample(SERVERS, 20)
         for port in (*([preferred] if preferred else []), *drawn, 0):

@@ -232,7 +232,7 @@ def _weighted(source: str) -> SourceConfig:
     try:
         return SourceConfig(path=path, weight=float(weight))
     except ValueError:
-        fail(f"{source}: {weight!r} is no weight; give a number above 0, such as {path}=2")
+        fail(f"{source}: {weight!r} is not a weight; give a number above 0, such as {path}=2")
 
 
 def _shown(number: float) -> str:

@@ -50,7 +50,7 @@ def run_demo(
     if prepare:
         resume = not fresh
     elif root.is_dir() and not is_demo(root) and any(path.name != LOCK for path in root.iterdir()):
-        raise ConfigError(f"{root} holds files that are no demo's: choose another --root")
+        raise ConfigError(f"{root} holds files that do not belong to a demo: choose another --root")
     elif resume and not is_demo(root):
         raise ConfigError(f"{root} holds no demo to resume: leave --resume out to start one")
     with RunFolder(root, console) as folder:

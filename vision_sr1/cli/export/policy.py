@@ -21,7 +21,7 @@ def run_config(run: Path) -> Config:
     """The configuration that a run was last started with, at the place where the run is now.
 
     Raises:
-        ConfigError: it is no folder of a run.
+        ConfigError: it is not the folder of a run.
     """
     return load_config(_check_run(run), place_of(run)).config
 
@@ -111,7 +111,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 def _check_run(run: Path) -> Path:
     file = run / SETTINGS
     if not file.is_file():
-        raise ConfigError(f"{run} is no folder of a run: it has no {SETTINGS}")
+        raise ConfigError(f"{run} is not the folder of a run: it has no {SETTINGS}")
     return file
 
 

@@ -66,7 +66,7 @@ def check_services(config: Config, *, learners: int, actors: int) -> None:
             try:
                 ports.keep(host)
             except (ConfigError, UnicodeError) as error:
-                raise ConfigError(f"{section}.host: {host!r} is no address of this machine") from error
+                raise ConfigError(f"{section}.host: {host!r} is not an address of this machine") from error
         wanted = config.actors.port
         if actors and wanted and ports.keep(config.actors.host, wanted) != wanted:
             raise ConfigError(f"actors.port {wanted} is in use: choose another, or 0 for a free one")
