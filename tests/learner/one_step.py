@@ -20,7 +20,7 @@ from learner.model.policy import load_policy
 from learner.model.reference import FrozenCopy
 from learner.model.sequences import SequenceBuilder
 from learner.objective.update import PolicyUpdate
-from tests.learner.groups import read_groups, read_images
+from tests.learner.made_groups import read_groups, read_images
 from vision_sr1.config import Config, load_config
 
 

@@ -179,7 +179,7 @@ def component(pod: str) -> str:
     return pod.rpartition("-")[0] or pod
 
 
-@pytest.mark.full(sibling="tests/vision_sr1/test_rpc.py::test_both_sides_show_a_certificate_of_one_authority")
+@pytest.mark.full(sibling="tests/vision_sr1/runtime/test_rpc.py::test_both_sides_show_a_certificate_of_one_authority")
 def test_a_step_is_learned_from_across_pods_under_tls(running: Cluster):
     scalars = [json.loads(line) for line in (running.volumes["runs"] / "rl" / "scalars.jsonl").read_text().splitlines()]
     (first, *_) = [line for line in scalars if line["step"] == 1]
@@ -207,7 +207,9 @@ def test_containers_can_write_where_it_is_declared_and_nowhere_else(running: Clu
             assert (pod.run("test", "-w", folder).returncode == 0) == (folder in writable), f"{name}: {folder}"
 
 
-@pytest.mark.full(sibling="tests/vision_sr1/test_doctor.py::test_the_command_says_all_and_fails_where_something_does")
+@pytest.mark.full(
+    sibling="tests/vision_sr1/cli/test_doctor.py::test_the_command_says_all_and_fails_where_something_does"
+)
 @pytest.mark.parametrize("name", ["learner-0", "actor-0", "reward-service-0"])
 def test_the_doctor_finds_nothing_from_within(running: Cluster, name: str):
     config = ["/etc/vision-sr1/run.yaml", "run.dir=/runs", "tls.enabled=true"]

@@ -103,7 +103,9 @@ def _check_weights(folder: Path) -> None:
         for index in folder.glob("*.safetensors.index.json"):
             files |= {folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{where}: {index.name} is not an index of weights ({error!r}): copy the model again") from error
+        raise ConfigError(
+            f"{where}: {index.name} is not an index of weights ({error!r}): copy the model again"
+        ) from error
     if not files and not any(folder.glob("*.bin")):
         raise ConfigError(f"{where} has no weights (*.safetensors): copy the model again")
     for file in sorted(files):

@@ -84,7 +84,9 @@ def _pool(config: StreamsConfig, url: str) -> ConnectionPool:
         try:
             return ConnectionPool.from_url(url, max_connections=CONNECTIONS, **options)
         except ValueError as error:
-            raise ConfigError(f"streams.url: {parts.netloc.rpartition('@')[2]!r} is not of the form host:port: {error}") from error
+            raise ConfigError(
+                f"streams.url: {parts.netloc.rpartition('@')[2]!r} is not of the form host:port: {error}"
+            ) from error
     if parts.scheme == "redis+sentinel":
         hosts = [host.rpartition(":") for host in parts.netloc.rpartition("@")[2].split(",")]
         service, _, db = parts.path.strip("/").partition("/")

@@ -20,7 +20,7 @@ from learner.objective.batch_statistics import BatchStatistics
 from learner.objective.samples import training_samples
 from learner.objective.update import PolicyUpdate
 from tests.conftest import TINY
-from tests.learner.groups import make_groups
+from tests.learner.made_groups import make_groups
 from vision_sr1.config import Config, load_config
 from vision_sr1.v1 import pipeline_pb2 as pb
 

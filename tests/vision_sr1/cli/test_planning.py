@@ -30,7 +30,7 @@ TEXT_7B = {
     "num_key_value_heads": 4,
 }
 VISION_7B = {"out_hidden_size": 3584}
-EXAMPLE = Path(__file__).parents[2] / "examples" / "vision_sr1_3b.yaml"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "vision_sr1_3b.yaml"
 
 
 @pytest.fixture

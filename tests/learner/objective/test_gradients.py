@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import TINY
-from tests.learner.groups import make_groups, write_groups
+from tests.learner.made_groups import make_groups, write_groups
 from tests.learner.one_step import gradient_file
 from tests.learner.ranks import run_ranks
 from vision_sr1.config import load_config

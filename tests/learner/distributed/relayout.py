@@ -1,4 +1,4 @@
-"""`torchrun -m tests.learner.relayout FOLDER STAGES [section.key=value]...`: takes up a state in other layouts.
+"""`torchrun -m tests.learner.distributed.relayout FOLDER STAGES [section.key=value]...`: a state in other layouts.
 
 FOLDER holds groups as `write_groups` writes them, and a folder for each of DTYPES, in which all happens in that one.
 Where it has no `state` yet, the first of the STAGES trains a step and writes it, and after another step its weights.
@@ -20,7 +20,7 @@ from learner.model.policy import load_policy
 from learner.model.sequences import SequenceBuilder
 from learner.model.snapshots import export_snapshot
 from learner.objective.update import PolicyUpdate
-from tests.learner.groups import read_groups, read_images
+from tests.learner.made_groups import read_groups, read_images
 from vision_sr1.config import Config, load_config
 
 DTYPES = ("float32", "bfloat16")

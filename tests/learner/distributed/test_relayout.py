@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from learner.distributed.state_shards import MOMENTS, WEIGHT, StateShardsError, _Saved
 from tests.conftest import TINY
-from tests.learner.groups import make_groups, write_groups
+from tests.learner.distributed.relayout import DTYPES
+from tests.learner.made_groups import make_groups, write_groups
 from tests.learner.ranks import run_ranks
-from tests.learner.relayout import DTYPES
 from vision_sr1.config import load_config
 
 OPTIONS = [
@@ -39,9 +39,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: 
     write_groups(folder, *make_groups(config, shapes["cold_start"], prompts=4, group_size=4))
     for dtype in DTYPES:
         (folder / dtype).mkdir()
-    run_ranks("tests.learner.relayout", 2, folder, "3", *options)
+    run_ranks("tests.learner.distributed.relayout", 2, folder, "3", *options)
     for ranks, stages in LAYOUTS.items():
-        run_ranks("tests.learner.relayout", ranks, folder, ",".join(map(str, stages)), *options)
+        run_ranks("tests.learner.distributed.relayout", ranks, folder, ",".join(map(str, stages)), *options)
     return folder
 
 

@@ -109,7 +109,7 @@ def test_mlflow_goes_on_with_a_resumed_run(config: Config):
 TRACKIO = """
 import sys
 from pathlib import Path
-from tests.learner.test_trackers import track
+from tests.learner.metrics.test_trackers import track
 from vision_sr1.config import load_config
 config = load_config(None, [f"run.dir={sys.argv[1]}", "metrics.tensorboard=false", "metrics.trackers=[trackio]"]).config
 track(config)

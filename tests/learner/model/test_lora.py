@@ -9,7 +9,7 @@ from learner.checkpoints.hf_folder import export_policy
 from learner.model.lora import add_adapters, merged_parameters, merged_shapes
 from learner.model.policy import load_policy
 from learner.model.reference import BaseWeights
-from tests.learner.test_update import Learner, changed
+from tests.learner.objective.test_update import Learner, changed
 from vision_sr1.config import ConfigError, LoraConfig
 
 LORA = "learner.lora.rank=4"

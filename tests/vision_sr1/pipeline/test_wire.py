@@ -6,7 +6,7 @@ import pytest
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_generated_stubs_are_those_of_the_proto_files(tmp_path: Path):

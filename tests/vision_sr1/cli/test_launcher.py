@@ -31,7 +31,7 @@ from vision_sr1.streams import Keys
 from vision_sr1.streams.embedded import EmbeddedRedis, running_server
 
 CONSOLE = Console(quiet=True)
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture

@@ -65,7 +65,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no turns": ({**GOOD, "problem": []}, "no messages"),
     "an unknown role": ({**GOOD, "problem": turns(("tool", "x"))}, "message 0 has the role 'tool'; known: human"),
     "a turn without text": ({**GOOD, "problem": turns(("user", None))}, "message 0 is empty"),
-    "a turn that is no turn": ({**GOOD, "problem": ["what?"]}, "message 0 is not a turn with role and content but 'what?'"),
+    "a turn that is no turn": (
+        {**GOOD, "problem": ["what?"]},
+        "message 0 is not a turn with role and content but 'what?'",
+    ),
     "several turns": (
         {**GOOD, "problem": turns(("user", "a"), ("assistant", "b"), ("user", "c"))},
         "a question is one turn of the user; here are: user, assistant, user",
