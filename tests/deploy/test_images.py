@@ -170,7 +170,9 @@ def test_secrets_for_compose_are_made_once(tmp_path: Path):
     assert written.read_text() == before
 
 
-@pytest.mark.full(sibling="test_packaging.py::test_an_image_has_what_its_service_needs_and_nothing_else")
+@pytest.mark.full(
+    sibling="tests/vision_sr1/test_packaging.py::test_an_image_has_what_its_service_needs_and_nothing_else"
+)
 def test_the_reward_service_runs_with_what_its_image_has_and_the_doctor_beside_it(
     tmp_path: Path, tiny_model: Path, embedded_redis: EmbeddedRedis
 ):

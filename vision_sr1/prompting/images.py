@@ -62,8 +62,8 @@ def _refusing(data: bytes) -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnusableImageError(
-            f"{len(data)} bytes that are not an image, or of a variant that is not read (they begin with {data[:12]!r}); "
-            f"known formats: {', '.join(FORMATS)}"
+            f"{len(data)} bytes that are not an image, or of a variant that is not read (they begin with "
+            f"{data[:12]!r}); known formats: {', '.join(FORMATS)}"
         ) from None
     except Image.DecompressionBombError as error:
         raise UnusableImageError(f"a decompression bomb: {error}") from None
