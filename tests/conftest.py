@@ -16,7 +16,8 @@ from vision_sr1.streams.embedded import EmbeddedRedis
 
 SYSTEM = Path(__file__).with_name("system")
 ONE_SERVER = {"test_judge": "test_export"}  # files that share a server, by the one whose worker starts it
-LONGEST = ["test_training", "test_weights", "test_operation", "test_soak", "test_fleet", "test_evaluation"]  # go first
+# Go first; one worker begins with the cold start that most others need, the other with what needs none.
+LONGEST = ["test_training", "test_relayout", "test_weights", "test_operation", "test_soak", "test_fleet"]
 COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 BROWSER_TIMEOUT_MS = 20_000
