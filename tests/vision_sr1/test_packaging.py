@@ -109,15 +109,20 @@ def needed(extras: list[str]) -> set[str]:
     while todo:
         requirement = todo.pop()
         name = canonicalize_name(requirement.name)
-        if name in LEFT_OUT:
-            continue
         for extra in ("", *requirement.extras):
-            if (name, extra) in found:
-                continue
-            found.add((name, extra))
-            requires = map(Requirement, importlib.metadata.requires(name) or [])
-            todo += [one for one in requires if one.marker is None or one.marker.evaluate({"extra": extra})]
+            if name not in LEFT_OUT and (name, extra) not in found:
+                found.add((name, extra))
+                todo += required(name, extra)
     return {name for name, _ in found} - {PROJECT["name"]}
+
+
+def required(name: str, extra: str) -> list[Requirement]:
+    """What a package requires, or one of its extras; "" is what every installation has."""
+    if name == PROJECT["name"]:
+        lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+        return list(map(Requirement, lines))
+    requires = map(Requirement, importlib.metadata.requires(name) or [])
+    return [one for one in requires if one.marker is None or one.marker.evaluate({"extra": extra})]
 
 
 def locked(variant: str) -> dict[str, set[str]]:
