@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import sys
 import uuid
@@ -24,7 +23,7 @@ from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
-from vision_sr1.runtime.cancellation import end_tasks
+from vision_sr1.runtime.cancellation import end_tasks, stop_event
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
@@ -42,9 +41,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
     Args:
         policy_version: that the weights at `model.path` are; None: weights are waited for.
     """
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    stop = stop_event()
     redis = await connect(config.streams, is_stopping=stop.is_set)
     keys = Keys(config.run.name)
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)

@@ -34,9 +34,7 @@ def soak(folder: Path, *options: str, timeout_s: float, **environment: str) -> d
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_doubled_or_left_over_where_each_service_is_killed_once(
-    tmp_path: Path, cold_start_model: Path
-):
+def test_nothing_is_lost_doubled_or_left_over_where_each_service_is_killed_once(tmp_path: Path, cold_start_model: Path):
     (tmp_path / "model").symlink_to(cold_start_model)  # so that the benchmark teaches none of its own
     soak(tmp_path, "--minutes", "1.1", "--seed", "6", "--rows", "64", timeout_s=540)
 

@@ -2,20 +2,18 @@
 
 import argparse
 import asyncio
-import signal
 import sys
 
 from vision_sr1.cli.evaluation.benchmark_collector import BenchmarkCollector, NoAnswersError
 from vision_sr1.config import Config
+from vision_sr1.runtime.cancellation import stop_event
 from vision_sr1.runtime.service import STOPPED, run_service
 from vision_sr1.streams import connect
 
 
 async def ask(config: Config, version: int) -> bool:
     """Asks until every question has an answer; false where SIGTERM or SIGINT came before."""
-    stop = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    stop = stop_event()
     redis = await connect(config.streams, is_stopping=stop.is_set)
     try:
         return await BenchmarkCollector(config, version, redis).run(stop)
