@@ -54,7 +54,7 @@ def parsed(record: bytes, where: str) -> dict[str, Any]:
     """A row of `records`. Numbers with a fraction or an exponent are texts, digit for digit.
 
     Raises:
-        DataError: it is not UTF-8, no JSON, or no object.
+        DataError: it is not UTF-8, not JSON, or not an object.
     """
     try:
         text = record.decode()
@@ -76,7 +76,7 @@ def json_value(text: str) -> Any:
     """JSON with numbers of a fraction or an exponent as texts, digit for digit.
 
     Raises:
-        ValueError: it is no JSON, or an object has a name twice.
+        ValueError: it is not JSON, or an object has a name twice.
         RecursionError: it is nested too deep.
     """
     return json.loads(text, parse_float=str, object_pairs_hook=_object)

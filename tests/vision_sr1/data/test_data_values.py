@@ -221,7 +221,7 @@ def test_a_list_of_answers_needs_the_grader_of_its_source(tmp_path: Path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     read = Questions(str(tmp_path / "rows.jsonl"), DataConfig(), reward=RewardConfig(graders={"open": "any_of"}))
     assert read[0].answer == '["a", "b"]'
-    with pytest.raises(DataError, match=r"row 1: .*no text but a list; .*set reward.graders=\{other: any_of\}"):
+    with pytest.raises(DataError, match=r"row 1: .*not text but a list; .*set reward.graders=\{other: any_of\}"):
         _ = read[1]
 
 

@@ -39,14 +39,14 @@ RED = Image.new("RGB", (32, 24), "red")
     ("data", "message"),
     [
         (b"", "0 bytes"),
-        (b"<html>not found</html>", "no image.*begin with b'<html>"),
-        (b"<svg xmlns='x'/>", "no image"),
+        (b"<html>not found</html>", "not an image.*begin with b'<html>"),
+        (b"<svg xmlns='x'/>", "not an image"),
         (encoded(RED)[:60], "cut off or damaged"),
         (encoded(RED, "JPEG")[:-200], "cut off or damaged"),
         (png_header(40_000, 40_000), "bomb"),
         (png_header(2**31 - 1, 2**31 - 1), "pixels"),
         (png_header(12_000, 10_000), "12000 x 10000 pixels: 89478485 are allowed"),
-        (png_header(0, 7), "no image|0 x 7|damaged"),
+        (png_header(0, 7), "not an image|0 x 7|damaged"),
         (encoded(Image.new("RGB", (400, 2))), "one side is 200 times the other"),
     ],
 )
