@@ -119,14 +119,14 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     async def InitWeightTransfer(
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.InitWeightTransferResponse:
-        """Joins the transfer group of an epoch."""
+        """Joins a transfer group."""
         await self._check_version(request, context)
         gloo = self.info.weight_transfer == "gloo"
         store = "master" if gloo else "store"
         init_info: dict[str, Any] = {
             f"{store}_address": request.master_address,
             f"{store}_port": request.master_port,
-            "epoch": request.epoch,
+            "group_number": request.group_number,
             "rank_offset": request.rank_offset,
             "world_size": request.world_size,
             "timeout_s": request.timeout_s,
@@ -141,7 +141,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         log.info(
             "transfer_group_joined",
             message="Joined a weight transfer group",
-            epoch=request.epoch,
+            group_number=request.group_number,
             members=request.world_size,
         )
         return pb.InitWeightTransferResponse()

@@ -212,24 +212,24 @@ def generating(address: str) -> Iterator[None]:
 
 def bare_broadcast(size: int, receivers: int, rounds: int, bucket_bytes: int) -> float:
     """Seconds to send so many bytes to processes that only receive."""
-    epoch = TransferGroup.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
+    transfer_group = TransferGroup.open("127.0.0.1", 1, 1 + receivers, TIMEOUT_S)
     spawn = multiprocessing.get_context("spawn")
     others = [
         spawn.Process(
             target=receive,
-            args=(epoch.rendezvous.master_port, rank + 1, 1 + receivers, size, rounds, bucket_bytes),
+            args=(transfer_group.rendezvous.master_port, rank + 1, 1 + receivers, size, rounds, bucket_bytes),
             daemon=True,
         )
         for rank in range(receivers)
     ]
     for process in others:
         process.start()
-    group = GlooGroup(epoch)
+    group = GlooGroup(transfer_group)
     buckets, seconds = chunks(size, bucket_bytes), []
     for _ in range(rounds + 1):
         started = time.monotonic()
         for buffer in buckets:
-            epoch.run(partial(group.broadcast, buffer))
+            transfer_group.run(partial(group.broadcast, buffer))
         seconds.append(time.monotonic() - started)
     group.close()
     for process in others:
@@ -239,14 +239,14 @@ def bare_broadcast(size: int, receivers: int, rounds: int, bucket_bytes: int) ->
 
 def receive(port: int, rank: int, world_size: int, size: int, rounds: int, bucket_bytes: int) -> None:
     """One receiver."""
-    epoch = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
-    group = GlooGroup(epoch)
+    transfer_group = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
+    group = GlooGroup(transfer_group)
     buckets = chunks(size, bucket_bytes)
     for _ in range(rounds + 1):
         for buffer in buckets:
-            epoch.run(partial(group.broadcast, buffer))
+            transfer_group.run(partial(group.broadcast, buffer))
     with suppress(TransferError):
-        epoch.wait_for(Future())  # until the sender has left
+        transfer_group.wait_for(Future())  # until the sender has left
 
 
 def chunks(size: int, bucket_bytes: int) -> list[torch.Tensor]:

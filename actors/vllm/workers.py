@@ -1,4 +1,4 @@
-"""vLLM's workers, mended where what they do is not what training needs. Given to vLLM by name, as `worker_cls`."""
+"""vLLM's workers, changed where training needs something else. Given to vLLM by name, as `worker_cls`."""
 
 from typing import Any
 

@@ -58,7 +58,7 @@ class EngineSource(WeightSource):
 
 
 class FleetTransfer:
-    """Sends policy versions; forms a new transfer group, an epoch, whenever the fleet has changed.
+    """Sends policy versions; forms a new transfer group whenever the fleet has changed.
 
     Attributes:
         members: the actors of the standing group.
@@ -75,7 +75,7 @@ class FleetTransfer:
         self._source = EngineSource(engine, getattr(torch, self._dtype), only_adapters=lora.goes_to_actors)
         self._adapter_config = adapter_config(lora, config.model.path)
         self.bytes = sum(p.dtype.itemsize * torch.Size(p.shape).numel() for p in self._source.metadata())
-        self._epoch = int(time.time())  # larger than any epoch of an earlier learner
+        self._group_number = int(time.time())  # larger than any of an earlier learner
         self.lost: list[str] = []
         self.members: list[ActorInfo] = []
         self._transfer: TrainerWeightTransferEngine[Any] | None = None
@@ -219,9 +219,9 @@ class FleetTransfer:
             self._client.policy_version = version
             return
         self._dissolve()
-        self._epoch += 1
+        self._group_number += 1
         self.members = actors
-        self._client = FleetClient(actors, self._epoch, self._settings, self._tls)
+        self._client = FleetClient(actors, self._group_number, self._settings, self._tls)
         self._client.policy_version = version
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(actors), client=self._client, source=self._source
@@ -242,7 +242,7 @@ class FleetTransfer:
         return (GlooTrainerInitInfo if backend == "gloo" else BoundedNcclTrainerInitInfo)(
             rank=0,
             master_address=address_towards(host, int(port)),
-            epoch=self._epoch,
+            group_number=self._group_number,
             world_size=world_size,
             bucket_bytes=bucket_bytes,
             timeout_s=self._settings.sync_timeout_s,

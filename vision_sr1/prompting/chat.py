@@ -6,7 +6,7 @@ from prometheus_client import Counter
 
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
-DEFUSED = Counter("vision_sr1_control_tokens_defused", "Control tokens in prompts that were escaped.")
+ESCAPED = Counter("vision_sr1_control_tokens_escaped", "Control tokens in prompts that were escaped.")
 
 
 class ImageMarkerError(ValueError):
@@ -100,7 +100,7 @@ def harmless(text: str, controls: frozenset[str]) -> str:
         return text
     for token in sorted(controls, key=len, reverse=True):
         if token in text:
-            DEFUSED.inc(text.count(token))
+            ESCAPED.inc(text.count(token))
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from prometheus_client import Counter
 
-MENDED = Counter("vision_sr1_images_mended", "Images that were normalized, by their former kind.", ["what"])
+NORMALIZED = Counter("vision_sr1_images_normalized", "Images that were normalized, by their former kind.", ["what"])
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # of an image that is decoded; larger ones are taken for decompression bombs
@@ -47,7 +47,7 @@ def stored_form(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
         what = _peculiarity(image)
         if what is None:
             return data
-        MENDED.labels(what).inc()
+        NORMALIZED.labels(what).inc()
         encoded = io.BytesIO()
         _plain(image).save(encoded, "PNG")
         return encoded.getvalue()

@@ -84,9 +84,9 @@ class ParameterDigest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
 class InitWeightTransferRequest(_message.Message):
-    __slots__ = ("schema_version", "epoch", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta", "nccl_unique_id")
+    __slots__ = ("schema_version", "group_number", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta", "nccl_unique_id")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GROUP_NUMBER_FIELD_NUMBER: _ClassVar[int]
     MASTER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     MASTER_PORT_FIELD_NUMBER: _ClassVar[int]
     RANK_OFFSET_FIELD_NUMBER: _ClassVar[int]
@@ -96,7 +96,7 @@ class InitWeightTransferRequest(_message.Message):
     DELTA_FIELD_NUMBER: _ClassVar[int]
     NCCL_UNIQUE_ID_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
-    epoch: int
+    group_number: int
     master_address: str
     master_port: int
     rank_offset: int
@@ -105,7 +105,7 @@ class InitWeightTransferRequest(_message.Message):
     timeout_s: float
     delta: bool
     nccl_unique_id: bytes
-    def __init__(self, schema_version: _Optional[int] = ..., epoch: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ..., delta: _Optional[bool] = ..., nccl_unique_id: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., group_number: _Optional[int] = ..., master_address: _Optional[str] = ..., master_port: _Optional[int] = ..., rank_offset: _Optional[int] = ..., world_size: _Optional[int] = ..., bucket_bytes: _Optional[int] = ..., timeout_s: _Optional[float] = ..., delta: _Optional[bool] = ..., nccl_unique_id: _Optional[bytes] = ...) -> None: ...
 
 class InitWeightTransferResponse(_message.Message):
     __slots__ = ()

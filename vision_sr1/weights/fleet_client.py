@@ -27,12 +27,12 @@ class FleetClient:
     Set `policy_version` before the weights are sent: the last phase commits them under it.
     """
 
-    def __init__(self, actors: list[ActorInfo], epoch: int, settings: WeightsConfig, tls: TlsConfig) -> None:
+    def __init__(self, actors: list[ActorInfo], group_number: int, settings: WeightsConfig, tls: TlsConfig) -> None:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
         self.frozen_s: dict[str, float] = {}
         self._actors = actors
-        self._epoch = epoch
+        self._group_number = group_number
         self._settings = settings
         self._timeout_s = settings.sync_timeout_s
         self._channels = [rpc.channel(actor.address, tls) for actor in actors]
@@ -48,7 +48,7 @@ class FleetClient:
             "InitWeightTransfer",
             lambda index: pb.InitWeightTransferRequest(
                 schema_version=SCHEMA_VERSION,
-                epoch=self._epoch,
+                group_number=self._group_number,
                 master_address=init_info.get("store_address") or init_info["master_address"],
                 master_port=init_info.get("store_port") or init_info["master_port"],
                 rank_offset=offsets[index],

@@ -40,7 +40,7 @@ class GlooInitInfo(WeightTransferInitInfo):
 
     master_address: str
     master_port: int
-    epoch: int
+    group_number: int
     rank_offset: int
     world_size: int
     timeout_s: float
@@ -118,7 +118,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             Rendezvous(
                 master_address=init_info.master_address,
                 master_port=init_info.master_port,
-                epoch=init_info.epoch,
+                group_number=init_info.group_number,
                 rank=init_info.rank_offset + self.parallel_config.rank,
                 world_size=init_info.world_size,
                 timeout_s=init_info.timeout_s,

@@ -33,7 +33,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     backend: ClassVar[str] = "gloo"
 
     master_address: str
-    epoch: int
+    group_number: int
     world_size: int
     bucket_bytes: int
     timeout_s: float
@@ -146,7 +146,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
 
 def _form_group(init_info: GlooTrainerInitInfo, client: VLLMWeightSyncClient) -> GlooGroup:
     transfer_group = TransferGroup.open(
-        init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s
+        init_info.master_address, init_info.group_number, init_info.world_size, init_info.timeout_s
     )
     with transfer_group.naming_silent_members():
         worker_info = asdict(transfer_group.rendezvous) | {"rank_offset": 1, "delta": init_info.full_sync_every > 1}

@@ -30,7 +30,7 @@ class BoundedNcclInitInfo(NCCLWeightTransferInitInfo):
 
     store_address: str
     store_port: int
-    epoch: int
+    group_number: int
     timeout_s: float
 
 
@@ -74,7 +74,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
             Rendezvous(
                 init_info.store_address,
                 init_info.store_port,
-                init_info.epoch,
+                init_info.group_number,
                 rank,
                 init_info.world_size,
                 init_info.timeout_s,

@@ -105,13 +105,13 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
 
     def _form_group(self, init_info: BoundedNcclTrainerInitInfo) -> None:
         transfer_group = TransferGroup.open(
-            init_info.master_address, init_info.epoch, init_info.world_size, init_info.timeout_s
+            init_info.master_address, init_info.group_number, init_info.world_size, init_info.timeout_s
         )
         unique_id = bytes(NCCLLibrary().ncclGetUniqueId().internal)
         worker_info = {
             "store_address": transfer_group.rendezvous.master_address,
             "store_port": transfer_group.rendezvous.master_port,
-            "epoch": init_info.epoch,
+            "group_number": init_info.group_number,
             "rank_offset": 1,
             "world_size": init_info.world_size,
             "timeout_s": init_info.timeout_s,
@@ -190,14 +190,14 @@ class _EndsTransferGroup:
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
 
-        def ending_epoch(*arguments: Any, **options: Any) -> Any:
+        def ending_group(*arguments: Any, **options: Any) -> Any:
             try:
                 return call(*arguments, **options)
             except Exception as error:
                 self._transfer_group.break_off(str(error))
                 raise
 
-        return ending_epoch
+        return ending_group
 
 
 class _Once(WeightSource):

@@ -44,7 +44,7 @@ class Rendezvous:
 
     master_address: str
     master_port: int
-    epoch: int
+    group_number: int
     rank: int
     world_size: int
     timeout_s: float
@@ -64,7 +64,7 @@ class TransferGroup:
     def __init__(self, rendezvous: Rendezvous, store: dist.TCPStore | None = None) -> None:
         def connection(store: dist.TCPStore | None = None) -> dist.PrefixStore:
             """One of its own for everybody who waits: a wait keeps its connection to itself."""
-            return dist.PrefixStore(f"epoch{rendezvous.epoch}", store or _connect(rendezvous))
+            return dist.PrefixStore(f"group{rendezvous.group_number}", store or _connect(rendezvous))
 
         self.rendezvous = rendezvous
         self.store = connection(store)
@@ -77,10 +77,10 @@ class TransferGroup:
         threading.Thread(target=self._watch, args=(connection(),), name="transfer-watch", daemon=True).start()
 
     @classmethod
-    def open(cls, address: str, epoch: int, world_size: int, timeout_s: float) -> Self:
+    def open(cls, address: str, group_number: int, world_size: int, timeout_s: float) -> Self:
         """The trainer's: opens the store at a free port, which its `rendezvous` names."""
         store = dist.TCPStore(address, 0, is_master=True, timeout=timedelta(seconds=timeout_s), wait_for_workers=False)
-        return cls(Rendezvous(address, store.port, epoch, 0, world_size, timeout_s), store)
+        return cls(Rendezvous(address, store.port, group_number, 0, world_size, timeout_s), store)
 
     def meet(self) -> None:
         """Returns once all members have come; see `wait_for`."""

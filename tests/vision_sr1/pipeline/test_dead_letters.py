@@ -1,4 +1,4 @@
-"""What went to the dead letters, looked at and mended through the command line, on a real Redis."""
+"""What went to the dead letters, inspected and retried through the command line, on a real Redis."""
 
 import asyncio
 import json

@@ -46,7 +46,7 @@ class Receivers:
     def init_weight_transfer_engine(self, info: dict[str, Any]) -> None:
         def join(rank: int) -> GlooGroup:
             where = Rendezvous(
-                info["master_address"], info["master_port"], info["epoch"], rank, info["world_size"], TIMEOUT_S
+                info["master_address"], info["master_port"], info["group_number"], rank, info["world_size"], TIMEOUT_S
             )
             return GlooGroup(TransferGroup(where))
 
@@ -83,7 +83,7 @@ def test_all_receivers_get_all_weights_in_any_number_of_buckets(bucket_bytes: in
         GlooTrainerInitInfo(
             rank=0,
             master_address="127.0.0.1",
-            epoch=1,
+            group_number=1,
             world_size=1 + RECEIVERS,
             bucket_bytes=bucket_bytes,
             timeout_s=TIMEOUT_S,

@@ -21,11 +21,11 @@ spawn = multiprocessing.get_context("spawn")
 
 def member(rank: int, world_size: int, port: int, met: Event, over: Event) -> None:
     """Meets the others and then waits for something that never comes."""
-    epoch = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
-    epoch.meet()
+    transfer_group = TransferGroup(Rendezvous("127.0.0.1", port, 1, rank, world_size, TIMEOUT_S))
+    transfer_group.meet()
     met.set()
     with pytest.raises(TransferError):
-        epoch.run(lambda: time.sleep(NEVER_S))
+        transfer_group.run(lambda: time.sleep(NEVER_S))
     over.set()
     time.sleep(NEVER_S)
 
@@ -51,9 +51,9 @@ class Members:
 
 @pytest.fixture
 def trainer() -> Iterator[TransferGroup]:
-    epoch = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
-    yield epoch
-    epoch.close()
+    transfer_group = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
+    yield transfer_group
+    transfer_group.close()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_dead_or_stalled_member_is_named(trainer: TransferGroup, members: Memb
     assert members.over[0].wait(TIMEOUT_S / 2)
 
 
-def test_an_error_in_one_members_work_ends_the_epoch_for_all(trainer: TransferGroup, members: Members):
+def test_an_error_in_one_members_work_ends_the_transfer_group_for_all(trainer: TransferGroup, members: Members):
     def fails() -> None:
         raise OSError("the network is gone")
 
@@ -111,16 +111,19 @@ def test_members_notice_that_the_trainer_is_gone():
 
 
 def short_lived_trainer(port: "multiprocessing.sharedctypes.Synchronized[int]", close: Event) -> None:
-    epoch = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
-    port.value = epoch.rendezvous.master_port
-    epoch.meet()
+    transfer_group = TransferGroup.open("127.0.0.1", 1, 3, TIMEOUT_S)
+    port.value = transfer_group.rendezvous.master_port
+    transfer_group.meet()
     close.wait(NEVER_S)
 
 
 def test_who_does_not_come_is_named_and_the_wait_has_an_end():
-    epoch = TransferGroup.open("127.0.0.1", 1, 2, 1.0)
-    with pytest.raises(SilentMembersError, match="not done within 1 s") as caught, epoch.naming_silent_members():
-        epoch.meet()
+    transfer_group = TransferGroup.open("127.0.0.1", 1, 2, 1.0)
+    with (
+        pytest.raises(SilentMembersError, match="not done within 1 s") as caught,
+        transfer_group.naming_silent_members(),
+    ):
+        transfer_group.meet()
     assert caught.value.ranks == [1]
     with pytest.raises(TransferError, match="no trainer at 127.0.0.1:1 within 1 s"):
         TransferGroup(Rendezvous("127.0.0.1", 1, 1, 1, 2, 1.0))

@@ -1,4 +1,4 @@
-"""`vision-sr1 streams`: the streams of a run that goes on, looked at and mended from outside."""
+"""`vision-sr1 streams`: the streams of a run that goes on, inspected and changed from outside."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
