@@ -1,6 +1,7 @@
 """The page in a real browser: filter, open, read, follow what comes; with keys alone, small, dark."""
 
 import asyncio
+import contextlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, Route, expect
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
@@ -229,3 +230,18 @@ def test_it_is_accessible(page: Page, served: Served, scheme: Literal["light", "
         page.wait_for_timeout(700)
         results = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
         assert results.violations_count == 0, f"{path}: {results.generate_report()}"
+
+
+def test_a_list_that_comes_late_does_not_replace_the_view_that_was_opened_since(page: Page, served: Served):
+    held: list[Route] = []
+    page.route(re.compile(r"v1/runs$"), lambda route: held.append(route))  # what the list begins with
+    page.get_by_label("Reward pattern").select_option("shortcut")
+    expect(page).to_have_url(re.compile("pattern=shortcut"))
+    page.goto(f"{served.url}#/group/0/1")
+    expect(page.locator("article")).to_have_count(2)
+    assert held, "the list was asked for"
+    for route in held:
+        with contextlib.suppress(Error):  # the page has taken its request back
+            route.continue_()
+    page.wait_for_timeout(500)
+    expect(page.locator("article")).to_have_count(2)

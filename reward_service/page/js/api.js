@@ -43,7 +43,8 @@ export function query(values) {
   return text ? `?${text}` : "";
 }
 
-export const get = async (path, values = {}) => (await ask(`v1/${path}${query(values)}`)).json();
+// A view gives its signal: where it has been left meanwhile, its answers are not shown any more.
+export const get = async (path, values = {}, signal = null) => (await ask(`v1/${path}${query(values)}`, { signal })).json();
 export const post = async (path, values = {}) => (await ask(`v1/${path}${query(values)}`, { method: "POST" })).json();
 
 const pictures = new Map();

@@ -10,7 +10,7 @@ const RENEW_MS = 5000;
 export async function curvesView({ filters }, signal) {
   const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || "train";
   const place = h("div", { class: "cards" });
-  const runs = await get("runs");
+  const runs = await get("runs", {}, signal);
   const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
   const choose = (name, label, options, chosen) => h("label", {}, label,
     h("select", { name, onchange: (event) => go("curves", "", { data_source: source, purpose, [name]: event.target.value }) },
@@ -19,7 +19,7 @@ export async function curvesView({ filters }, signal) {
     choose("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"]], purpose),
     choose("data_source", "Data source", [["", "all"], ...sources.map((name) => [name, name])], source)), place);
   while (!signal.aborted) {
-    const [statistics, learner] = await Promise.all([get("statistics", { data_source: source, purpose }), get("scalars")]);
+    const [statistics, learner] = await Promise.all([get("statistics", { data_source: source, purpose }, signal), get("scalars", {}, signal)]);
     if (signal.aborted) return;
     const open = new Set([...place.querySelectorAll("details[open]")].map((d) => d.parentElement.dataset.title));
     place.replaceChildren(...panels(statistics, learner));

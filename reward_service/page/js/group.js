@@ -6,8 +6,8 @@ import { mark, pattern, PATTERNS, rewardTable } from "./rewards.js";
 import { link } from "./route.js";
 import { listed, listedFilters } from "./groups.js";
 
-export async function group({ id, filters }) {
-  const found = await get(`groups/${id}`);
+export async function group({ id, filters }, signal) {
+  const found = await get(`groups/${id}`, {}, signal);
   const prompt = found.traces[0];
   const place = listed.indexOf(id);
   const beside = (step, text, key) => {

@@ -15,7 +15,7 @@ export async function groups({ filters }, signal) {
   const chosen = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
   const purpose = chosen.purpose || PURPOSE;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
-  const runs = await get("runs");
+  const runs = await get("runs", {}, signal);
   const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
@@ -23,7 +23,7 @@ export async function groups({ filters }, signal) {
   let cursor = null;
 
   async function page() {
-    const found = await get("groups", { ...wanted, cursor, limit: 20 });
+    const found = await get("groups", { ...wanted, cursor, limit: 20 }, signal);
     cursor = found.next_cursor;
     list.append(...found.groups.map((group) => row(group, chosen)));
     listed.push(...found.groups.map((group) => group.id));

@@ -10,7 +10,7 @@ export async function pipeline(_, signal) {
   show(h("h1", {}, "Pipeline"), place);
   while (!signal.aborted) {
     try {
-      place.replaceChildren(...panels(await get("pipeline")));
+      place.replaceChildren(...panels(await get("pipeline", {}, signal)));
     } catch (problem) {
       place.replaceChildren(h("p", { class: "notice" }, problem.message));
     }
