@@ -171,3 +171,21 @@ def test_the_command_names_what_is_not_installed():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.startswith("typer is not installed: the command needs `pip install 'vision-sr1[cli,cpu]'`")
+
+
+def test_the_doctor_is_there_beside_any_service():
+    """With what its extra brings, and not what a service has besides."""
+    others = [
+        "PIL",
+        "pyarrow",
+        "datasets",
+        "torch",
+        "torchvision",
+        "safetensors",
+        "fastapi",
+        "math_verify",
+        "deepspeed",
+    ]
+    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import vision_sr1.cli.main, vision_sr1.cli.doctor"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

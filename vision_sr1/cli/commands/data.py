@@ -15,7 +15,6 @@ from rich.table import Table
 
 from vision_sr1.cli.terminal import Overrides, Seed, console, errors, fail, load
 from vision_sr1.config import Config, SourceConfig, save_config
-from vision_sr1.data.sources import kind_of
 
 if TYPE_CHECKING:
     from vision_sr1.cli.dataset.check import Finding, Verdict
@@ -226,6 +225,8 @@ def _graders(config: Config) -> Iterator["Verdict"]:
 
 
 def _weighted(source: str) -> SourceConfig:
+    from vision_sr1.data.sources import kind_of
+
     path, separator, weight = source.rpartition("=")
     if not separator or "/" in weight or kind_of(weight) or Path(source).expanduser().exists():
         return SourceConfig(path=source)
