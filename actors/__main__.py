@@ -80,7 +80,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
         await service.updates.hold(policy_version)
     background = [
         asyncio.create_task(task)
-        for task in (_heartbeat(config, service, engine, stop), _keep_up(config, service, fleet))
+        for task in (_heartbeat(config, service, engine, stop), _catch_up(config, service, fleet))
     ]
     try:
         worker = PromptWorker(config, engine, service, prompts, blobs)
@@ -115,13 +115,13 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
         await asyncio.sleep(config.actors.heartbeat_s)
 
 
-async def _keep_up(config: Config, service: ActorService, fleet: Fleet) -> None:
+async def _catch_up(config: Config, service: ActorService, fleet: Fleet) -> None:
     """Looks whether the weights held are the current ones."""
     while True:
         await asyncio.sleep(config.actors.heartbeat_s)
         try:
             if published := await fleet.published():
-                await service.updates.keep_up(published, config.run.path)
+                await service.updates.catch_up(published, config.run.path)
         except Exception as error:
             log.error(
                 "catch_up_failed",

@@ -180,13 +180,13 @@ class PolicyEngine:
             await self.receive_update(COMPLETE)
 
     async def finish_update(self, policy_version: int) -> None:
-        """Puts the received weights in force as `policy_version`."""
+        """Applies the received weights as `policy_version`."""
         if self._adapter is None:
             await self._engine.finish_weight_update(str(policy_version))
             self._update_open = False
             await self._raise_failure()
         else:
-            await self._adapter.put_in_force(self._engine)
+            await self._adapter.apply(self._engine)
             await self._engine.update_weight_version(str(policy_version))
         await self._engine.reset_prefix_cache()
         await self._engine.reset_mm_cache()

@@ -149,7 +149,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     async def StartWeightUpdate(
         self, request: pb.StartWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.StartWeightUpdateResponse:
-        """Prepares for new weights. Unless they are put in force in time, the actor goes on with those it had."""
+        """Prepares for new weights. Unless they are applied in time, the actor goes on with those it had."""
         await self._phase(self.updates.start(request.mode, request.same_weights_grace_s), context)
         return pb.StartWeightUpdateResponse()
 
@@ -163,7 +163,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     async def FinishWeightUpdate(
         self, request: pb.FinishWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FinishWeightUpdateResponse:
-        """Puts the received weights in force."""
+        """Applies the received weights."""
         await self._phase(self.updates.finish(request.policy_version), context)
         return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum(), frozen_s=self.updates.frozen_s)
 

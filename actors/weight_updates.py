@@ -55,7 +55,7 @@ class WeightUpdates:
         self._on_change = on_change
         self._loads_while_receiving = loads_while_receiving
         self._phase = asyncio.Lock()
-        self._patience_s = 60.0  # for updates that need no group, an adapter or a checkpoint, until one was joined
+        self._phase_timeout_s = 60.0  # for updates that need no group, an adapter or a checkpoint, until one was joined
         self._mode: pb.UpdateMode = pb.UPDATE_MODE_IN_FLIGHT
         self._grace_s = 0.0
         self._watchdog: asyncio.Task[None] | None = None
@@ -69,10 +69,10 @@ class WeightUpdates:
         await self._on_change()
         self.serving.set()
 
-    async def join(self, init_info: dict[str, Any], patience_s: float) -> None:
-        """Joins a transfer group, whose members wait for one another `patience_s` in each phase."""
+    async def join(self, init_info: dict[str, Any], phase_timeout_s: float) -> None:
+        """Joins a transfer group, whose members wait for one another `phase_timeout_s` in each phase."""
         async with self._phase:
-            self._patience_s = patience_s
+            self._phase_timeout_s = phase_timeout_s
             await self._engine.join_transfer_group(init_info)
 
     async def start(self, mode: pb.UpdateMode, same_weights_grace_s: float) -> None:
@@ -108,7 +108,7 @@ class WeightUpdates:
             self._received = True
 
     async def finish(self, policy_version: int) -> None:
-        """Puts what was received in force as `policy_version`.
+        """Applies what was received as `policy_version`.
 
         Raises:
             NoUpdateError: nothing was received.
@@ -118,7 +118,7 @@ class WeightUpdates:
             self._expect(self._started is not None and self._received, "no received update to finish")
             await self._finish(policy_version)
 
-    async def keep_up(self, published: PublishedWeights, run_folder: Path) -> None:
+    async def catch_up(self, published: PublishedWeights, run_folder: Path) -> None:
         """Takes no prompts while newer weights than those held are current, and reads them where they can be read.
 
         Raises:
@@ -180,12 +180,12 @@ class WeightUpdates:
                 self._watchdog = asyncio.create_task(self._give_up_later())
 
     async def _give_up_later(self) -> None:
-        await asyncio.sleep(self._patience_s)
+        await asyncio.sleep(self._phase_timeout_s)
         async with self._phase:
             log.error(
                 "weight_update_timed_out",
                 message="The weight update did not finish in time and was discarded",
-                timeout_s=self._patience_s,
+                timeout_s=self._phase_timeout_s,
             )
             self._watchdog = None
             await self._give_up()

@@ -7,7 +7,7 @@ from functools import partial
 from reward_service import metrics
 from reward_service.graders import exact, grade, warm_up
 from reward_service.judge import Judge, JudgeFailedError
-from reward_service.process_pool import CallFailedError, KillableProcessPool
+from reward_service.process_pool import CallFailedError, ProcessPool
 from vision_sr1.config import GraderName, RewardConfig
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response
@@ -32,7 +32,7 @@ class Grading:
         self._config = config
         self._judge = judge
         self._turn = PromptTemplate("grade")
-        self._processes = KillableProcessPool(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
+        self._processes = ProcessPool(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
         self._known: OrderedDict[_Case, float] = OrderedDict()
 
     async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | MissingReward:

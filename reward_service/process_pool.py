@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from pebble import ProcessExpired, ProcessPool
+import pebble
 
 from vision_sr1.runtime.parent_death import end_with_parent
 
@@ -16,7 +16,7 @@ class CallFailedError(RuntimeError):
     """A call raised, took too long or took its process down; the message says which."""
 
 
-class KillableProcessPool:
+class ProcessPool:
     """A pool of processes, which start with the first call. Arguments and results are pickled.
 
     Args:
@@ -29,7 +29,7 @@ class KillableProcessPool:
         self, processes: int, memory_bytes: int | None = None, prepare: Callable[[], None] | None = None
     ) -> None:
         spawn = multiprocessing.get_context("spawn")  # threads, as gRPC has, do not survive a fork
-        self._pool = ProcessPool(processes, initializer=_begin, initargs=(memory_bytes, prepare), context=spawn)
+        self._pool = pebble.ProcessPool(processes, initializer=_begin, initargs=(memory_bytes, prepare), context=spawn)
 
     async def call(self, function: Callable[..., Any], *args: object, timeout_s: float) -> Any:
         """The function's result. Its time runs from when a process begins with it.
@@ -42,7 +42,7 @@ class KillableProcessPool:
             return await asyncio.wrap_future(call)
         except TimeoutError as error:
             raise CallFailedError(f"took longer than {timeout_s:g} s") from error
-        except ProcessExpired as error:
+        except pebble.ProcessExpired as error:
             raise CallFailedError(f"its process ended with status {error.exitcode}") from error
         except Exception as error:
             raise CallFailedError(repr(error)) from error

@@ -15,13 +15,13 @@ from typing import TextIO
 from reward_service.graders import warm_up
 from reward_service.graders.references import can_read, unmatched
 from reward_service.grading import MEMORY_BYTES, shown
-from reward_service.process_pool import CallFailedError, KillableProcessPool
+from reward_service.process_pool import CallFailedError, ProcessPool
 from vision_sr1.config import RewardConfig, load_config
 
 
 async def check_answers(config: RewardConfig, lines: Iterable[str], out: TextIO) -> None:
     """Answers line by line, each grader within its time limit."""
-    processes = KillableProcessPool(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
+    processes = ProcessPool(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
     try:
         for line in lines:
             case = json.loads(line)

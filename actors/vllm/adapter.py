@@ -1,4 +1,4 @@
-"""A low-rank adapter in place of new weights: received, put in force, replaced by the next."""
+"""A low-rank adapter in place of new weights: received, applied, replaced by the next."""
 
 import hashlib
 import shutil
@@ -27,7 +27,7 @@ class Adapter:
         self.request: LoRARequest | None = None
 
     def stage(self, config: str, weights: bytes) -> None:
-        """Keeps an adapter in PEFT's format until it is put in force."""
+        """Keeps an adapter in PEFT's format until it is applied."""
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         (folder / "adapter_config.json").write_text(config, encoding="utf-8")
         (folder / _WEIGHTS).write_bytes(weights)
@@ -39,7 +39,7 @@ class Adapter:
             shutil.rmtree(self._staged)
         self._staged = None
 
-    async def put_in_force(self, engine: AsyncLLM) -> None:
+    async def apply(self, engine: AsyncLLM) -> None:
         """Loads the staged adapter over the one before it."""
         assert self._staged is not None, "an update is finished only after it was received"
         former, path = self.request, str(self._staged)
@@ -49,7 +49,7 @@ class Adapter:
             shutil.rmtree(former.lora_path)
 
     def digest(self) -> str:
-        """Of the weights in force."""
+        """Of the weights that are applied."""
         if self.request is None:
             return ""
         return hashlib.sha256((Path(self.request.lora_path) / _WEIGHTS).read_bytes()).hexdigest()

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from reward_service import metrics
-from reward_service.process_pool import CallFailedError, KillableProcessPool
+from reward_service.process_pool import CallFailedError, ProcessPool
 from vision_sr1.config import ConfigError, RewardFunctionConfig
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.streams import BlobMissingError, Blobs
@@ -49,7 +49,7 @@ class RewardFunctions:
         self._asynchronous = {name: _is_async(name, path) for name, path in self._paths.items()}
         plain = [path for name, path in self._paths.items() if not self._asynchronous[name]]
         self._blobs = blobs
-        self._processes = KillableProcessPool(processes, prepare=partial(_load_all, plain))
+        self._processes = ProcessPool(processes, prepare=partial(_load_all, plain))
 
     async def of_rollout(self, answered: ScoredResponse, images: Sequence[pb.ImageRef]) -> dict[str, Outcome]:
         """The rewards that are given per rollout, by name."""

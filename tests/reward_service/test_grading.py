@@ -9,7 +9,7 @@ import pytest
 
 from reward_service.grading import Grading
 from reward_service.judge import Judge
-from reward_service.process_pool import CallFailedError, KillableProcessPool
+from reward_service.process_pool import CallFailedError, ProcessPool
 from tests.reward_service.serving import serving
 from vision_sr1.config import RewardConfig
 from vision_sr1.rewards import MissingReward, Reward
@@ -108,7 +108,7 @@ async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_l
 async def test_a_call_that_takes_its_process_down_is_told_and_the_next_gets_another():
     import os
 
-    pool = KillableProcessPool(1)
+    pool = ProcessPool(1)
     with pytest.raises(CallFailedError, match="its process ended with status 7"):
         await pool.call(os._exit, 7, timeout_s=20)
     with pytest.raises(CallFailedError, match="ZeroDivisionError"):
@@ -118,7 +118,7 @@ async def test_a_call_that_takes_its_process_down_is_told_and_the_next_gets_anot
 
 
 async def test_memory_is_bounded():
-    pool = KillableProcessPool(1, memory_bytes=2**29)
+    pool = ProcessPool(1, memory_bytes=2**29)
     with pytest.raises(CallFailedError, match="MemoryError"):
         await pool.call(bytes, 2**30, timeout_s=20)
     await pool.close()

@@ -118,7 +118,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
 
     @keeps_failure
     def finish_weight_update(self) -> None:
-        """Puts what was loaded in force."""
+        """Applies what was loaded."""
         if self._reloading:
             super().finish_weight_update()
         self._reloading = False

@@ -99,7 +99,7 @@ class TransferGroup:
             try:
                 if self._over.is_set():
                     raise TransferError(self._reason)
-                _settle(outcome, work())
+                _finalize(outcome, work())
             except Exception as error:
                 _fail(outcome, error)
                 self.break_off(str(error))
@@ -222,13 +222,13 @@ def _connect(rendezvous: Rendezvous) -> dist.TCPStore:
         ) from error
 
 
-def _settle(outcome: "Future[T]", result: T) -> None:
+def _finalize(outcome: "Future[T]", result: T) -> None:
     with suppress(InvalidStateError):  # the watch was first
         outcome.set_result(result)
 
 
 def _fail(outcome: Future[Any], error: Exception) -> None:
-    with suppress(InvalidStateError):  # it was settled before: by the watch, or by the work
+    with suppress(InvalidStateError):  # it was set before: by the watch, or by the work
         outcome.set_exception(error)
 
 

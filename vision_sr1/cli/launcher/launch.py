@@ -129,7 +129,7 @@ def _run(
     state = RunState(config, services.environment, has_learner=has_learner)
 
     def look() -> None:
-        _keep_up(services.redis, console)
+        _restart_redis(services.redis, console)
         view.update(state.depths(), "" if tail.latest else state.starting())
 
     try:
@@ -206,7 +206,7 @@ def _watch(
         time.sleep(WATCH_S)
 
 
-def _keep_up(server: EmbeddedRedis | None, console: Console) -> None:
+def _restart_redis(server: EmbeddedRedis | None, console: Console) -> None:
     """Starts the embedded Redis again where it has ended: it has all that it had acknowledged."""
     if server is not None and (status := server.process.poll()) is not None:
         console.print(f"Redis ended with status {status}; restarting it")
