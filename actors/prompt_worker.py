@@ -92,7 +92,7 @@ class PromptWorker:
             actor_address=self._service.info.address,
             started_at=started,
             finished_at=time.time(),
-            parts=parse_parts(self._tokens.pieces(list(sample.response_token_ids))),
+            parts=parse_parts(self._tokens.of(list(sample.response_token_ids))),
         )
         rollout.requery_id = requery_id(rollout, self._requery)
         return rollout

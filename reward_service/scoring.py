@@ -155,13 +155,11 @@ class Scorer:
     def _parts(self, scored: pb.ScoredRollout) -> pb.ResponseParts:
         """The response's parts; from here on the rollout has them."""
         if not scored.rollout.HasField("parts"):
-            scored.rollout.parts.CopyFrom(
-                parse_parts(self.tokens.pieces(list(scored.rollout.sample.response_token_ids)))
-            )
+            scored.rollout.parts.CopyFrom(parse_parts(self.tokens.of(list(scored.rollout.sample.response_token_ids))))
         return scored.rollout.parts
 
     def _text(self, sample: pb.Sample) -> str:
-        return b"".join(self.tokens.pieces(list(sample.response_token_ids))).decode("utf-8", errors="replace")
+        return b"".join(self.tokens.of(list(sample.response_token_ids))).decode("utf-8", errors="replace")
 
 
 @contextlib.asynccontextmanager

@@ -169,12 +169,12 @@ class Checkpoints:
             for left in (*self._folder.glob(f"{ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
         dist.barrier()
-        pieces = snapshot(engine)
+        shards = snapshot(engine)
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
         adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
 
         def write() -> None:
-            _fsync(write_shards(pieces, aside / _STATE))
+            _fsync(write_shards(shards, aside / _STATE))
             if is_main():
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)

@@ -1,7 +1,7 @@
-"""Weights and optimizer state as pieces of parameters, whoever holds them: checkpoints know no number of ranks and no
+"""Weights and optimizer state as shards of parameters: checkpoints know no number of ranks and no
 ZeRO stage.
 
-A piece is a run of elements of a flattened parameter, in float32: of its weight as the optimizer has it, or of one of
+A shard is a run of elements of a flattened parameter, in float32: of its weight as the optimizer has it, or of one of
 AdamW's moments. Each rank saves those it holds, and reads those it is to hold from wherever they were saved.
 """
 
@@ -25,11 +25,11 @@ _STEPS, _RNG = "optimizer/steps", "rng"
 
 
 class StateShardsError(RuntimeError):
-    """Saved pieces do not make up this model's state; the message says what is missing."""
+    """Saved shards do not form this model's state; the message says what is missing."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """Elements [start, start + len) of a parameter or of one of its moments; `values` is the optimizer's own memory."""
 
     kind: str
@@ -43,27 +43,27 @@ class Piece:
         return f"{self.kind}/{self.start}/{self.name}"
 
 
-def own_pieces(engine: Any) -> Iterator[Piece]:
-    """The pieces of trained parameters that this rank holds. Where all ranks hold everything, those fall to rank 0."""
+def own_shards(engine: Any) -> Iterator[Shard]:
+    """The shards of trained parameters that this rank holds. Where all ranks hold everything, those fall to rank 0."""
     for name, parameter in engine.module.named_parameters():
         if parameter.requires_grad:
-            yield from _pieces(engine, name, parameter)
+            yield from _shards(engine, name, parameter)
 
 
 def snapshot(engine: Any) -> dict[str, Tensor]:
-    """A copy of this rank's pieces in CPU memory, ready to be written while training goes on."""
-    copies = {piece.key: piece.values.detach().to("cpu", copy=True) for piece in own_pieces(engine)}
+    """A copy of this rank's shards in CPU memory, ready to be written while training goes on."""
+    copies = {shard.key: shard.values.detach().to("cpu", copy=True) for shard in own_shards(engine)}
     if dist.get_rank() == 0:
         copies[_STEPS] = torch.tensor(_steps(engine))
         copies[_RNG] = torch.get_rng_state()
     return copies
 
 
-def write_shards(pieces: dict[str, Tensor], folder: Path) -> Path:
+def write_shards(shards: dict[str, Tensor], folder: Path) -> Path:
     """Writes a rank's snapshot into the folder that all ranks share, as a file of its own."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{dist.get_rank():05d}.safetensors"
-    save_file(pieces, path)
+    save_file(shards, path)
     return path
 
 
@@ -83,16 +83,16 @@ def restore(engine: Any, folder: Path) -> None:
     _make_moments(engine)
     with torch.no_grad():
         for name, parameter in trained:
-            for piece in _pieces(engine, name, parameter, every_rank=True):
-                piece.values.copy_(saved.read(piece.kind, name, piece.start, piece.values.numel()))
+            for shard in _shards(engine, name, parameter, every_rank=True):
+                shard.values.copy_(saved.read(shard.kind, name, shard.start, shard.values.numel()))
     steps = saved.whole(_STEPS)
     for state in _states(engine).values():
         state["step"] = steps.to(torch.float32).clone()
     torch.set_rng_state(saved.whole(_RNG))
 
 
-def _pieces(engine: Any, name: str, parameter: Any, *, every_rank: bool = False) -> Iterator[Piece]:
-    """The pieces of a parameter, a tensor with attributes of DeepSpeed's."""
+def _shards(engine: Any, name: str, parameter: Any, *, every_rank: bool = False) -> Iterator[Shard]:
+    """The shards of a parameter, a tensor with attributes of DeepSpeed's."""
     if hasattr(parameter, "ds_id"):  # ZeRO-3: equal parts, the last one padded
         optimizer = engine.optimizer
         rank = dist.get_rank(parameter.ds_process_group)
@@ -103,17 +103,17 @@ def _pieces(engine: Any, name: str, parameter: Any, *, every_rank: bool = False)
             start = rank * part.numel()
             held = min(part.numel(), parameter.ds_numel - start)
             if held > 0:
-                yield Piece(kind, name, start, part.flatten()[:held])
+                yield Shard(kind, name, start, part.flatten()[:held])
     elif hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2: a part of all parameters laid end to end
         if parameter._hp_mapping is not None:
             start = parameter._hp_mapping.lp_fragment_address.start
             for kind in (WEIGHT, *MOMENTS):
-                yield Piece(kind, name, start, parameter._hp_mapping.get_hp_fragment(_deepspeed_key(kind)))
+                yield Shard(kind, name, start, parameter._hp_mapping.get_hp_fragment(_deepspeed_key(kind)))
     elif every_rank or dist.get_rank() == 0:
         stepped = _stepped(engine, parameter)
-        yield Piece(WEIGHT, name, 0, stepped.data.view(-1))
+        yield Shard(WEIGHT, name, 0, stepped.data.view(-1))
         for kind in MOMENTS:
-            yield Piece(kind, name, 0, _states(engine)[stepped][kind].view(-1))
+            yield Shard(kind, name, 0, _states(engine)[stepped][kind].view(-1))
 
 
 def _stepped(engine: Any, parameter: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ def _make_moments(engine: Any) -> None:
 
 
 class _Saved:
-    """The pieces in a folder, of whatever cut."""
+    """The shards in a folder, however they are cut."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

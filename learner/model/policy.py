@@ -120,11 +120,11 @@ def _head_logprobs(
     their number of chunks.
     """
 
-    pieces = [
+    logprobs = [
         checkpoint(_chunk_logprobs, self, h, t, use_reentrant=False)
         for h, t in zip(hidden.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True)
     ]
-    return torch.cat(pieces)
+    return torch.cat(logprobs)
 
 
 def _chunk_logprobs(

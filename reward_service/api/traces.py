@@ -126,8 +126,8 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         found = await found_trace(api, trace_id, run)
         if api.tokens is None:
             raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
-        pieces = api.tokens.pieces(list(found.scored.rollout.sample.response_token_ids))
-        return tokens_view(found.scored, pieces)
+        token_bytes = api.tokens.of(list(found.scored.rollout.sample.response_token_ids))
+        return tokens_view(found.scored, token_bytes)
 
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))
     async def one_trace(trace_id: str, run: Run = None) -> TraceView:

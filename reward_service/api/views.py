@@ -108,23 +108,23 @@ def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerC
     )
 
 
-def tokens_view(scored: pb.ScoredRollout, pieces: Sequence[bytes]) -> TokensView:
+def tokens_view(scored: pb.ScoredRollout, token_bytes: Sequence[bytes]) -> TokensView:
     """A response token by token.
 
     Args:
-        pieces: the bytes of each token.
+        token_bytes: the bytes of each token.
     """
     sample = scored.rollout.sample
-    segments = [""] * len(pieces)
+    segments = [""] * len(token_bytes)
     for name in ("description", "think", "answer"):
         if (span := _span(scored, name)) is not None:
             segments[span.start : span.end] = [name] * (span.end - span.start)
     versions = [span.policy_version for span in sample.versions for _ in range(span.start, span.end)]
     tokens = [
         TokenView(
-            text=piece.decode("utf-8", errors="replace"), logprob=logprob, policy_version=version, segment=segment
+            text=token.decode("utf-8", errors="replace"), logprob=logprob, policy_version=version, segment=segment
         )
-        for piece, logprob, version, segment in zip(pieces, sample.logprobs, versions, segments, strict=False)
+        for token, logprob, version, segment in zip(token_bytes, sample.logprobs, versions, segments, strict=False)
     ]
     return TokensView(id=scored.rollout.id, tokens=tokens)
 

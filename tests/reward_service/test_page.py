@@ -31,8 +31,8 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
     """An answer to `what color is the square`, with all that the service records."""
     said = "red" if right else "blue"
     text = f"<description> top left square {said} </description> <think> the square {said} </think> \\boxed{{{said}}}"
-    pieces = TokenBytes(tokenizer).pieces(ids := tokenizer(text).input_ids)
-    parsed = parse_response(b"".join(pieces))
+    token_bytes = TokenBytes(tokenizer).of(ids := tokenizer(text).input_ids)
+    parsed = parse_response(b"".join(token_bytes))
     scored = pb.ScoredRollout(
         response=text,
         rewards={
@@ -58,7 +58,7 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
     sample.finish_reason = "stop"
     for name, span in (("description", parsed.description_span), ("think", parsed.think_span)):
         assert span is not None
-        start, end = TokenPlaces(pieces).span(span)
+        start, end = TokenPlaces(token_bytes).span(span)
         getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
     scored.requeries.add(
         prompt=f"top left square {said} . what color is the square",

@@ -7,13 +7,13 @@ from vision_sr1.prompting.response import ResponseFormat, Span, TokenPlaces, par
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
-def parse_parts(pieces: Sequence[bytes]) -> pb.ResponseParts:
+def parse_parts(token_bytes: Sequence[bytes]) -> pb.ResponseParts:
     """The parts of a response.
 
     Args:
-        pieces: bytes of its tokens.
+        token_bytes: bytes of its tokens.
     """
-    parsed, places = parse_response(b"".join(pieces)), TokenPlaces(pieces)
+    parsed, places = parse_response(b"".join(token_bytes)), TokenPlaces(token_bytes)
 
     def span(of: Span | None) -> pb.TokenSpan | None:
         if of is None:

@@ -28,18 +28,18 @@ def content_parts(text: str, num_images: int) -> list[dict[str, str]]:
     Raises:
         ImageMarkerError: the text has markers, but not one per image.
     """
-    pieces = text.split(IMAGE_MARKER)
-    markers = len(pieces) - 1
+    text_parts = text.split(IMAGE_MARKER)
+    markers = len(text_parts) - 1
     if markers == 0:
-        pieces = [""] * num_images + pieces
+        text_parts = [""] * num_images + text_parts
     elif markers != num_images:
         raise ImageMarkerError(f"{markers} {IMAGE_MARKER} markers for {num_images} images in {text[:80]!r}")
     parts: list[dict[str, str]] = []
-    for index, piece in enumerate(pieces):
+    for index, text_part in enumerate(text_parts):
         if index:
             parts.append({"type": "image"})
-        if piece:
-            parts.append({"type": "text", "text": piece})
+        if text_part:
+            parts.append({"type": "text", "text": text_part})
     return parts
 
 

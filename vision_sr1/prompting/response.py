@@ -126,7 +126,7 @@ class TokenBytes:
             else:
                 self._bytes[index] = bytes(byte_of[character] for character in token)
 
-    def pieces(self, token_ids: list[int]) -> list[bytes]:
+    def of(self, token_ids: list[int]) -> list[bytes]:
         """Each token's bytes; ids outside the vocabulary (padding of the embedding) have none."""
         get = self._bytes.get
         return [get(token, b"") for token in token_ids]
@@ -136,11 +136,11 @@ class TokenPlaces:
     """Where the bytes of each token are in a response.
 
     Args:
-        pieces: of the tokens; the response is their concatenation.
+        token_bytes: of the tokens; the response is their concatenation.
     """
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
-        self._ends = list(accumulate(map(len, pieces)))
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        self._ends = list(accumulate(map(len, token_bytes)))
 
     def span(self, span: Span) -> Span:
         """The tokens [start, end) that hold the bytes [start, end); a token on a boundary belongs to the span."""

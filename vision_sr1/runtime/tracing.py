@@ -1,7 +1,7 @@
 """One trace for a prompt's way through all services, in the form of W3C's trace context (`traceparent`).
 
 It travels with the prompt. Whatever a service logs while it works on a prompt has the trace's id; at log level debug it
-logs each piece of work too. With `metrics.otlp_endpoint` the pieces are also exported as OpenTelemetry spans.
+logs each operation too. With `metrics.otlp_endpoint` the operations are also exported as OpenTelemetry spans.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ def new_traceparent(name: str, **fields: str) -> str:
 
 @contextlib.contextmanager
 def span(name: str, traceparent: str, **fields: str) -> Iterator[None]:
-    """A piece of work on a trace: what is logged within has its id and these fields."""
+    """An operation of a trace: what is logged within has its id and these fields."""
     started = time.monotonic()
     outer = _fields.set({**_fields.get(), "trace_id": trace_id(traceparent), **fields})
     try:

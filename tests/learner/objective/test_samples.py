@@ -91,22 +91,22 @@ def test_description_and_reasoning_share_no_token_and_leave_none_out():
 def test_masks_partition_any_response(words: list[str], cuts: list[int]):
     """With missing, repeated, nested or unclosed tags, and tokens that cut through them anywhere."""
     text = "".join(words).encode()
-    pieces: list[bytes] = []
+    token_bytes: list[bytes] = []
     position = 0
     while position < len(text):
-        size = cuts[len(pieces) % len(cuts)]
-        pieces.append(text[position : position + size])
+        size = cuts[len(token_bytes) % len(cuts)]
+        token_bytes.append(text[position : position + size])
         position += size
-    result = pb.ScoredRollout(rollout=pb.Rollout(sample=pb.Sample(response_token_ids=range(len(pieces)))))
+    result = pb.ScoredRollout(rollout=pb.Rollout(sample=pb.Sample(response_token_ids=range(len(token_bytes)))))
     parsed = parse_response(text)
     if parsed.description_span:
-        start, end = TokenPlaces(pieces).span(parsed.description_span)
+        start, end = TokenPlaces(token_bytes).span(parsed.description_span)
         result.description.CopyFrom(pb.TokenSpan(start=start, end=end))
     sets = token_sets(result)
     assert np.array_equal(sets["description"] ^ sets["reasoning"], sets["response"])
     assert sets["response"].all()
     if parsed.description_span:
-        block = b"".join(piece for piece, inside in zip(pieces, sets["description"], strict=True) if inside)
+        block = b"".join(piece for piece, inside in zip(token_bytes, sets["description"], strict=True) if inside)
         assert text[slice(*parsed.description_span)] in block
 
 

@@ -67,15 +67,15 @@ def test_any_bytes_can_be_read(response: bytes):
 
 
 @given(st.lists(st.binary(max_size=4), min_size=1, max_size=12), st.data())
-def test_token_span_is_the_smallest_run_of_tokens_that_holds_the_bytes(pieces: list[bytes], data: st.DataObject):
-    text = b"".join(pieces)
+def test_token_span_is_the_smallest_run_of_tokens_that_holds_the_bytes(token_bytes: list[bytes], data: st.DataObject):
+    text = b"".join(token_bytes)
     if not text:
         return
     start = data.draw(st.integers(0, len(text) - 1))
     end = data.draw(st.integers(start + 1, len(text)))
-    first, last = TokenPlaces(pieces).span((start, end))
-    before, held = b"".join(pieces[:first]), b"".join(pieces[first:last])
+    first, last = TokenPlaces(token_bytes).span((start, end))
+    before, held = b"".join(token_bytes[:first]), b"".join(token_bytes[first:last])
     assert len(before) <= start
     assert len(before) + len(held) >= end
-    assert len(before) + len(pieces[first]) > start
-    assert len(before) + len(held) - len(pieces[last - 1]) < end
+    assert len(before) + len(token_bytes[first]) > start
+    assert len(before) + len(held) - len(token_bytes[last - 1]) < end
