@@ -30,7 +30,7 @@ class PromptWorker:
         self._blobs = blobs
         self._tokens = TokenBytes(engine.tokenizer)
         self._template = PromptTemplate(config.data.prompt_template)
-        self._requery = config.reward.requery
+        self._config = config
         self.consumer = Consumer(
             prompts,
             config.streams,
@@ -94,5 +94,6 @@ class PromptWorker:
             finished_at=time.time(),
             parts=parse_parts(self._tokens.of(list(sample.response_token_ids))),
         )
-        rollout.requery_id = requery_id(rollout, self._requery)
+        if self._config.has_requery(evaluation=prompt.purpose == pb.PURPOSE_EVALUATION):
+            rollout.requery_id = requery_id(rollout, self._config.reward.requery)
         return rollout

@@ -15,14 +15,14 @@ from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import RESPONSE_REWARDS
 from reward_service.rewards.user_functions import Outcome, RewardFunctions
-from vision_sr1.config import Config, RewardConfig
+from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.prompt_properties import has_images
 from vision_sr1.pipeline.response_parts import parse_parts, response_format
 from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
-from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE
+from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, OF_REQUERIES
 from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -37,14 +37,15 @@ class Scorer:
 
     def __init__(
         self,
-        config: RewardConfig,
+        config: Config,
         tokenizer: Any,
         grading: Grading,
         requerier: Requerier,
         judge: Judge | None,
         functions: RewardFunctions,
     ) -> None:
-        self._config = config
+        self._config = config.reward
+        self._has_requery = config.has_requery
         self._tokenizer = tokenizer
         self.tokens = TokenBytes(tokenizer)
         self._grading = grading
@@ -95,12 +96,15 @@ class Scorer:
         grading = self._grading.grade(_given(parts), scored.rollout.prompt)
         if not has_images(scored.rollout.prompt):  # nothing was to be described
             return {"accuracy": await grading}
+        recorded = answered is not None and len(answered.requeries) > 0
+        is_evaluation = scored.rollout.prompt.purpose == pb.PURPOSE_EVALUATION
+        asks_again = recorded or self._has_requery(evaluation=is_evaluation)
         if not parts.description:
-            asked = ("visual", "requery_format", *([JUDGE] if self._judge is not None else []))
+            asked = (*(OF_REQUERIES if asks_again else ()), *([JUDGE] if self._judge is not None else ()))
             return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
         accuracy, visual, judged = await asyncio.gather(
             grading,
-            self._visual(scored, answered),
+            self._visual(scored, answered) if asks_again else _nothing(),
             self._judged(scored, answered),
         )
         return {"accuracy": accuracy, **visual, **judged}
@@ -175,13 +179,17 @@ async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterat
     judge = Judge(reward.judge) if reward.judge.url else None
     grading, requerier = Grading(reward, judge), Requerier(reward.requery, fleet, config.tls)
     try:
-        yield Scorer(reward, tokenizer, grading, requerier, judge if reward.judge.answers else None, functions)
+        yield Scorer(config, tokenizer, grading, requerier, judge if reward.judge.answers else None, functions)
     finally:
         await requerier.close()
         await grading.close()
         await functions.close()
         if judge is not None:
             await judge.close()
+
+
+async def _nothing() -> dict[str, Outcome]:
+    return {}
 
 
 def _give(scored: pb.ScoredRollout, outcomes: Mapping[str, Outcome]) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from reward_service.scoring import open_scorer
 from reward_service.worker import ScoringWorker
 from tests.stream_entries import stream_entries
-from vision_sr1.config import Config, RewardFunctionConfig
+from vision_sr1.config import Config, RequeryConfig, RewardFunctionConfig, load_config
 from vision_sr1.pipeline.dead_letters import DeadLetters
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.streams import Blobs, Keys, Output, RetryingRedis, Stream, connect
@@ -244,3 +244,20 @@ async def test_text_alone_is_worth_its_answer_and_its_description_nothing(
         assert scored.rewards["accuracy"] == scored.rewards["format"] == 1.0
         assert not {"visual", "requery_format"} & scored.rewards.keys()
         assert not scored.missing
+
+
+async def test_where_nothing_learns_from_re_queries_only_evaluation_asks_for_them(
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
+):
+    redis_config.learner.components = load_config(None, ["learner.preset=see_think"]).config.learner.components
+    redis_config.reward.requery = RequeryConfig(when="needed", attempts=1, timeout_s=0.2)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    described = pb.ResponseParts(format="description_think_answer", description="square red", answer="red")
+    made = [rollout(tokenizer, index, parts=described) for index in range(GROUP_SIZE)]
+    made[0].prompt.purpose = pb.PURPOSE_EVALUATION
+    async with scoring(redis, redis_config, tiny_model) as (stream, _):
+        await stream.append([Output("rollouts", r.id, r.SerializeToString()) for r in made])
+        group = await emitted(redis)
+    asked = {scored.rollout.sample_index: set(scored.missing) for scored in group.rollouts}
+    assert asked == {0: {"visual", "requery_format"}, 1: set(), 2: set()}, "no actor is there to answer"
+    assert all({"visual", "requery_format"}.isdisjoint(scored.rewards) for scored in group.rollouts)

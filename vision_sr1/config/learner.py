@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from vision_sr1.config.section import HomePath, Positive, Seconds, Section
+from vision_sr1.rewards.names import OF_REQUERIES
 
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
@@ -42,6 +43,11 @@ class ComponentConfig(Section):
         "low_var_kl",
         description="KL estimator: Schulman's k1, k2 or k3; low_var_kl is k3 clamped as in the authors' code.",
     )
+
+    @property
+    def uses_requery(self) -> bool:
+        """Whether it learns from re-queries: from their tokens, or from a reward that they give."""
+        return "requery" in self.tokens or any(name in self.reward for name in OF_REQUERIES)
 
 
 class SftConfig(Section):

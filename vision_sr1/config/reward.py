@@ -19,6 +19,12 @@ class RequeryConfig(Section):
         description="Jinja file, or name of a built-in template, that renders description and question as the "
         "re-query.",
     )
+    when: Literal["always", "needed", "never"] = Field(
+        "always",
+        description="Which rollouts get a re-query. always: all that describe an image. needed: in training only if a "
+        "component or a function of `functions` uses it, in evaluation all. never: none; the rewards `visual` and "
+        "`requery_format` and the language shortcut rate are then not given.",
+    )
     samples: Positive = Field(1, description="Responses per re-query; the reward `visual` is the mean over them.")
     temperature: float | None = Field(
         None, ge=0, description="Sampling temperature of the re-query; 0 is greedy, null uses the rollout's."

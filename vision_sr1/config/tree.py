@@ -49,6 +49,22 @@ class Config(Section):
                     raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")
         return self
 
+    @model_validator(mode="after")
+    def _requeries_that_components_use_are_made(self) -> Self:
+        for component in self.learner.components:
+            if component.uses_requery and self.reward.requery.when == "never":
+                raise ValueError(
+                    f"component {component.name!r} uses the re-query: set reward.requery.when to needed or always"
+                )
+        return self
+
+    def has_requery(self, *, evaluation: bool) -> bool:
+        """Whether responses with a description get a re-query, in evaluation or in training."""
+        when = self.reward.requery.when
+        if when == "needed" and not evaluation:
+            return bool(self.reward.functions) or any(component.uses_requery for component in self.learner.components)
+        return when != "never"
+
     @property
     def traces_url(self) -> str:
         """SQLAlchemy URL of the trace store."""

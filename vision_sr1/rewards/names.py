@@ -12,4 +12,5 @@ RANGES = {
 }
 JUDGE = "judge"  # 0 to 1; given where reward.judge is configured
 GRADER_DISAGREEMENT = "grader_disagreement"  # 0 or 1; given where reward.second_grader is configured
-OF_DESCRIPTIONS = ("visual", "requery_format", JUDGE)  # a question without images has none of these
+OF_REQUERIES = ("visual", "requery_format")  # given where a re-query is made: reward.requery.when
+OF_DESCRIPTIONS = (*OF_REQUERIES, JUDGE)  # a question without images has none of these

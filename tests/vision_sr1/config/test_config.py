@@ -174,3 +174,27 @@ def test_every_former_name_has_a_setting_in_the_same_section():
         assert present in keys
         assert former not in keys
         assert former.rpartition(".")[0] == present.rpartition(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("when", "preset", "training", "evaluation"),
+    [
+        ("always", "see_think", True, True),
+        ("needed", "see_think", False, True),
+        ("needed", "external_judge", False, True),
+        ("needed", "vision_sr1", True, True),
+        ("needed", "vision_sr1_channels", True, True),
+        ("never", "see_think", False, False),
+    ],
+)
+def test_which_rollouts_get_a_requery(when: str, preset: str, training: bool, evaluation: bool):
+    judge = ["reward.judge.url=http://127.0.0.1:1/v1", "reward.judge.model=m"]
+    settings = [f"reward.requery.when={when}", f"learner.preset={preset}", *judge]
+    config = load_config(None, settings, environment={}).config
+    assert config.has_requery(evaluation=False) is training
+    assert config.has_requery(evaluation=True) is evaluation
+
+
+def test_a_component_that_learns_from_re_queries_needs_them():
+    with pytest.raises(ConfigError, match="uses the re-query: set reward.requery.when to needed or always"):
+        load_config(None, ["reward.requery.when=never"], environment={})
