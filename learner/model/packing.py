@@ -45,14 +45,14 @@ class Pack:
     targets: Int[Tensor, " selected"]
 
 
-def balance(lengths: list[int], ranks: int) -> list[list[int]]:
-    """Distributes sequences over ranks so that token counts are close: longest first, to the lightest rank."""
-    loads = [0] * ranks
+def balance(costs: list[float], ranks: int) -> list[list[int]]:
+    """Distributes sequences over ranks so that costs are close: the costliest first, to the rank with the least."""
+    loads = [0.0] * ranks
     shares: list[list[int]] = [[] for _ in range(ranks)]
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
         rank = loads.index(min(loads))
         shares[rank].append(index)
-        loads[rank] += lengths[index]
+        loads[rank] += costs[index]
     return shares
 
 

@@ -131,10 +131,7 @@ class PolicyUpdate:
 
     def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
         """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""
-        flops = self._model_flops(
-            (bundle[0].sample.prompt_token_ids, [len(s.sample.response_token_ids) for s in bundle])
-            for bundle in self._bundles(learned)
-        )
+        flops = sum(map(self._flops, self._bundles(learned)))
         speed = {
             "tokens_per_second/learn": sum(len(sample) for sample in learned) / seconds,
             "tflops/learn": flops / seconds / 1e12,
@@ -147,13 +144,19 @@ class PolicyUpdate:
             c.name: float(max(1, sum(int(s.masks[c.name].sum()) for s in samples))) for c in self._settings.components
         }
         bundles = self._bundles(samples)
-        mine = [bundles[i] for i in balance([tokens_of(b) for b in bundles], dist.get_world_size())[dist.get_rank()]]
+        shares = balance([self._flops(bundle) for bundle in bundles], dist.get_world_size())
+        mine = [bundles[i] for i in shares[dist.get_rank()]]
         cuts = micro_batches([tokens_of(bundle) for bundle in mine], self._settings.micro_batch_tokens)
         batches = [
             micro_batch(list(chain(*(mine[i] for i in members))), self._settings.components, self._device)
             for members in cuts
         ]
         return _Step(batches, normalizers)
+
+    def _flops(self, bundle: list[TrainingSample]) -> float:
+        """Of learning from samples with one prompt, which is computed once."""
+        responses = [len(sample.sample.response_token_ids) for sample in bundle]
+        return self._model_flops([(bundle[0].sample.prompt_token_ids, responses)])
 
     def _bundles(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
         """What is computed together: samples with one prompt, as far as a micro-batch and a rank's share hold them."""

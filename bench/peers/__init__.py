@@ -1,0 +1,1 @@
+"""This system beside TRL on the same work: see `bench.peers.__main__`."""

@@ -1,0 +1,112 @@
+"""This system and TRL's GRPOTrainer on the same work: seconds a batch, rollouts a second, peak memory.
+
+`python -m bench.peers [WORK ...] [--batches N] [--trl-batches N] [--folder F] [--quick]`: for each row the same policy,
+questions, images, batch, optimizer steps and objective of the answer alone, one after the other on the same cores; then
+this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters
+with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates with transformers in
+one process with two threads; this system has an actor and two learner ranks with a thread each. A first batch of each
+warms up and does not count. Values are medians, with the smallest and the largest.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from bench.peers import ours
+from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Work, make
+
+VARIANTS = {
+    "answer alone": ours.ANSWER_ALONE,
+    "answer alone, one behind": [*ours.ANSWER_ALONE, "learner.max_staleness=1"],
+    "self-reward": ours.SELF_REWARD,
+    "self-reward, one behind": [*ours.SELF_REWARD, "learner.max_staleness=1"],
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of each batch, of it learning where that is known, and peak memory."""
+
+    seconds: list[float]
+    learning: list[float] | None
+    peak_mb: float
+    learner_mb: float | None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("works", nargs="*", metavar="WORK", choices=[*WORKS, []], help=", ".join(WORKS))
+    parser.add_argument("--batches", type=int, default=5, help="of each run of this system; default: %(default)s")
+    parser.add_argument("--trl-batches", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, help="keeps policies and runs here; policies found here are used again")
+    parser.add_argument("--quick", action="store_true", help="one prompt, two answers, one optimizer step")
+    arguments = parser.parse_args()
+    ratios = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in arguments.works or WORKS:
+            folder = (arguments.folder or Path(temporary)).absolute() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            work = smallest(WORKS[name]) if arguments.quick else WORKS[name]
+            found = measure(work, folder, arguments.batches, arguments.trl_batches)
+            ratios[name] = show(work, found)
+    first = next(iter(ratios.values()))
+    result = {
+        "name": "peers_rollouts_per_second",
+        "value": first["self-reward"],
+        "unit": "rollouts/s",
+        "baseline": first["TRL"],
+        "ratio": round(first["self-reward"] / first["TRL"], 2),
+        "works": ratios,
+    }
+    print(json.dumps(result))
+
+
+def smallest(work: Work) -> Work:
+    """Of the same kind."""
+    return replace(work, prompts=1, group_size=2, steps=1, cold_start=1)
+
+
+def measure(work: Work, folder: Path, batches: int, trl_batches: int) -> dict[str, Measured]:
+    """TRL and every variant, by name."""
+    rows = work.prompts * (2 + max(batches, trl_batches))
+    model, questions = make(work, folder, rows)
+    found = {"TRL": _trl(work, model, questions, trl_batches)}
+    for number, (variant, settings) in enumerate(VARIANTS.items()):
+        run = ours.train(work, model, questions, folder, batches, f"run{number}", settings)
+        found[variant] = Measured(run.seconds, run.learning, run.peak_mb, run.learner_mb)
+    return found
+
+
+def _trl(work: Work, model: Path, questions: Path, batches: int) -> Measured:
+    sizes = [f"--{name.replace('_', '-')}={getattr(work, name)}" for name in ("prompts", "group_size", "steps")]
+    command = [sys.executable, "-m", "bench.peers.trl", work.name, str(model), str(questions), str(batches + 1), *sizes]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=STAGE_TIMEOUT_S)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
+    said = json.loads(done.stdout.splitlines()[-1])
+    return Measured(said["seconds"][1:], None, said["peak_mb"], None)
+
+
+def show(work: Work, found: dict[str, Measured]) -> dict[str, float]:
+    """Prints a row's table; returns rollouts a second by name."""
+    print(f"\n{work.name}: {work}")
+    print(f"{'':26} {'s a batch':>10} {'least-most':>14} {'rollouts/s':>11} {'learning':>9} {'MB':>7} {'learner':>8}")
+    rates = {}
+    for name, measured in found.items():
+        batch = median(measured.seconds)
+        rates[name] = round(work.rollouts / batch, 3)
+        spread = f"{min(measured.seconds):.2f}-{max(measured.seconds):.2f}"
+        learning = "" if measured.learning is None else f"{median(measured.learning):.2f}"
+        learner = "" if measured.learner_mb is None else f"{measured.learner_mb:.0f}"
+        memory = f"{measured.peak_mb:7.0f} {learner:>8}"
+        print(f"{name:26} {batch:10.2f} {spread:>14} {rates[name]:11.2f} {learning:>9} {memory}")
+    return rates
+
+
+if __name__ == "__main__":
+    main()
