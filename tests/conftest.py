@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests import forking
@@ -21,6 +22,9 @@ LONGEST = ["test_training", "test_relayout", "test_weights", "test_operation", "
 COLLECTED = pytest.StashKey[dict[str, pytest.Item]]()  # all tests, also those that are not chosen
 TINY = ["model.dtype=float32", "model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 BROWSER_TIMEOUT_MS = 20_000
+
+settings.register_profile("tests", deadline=None)  # how fast an example is, depends on what else runs
+settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:

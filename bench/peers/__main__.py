@@ -10,14 +10,14 @@ warms up and does not count. Values are medians, with the smallest and the large
 
 import argparse
 import json
-import subprocess
-import sys
+import multiprocessing
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from bench.peers import ours
+from bench.peers import ours, trl
 from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Work, make
 
 VARIANTS = {
@@ -83,13 +83,9 @@ def measure(work: Work, folder: Path, batches: int, trl_batches: int) -> dict[st
 
 
 def _trl(work: Work, model: Path, questions: Path, batches: int) -> Measured:
-    sizes = [f"--{name.replace('_', '-')}={getattr(work, name)}" for name in ("prompts", "group_size", "steps")]
-    command = [sys.executable, "-m", "bench.peers.trl", work.name, str(model), str(questions), str(batches + 1), *sizes]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=STAGE_TIMEOUT_S)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")
-    said = json.loads(done.stdout.splitlines()[-1])
-    return Measured(said["seconds"][1:], None, said["peak_mb"], None)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        run = process.submit(trl.train, work, model, questions, batches + 1).result(STAGE_TIMEOUT_S)
+    return Measured(run.seconds[1:], None, run.peak_mb, None)
 
 
 def show(work: Work, found: dict[str, Measured]) -> dict[str, float]:

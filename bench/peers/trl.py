@@ -1,18 +1,12 @@
-"""`python -m bench.peers.trl WORK MODEL QUESTIONS BATCHES`: a row's batches with TRL's GRPOTrainer, in a process of its
-own with two threads.
+"""A row's batches with TRL's GRPOTrainer, in a process of its own with two threads."""
 
-The last line of its output is a JSON object: seconds of each batch, and the process's peak memory.
-"""
-
-import argparse
 import io
-import json
 import os
 import resource
 import tempfile
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,31 +14,23 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bench.peers.work import WORKS, Work
+from bench.peers.work import Work
 
 THREADS = 2
 LARGEST_MICRO_BATCH = 32  # sequences; TRL fills all up to the longest
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.trl", description=__doc__)
-    parser.add_argument("work", choices=WORKS)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("questions", type=Path)
-    parser.add_argument("batches", type=int)
-    for name in ("prompts", "group_size", "steps"):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help="default: the row's")
-    arguments = parser.parse_args()
+@dataclass(frozen=True)
+class Run:
+    """What was measured: seconds of each batch (generation, rewards, optimizer steps), and the process's peak."""
+
+    seconds: list[float]
+    peak_mb: float
+
+
+def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
+    """So many batches, in this process."""
     torch.set_num_threads(THREADS)
-    chosen = {name: getattr(arguments, name) for name in ("prompts", "group_size", "steps")}
-    work = replace(WORKS[arguments.work], **{name: value for name, value in chosen.items() if value})
-    seconds = train(work, arguments.model, arguments.questions, arguments.batches)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(json.dumps({"seconds": seconds, "peak_mb": peak}))
-
-
-def train(work: Work, model: Path, questions: Path, batches: int) -> list[float]:
-    """Seconds of each batch: generation, rewards, and its optimizer steps."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a newer vLLM, which it is not to use here
@@ -112,7 +98,8 @@ def train(work: Work, model: Path, questions: Path, batches: int) -> list[float]
             callbacks=[Clock()],
         )
         trainer.train()
-    return [after - before for before, after in pairwise(ends)]
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return Run([after - before for before, after in pairwise(ends)], peak_mb)
 
 
 def is_right(completions: list[list[dict[str, str]]], answer: list[str], **_: object) -> list[float]:
@@ -121,7 +108,3 @@ def is_right(completions: list[list[dict[str, str]]], answer: list[str], **_: ob
 
     given = (parse_response(completion[0]["content"].encode()).answer for completion in completions)
     return [float(said == right) for said, right in zip(given, answer, strict=True)]
-
-
-if __name__ == "__main__":
-    main()

@@ -43,11 +43,12 @@ SMALLEST = [
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
+    ("peers", "demo --quick --batches 1 --trl-batches 1", [system, PUBLISHED]),
     ("reward", "--rollouts 2 --traces 8 --requests 9", [slow, SMOKED]),
     ("streams", "--rollouts 8 --replicas 1", [slow, SMOKED]),
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
-COMPARING = {"actor", "claims", "claims.conditions", "streams", "weights"}
+COMPARING = {"actor", "claims", "claims.conditions", "peers", "streams", "weights"}
 
 
 def benchmarks() -> list[str]:

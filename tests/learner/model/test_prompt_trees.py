@@ -91,7 +91,7 @@ def gradient(model: Any) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kernel", [Padded, Plain])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     groups=st.lists(st.tuples(st.integers(0, len(PROMPTS) - 1), answers), min_size=1, max_size=4), order=st.randoms()
 )
