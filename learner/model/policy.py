@@ -13,6 +13,7 @@ from learner.model.attention import PACKED, Layout
 from learner.model.lora import add_adapters
 from learner.model.packing import Pack
 from learner.model.sequences import Sequence
+from learner.model.window_attention import use_window_attention
 from vision_sr1.config import Config, LoraConfig
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
@@ -45,6 +46,7 @@ def as_policy(
     model.config.use_cache = False
     if config.learner.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    use_window_attention(model.model.visual)
     head = model.get_output_embeddings()
     head.forward = types.MethodType(_head_logprobs, head)
     head.chunk_tokens = config.learner.logits_chunk_tokens
