@@ -41,8 +41,8 @@ answers = st.lists(st.lists(st.integers(5, 200), min_size=0, max_size=12), min_s
 class Side:
     """The policy that packs, transformers' own model with the same weights, and what makes sequences."""
 
-    def __init__(self, model: Path, conversations: Path) -> None:
-        config = load_config(None, [f"model.path={model}", *TINY], environment={}).config
+    def __init__(self, model: Path, conversations: Path, dtype: str = "float32") -> None:
+        config = load_config(None, [f"model.path={model}", *TINY, f"model.dtype={dtype}"], environment={}).config
         self.builder = SequenceBuilder(config.model)
         self.filler = self.builder.filler()
         rows = Conversations(str(conversations), config.data)
@@ -110,6 +110,28 @@ def test_log_probabilities_and_gradients_are_those_of_separate_sequences(
     scale = max(float(value.norm()) for value in theirs.values())
     for name, expected in theirs.items():
         assert float((ours[name] - expected).norm()) <= 1e-5 * max(float(expected.norm()), 0.01 * scale, 0.1), name
+
+
+@pytest.mark.parametrize("kernel", [Padded, Plain])
+def test_in_bfloat16_they_are_as_near_to_float32_as_without_sharing(
+    tiny_model: Path, shapes: dict[str, Path], side: Side, kernel: Callable[[], Kernel]
+):
+    half = Side(tiny_model, shapes["cold_start"], "bfloat16")
+    rng = np.random.default_rng(0)
+    sequences = [side.sequence(prompt, rng.integers(5, 200, 12).tolist()) for prompt in (1, 7, 0) for _ in range(6)]
+    weights = torch.from_numpy(rng.choice([-1.0, 1.0], size=12 * len(sequences)).astype(np.float32))
+
+    def both(model: Side, *, share_prompts: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        logprobs = model.packed(sequences, share_prompts=share_prompts).float()
+        (logprobs * weights).mean().backward()
+        return logprobs.detach(), torch.cat([g.float().flatten() for g in gradient(model.policy).values()])
+
+    with patch("learner.model.attention.kernel_for", lambda _: kernel()):
+        exact, *found = [both(side, share_prompts=False), *(both(half, share_prompts=s) for s in (True, False))]
+    for right, shared, plain in zip(exact, *found, strict=True):
+        deviations = [float((value - right).norm() / right.norm()) for value in (shared, plain)]
+        assert deviations[0] <= 1.2 * deviations[1], deviations
+        assert deviations[0] > 0, "computed in bfloat16"
 
 
 def test_a_pack_holds_each_prompt_and_image_once(side: Side):
