@@ -10,6 +10,9 @@ SAMPLE_RETRIES = Counter(
     ["reason"],
 )
 TOKENS = Counter("vision_sr1_actor_tokens", "Tokens generated.", ["kind"])
+PROMPT_TOKENS = Counter(
+    "vision_sr1_actor_prompt_tokens", "Prompt tokens of finished samples, by where they came from.", ["source"]
+)
 REQUESTS = Counter("vision_sr1_actor_generate_requests", "Generate calls, by status code.", ["code"])
 ROLLOUT_SECONDS = Histogram("vision_sr1_actor_rollout_seconds", "Seconds from reading a prompt to a finished rollout.")
 POLICY_VERSION = Gauge("vision_sr1_actor_policy_version", "Policy version held; -1 before the first.")

@@ -78,7 +78,8 @@ class PolicyEngine:
         parameters = [self._parameters(sampling, index) for index in range(num_samples)]
         prompt = await asyncio.to_thread(self._prompt, text, images)
         rendered = await self._render(prompt)
-        room = self._room(len(rendered["prompt_token_ids"]))
+        tokens = len(rendered["prompt_token_ids"])
+        room = self._room(tokens)
 
         async def one(index: int) -> tuple[int, pb.Sample]:
             parameters[index].max_tokens = min(sampling.max_tokens, room)
@@ -95,6 +96,9 @@ class PolicyEngine:
                     final = output
                 reason = final.outputs[0].finish_reason
                 if reason in FINISHED:
+                    cached_tokens = final.num_cached_tokens or 0
+                    metrics.PROMPT_TOKENS.labels("cached").inc(cached_tokens)
+                    metrics.PROMPT_TOKENS.labels("computed").inc(tokens - cached_tokens)
                     return index, self._sample(final)
                 # "abort": by a weight update. "error": vLLM's process was sent the hash of an image that has left its
                 # cache since the prompt was rendered.

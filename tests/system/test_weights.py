@@ -310,6 +310,34 @@ def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor, learner:
         assert sampled(index, 2) == {sample: crowd[index][sample] for sample in (0, 1)}
 
 
+@on_each_actor
+def test_a_prompt_is_computed_once_for_all_its_samples(actor: Actor, learner: Learner):
+    """As far as whole blocks of the key-value cache hold it."""
+    samples, blocks = 6, 128  # tokens of a block on CPUs; more than it on none
+    text = " ".join([str(time.time()), *["top left square red ;"] * 30])
+    before = {
+        source: actor.counted("vision_sr1_actor_prompt_tokens_total", source=source)
+        for source in ("cached", "computed")
+    }
+    request = actor_pb2.GenerateRequest(
+        schema_version=1,
+        request_id=text,
+        text=text,
+        num_samples=samples,
+        sampling=pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=4),
+    )
+    replies = list(actor.stub.Generate(request, timeout=120))
+    tokens = len(replies[0].sample.prompt_token_ids)
+    cached, computed = (
+        actor.counted("vision_sr1_actor_prompt_tokens_total", source=source) - before[source]
+        for source in ("cached", "computed")
+    )
+    assert len(replies) == samples
+    assert cached + computed == samples * tokens
+    assert tokens > blocks
+    assert cached >= (samples - 1) * (tokens // blocks * blocks)
+
+
 def transfer_with(learner: Learner, actor: Actor, **changes: object) -> FleetTransfer:
     """Another transfer of the same weights to the same actor, with other settings."""
     weights = actor.config.learner.weights.model_copy(update=changes)
