@@ -67,9 +67,7 @@ def train(work: Work, model: Path, questions: Path, folder: Path, batches: int, 
     command = [sys.executable, "-m", "vision_sr1", *arguments]
     log = folder / f"{name}.log"
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMPT", "1")}
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
         memory = Memory(process.pid)
         try:
             status = process.wait(STAGE_TIMEOUT_S)

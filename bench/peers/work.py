@@ -17,7 +17,7 @@ from vision_sr1.cli.tasks.tiny_model import PIXELS, make_tiny_model
 STAGE_TIMEOUT_S = 3600.0
 PROMPT_TOKENS = 64  # without image tokens, at most
 MIDDLE = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8}
-MIDDLE |= {"vision_hidden_size": 256, "vision_layers": 6}  # 32 million parameters together
+MIDDLE |= {"vision_hidden_size": 256, "vision_layers": 6}  # 31 million parameters together
 
 
 @dataclass(frozen=True)
