@@ -5,7 +5,8 @@ questions, images, batch, optimizer steps and objective of the answer alone, one
 this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters
 with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates with transformers in
 one process with two threads; this system has two learner ranks with a thread each, and an actor with a thread, or with
-two where it is synchronous. A first batch of each warms up and does not count. Values are medians, with the smallest and the largest.
+two where it is synchronous. A first batch of each warms up and does not count. Values are medians, with the smallest
+and the largest.
 """
 
 import argparse
