@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from vision_sr1.cli.tasks.tiny_model import PIXELS, make_tiny_model
 
 STAGE_TIMEOUT_S = 3600.0
 PROMPT_TOKENS = 64  # without image tokens, at most
-MIDDLE = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8}
+MIDDLE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8}
 MIDDLE |= {"vision_hidden_size": 256, "vision_layers": 6}  # 31 million parameters together
 
 
@@ -40,7 +41,7 @@ class Work:
     prompts: int
     group_size: int
     steps: int
-    sizes: dict[str, int] | None
+    sizes: dict[str, Any] | None
     cold_start: int | None
 
     @property

@@ -45,9 +45,9 @@ def window_attention(
     if attention_mask is not None or dropout:
         raise ValueError("window attention takes neither a mask nor a dropout")
     if query.is_cuda and query.dtype != torch.float32:
-        rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         ends = cu_seq_lens_q.to(torch.int32)
-        out = varlen_attn(*rows, ends, ends, max_length_q, max_length_q, scale=scaling)
+        out = varlen_attn(q, k, v, ends, ends, max_length_q, max_length_q, scale=scaling)
         assert isinstance(out, Tensor)
         return out.unsqueeze(0), None
     return _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling).unsqueeze(0), None
@@ -65,8 +65,8 @@ def _by_length(
     parts, places = [], []
     for length in lengths.unique().tolist():
         window = starts[lengths == length].unsqueeze(1) + torch.arange(length, device=starts.device)
-        rows = (tensor[:, window].transpose(0, 1) for tensor in (query, key, value))
-        parts.append(scaled_dot_product_attention(*rows, scale=scaling).transpose(1, 2).flatten(0, 1))
+        q, k, v = (tensor[:, window].transpose(0, 1) for tensor in (query, key, value))
+        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
         places.append(window.flatten())
     return torch.cat(parts)[torch.cat(places).argsort()]
 

@@ -197,7 +197,7 @@ def test_the_reward_service_runs_with_what_its_image_has_and_the_doctor_beside_i
                 assert service.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-            command = [python, "-m", "vision_sr1", "doctor", "run.yaml", *arguments]
+            command = [str(python), "-m", "vision_sr1", "doctor", "run.yaml", *arguments]
             said = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=120)
         finally:
             service.terminate()

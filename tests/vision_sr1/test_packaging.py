@@ -128,7 +128,7 @@ def required(name: str, extra: str) -> list[Requirement]:
 def locked(variant: str) -> dict[str, set[str]]:
     """Images that have each package."""
     lines = (ROOT / "requirements" / f"{variant}.lock").read_text(encoding="utf-8").splitlines()
-    found = {}
+    found: dict[str, set[str]] = {}
     for line in (line for line in lines if not line.startswith("#")):
         requirement, _, images = line.partition("  # ")
         found[canonicalize_name(requirement.partition("==")[0])] = set(images.split(", "))
