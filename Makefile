@@ -32,7 +32,7 @@ test: $(STAMP)  ## Run the tests, with every part real at least once (11 minutes
 test-rest: $(STAMP)  ## Run what `test` leaves out.
 	$(PYTEST) -m full $(FLAGS)
 
-test-all: test test-rest  ## Run all tests (34 minutes).
+test-all: test test-rest  ## Run all tests (37 minutes).
 
 format: $(STAMP)  ## Format the code and mend what the linter can.
 	$(BIN)/ruff check --fix .

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=5, help="of each run of this system; default: %(default)s")
     parser.add_argument("--trl-batches", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="keeps policies and runs here; policies found here are used again")
-    parser.add_argument("--quick", action="store_true", help="one prompt, two answers, one optimizer step")
+    parser.add_argument("--quick", action="store_true", help="self-reward only, of one prompt and two answers")
     arguments = parser.parse_args()
     ratios = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -55,7 +55,8 @@ def main() -> None:
             folder = (arguments.folder or Path(temporary)).absolute() / name
             folder.mkdir(parents=True, exist_ok=True)
             work = smallest(WORKS[name]) if arguments.quick else WORKS[name]
-            found = measure(work, folder, arguments.batches, arguments.trl_batches)
+            variants = {"self-reward": VARIANTS["self-reward"]} if arguments.quick else VARIANTS
+            found = measure(work, variants, folder, arguments.batches, arguments.trl_batches)
             ratios[name] = show(work, found)
     first = next(iter(ratios.values()))
     result = {
@@ -74,12 +75,14 @@ def smallest(work: Work) -> Work:
     return replace(work, prompts=1, group_size=2, steps=1, cold_start=1)
 
 
-def measure(work: Work, folder: Path, batches: int, trl_batches: int) -> dict[str, Measured]:
-    """TRL and every variant, by name."""
+def measure(
+    work: Work, variants: dict[str, list[str]], folder: Path, batches: int, trl_batches: int
+) -> dict[str, Measured]:
+    """TRL and variants of this system, by name."""
     rows = work.prompts * (2 + max(batches, trl_batches))
     model, questions = make(work, folder, rows)
     found = {"TRL": _trl(work, model, questions, trl_batches)}
-    for number, (variant, settings) in enumerate(VARIANTS.items()):
+    for number, (variant, settings) in enumerate(variants.items()):
         run = ours.train(work, model, questions, folder, batches, f"run{number}", settings)
         found[variant] = Measured(run.seconds, run.learning, run.peak_mb, run.learner_mb)
     return found
