@@ -4,9 +4,8 @@
 questions, images, batch, optimizer steps and objective of the answer alone, one after the other on the same cores; then
 this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters
 with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates with transformers in
-one process with two threads; this system has two learner ranks with a thread each, and an actor with a thread, or with
-two where it is synchronous. A first batch of each warms up and does not count. Values are medians, with the smallest
-and the largest.
+one process with two threads; this system has two learner ranks and an actor with a thread each. A first batch of each
+warms up and does not count. Values are medians, with the smallest and the largest.
 """
 
 import argparse
@@ -21,12 +20,11 @@ from statistics import median
 from bench.peers import ours, trl
 from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Work, make
 
-SYNCHRONOUS = ["actors.cpu_threads=2"]  # actors generate while the learner's ranks wait, and have both cores then
 ONE_BEHIND = ["learner.max_staleness=1"]
 VARIANTS = {
-    "answer alone": [*ours.ANSWER_ALONE, *SYNCHRONOUS],
+    "answer alone": ours.ANSWER_ALONE,
     "answer alone, one behind": [*ours.ANSWER_ALONE, *ONE_BEHIND],
-    "self-reward": [*ours.SELF_REWARD, *SYNCHRONOUS],
+    "self-reward": ours.SELF_REWARD,
     "self-reward, one behind": [*ours.SELF_REWARD, *ONE_BEHIND],
 }
 

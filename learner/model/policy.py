@@ -50,7 +50,8 @@ def as_policy(
     head = model.get_output_embeddings()
     head.forward = types.MethodType(_head_logprobs, head)
     head.chunk_tokens = config.learner.logits_chunk_tokens
-    head.forbidden_token_ids = forbidden_token_ids
+    forbidden = torch.tensor(forbidden_token_ids, dtype=torch.long)
+    head.register_buffer("forbidden_token_ids", forbidden, persistent=False)  # where the logits are
     head.temperature = temperature
     model.forward = types.MethodType(_packed_logprobs, model)
     policy: torch.nn.Module = model
@@ -133,5 +134,5 @@ def _chunk_logprobs(
     head: Any, hidden: Float[Tensor, "chunk hidden"], targets: Int[Tensor, " chunk"]
 ) -> Float[Tensor, " chunk"]:
     logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() / head.temperature
-    logits[:, head.forbidden_token_ids] = float("-inf")
+    logits.index_fill_(1, head.forbidden_token_ids, float("-inf"))
     return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)
