@@ -117,7 +117,7 @@ class Study:
         if folder.exists() and not has_checkpoint:
             shutil.rmtree(folder)
         splits = f"{{normal: {data}/normal.parquet, counter_prior: {data}/counter_prior.parquet}}"
-        _vision_sr1(
+        run_command(
             "train",
             EXAMPLES / "rl.yaml",
             *(["--resume"] if has_checkpoint else []),
@@ -141,7 +141,7 @@ class Study:
     def _supervise(self, seed: int, name: str, example: str, start: str, data: str, steps: int | None) -> None:
         if self.model(seed, name).is_dir():
             return
-        _vision_sr1(
+        run_command(
             "sft",
             EXAMPLES / f"{example}.yaml",
             "--fresh",
@@ -162,7 +162,8 @@ def _sft_steps(steps: int | None) -> list[str]:
 CLAIMS = Study(Path(), batches=32)
 
 
-def _vision_sr1(*arguments: str | Path) -> None:
+def run_command(*arguments: str | Path) -> None:
+    """A command of `vision-sr1` to its end."""
     command = [sys.executable, "-m", "vision_sr1", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=STAGE_TIMEOUT_S)
     if done.returncode:

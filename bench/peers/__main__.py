@@ -13,12 +13,12 @@ import json
 import multiprocessing
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from bench.peers import ours, trl
-from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Work, make
+from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Run, Work, make
 
 ONE_BEHIND = ["learner.max_staleness=1"]
 VARIANTS = {
@@ -27,16 +27,6 @@ VARIANTS = {
     "self-reward": ours.SELF_REWARD,
     "self-reward, one behind": [*ours.SELF_REWARD, *ONE_BEHIND],
 }
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of each batch, of it learning where that is known, and peak memory."""
-
-    seconds: list[float]
-    learning: list[float] | None
-    peak_mb: float
-    learner_mb: float | None
 
 
 def main() -> None:
@@ -73,26 +63,22 @@ def smallest(work: Work) -> Work:
     return replace(work, prompts=1, group_size=2, steps=1, cold_start=1)
 
 
-def measure(
-    work: Work, variants: dict[str, list[str]], folder: Path, batches: int, trl_batches: int
-) -> dict[str, Measured]:
+def measure(work: Work, variants: dict[str, list[str]], folder: Path, batches: int, trl_batches: int) -> dict[str, Run]:
     """TRL and variants of this system, by name."""
     rows = work.prompts * (2 + max(batches, trl_batches))
     model, questions = make(work, folder, rows)
     found = {"TRL": _trl(work, model, questions, trl_batches)}
     for number, (variant, settings) in enumerate(variants.items()):
-        run = ours.train(work, model, questions, folder, batches, f"run{number}", settings)
-        found[variant] = Measured(run.seconds, run.learning, run.peak_mb, run.learner_mb)
+        found[variant] = ours.train(work, model, questions, folder, batches, f"run{number}", settings)
     return found
 
 
-def _trl(work: Work, model: Path, questions: Path, batches: int) -> Measured:
+def _trl(work: Work, model: Path, questions: Path, batches: int) -> Run:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        run = process.submit(trl.train, work, model, questions, batches + 1).result(STAGE_TIMEOUT_S)
-    return Measured(run.seconds[1:], None, run.peak_mb, None)
+        return process.submit(trl.train, work, model, questions, batches).result(STAGE_TIMEOUT_S)
 
 
-def show(work: Work, found: dict[str, Measured]) -> dict[str, float]:
+def show(work: Work, found: dict[str, Run]) -> dict[str, float]:
     """Prints a row's table; returns rollouts a second by name."""
     print(f"\n{work.name}: {work}")
     print(f"{'':26} {'s a batch':>10} {'least-most':>14} {'rollouts/s':>11} {'learning':>9} {'MB':>7} {'learner':>8}")

@@ -5,13 +5,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
-from bench.peers.work import STAGE_TIMEOUT_S, Work
+from bench.claims.runs import EXAMPLES
+from bench.peers.work import STAGE_TIMEOUT_S, Run, Work
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
 
@@ -20,28 +20,11 @@ SELF_REWARD = ["learner.preset=vision_sr1"]
 ANSWER_ALONE = ["learner.preset=see_think", "reward.requery.when=never"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """What was measured of a run, by batch.
-
-    Attributes:
-        seconds: from the end of one batch to the end of the next.
-        learning: seconds of it in optimizer steps.
-        peak_mb: of all processes together.
-        learner_mb: of the learner's ranks together, at their peak.
-    """
-
-    seconds: list[float]
-    learning: list[float]
-    peak_mb: float
-    learner_mb: float
-
-
 def train(work: Work, model: Path, questions: Path, folder: Path, batches: int, name: str, settings: list[str]) -> Run:
     """A run of so many batches and one before them, which warms up."""
     arguments = [
         "train",
-        "examples/shapes/rl.yaml",
+        str(EXAMPLES / "rl.yaml"),
         "--fresh",
         f"run.dir={folder}",
         f"run.name={name}",
@@ -79,7 +62,7 @@ def train(work: Work, model: Path, questions: Path, folder: Path, batches: int, 
     lines = [line for line in jsonl.read(folder / name / SCALARS) if "seconds/learn" in line]
     ends = [line["time"] for line in lines]
     seconds = [after - before for before, after in pairwise(ends)]
-    return Run(seconds, [line["seconds/learn"] for line in lines[1:]], memory.peak_mb, memory.learner_mb)
+    return Run(seconds, memory.peak_mb, [line["seconds/learn"] for line in lines[1:]], memory.learner_mb)
 
 
 class Memory:

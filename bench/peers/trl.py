@@ -6,7 +6,6 @@ import resource
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bench.peers.work import Work
+from bench.peers.work import Run, Work
 
 THREADS = 2
 LARGEST_MICRO_BATCH = 32  # sequences; TRL fills all up to the longest
 
 
-@dataclass(frozen=True)
-class Run:
-    """What was measured: seconds of each batch (generation, rewards, optimizer steps), and the process's peak."""
-
-    seconds: list[float]
-    peak_mb: float
-
-
 def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
-    """So many batches, in this process."""
+    """So many batches and one before them, which warms up, in this process."""
     torch.set_num_threads(THREADS)
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     with warnings.catch_warnings():
@@ -56,7 +47,7 @@ def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
                 ends.append(time.perf_counter())
 
     def prompts() -> Any:
-        for index in range(batches * work.prompts):
+        for index in range((batches + 1) * work.prompts):
             row = rows[index % len(rows)]
             text = row.question.replace(IMAGE_MARKER, "")
             image = Image.open(io.BytesIO(row.images[0])).convert("RGB")
@@ -79,7 +70,7 @@ def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
                 steps_per_generation=work.rollouts // micro_batch,
                 num_generations=work.group_size,
                 max_completion_length=work.tokens,
-                max_steps=batches * work.steps,
+                max_steps=(batches + 1) * work.steps,
                 temperature=1.0,
                 top_p=1.0,
                 beta=component.kl_coef,
@@ -99,7 +90,7 @@ def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
         )
         trainer.train()
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    return Run([after - before for before, after in pairwise(ends)], peak_mb)
+    return Run([after - before for before, after in pairwise(ends[1:])], peak_mb)
 
 
 def is_right(completions: list[list[dict[str, str]]], answer: list[str], **_: object) -> list[float]:

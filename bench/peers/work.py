@@ -1,7 +1,5 @@
 """The work that both do: a cold-started policy, questions with images, and the sizes of a batch."""
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import AutoProcessor
 
-from bench.claims.runs import Study
+from bench.claims.runs import EXAMPLES, Study, run_command
 from vision_sr1.cli.dataset.schemas import CONVERSATIONS
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.tiny_model import PIXELS, make_tiny_model
@@ -18,7 +16,7 @@ from vision_sr1.cli.tasks.tiny_model import PIXELS, make_tiny_model
 STAGE_TIMEOUT_S = 3600.0
 PROMPT_TOKENS = 64  # without image tokens, at most
 MIDDLE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 1408, "layers": 8, "heads": 8}
-MIDDLE |= {"vision_hidden_size": 256, "vision_layers": 6}  # 31 million parameters together
+MIDDLE |= {"vision_hidden_size": 256, "vision_layers": 6}  # 32 million parameters together
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,23 @@ class Work:
     def max_model_len(self) -> int:
         """Tokens of a prompt and its response, at most."""
         return self.pixels // 28**2 + PROMPT_TOKENS + self.tokens
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was measured of a run.
+
+    Attributes:
+        seconds: of each batch, from the end of the one before it.
+        learning: seconds of each in optimizer steps; None where that is not known.
+        peak_mb: of all processes together.
+        learner_mb: of the learner's ranks together, at their peak; None without such.
+    """
+
+    seconds: list[float]
+    peak_mb: float
+    learning: list[float] | None = None
+    learner_mb: float | None = None
 
 
 WORKS = {
@@ -105,9 +120,9 @@ def _lengthened(conversations: Path, words: int) -> Path:
 
 def _supervise(work: Work, folder: Path, conversations: Path, output: Path) -> None:
     """On small images: what a response looks like is learned from few image tokens."""
-    run(
+    run_command(
         "sft",
-        "examples/shapes/cold_start.yaml",
+        EXAMPLES / "cold_start.yaml",
         f"run.dir={folder}",
         "run.name=cold_start",
         f"model.path={folder / 'random'}",
@@ -119,11 +134,3 @@ def _supervise(work: Work, folder: Path, conversations: Path, output: Path) -> N
         "learner.sft.sequences_per_step=16",
         f"learner.sft.output={output}",
     )
-
-
-def run(*arguments: str) -> None:
-    """A command of `vision-sr1` to its end."""
-    command = [sys.executable, "-m", "vision_sr1", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=STAGE_TIMEOUT_S)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stdout}{done.stderr}")

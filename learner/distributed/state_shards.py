@@ -1,5 +1,4 @@
-"""Weights and optimizer state as shards of parameters: checkpoints know no number of ranks and no
-ZeRO stage.
+"""Weights and optimizer state as shards of parameters: checkpoints know no number of ranks and no ZeRO stage.
 
 A shard is a run of elements of a flattened parameter, in float32: of its weight as the optimizer has it, or of one of
 AdamW's moments. Each rank saves those it holds, and reads those it is to hold from wherever they were saved.
