@@ -13,6 +13,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors import metrics
 from actors.vllm.adapter import Adapter, room_for
@@ -321,11 +322,16 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
         # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    executor = None
+    if device == "cpu" and config.actors.tensor_parallel_size == 1:
+        # In the engine's process: vLLM would start a worker and keep a second core busy in waiting for its replies.
+        executor = UniProcExecutor
     adapters = {}
     if config.learner.lora.goes_to_actors:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
+        "distributed_executor_backend": executor,
         "worker_cls": f"actors.vllm.workers.{WORKERS[device]}",
         "worker_extension_cls": "actors.vllm.worker_extension.WeightReports",
         "model": config.model.path,
