@@ -18,7 +18,8 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from actors import metrics
 from actors.vllm.adapter import Adapter, room_for
 from vision_sr1.config import Config
-from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
+from vision_sr1.families import family_of_model
+from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_receiver import BUCKETLESS, COMPLETE, FORGET
@@ -47,11 +48,12 @@ class PolicyEngine:
 
     def __init__(self, config: Config, device: str) -> None:
         self._config = config
+        self._family = family_of_model(config.model.path)
         self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
         )
         self.tokenizer = self._engine.get_tokenizer()
-        self._forbidden = dict.fromkeys(vision_token_ids(self.tokenizer), FORBIDDEN_BIAS)
+        self._forbidden = dict.fromkeys(self._family.reserved_token_ids(self.tokenizer), FORBIDDEN_BIAS)
         self.weight_transfer = weight_transfer(config, device)
         self.policy_version = NO_VERSION
         self._version_changed = asyncio.Condition()
@@ -342,9 +344,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         "gpu_memory_utilization": config.actors.gpu_memory_utilization,
         "enforce_eager": config.actors.enforce_eager or device == "cpu",
         "enable_prefix_caching": config.actors.enable_prefix_caching,
-        "mm_processor_kwargs": {
-            "size": {"shortest_edge": config.model.min_pixels, "longest_edge": config.model.max_pixels}
-        },
+        "mm_processor_kwargs": family_of_model(config.model.path).processor_settings(config.model),
         "limit_mm_per_prompt": {"image": 16, "video": 0},
         "scheduling_policy": "priority",
         "logprobs_mode": "processed_logprobs",

@@ -141,7 +141,8 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     from actors.policy_engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
-    from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
+    from vision_sr1.families import family_of
+    from vision_sr1.prompting.chat import render_user_turn
     from vision_sr1.prompting.prompt_template import PromptTemplate
 
     config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config
@@ -149,7 +150,7 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     tokenizer = engine.get_tokenizer()
     rows = Questions(str(folder / "train.parquet"), config.data)
     template = PromptTemplate("plain_answer")
-    forbidden = dict.fromkeys(vision_token_ids(tokenizer), FORBIDDEN_BIAS)
+    forbidden = dict.fromkeys(family_of("qwen2_5_vl").reserved_token_ids(tokenizer), FORBIDDEN_BIAS)
     rates = []
     for round_ in range(sizes.rounds + 1):
         started = time.perf_counter()

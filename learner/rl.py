@@ -37,7 +37,6 @@ from learner.trainer_state import TrainerState, UnfinishedBatch
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import QuestionRow, questions
 from vision_sr1.data.lengths import PromptLengths
-from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.run_folder.checkpoints import POLICY, REFERENCE
 from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.runtime.probes import Probes
@@ -68,7 +67,7 @@ class Trainer:
         device = init_process_group()
         torch.manual_seed(config.run.seed)
         self._builder = SequenceBuilder(config.model)
-        forbidden = vision_token_ids(self._builder.tokenizer)
+        forbidden = self._builder.family.reserved_token_ids(self._builder.tokenizer)
         load = partial(load_policy, config, forbidden_token_ids=forbidden, temperature=config.sampling.temperature)
         policy = load(config.model.path).to(device)
         choose_trainable(policy, settings.lora, freeze_vision=settings.freeze_vision)

@@ -2,9 +2,10 @@
 al., 2022)."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
-PATCHES_PER_TOKEN = 4  # the vision tower's, which its projector merges
+from vision_sr1.families import family_of
 
 
 class ModelFlops:
@@ -20,29 +21,40 @@ class ModelFlops:
         text = policy.config.get_text_config()
         backward = 1 if frozen > sum(sizes.values()) / 2 else 2  # with adapters no gradient of the weights themselves
         self._passes = 1 + backward + forward_passes
+        family = family_of(policy.config.model_type)
         self._image_token_id = policy.config.image_token_id
-        self._vision = sum(size for name, size in sizes.items() if ".visual." in name)
+        vision = {name: size for name, size in sizes.items() if family.is_vision(name)}
+        self._projector = sum(size for name, size in vision.items() if any(part in name for part in family.projectors))
+        self._vision = sum(vision.values()) - self._projector
+        self._vision_sizes = family.vision_sizes(policy.config)
         embeddings = ("embed_tokens", "lm_head")
-        self._language = sum(sizes.values()) - self._vision
+        self._language = sum(sizes.values()) - sum(vision.values())
         self._language -= sum(size for name, size in sizes.items() if any(part in name for part in embeddings))
         self._head = _size(policy.get_output_embeddings().weight)
-        self._attention = text.num_hidden_layers * text.hidden_size
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self._attention = text.num_hidden_layers * text.num_attention_heads * head_size
 
     def __call__(self, trees: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
         """Of prompts that are computed once, each given by its token ids and the lengths of its responses.
 
         Two operations for each weight and token (patch; token of a response in the output head), and two for each
-        dimension, layer and pair of tokens in language attention, which is causal. Vision attention is within windows
-        and left out.
+        dimension, layer and pair of tokens in language attention, which is causal; four for each pair of patches where
+        all of an image attend to each other. Attention within windows is left out.
         """
         operations = 0
         for prompt, responses in trees:
-            patches = PATCHES_PER_TOKEN * sum(token == self._image_token_id for token in prompt)
-            weights = self._language * (len(prompt) + sum(responses)) + self._vision * patches
-            weights += self._head * sum(responses)
+            weights = self._language * (len(prompt) + sum(responses)) + self._head * sum(responses)
             pairs = len(prompt) ** 2 + sum(2 * len(prompt) * length + length**2 for length in responses)
             operations += 2 * (weights + self._attention * pairs)
+            runs = groupby(prompt, key=lambda token: token == self._image_token_id)
+            operations += sum(self._of_image(sum(1 for _ in run)) for is_image, run in runs if is_image)
         return float(self._passes * operations)
+
+    def _of_image(self, tokens: int) -> int:
+        vision = self._vision_sizes
+        patches = vision.patches_per_token * tokens
+        pairs = vision.full_attention_layers * vision.hidden * patches**2
+        return 2 * (self._vision * patches + self._projector * tokens) + 4 * pairs
 
 
 def _size(parameter: Any) -> int:

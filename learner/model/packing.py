@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from learner.model.attention import Layout
 from learner.model.sequences import Sequence
+from vision_sr1.families.family import ImageInput, joined
 
-RopePositions = Callable[[Sequence], Int[Tensor, "3 length"]]
+RopePositions = Callable[[Sequence], Int[Tensor, "axes length"]]
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,19 @@ class Pack:
     Attributes:
         indices: for each selected token, the index of its sequence.
         input_ids: all trees, one after the other.
-        position_ids: text position first, then the three of multimodal rotary embedding.
+        position_ids: of rotary embedding, on each of its axes.
         layout: what attends to what.
-        pixel_values: of distinct images.
-        shown: the image of each place where images stand, as an index into `grid_thw`.
+        images: of distinct images, by the names that the model's vision tower has for them.
+        shown: which of the images is at each place where images stand.
         predict_at: positions whose logits predict the selected tokens, in the order of the sequences.
         targets: ids of the selected tokens.
     """
 
     indices: Int[Tensor, " selected"]
     input_ids: Int[Tensor, "1 tokens"]
-    position_ids: Int[Tensor, "4 1 tokens"]
+    position_ids: Int[Tensor, "axes 1 tokens"]
     layout: Layout
-    pixel_values: Float[Tensor, "patches features"]
-    grid_thw: Int[Tensor, "images 3"]
+    images: dict[str, Tensor]
     shown: list[int]
     predict_at: Int[Tensor, " selected"]
     targets: Int[Tensor, " selected"]
@@ -110,8 +110,7 @@ def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions, *, sh
         input_ids=torch.from_numpy(np.concatenate(row.token_ids)).unsqueeze(0),
         position_ids=torch.cat(row.positions, dim=1).unsqueeze(1),
         layout=Layout.of(row.trees),
-        pixel_values=torch.cat([pixels for pixels, _ in row.images.values()]),
-        grid_thw=torch.stack([grid for _, grid in row.images.values()]),
+        images=joined(row.images.values()),
         shown=row.shown,
         predict_at=torch.cat([torch.from_numpy(none), *(predict_at[index] for index in range(len(sequences)))]),
         targets=torch.from_numpy(np.concatenate([none, *(s.token_ids[s.selected] for s in sequences)])),
@@ -123,15 +122,15 @@ class _Row:
 
     Attributes:
         trees: the length of each prompt, or of a sequence alone, and those of its branches.
-        images: patches and grid by digest.
+        images: by digest.
         shown: the image of each place where images stand, as an index into `images`.
     """
 
     def __init__(self, rope: RopePositions) -> None:
         self.token_ids: list[Int[np.ndarray, " tokens"]] = []
-        self.positions: list[Int[Tensor, "4 tokens"]] = []
+        self.positions: list[Int[Tensor, "axes tokens"]] = []
         self.trees: list[tuple[int, list[int]]] = []
-        self.images: dict[str, tuple[Float[Tensor, "patches features"], Int[Tensor, " 3"]]] = {}
+        self.images: dict[str, ImageInput] = {}
         self.shown: list[int] = []
         self._rope = rope
         self._end = 0
@@ -143,29 +142,29 @@ class _Row:
             return [torch.from_numpy(sequences[0].selected) + start - 1]
         prompt = sequences[0].prompt()
         last = self._trunk(prompt) + len(prompt) - 1
-        rotary = 1 + int(self.positions[-1][1:].max())
-        continued = torch.tensor([len(prompt), rotary, rotary, rotary]).unsqueeze(1)
-        return [self._branch(sequence, last, continued) for sequence in sequences]
+        following = 1 + int(self.positions[-1].max())
+        return [self._branch(sequence, last, following) for sequence in sequences]
 
     def _trunk(self, sequence: Sequence) -> int:
         """Lays a prompt, or a sequence alone; returns where it begins."""
         start = self._end
-        self._lay(sequence.token_ids, torch.cat([torch.arange(len(sequence)).unsqueeze(0), self._rope(sequence)]))
+        self._lay(sequence.token_ids, self._rope(sequence))
         self.trees.append((len(sequence), []))
-        for digest, pixels, grid in sequence.images or ():
-            self.images.setdefault(digest, (pixels, grid))
+        for digest, image in sequence.images or ():
+            self.images.setdefault(digest, image)
             self.shown.append(list(self.images).index(digest))
         return start
 
-    def _branch(self, sequence: Sequence, last: int, continued: Int[Tensor, "4 1"]) -> Int[Tensor, " selected"]:
-        """Lays what follows the prompt, whose last token stands at `last`, from the positions after the prompt's."""
+    def _branch(self, sequence: Sequence, last: int, following: int) -> Int[Tensor, " selected"]:
+        """Lays what follows the prompt, whose last token stands at `last`, from the position `following`."""
         start, end = self._end, sequence.prompt_length
-        self._lay(sequence.token_ids[end:], continued + torch.arange(len(sequence) - end))
+        positions = following + torch.arange(len(sequence) - end)
+        self._lay(sequence.token_ids[end:], positions.expand(len(self.positions[-1]), -1))
         self.trees[-1][1].append(len(sequence) - end)
         at = torch.from_numpy(sequence.selected) - end + start - 1
         return torch.where(at < start, last, at)
 
-    def _lay(self, token_ids: Int[np.ndarray, " tokens"], positions: Int[Tensor, "4 tokens"]) -> None:
+    def _lay(self, token_ids: Int[np.ndarray, " tokens"], positions: Int[Tensor, "axes tokens"]) -> None:
         self.token_ids.append(token_ids)
         self.positions.append(positions)
         self._end += len(token_ids)

@@ -15,6 +15,7 @@ from learner.model.packing import Pack
 from learner.model.sequences import Sequence
 from learner.model.window_attention import use_window_attention
 from vision_sr1.config import Config, LoraConfig
+from vision_sr1.families import family_of
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
@@ -46,7 +47,9 @@ def as_policy(
     model.config.use_cache = False
     if config.learner.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    use_window_attention(model.model.visual)
+    family = family_of(model.config.model_type)
+    if family.windows:
+        use_window_attention(model.model.get_submodule(family.windows))
     head = model.get_output_embeddings()
     head.forward = types.MethodType(_head_logprobs, head)
     head.chunk_tokens = config.learner.logits_chunk_tokens
@@ -63,18 +66,15 @@ def choose_trainable(policy: Any, lora: LoraConfig, *, freeze_vision: bool) -> N
     if lora.rank:
         add_adapters(policy, lora)
     elif freeze_vision:
-        policy.model.visual.requires_grad_(False)
+        for module in family_of(policy.config.model_type).vision_modules:
+            policy.model.get_submodule(module).requires_grad_(False)
 
 
-def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "3 length"]:
-    """Multimodal rotary positions of one sequence."""
-    if sequence.images is None:
-        return torch.arange(len(sequence)).expand(3, -1)
-    base = model.model
-    ids = torch.from_numpy(sequence.token_ids).unsqueeze(0)
-    types_ = torch.from_numpy(sequence.is_image).int().unsqueeze(0)
-    positions, _ = base.get_rope_index(ids, types_, image_grid_thw=sequence.images.grid_thw)
-    return positions[:, 0]
+def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "axes length"]:
+    """Rotary positions of one sequence."""
+    token_ids, is_image = torch.from_numpy(sequence.token_ids), torch.from_numpy(sequence.is_image)
+    images = sequence.images.inputs if sequence.images else ()
+    return family_of(model.config.model_type).positions(model, token_ids, is_image, images)
 
 
 def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor, " selected"]:
@@ -87,8 +87,10 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
         input_ids=pack.input_ids.to(device),
         position_ids=pack.position_ids.to(device),
         layout=pack.layout.to(device),
-        pixel_values=pack.pixel_values.to(device, dtype),
-        grid_thw=pack.grid_thw.to(device),
+        images={
+            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
+            for name, tensor in pack.images.items()
+        },
         shown=pack.shown,
         predict_at=pack.predict_at.to(device),
         targets=pack.targets.to(device),
@@ -99,17 +101,16 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
 def _packed_logprobs(
     self: Any,
     input_ids: Int[Tensor, "1 tokens"],
-    position_ids: Int[Tensor, "4 1 tokens"],
+    position_ids: Int[Tensor, "axes 1 tokens"],
     layout: Layout,
-    pixel_values: Float[Tensor, "patches features"],
-    grid_thw: Int[Tensor, "images 3"],
+    images: dict[str, Tensor],
     shown: list[int],
     predict_at: Int[Tensor, " selected"],
     targets: Int[Tensor, " selected"],
 ) -> Float[Tensor, " selected"]:
-    images = self.model.get_image_features(pixel_values, grid_thw, return_dict=True)
-    images.pooler_output = tuple(images.pooler_output[index] for index in shown)
-    inputs = {"input_ids": input_ids, "position_ids": position_ids, "mm_encoder_outputs": {"image": images}}
+    features = family_of(self.config.model_type).features(self, images, shown)
+    positions = position_ids if len(position_ids) > 1 else position_ids[0]
+    inputs = {"input_ids": input_ids, "position_ids": positions, "mm_encoder_outputs": {"image": features}}
     hidden = self.model(**inputs, attention_mask=None, use_cache=False, layout=layout).last_hidden_state[0]
     return self.get_output_embeddings()(hidden[predict_at], targets)
 

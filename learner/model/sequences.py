@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import jinja2
 import numpy as np
-from jaxtyping import Bool, Float, Int64
-from PIL import Image
-from torch import Tensor
+from jaxtyping import Bool, Int64
 from transformers import AutoProcessor
 
 from vision_sr1.config import ModelConfig
+from vision_sr1.families import family_of_model
+from vision_sr1.families.family import ImageInput
 from vision_sr1.prompting.chat import Turn, control_tokens, conversation_turns
 from vision_sr1.prompting.images import plain_image
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
@@ -24,21 +24,18 @@ class SequenceError(ValueError):
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images of one sequence.
+    """Prepared images of one sequence.
 
     Attributes:
-        grid_thw: patches of each image: frames, rows, columns.
         digests: of the encoded images: equal ones are computed once.
     """
 
-    pixel_values: Float[Tensor, "patches features"]
-    grid_thw: Int64[Tensor, "images 3"]
+    inputs: tuple[ImageInput, ...]
     digests: tuple[str, ...]
 
-    def __iter__(self) -> Iterator[tuple[str, Float[Tensor, "patches features"], Int64[Tensor, " 3"]]]:
-        """Each image: digest, patches and grid."""
-        patches = self.pixel_values.split(self.grid_thw.prod(dim=1).tolist())
-        return zip(self.digests, patches, self.grid_thw, strict=True)
+    def __iter__(self) -> Iterator[tuple[str, ImageInput]]:
+        """Each image with its digest."""
+        return zip(self.digests, self.inputs, strict=True)
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,11 @@ class SequenceBuilder:
     def __init__(self, config: ModelConfig) -> None:
         self.processor = AutoProcessor.from_pretrained(config.path)
         self.tokenizer = self.processor.tokenizer
-        self._pixels = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
+        self.family = family_of_model(config.path)
+        self._settings = self.family.processor_settings(config)
         self._max_len = config.max_model_len
-        self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+        self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
+        self._template_token: int = self.tokenizer.convert_tokens_to_ids(self.family.template_token)
         self._control_tokens = control_tokens(self.tokenizer)
         self._end_of_turn: str = self.tokenizer.eos_token
 
@@ -87,9 +86,8 @@ class SequenceBuilder:
         if not encoded:
             return None
         pictures = [plain_image(data) for data in encoded]
-        features = self.processor.image_processor(images=pictures, size=self._pixels, return_tensors="pt")
-        digests = tuple(hashlib.sha256(data).hexdigest() for data in encoded)
-        return Images(features["pixel_values"], features["image_grid_thw"], digests)
+        inputs = self.family.images(self.processor, pictures, self._settings)
+        return Images(tuple(inputs), tuple(hashlib.sha256(data).hexdigest() for data in encoded))
 
     def from_tokens(self, prompt_ids: list[int], response_ids: list[int], images: Images | None) -> Sequence:
         """A rollout: every response token is selected. Image positions are marked from the prompt alone.
@@ -103,7 +101,7 @@ class SequenceBuilder:
             raise SequenceError("the response contains an image placeholder")
         token_ids = np.concatenate([prompt, response])
         is_image = np.concatenate([prompt == self._image_token, np.zeros(len(response), dtype=bool)])
-        expected = sum(self._sizes(images))
+        expected = sum(image.token_ids.count(self._image_token) for image in images.inputs) if images else 0
         if int(is_image.sum()) != expected:
             raise SequenceError(f"{int(is_image.sum())} image placeholders for images that fill {expected}")
         return Sequence(token_ids, is_image, np.arange(len(prompt), len(token_ids)), images)
@@ -119,7 +117,7 @@ class SequenceBuilder:
         turns = conversation_turns(messages, len(encoded_images), self._control_tokens)
         ids: list[int] = []
         selected: list[int] = []
-        sizes = deque(self._sizes(images))
+        unplaced = deque(images.inputs if images else ())
         rendered = ""
         for index, turn in enumerate(turns):
             if turn["role"] != "assistant":
@@ -129,16 +127,16 @@ class SequenceBuilder:
             prefix = self._render(turns[:index], generate=True)
             if not prefix.startswith(rendered):
                 raise SequenceError("the chat template does not render a conversation turn by turn")
-            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, sizes)
+            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, unplaced)
             reply = self.tokenizer(message_text(turn) + self._end_of_turn).input_ids
             selected += range(len(ids), len(ids) + len(reply))
             ids += reply
             rendered = prefix + message_text(turn) + self._end_of_turn
         if not selected:
             raise SequenceError("the conversation has no assistant turn to learn from")
-        if sizes:
+        if unplaced:
             raise SequenceError(
-                f"{len(sizes)} of {len(encoded_images)} images have no marker in a turn that is answered"
+                f"{len(unplaced)} of {len(encoded_images)} images have no marker in a turn that is answered"
             )
         if len(ids) > self._max_len:
             raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
@@ -150,16 +148,10 @@ class SequenceBuilder:
 
         Every forward pass must reach the vision tower on every rank, or ZeRO's collectives no longer match.
         """
-        side = 2 * self.processor.image_processor.patch_size
-        features = self.processor.image_processor(
-            images=[Image.new("RGB", (side, side))],
-            size={"shortest_edge": side * side, "longest_edge": side * side},
-            return_tensors="pt",
-        )
-        images = Images(features["pixel_values"], features["image_grid_thw"], ("filler",))
-        start, end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
-        token_ids = np.array([start, *[self._image_token] * sum(self._sizes(images)), end])
-        return Sequence(token_ids, token_ids == self._image_token, np.array([], dtype=np.int64), images)
+        image = self.family.smallest_image(self.processor)
+        token_ids = np.array(image.token_ids)
+        none = np.array([], dtype=np.int64)
+        return Sequence(token_ids, token_ids == self._image_token, none, Images((image,), ("filler",)))
 
     def _render(self, turns: list[Turn], *, generate: bool) -> str:
         try:
@@ -168,20 +160,13 @@ class SequenceBuilder:
             raise SequenceError(f"the model's chat template refuses the conversation: {error}") from error
         return text
 
-    def _sizes(self, images: Images | None) -> list[int]:
-        """Tokens of each image."""
-        if images is None:
-            return []
-        sizes: list[int] = (images.grid_thw.prod(dim=1) // self.processor.image_processor.merge_size**2).tolist()
-        return sizes
-
-    def _expand(self, ids: list[int], sizes: deque[int]) -> list[int]:
-        """Replaces each image placeholder by as many as its image has tokens; takes those off `sizes`, in order."""
+    def _expand(self, ids: list[int], unplaced: deque[ImageInput]) -> list[int]:
+        """Puts the tokens of images in place of the chat template's; takes the images off `unplaced`, in order."""
         expanded: list[int] = []
         for token in ids:
-            if token == self._image_token and not sizes:
+            if token == self._template_token and not unplaced:
                 raise SequenceError(f"more {IMAGE_MARKER} markers than images")
-            expanded += [token] * (sizes.popleft() if token == self._image_token else 1)
+            expanded += unplaced.popleft().token_ids if token == self._template_token else [token]
         return expanded
 
 

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from learner.model.sequences import Images
 from vision_sr1.config import Config, load_config, save_config
+from vision_sr1.families.family import joined
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.runtime import rpc
 from vision_sr1.streams import Blobs, Keys, connect
@@ -144,7 +145,7 @@ def greedy(model: Any, prompt: list[int], images: Images | None, forbidden: list
     tokens: list[int] = []
     logprobs: list[float] = []
     while len(tokens) < TOKENS:
-        features = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
+        features = {} if images is None else joined(images.inputs)
         input_ids = torch.tensor([ids])
         with torch.no_grad():
             logits = model(

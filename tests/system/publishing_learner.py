@@ -31,7 +31,6 @@ from learner.publishing.publisher import Publisher
 from learner.run_connection import RunConnection
 from vision_sr1.config import load_config
 from vision_sr1.data import questions
-from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.run_folder.checkpoints import POLICY
 from vision_sr1.runtime.logs import configure_logging
 from vision_sr1.weights.fleet_client import FleetClient
@@ -49,7 +48,7 @@ class PublishingLearner:
         self._config = config
         self._folder = folder
         self._builder = SequenceBuilder(config.model)
-        forbidden = vision_token_ids(self._builder.tokenizer)
+        forbidden = self._builder.family.reserved_token_ids(self._builder.tokenizer)
         policy = load_policy(config, config.model.path, forbidden_token_ids=forbidden)
         self._engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
         self._run = RunConnection(config, lambda: False)

@@ -28,7 +28,6 @@ from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.config import Config, RequeryConfig
 from vision_sr1.data import Questions
 from vision_sr1.pipeline.fleet import Fleet as Registry
-from vision_sr1.prompting.chat import vision_token_ids
 from vision_sr1.streams import Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -116,7 +115,7 @@ class Fleet:
         model = AutoModelForImageTextToText.from_pretrained(self.config.model.path, dtype=torch.float32)
         model.load_state_dict(load_file(self.folder / f"v{version}.safetensors"), strict=False)
         builder = SequenceBuilder(self.config.model)
-        forbidden = vision_token_ids(builder.tokenizer)
+        forbidden = builder.family.reserved_token_ids(builder.tokenizer)
         row = Questions(self.config.data.train[0].path, self.config.data)[0]
         for text, images in ((row.question, row.images), ("top left square red . what color is the square", [])):
             actors = [self.actors[name] for name in names]

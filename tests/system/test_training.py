@@ -33,7 +33,7 @@ from tests.system.conftest import (
 )
 from vision_sr1.cli.main import app
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
-from vision_sr1.prompting.chat import vision_token_ids
+from vision_sr1.families import family_of
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.run_folder.ledger import read_ledger
@@ -168,7 +168,7 @@ def test_each_prompt_is_answered_group_size_times_by_one_version(trained: Run):
 
 def test_the_requery_sees_the_description_and_the_question_and_nothing_else(trained: Run, cold_start_model: Path):
     tokenizer = AutoTokenizer.from_pretrained(cold_start_model)
-    vision = set(vision_token_ids(tokenizer))
+    vision = set(family_of("qwen2_5_vl").reserved_token_ids(tokenizer))
     template = PromptTemplate("plain_requery")
     asked = [(scored, requery) for scored in traces(trained) for requery in scored.requeries]
     assert len(asked) > 10, "the cold start should write descriptions"

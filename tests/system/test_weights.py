@@ -29,7 +29,8 @@ from learner.publishing.probe import ImagesIgnoredError, Probe
 from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.data import Mixture, Questions
-from vision_sr1.prompting.chat import render_user_turn, vision_token_ids
+from vision_sr1.families import family_of
+from vision_sr1.prompting.chat import render_user_turn
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
@@ -106,7 +107,7 @@ class Learner:
 @pytest.fixture(scope="module")
 def learner(actor: Actor, single_rank: torch.device) -> Learner:
     builder = SequenceBuilder(actor.config.model)
-    forbidden = vision_token_ids(builder.tokenizer)
+    forbidden = builder.family.reserved_token_ids(builder.tokenizer)
     policy = load_policy(actor.config, str(actor.model), forbidden_token_ids=forbidden)
     engine = build_engine(actor.config, policy, learning_rate=1e-3, weight_decay=0.0)
     transfer = FleetTransfer(actor.config, engine)
@@ -284,7 +285,7 @@ def test_vision_tokens_are_never_sampled(actor: Actor, learner: Learner):
     assert sorted(reply.sample_index for reply in replies) == list(range(32))
     sampled = {token for reply in replies for token in reply.sample.response_token_ids}
     assert len(sampled) > 50
-    assert not sampled & set(vision_token_ids(tokenizer))
+    assert not sampled & set(family_of("qwen2_5_vl").reserved_token_ids(tokenizer))
 
 
 @on_each_actor

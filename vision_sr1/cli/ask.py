@@ -10,8 +10,9 @@ from rich.console import Console
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 from vision_sr1.config import Config, ConfigError
+from vision_sr1.families import family_of_model
 from vision_sr1.models.check import check_model
-from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn, vision_token_ids
+from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import ParsedResponse, parse_response
@@ -67,7 +68,8 @@ class Model:
             raise ConfigError(f"model {config.model.path!r} cannot be loaded: {error}") from error
         self._model = model.to(device).eval()
         self._config = config
-        self._forbidden = vision_token_ids(self._processor.tokenizer)
+        self._family = family_of_model(config.model.path)
+        self._forbidden = self._family.reserved_token_ids(self._processor.tokenizer)
 
     def ask(self, question: str, images: list[bytes]) -> Answer:
         """Asks with the images, and once more with the description in their place.
@@ -92,10 +94,10 @@ class Model:
             pictures = [plain_image(image) for image in images] or None
         except (ImageMarkerError, UnusableImageError) as error:
             raise ConfigError(str(error)) from error
-        pixels = {"shortest_edge": self._config.model.min_pixels, "longest_edge": self._config.model.max_pixels}
-        inputs: Any = self._processor(
-            text=[text], images=pictures, images_kwargs={"size": pixels}, return_tensors="pt"
-        ).to(self._model.device)
+        settings = self._family.processor_settings(self._config.model)
+        inputs: Any = self._processor(text=[text], images=pictures, images_kwargs=settings, return_tensors="pt").to(
+            self._model.device
+        )
         with torch.no_grad():
             tokens = self._model.generate(
                 **inputs,

@@ -96,14 +96,19 @@ def model_tiny(
     task: Annotated[str, typer.Option(help="shapes or digits: the task whose words the tokenizer knows.")] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
+    family: Annotated[str, typer.Option(help="Type of the model, as qwen3_vl.")] = "qwen2_5_vl",
 ) -> None:
-    """Make a Qwen2.5-VL of a million parameters with random weights."""
+    """Make a model of a million parameters with random weights."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
+    from vision_sr1.families import known_families
+
+    if family not in known_families():
+        fail(f"unknown family {family!r}; known: {', '.join(known_families())}")
 
     if task not in TASKS:
         fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    make_tiny_model(folder, corpus(TASKS[task]), seed=seed, tie_word_embeddings=not untied)
+    make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
     console.print(f"wrote {folder}")
 
 

@@ -98,7 +98,8 @@ class LoraConfig(Section):
     rank: int = Field(0, ge=0, le=512, description="Rank of the low-rank adapters; 0: full fine-tuning.")
     alpha: float = Field(32.0, gt=0, description="Scale of the adapters: their product is multiplied by alpha / rank.")
     target_modules: str = Field(
-        r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        r".*(language_model|text_model).*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|"
+        r"in_proj_qkv|in_proj_z|in_proj_a|in_proj_b|out_proj)",
         description="Regular expression of the linear modules that get an adapter.",
     )
     publish: Literal["merged", "adapter"] = Field(

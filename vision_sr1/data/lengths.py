@@ -5,10 +5,11 @@ from typing import Any
 
 from PIL import Image
 
-from vision_sr1.config import Config, ConfigError, ModelConfig
+from vision_sr1.config import Config, ConfigError
 from vision_sr1.data.conversations import ConversationRow
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import QuestionRow
+from vision_sr1.families import family_of_model
 from vision_sr1.prompting.chat import control_tokens, conversation_turns, render_user_turn
 from vision_sr1.prompting.prompt_template import PromptTemplate
 
@@ -36,7 +37,8 @@ class PromptLengths:
                 raise ConfigError(
                     f"model.path {config.model.path!r}: no tokenizer or image processor: {error}"
                 ) from error
-        self._tokenizer, self._processor = processor.tokenizer, processor.image_processor
+        self._tokenizer, self._processor = processor.tokenizer, processor
+        self._family = family_of_model(config.model.path)
         self._template = PromptTemplate(config.data.prompt_template)
         self._model = config.model
         self._longest_prompt = min(config.sampling.max_prompt_tokens, config.model.max_model_len - 1)
@@ -57,7 +59,7 @@ class PromptLengths:
         """Tokens of an image, scaled to between `model.min_pixels` and `model.max_pixels`."""
         with Image.open(io.BytesIO(encoded)) as image:
             width, height = image.size
-        return image_tokens(self._processor, self._model, width, height)
+        return self._family.image_tokens(self._processor, self._model, height=height, width=width)
 
     def check(self, row: QuestionRow | ConversationRow) -> int:
         """Refuses a prompt that is too long to be answered, a conversation too long to be learned from.
@@ -80,14 +82,3 @@ class PromptLengths:
                 "length",
             )
         return tokens
-
-
-def image_tokens(processor: Any, model: ModelConfig, width: int, height: int) -> int:
-    """Tokens of an image of so many pixels.
-
-    Args:
-        processor: the model's image processor.
-    """
-    bounds = {"min_pixels": model.min_pixels, "max_pixels": model.max_pixels}
-    patches: int = processor.get_number_of_image_patches(height, width, bounds)
-    return patches // processor.merge_size**2

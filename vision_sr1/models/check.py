@@ -2,13 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from vision_sr1.config import ConfigError
+from vision_sr1.families import family_of
 
-MODEL_TYPES = ("qwen2_5_vl",)
 HUB_TIMEOUT_S = 10.0  # for its one answer
-_IMAGE_TOKEN = "<|image_pad|>"
 
 
 def check_model(path: str) -> None:
@@ -33,13 +31,13 @@ def check_model(path: str) -> None:
             f"model.path {path!r} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
             "format with weights, tokenizer and image processor, or a hub's name of one"
         ) from error
-    if config.model_type not in MODEL_TYPES:
-        raise ConfigError(
-            f"model.path {path!r} is a model of type {config.model_type!r}; known here: {', '.join(MODEL_TYPES)}"
-        )
+    try:
+        family = family_of(config.model_type)
+    except ConfigError as error:
+        raise ConfigError(f"model.path {path!r} {error}") from None
     problems = [
         f"{what}: the model has {ours}, {whose} {theirs}"
-        for what, ours, whose, theirs in _parts(config, tokenizer, processor)
+        for what, ours, whose, theirs in family.parts(config, tokenizer, processor)
         if ours != theirs
     ]
     rows = config.get_text_config().vocab_size
@@ -114,14 +112,3 @@ def _check_weights(folder: Path) -> None:
                 pass
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{where}: {file.name} is missing or incomplete ({error}): copy it again") from error
-
-
-def _parts(config: Any, tokenizer: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:
-    vision = config.vision_config
-    image_token = tokenizer.convert_tokens_to_ids(_IMAGE_TOKEN)
-    return [
-        ("image token", config.image_token_id, "the tokenizer", image_token),
-        ("patch size", vision.patch_size, "the image processor", processor.patch_size),
-        ("patches merged", vision.spatial_merge_size, "the image processor", processor.merge_size),
-        ("frames per patch", vision.temporal_patch_size, "the image processor", processor.temporal_patch_size),
-    ]

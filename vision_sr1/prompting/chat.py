@@ -103,13 +103,3 @@ def harmless(text: str, controls: frozenset[str]) -> str:
             ESCAPED.inc(text.count(token))
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
-
-
-def vision_token_ids(tokenizer: Any) -> list[int]:
-    """Ids of the tokens that stand for images and videos; a policy must never sample them.
-
-    A sampled image token would have no image behind it, and training on it fails.
-    """
-    names = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-    vocabulary = tokenizer.get_vocab()
-    return sorted(vocabulary[name] for name in names if name in vocabulary)

@@ -17,6 +17,7 @@ from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from tests.conftest import TINY
 from vision_sr1.config import Config, load_config
 from vision_sr1.data import Conversations
+from vision_sr1.families.family import joined
 
 CPU = torch.device("cpu")
 
@@ -37,9 +38,7 @@ def one_by_one(path: Path, sequences: list[Sequence], temperature: float = 1.0) 
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     results = []
     for s in sequences:
-        images = (
-            {} if s.images is None else {"pixel_values": s.images.pixel_values, "image_grid_thw": s.images.grid_thw}
-        )
+        images = {} if s.images is None else joined(s.images.inputs)
         with torch.no_grad():
             logits = model(
                 input_ids=torch.from_numpy(s.token_ids)[None],

@@ -22,6 +22,7 @@ from learner.objective.samples import TrainingSample, by_prompt, tokens_of
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.data import Conversations
+from vision_sr1.families.family import joined
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 CPU = torch.device("cpu")
@@ -53,17 +54,15 @@ class Side:
     def sequence(self, prompt: int, response: list[int]) -> Sequence:
         pictures, words = PROMPTS[prompt]
         images = self.builder.images([self.pictures[index] for index in pictures])
-        start, pad, end = self.builder.tokenizer.convert_tokens_to_ids(
-            ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"]
-        )
+        start, end = self.builder.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         ids: list[int] = []
-        for grid in [] if images is None else images.grid_thw:
-            ids += [start, *[pad] * (int(grid.prod()) // 4), end]
+        for image in [] if images is None else images.inputs:
+            ids += [start, *image.token_ids, end]
         return self.builder.from_tokens(ids + self.builder.tokenizer(words).input_ids, response, images)
 
     def separately(self, sequence: Sequence) -> torch.Tensor:
         images = sequence.images
-        shown = {} if images is None else {"pixel_values": images.pixel_values, "image_grid_thw": images.grid_thw}
+        shown = {} if images is None else joined(images.inputs)
         logits = self.plain(
             input_ids=torch.from_numpy(sequence.token_ids)[None],
             attention_mask=torch.ones(1, len(sequence), dtype=torch.long),
@@ -139,7 +138,7 @@ def test_a_pack_holds_each_prompt_and_image_once(side: Side):
     packed = pack(sequences, side.filler, partial(rope_positions, side.policy))
     prompts = {prompt: side.sequence(prompt, []) for prompt in (0, 1, 2, 6)}
     assert packed.input_ids.shape[1] == sum(map(len, prompts.values())) + 3 * len(sequences)
-    assert len(packed.grid_thw) == 2
+    assert len(packed.images["image_grid_thw"]) == 2
     assert packed.shown == [0, 0, 0, 1]
     plain = pack(sequences, side.filler, partial(rope_positions, side.policy), share_prompts=False)
     assert plain.input_ids.shape[1] == sum(map(len, sequences))

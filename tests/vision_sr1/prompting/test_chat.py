@@ -7,7 +7,8 @@ from transformers import AutoProcessor, AutoTokenizer
 from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
-from vision_sr1.prompting.chat import control_tokens, harmless, render_user_turn, vision_token_ids
+from vision_sr1.families import family_of
+from vision_sr1.prompting.chat import control_tokens, harmless, render_user_turn
 
 
 def test_control_tokens_in_a_question_are_plain_text(tiny_model: Path):
@@ -20,7 +21,7 @@ def test_control_tokens_in_a_question_are_plain_text(tiny_model: Path):
     for token in controls:
         number = tokenizer.convert_tokens_to_ids(token)
         assert ids.count(number) == honest.count(number), token
-    assert not set(vision_token_ids(tokenizer)) & set(ids)
+    assert not set(family_of("qwen2_5_vl").reserved_token_ids(tokenizer)) & set(ids)
 
 
 def test_other_text_is_left_alone(tiny_model: Path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vision_sr1.cli.export.model_card import model_card
 from vision_sr1.config import Config, ConfigError, load_config, override, save_config
+from vision_sr1.families import family_of_model
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.atomic import written_whole
 from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, damage_of
@@ -119,10 +120,7 @@ def _scale_images_as_trained(folder: Path, config: Config) -> None:
     """Whoever loads the processor need not know the run's `model.min_pixels` and `model.max_pixels`."""
     file = folder / "processor_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["image_processor"]["size"] = {
-        "shortest_edge": config.model.min_pixels,
-        "longest_edge": config.model.max_pixels,
-    }
+    settings["image_processor"] |= family_of_model(str(folder)).processor_settings(config.model)
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

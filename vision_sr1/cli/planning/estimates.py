@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig
-from vision_sr1.models.check import MODEL_TYPES, check_place
+from vision_sr1.families import family_of
+from vision_sr1.families.family import Family, VisionSizes
+from vision_sr1.models.check import check_place
 from vision_sr1.runtime.gpus import GPUS, Gpu
 
 GIB = 2**30
@@ -54,10 +56,7 @@ class ModelSize:
     intermediate: int
     vocabulary: int
     kv_bytes: int
-    vision_layers: int
-    vision_hidden: int
-    vision_intermediate: int
-    patches_per_token: int
+    vision: VisionSizes
 
 
 @dataclass(frozen=True)
@@ -157,13 +156,15 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path!r} has no model's configuration: {' '.join(str(error).split())}") from error
-    if config.model_type not in MODEL_TYPES:
-        raise ConfigError(f"{path!r} is a model of type {config.model_type!r}; known here: {', '.join(MODEL_TYPES)}")
+    try:
+        family = family_of(config.model_type)
+    except ConfigError as error:
+        raise ConfigError(f"{path!r} {error}") from None
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    text, vision = config.get_text_config(), config.vision_config
+    text, vision = config.get_text_config(), family.vision_sizes(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable = _trainable(model, learner)
+    trainable = _trainable(model, family, learner)
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelSize(
         parameters=parameters,
@@ -174,14 +175,11 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
         kv_bytes=2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_size,
-        vision_layers=vision.depth,
-        vision_hidden=vision.hidden_size,
-        vision_intermediate=vision.intermediate_size,
-        patches_per_token=vision.spatial_merge_size**2,
+        vision=vision,
     )
 
 
-def _trainable(model: Any, learner: LearnerConfig) -> int:
+def _trainable(model: Any, family: Family, learner: LearnerConfig) -> int:
     if learner.lora.rank:
         targets = re.compile(learner.lora.target_modules)
         return sum(
@@ -192,7 +190,7 @@ def _trainable(model: Any, learner: LearnerConfig) -> int:
     return sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if not (learner.freeze_vision and ".visual." in name)
+        if not (learner.freeze_vision and family.is_vision(name))
     )
 
 
@@ -202,11 +200,12 @@ def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: i
     has_reference = not config.learner.lora.rank and not offload  # adapters apart, the policy is its own reference
     shards = {stage: ranks if zero_stage >= stage else 1 for stage in (1, 2, 3)}
     tokens = config.learner.micro_batch_tokens
-    patches = tokens * size.patches_per_token
-    kept = 2 * (tokens * size.layers * size.hidden + patches * size.vision_layers * size.vision_hidden)
+    vision = size.vision
+    patches = tokens * vision.patches_per_token
+    kept = 2 * (tokens * size.layers * size.hidden + patches * vision.layers * vision.hidden)
     of_layer = max(
         tokens * _layer_bytes(size.hidden, size.intermediate),
-        patches * _layer_bytes(size.vision_hidden, size.vision_intermediate),
+        patches * _layer_bytes(vision.hidden, vision.intermediate),
     )
     logits = config.learner.logits_chunk_tokens * size.vocabulary * (2 + 4 + 4)
     return LearnerMemory(
