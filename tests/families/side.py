@@ -1,0 +1,86 @@
+"""A family's tiny model in the learner, and as transformers itself computes it."""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from learner.model.packing import pack
+from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.sequences import Sequence, SequenceBuilder
+from tests.conftest import TINY
+from vision_sr1.config import load_config
+from vision_sr1.prompting.chat import render_user_turn
+
+CPU = torch.device("cpu")
+OF_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+PROMPTS = [  # which of the pictures, and words
+    ([], "what color is the square"),
+    ([0], "what color is the square"),
+    ([0], "where is the circle"),
+    ([1], "what color is the square"),
+    ([0, 1], "which is larger"),
+    ([1, 0, 1], "which is larger of them"),
+]
+
+
+def picture(width: int, height: int, seed: int) -> bytes:
+    """A PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+PICTURES = [picture(60, 60, 0), picture(150, 50, 1)]
+
+
+class Side:
+    """The policy that packs, transformers' own model with the same weights, and what makes sequences."""
+
+    def __init__(self, model: Path, *settings: str) -> None:
+        config = load_config(None, [f"model.path={model}", *TINY, *settings], environment={}).config
+        self.config = config
+        self.builder = SequenceBuilder(config.model)
+        self.policy: Any = load_policy(config, str(model), forbidden_token_ids=[])
+        self.plain: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
+
+    def inputs(self, prompt: int) -> Any:
+        """A prompt as the model's own processor prepares it."""
+        shown, words = PROMPTS[prompt]
+        pictures = [Image.open(io.BytesIO(PICTURES[index])).convert("RGB") for index in shown]
+        return self.builder.processor(
+            text=[render_user_turn(self.builder.tokenizer, words, len(shown))],
+            images=[pictures] if pictures else None,
+            images_kwargs=self.builder.family.processor_settings(self.config.model),
+            text_kwargs={"add_special_tokens": False},
+            return_tensors="pt",
+        )
+
+    def sequence(self, prompt: int, response: list[int]) -> Sequence:
+        """As the learner has it."""
+        images = self.builder.images([PICTURES[index] for index in PROMPTS[prompt][0]])
+        return self.builder.from_tokens(self.inputs(prompt).input_ids[0].tolist(), response, images)
+
+    def separately(self, prompt: int, response: list[int]) -> torch.Tensor:
+        """Log-probabilities of the response by transformers."""
+        inputs = self.inputs(prompt)
+        length = inputs.input_ids.shape[1]
+        for name in OF_TOKENS:
+            if name in inputs:
+                more = response if name == "input_ids" else [int(name == "attention_mask")] * len(response)
+                inputs[name] = torch.cat([inputs[name], torch.tensor([more], dtype=inputs[name].dtype)], dim=1)
+        logits = self.plain(**inputs).logits[0, length - 1 : -1]
+        found: torch.Tensor = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+        return found
+
+    def packed(self, sequences: list[Sequence], *, share_prompts: bool = True) -> torch.Tensor:
+        """Log-probabilities of all responses by the learner's policy, in one pack."""
+        rope = partial(rope_positions, self.policy)
+        packed = pack(sequences, self.builder.filler(), rope, share_prompts=share_prompts)
+        return token_logprobs(self.policy, packed, CPU)
