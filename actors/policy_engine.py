@@ -19,7 +19,7 @@ from actors import metrics
 from actors.vllm.adapter import Adapter, room_for
 from vision_sr1.config import Config
 from vision_sr1.families import family_of_model
-from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn
+from vision_sr1.prompting.chat import ImageMarkerError
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_receiver import BUCKETLESS, COMPLETE, FORGET
@@ -53,6 +53,7 @@ class PolicyEngine:
             AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
         )
         self.tokenizer = self._engine.get_tokenizer()
+        self._chat = config.model.chat(self.tokenizer)
         self._forbidden = dict.fromkeys(self._family.reserved_token_ids(self.tokenizer), FORBIDDEN_BIAS)
         self.weight_transfer = weight_transfer(config, device)
         self.policy_version = NO_VERSION
@@ -245,7 +246,8 @@ class PolicyEngine:
     def _prompt(self, text: str, images: list[bytes]) -> dict[str, Any]:
         """vLLM's prompt: the user's turn in the chat template, and the images decoded."""
         try:
-            prompt: dict[str, Any] = {"prompt": render_user_turn(self.tokenizer, text, len(images))}
+            token_ids = self._chat.token_ids(self._chat.user_turn(text, len(images)))
+            prompt: dict[str, Any] = {"prompt_token_ids": token_ids}
             if images:
                 prompt["multi_modal_data"] = {"image": [plain_image(data) for data in images]}
         except (ImageMarkerError, UnusableImageError) as error:

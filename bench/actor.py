@@ -141,16 +141,15 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     from actors.policy_engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
-    from vision_sr1.families import family_of
-    from vision_sr1.prompting.chat import render_user_turn
+    from vision_sr1.families import family_of_model
     from vision_sr1.prompting.prompt_template import PromptTemplate
 
     config = load_config(None, [f"model.path={model}", *tiny()], environment={}).config
     engine = LLM(**engine_arguments(config, resolve_device(config.actors.device)))
     tokenizer = engine.get_tokenizer()
     rows = Questions(str(folder / "train.parquet"), config.data)
-    template = PromptTemplate("plain_answer")
-    forbidden = dict.fromkeys(family_of("qwen2_5_vl").reserved_token_ids(tokenizer), FORBIDDEN_BIAS)
+    template, chat = PromptTemplate("plain_answer"), config.model.chat(tokenizer)
+    forbidden = dict.fromkeys(family_of_model(str(model)).reserved_token_ids(tokenizer), FORBIDDEN_BIAS)
     rates = []
     for round_ in range(sizes.rounds + 1):
         started = time.perf_counter()
@@ -171,7 +170,7 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
             )
             row = rows[index]
             images = [Image.open(io.BytesIO(image)).convert("RGB") for image in row.images]
-            text = render_user_turn(tokenizer, template.answer(row.question, len(images)), len(images))
+            text = chat.user_turn(template.answer(row.question, len(images)), len(images))
             prompts.append({"prompt": text, "multi_modal_data": {"image": images}})
         outputs = engine.generate(prompts, sampling, use_tqdm=False)
         tokens = sum(len(answer.token_ids) for output in outputs for answer in output.outputs)

@@ -18,7 +18,7 @@ from vision_sr1.cli.tasks.shapes import answer_by_rule
 from vision_sr1.config import DataConfig, TracesConfig
 from vision_sr1.data import Questions
 from vision_sr1.pipeline.answer_record import answer_record
-from vision_sr1.prompting.chat import render_user_turn
+from vision_sr1.prompting.chat import Chat
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.run_folder import jsonl
@@ -51,13 +51,14 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        self._chat = Chat(self._tokenizer)
         self._model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
         self._template = PromptTemplate("plain_requery")
 
     def answers(self, descriptions: list[str], questions: list[str]) -> list[str | None]:
         """What it answers, greedily; None for nothing to read and where it boxes no answer."""
         turns = [self._template.requery(d, q) for d, q in zip(descriptions, questions, strict=True)]
-        prompts = [render_user_turn(self._tokenizer, turn, 0) for turn in turns]
+        prompts = [self._chat.user_turn(turn, 0) for turn in turns]
         batch = self._tokenizer(prompts, return_tensors="pt", padding=True)
         with torch.no_grad():
             output = self._model.generate(**batch, max_new_tokens=24, do_sample=False)

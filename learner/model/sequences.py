@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from vision_sr1.config import ModelConfig
 from vision_sr1.families import family_of_model
 from vision_sr1.families.family import ImageInput
-from vision_sr1.prompting.chat import Turn, control_tokens, conversation_turns
+from vision_sr1.prompting.chat import Turn, conversation_turns
 from vision_sr1.prompting.images import plain_image
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
@@ -78,8 +78,7 @@ class SequenceBuilder:
         self._max_len = config.max_model_len
         self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
         self._template_token: int = self.tokenizer.convert_tokens_to_ids(self.family.template_token)
-        self._control_tokens = control_tokens(self.tokenizer)
-        self._end_of_turn: str = self.tokenizer.eos_token
+        self._chat = config.chat(self.tokenizer)
 
     def images(self, encoded: list[bytes]) -> Images | None:
         """Decodes and preprocesses images exactly as the actors' processor does; None for an empty list."""
@@ -114,7 +113,7 @@ class SequenceBuilder:
                 rewrites, or more tokens than fit.
         """
         images = self.images(encoded_images)
-        turns = conversation_turns(messages, len(encoded_images), self._control_tokens)
+        turns = conversation_turns(messages, len(encoded_images), self._chat.control_tokens)
         ids: list[int] = []
         selected: list[int] = []
         unplaced = deque(images.inputs if images else ())
@@ -125,13 +124,14 @@ class SequenceBuilder:
             if index == 0:
                 raise SequenceError("the conversation begins with an assistant turn: nothing is asked before it")
             prefix = self._render(turns[:index], generate=True)
-            if not prefix.startswith(rendered):
-                raise SequenceError("the chat template does not render a conversation turn by turn")
-            ids += self._expand(self.tokenizer(prefix[len(rendered) :]).input_ids, unplaced)
-            reply = self.tokenizer(message_text(turn) + self._end_of_turn).input_ids
-            selected += range(len(ids), len(ids) + len(reply))
-            ids += reply
-            rendered = prefix + message_text(turn) + self._end_of_turn
+            if not prefix.startswith(rendered):  # rewritten: what was replied before is only read
+                ids, selected, unplaced, rendered = [], [], deque(images.inputs if images else ()), ""
+            ids += self._expand(self._chat.token_ids(prefix[len(rendered) :]), unplaced)
+            reply = self._reply(turns[: index + 1], prefix)
+            reply_ids = self._chat.token_ids(reply)
+            selected += range(len(ids), len(ids) + len(reply_ids))
+            ids += reply_ids
+            rendered = prefix + reply
         if not selected:
             raise SequenceError("the conversation has no assistant turn to learn from")
         if unplaced:
@@ -153,9 +153,15 @@ class SequenceBuilder:
         none = np.array([], dtype=np.int64)
         return Sequence(token_ids, token_ids == self._image_token, none, Images((image,), ("filler",)))
 
+    def _reply(self, turns: list[Turn], prefix: str) -> str:
+        """The last turn, as the model is to write it behind `prefix`, with the end of the turn."""
+        written, end, _ = self._render(turns, generate=False).removeprefix(prefix).rpartition(self._chat.end_of_turn)
+        text = message_text(turns[-1])
+        return written + end if written.lstrip() == text.strip() else text + self._chat.end_of_turn
+
     def _render(self, turns: list[Turn], *, generate: bool) -> str:
         try:
-            text: str = self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=generate)
+            text = self._chat.render(turns, generate=generate)
         except jinja2.TemplateError as error:
             raise SequenceError(f"the model's chat template refuses the conversation: {error}") from error
         return text

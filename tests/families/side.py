@@ -15,7 +15,6 @@ from learner.model.policy import load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import load_config
-from vision_sr1.prompting.chat import render_user_turn
 
 CPU = torch.device("cpu")
 OF_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -55,7 +54,7 @@ class Side:
         shown, words = PROMPTS[prompt]
         pictures = [Image.open(io.BytesIO(PICTURES[index])).convert("RGB") for index in shown]
         return self.builder.processor(
-            text=[render_user_turn(self.builder.tokenizer, words, len(shown))],
+            text=[self.config.model.chat(self.builder.tokenizer).user_turn(words, len(shown))],
             images=[pictures] if pictures else None,
             images_kwargs=self.builder.family.processor_settings(self.config.model),
             text_kwargs={"add_special_tokens": False},

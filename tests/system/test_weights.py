@@ -30,7 +30,7 @@ from tests.conftest import TINY
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.families import family_of
-from vision_sr1.prompting.chat import render_user_turn
+from vision_sr1.prompting.chat import Chat
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
@@ -144,7 +144,7 @@ def test_the_actor_equals_transformers_after_each_version(
                 assert list(sample.response_token_ids) == tokens
                 assert list(sample.logprobs) == pytest.approx(logprobs, abs=2e-4)
                 assert [span.policy_version for span in sample.versions] == [version]
-            rendered = render_user_turn(builder.tokenizer, text, len(images))
+            rendered = Chat(builder.tokenizer).user_turn(text, len(images))
             assert builder.tokenizer.decode(sample.prompt_token_ids).replace("<|image_pad|>", "") == rendered.replace(
                 "<|image_pad|>", ""
             )

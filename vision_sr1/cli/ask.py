@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.models.check import check_model
-from vision_sr1.prompting.chat import ImageMarkerError, render_user_turn
+from vision_sr1.prompting.chat import ImageMarkerError
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import ParsedResponse, parse_response
@@ -69,6 +69,7 @@ class Model:
         self._model = model.to(device).eval()
         self._config = config
         self._family = family_of_model(config.model.path)
+        self._chat = config.model.chat(self._processor.tokenizer)
         self._forbidden = self._family.reserved_token_ids(self._processor.tokenizer)
 
     def ask(self, question: str, images: list[bytes]) -> Answer:
@@ -90,14 +91,18 @@ class Model:
 
     def _write(self, turn: str, images: list[bytes]) -> str:
         try:
-            text = render_user_turn(self._processor.tokenizer, turn, len(images))
+            text = self._chat.user_turn(turn, len(images))
             pictures = [plain_image(image) for image in images] or None
         except (ImageMarkerError, UnusableImageError) as error:
             raise ConfigError(str(error)) from error
         settings = self._family.processor_settings(self._config.model)
-        inputs: Any = self._processor(text=[text], images=pictures, images_kwargs=settings, return_tensors="pt").to(
-            self._model.device
-        )
+        inputs: Any = self._processor(
+            text=[text],
+            images=pictures,
+            images_kwargs=settings,
+            text_kwargs={"add_special_tokens": False},
+            return_tensors="pt",
+        ).to(self._model.device)
         with torch.no_grad():
             tokens = self._model.generate(
                 **inputs,

@@ -1,10 +1,11 @@
 """The section `model`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from vision_sr1.config.section import Positive, Section
+from vision_sr1.prompting.chat import Chat
 
 
 class ModelConfig(Section):
@@ -17,6 +18,18 @@ class ModelConfig(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="Data type of the weights in the actors and in the learner's forward pass."
     )
+    system_prompt: str = Field(
+        "", description="System turn before every prompt; empty: the chat template's own, if any."
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] = Field(
+        default_factory=lambda: {"enable_thinking": False},
+        description="Variables of the chat template. With enable_thinking some templates begin a reply with <think>, "
+        "where this method asks for a description.",
+    )
     max_model_len: Positive = Field(14848, description="Maximum length of a sequence, prompt and response, in tokens.")
     min_pixels: Positive = Field(262_144, description="Smaller images are enlarged to this many pixels.")
     max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
+
+    def chat(self, tokenizer: Any) -> Chat:
+        """The model's chat template as this run uses it."""
+        return Chat(tokenizer, system_prompt=self.system_prompt, variables=self.chat_template_kwargs)

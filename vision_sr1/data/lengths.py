@@ -10,7 +10,7 @@ from vision_sr1.data.conversations import ConversationRow
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import QuestionRow
 from vision_sr1.families import family_of_model
-from vision_sr1.prompting.chat import control_tokens, conversation_turns, render_user_turn
+from vision_sr1.prompting.chat import conversation_turns
 from vision_sr1.prompting.prompt_template import PromptTemplate
 
 
@@ -37,7 +37,8 @@ class PromptLengths:
                 raise ConfigError(
                     f"model.path {config.model.path!r}: no tokenizer or image processor: {error}"
                 ) from error
-        self._tokenizer, self._processor = processor.tokenizer, processor
+        self._processor = processor
+        self._chat = config.model.chat(processor.tokenizer)
         self._family = family_of_model(config.model.path)
         self._template = PromptTemplate(config.data.prompt_template)
         self._model = config.model
@@ -47,13 +48,11 @@ class PromptLengths:
     def tokens(self, row: QuestionRow | ConversationRow) -> int:
         """Tokens of a prompt or conversation: chat template, text, and all its images' placeholders."""
         if isinstance(row, QuestionRow):
-            text = render_user_turn(
-                self._tokenizer, self._template.answer(row.question, len(row.images)), len(row.images)
-            )
+            text = self._chat.user_turn(self._template.answer(row.question, len(row.images)), len(row.images))
         else:
-            turns = conversation_turns(row.messages, len(row.images), control_tokens(self._tokenizer))
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False).rstrip()
-        return len(self._tokenizer(text).input_ids) + sum(self.image_tokens(image) - 1 for image in row.images)
+            turns = conversation_turns(row.messages, len(row.images), self._chat.control_tokens)
+            text = self._chat.render(turns, generate=False).rstrip()
+        return len(self._chat.token_ids(text)) + sum(self.image_tokens(image) - 1 for image in row.images)
 
     def image_tokens(self, encoded: bytes) -> int:
         """Tokens of an image, scaled to between `model.min_pixels` and `model.max_pixels`."""

@@ -1,5 +1,7 @@
-"""A user's turn in the model's chat format: `<image>` markers become the chat template's image parts."""
+"""Turns in the model's chat format: `<image>` markers become the chat template's image parts."""
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, TypedDict
 
 from prometheus_client import Counter
@@ -7,6 +9,9 @@ from prometheus_client import Counter
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 ESCAPED = Counter("vision_sr1_control_tokens_escaped", "Control tokens in prompts that were escaped.")
+
+
+_REPLY = "a reply"
 
 
 class ImageMarkerError(ValueError):
@@ -43,14 +48,60 @@ def content_parts(text: str, num_images: int) -> list[dict[str, str]]:
     return parts
 
 
-def render_user_turn(tokenizer: Any, text: str, num_images: int) -> str:
-    """The prompt of a single user's turn, ready for the assistant's reply, by the model's own chat template.
+class Chat:
+    """A model's own chat template as a run uses it.
 
-    What the text has of the template's control tokens is text to the model.
+    Args:
+        system_prompt: a turn before every prompt or conversation that has no such turn; empty: none.
+        variables: of the template, such as `enable_thinking`; one that it does not know changes nothing.
+
+    Attributes:
+        control_tokens: what the tokenizer would read as a command.
     """
-    messages = [{"role": "user", "content": content_parts(harmless(text, control_tokens(tokenizer)), num_images)}]
-    rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return rendered
+
+    def __init__(self, tokenizer: Any, *, system_prompt: str = "", variables: Mapping[str, Any] | None = None) -> None:
+        self.control_tokens = control_tokens(tokenizer)
+        self._tokenizer = tokenizer
+        self._system: list[Turn] = []
+        if system_prompt:
+            self._system = [{"role": "system", "content": [{"type": "text", "text": system_prompt}]}]
+        self._variables = dict(variables or {})
+
+    def user_turn(self, text: str, num_images: int) -> str:
+        """The prompt of a single user's turn, ready for the assistant's reply.
+
+        What the text has of control tokens is text to the model.
+
+        Raises:
+            ImageMarkerError: the text's markers and the images do not match.
+        """
+        parts = content_parts(harmless(text, self.control_tokens), num_images)
+        return self.render([{"role": "user", "content": parts}], generate=True)
+
+    def render(self, turns: list[Turn], *, generate: bool) -> str:
+        """A conversation; ready for the assistant's reply where one is to be generated.
+
+        Raises:
+            jinja2.TemplateError: the template refuses it.
+        """
+        if not turns or turns[0]["role"] != "system":
+            turns = self._system + turns
+        rendered: str = self._tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=generate, **self._variables
+        )
+        return rendered
+
+    def token_ids(self, text: str) -> list[int]:
+        """Of rendered text, which has all special tokens in it."""
+        return list(self._tokenizer(text, add_special_tokens=False).input_ids)
+
+    @cached_property
+    def end_of_turn(self) -> str:
+        """What the template writes behind a reply."""
+        question: Turn = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        reply: Turn = {"role": "assistant", "content": [{"type": "text", "text": _REPLY}]}
+        after = self.render([question, reply], generate=False).rpartition(_REPLY)[2]
+        return after.strip() or str(self._tokenizer.eos_token)
 
 
 def conversation_turns(messages: list[dict[str, str]], num_images: int, controls: frozenset[str]) -> list[Turn]:
@@ -91,7 +142,8 @@ def check_markers(messages: list[dict[str, str]], num_images: int) -> None:
 def control_tokens(tokenizer: Any) -> frozenset[str]:
     """What a tokenizer would read as a command: its special tokens, and all that are written <|so|>."""
     written = {token for token in tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}
-    return frozenset(written | set(tokenizer.all_special_tokens))
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return frozenset(written | special | set(tokenizer.all_special_tokens))
 
 
 def harmless(text: str, controls: frozenset[str]) -> str:

@@ -76,6 +76,6 @@ def test_a_conversation_that_begins_with_an_answer_is_refused(builder: SequenceB
 
 def test_a_conversation_that_the_chat_template_refuses_is_refused(tiny_model: Path):
     strict = SequenceBuilder(ModelConfig(path=str(tiny_model), min_pixels=3136, max_pixels=3136, max_model_len=256))
-    strict.processor.chat_template = "{{ raise_exception('roles must alternate') }}"
+    strict.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(SequenceError, match="chat template refuses the conversation: roles must alternate"):
         strict.from_messages(talk("user: what color ?", "user: what ?", "assistant: red"), [])

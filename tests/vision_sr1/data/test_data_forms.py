@@ -258,7 +258,7 @@ def test_the_tokens_of_a_prompt_are_known_beforehand(tiny_model: Path, size: tup
     from transformers import AutoProcessor
 
     from vision_sr1.data import QuestionRow
-    from vision_sr1.prompting.chat import render_user_turn
+    from vision_sr1.prompting.chat import Chat
     from vision_sr1.prompting.prompt_template import PromptTemplate
 
     options = [f"model.path={tiny_model}", f"model.min_pixels={bounds[0]}", f"model.max_pixels={bounds[1]}"]
@@ -266,7 +266,7 @@ def test_the_tokens_of_a_prompt_are_known_beforehand(tiny_model: Path, size: tup
     images = [encoded(size=size), encoded()]
     row = QuestionRow("what is <image> and <image>?", "red", images, "x", None)
     processor = AutoProcessor.from_pretrained(tiny_model)
-    text = render_user_turn(processor.tokenizer, PromptTemplate("plain_answer").answer(row.question, 2), 2)
+    text = Chat(processor.tokenizer).user_turn(PromptTemplate("plain_answer").answer(row.question, 2), 2)
     pictures = [Image.open(io.BytesIO(image)) for image in images]
     edges = {"shortest_edge": bounds[0], "longest_edge": bounds[1]}
     expanded = processor(text=[text], images=pictures, images_kwargs={"size": edges}, return_tensors="pt")
