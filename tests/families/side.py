@@ -14,7 +14,7 @@ from learner.model.packing import pack
 from learner.model.policy import load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder
 from tests.conftest import TINY
-from vision_sr1.config import load_config
+from vision_sr1.config import Config, load_config
 
 CPU = torch.device("cpu")
 OF_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
@@ -39,6 +39,26 @@ def picture(width: int, height: int, seed: int) -> bytes:
 PICTURES = [picture(60, 60, 0), picture(150, 50, 1)]
 
 
+def processor_inputs(builder: SequenceBuilder, config: Config, text: str, images: list[bytes]) -> Any:
+    """A user's turn as the model's own processor prepares it for transformers."""
+    pictures = [Image.open(io.BytesIO(encoded)).convert("RGB") for encoded in images]
+    return builder.processor(
+        text=[config.model.chat(builder.tokenizer).user_turn(text, len(images))],
+        images=[pictures] if pictures else None,
+        images_kwargs=builder.family.processor_settings(config.model),
+        text_kwargs={"add_special_tokens": False},
+        return_tensors="pt",
+    )
+
+
+def append(inputs: Any, tokens: list[int]) -> None:
+    """Puts tokens of text behind a prompt."""
+    for name in OF_TOKENS:
+        if name in inputs:
+            more = tokens if name == "input_ids" else [int(name == "attention_mask")] * len(tokens)
+            inputs[name] = torch.cat([inputs[name], torch.tensor([more], dtype=inputs[name].dtype)], dim=1)
+
+
 class Side:
     """The policy that packs, transformers' own model with the same weights, and what makes sequences."""
 
@@ -52,14 +72,7 @@ class Side:
     def inputs(self, prompt: int) -> Any:
         """A prompt as the model's own processor prepares it."""
         shown, words = PROMPTS[prompt]
-        pictures = [Image.open(io.BytesIO(PICTURES[index])).convert("RGB") for index in shown]
-        return self.builder.processor(
-            text=[self.config.model.chat(self.builder.tokenizer).user_turn(words, len(shown))],
-            images=[pictures] if pictures else None,
-            images_kwargs=self.builder.family.processor_settings(self.config.model),
-            text_kwargs={"add_special_tokens": False},
-            return_tensors="pt",
-        )
+        return processor_inputs(self.builder, self.config, words, [PICTURES[index] for index in shown])
 
     def sequence(self, prompt: int, response: list[int]) -> Sequence:
         """As the learner has it."""
@@ -70,10 +83,7 @@ class Side:
         """Log-probabilities of the response by transformers."""
         inputs = self.inputs(prompt)
         length = inputs.input_ids.shape[1]
-        for name in OF_TOKENS:
-            if name in inputs:
-                more = response if name == "input_ids" else [int(name == "attention_mask")] * len(response)
-                inputs[name] = torch.cat([inputs[name], torch.tensor([more], dtype=inputs[name].dtype)], dim=1)
+        append(inputs, response)
         logits = self.plain(**inputs).logits[0, length - 1 : -1]
         found: torch.Tensor = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None])[:, 0]
         return found

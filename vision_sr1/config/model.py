@@ -22,7 +22,7 @@ class ModelConfig(Section):
         "", description="System turn before every prompt; empty: the chat template's own, if any."
     )
     chat_template_kwargs: dict[str, bool | int | float | str] = Field(
-        default_factory=lambda: {"enable_thinking": False},
+        {"enable_thinking": False},
         description="Variables of the chat template. With enable_thinking some templates begin a reply with <think>, "
         "where this method asks for a description.",
     )
