@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
-        check_model(config.model.path)
+        check_model(config.model)
         probes = Probes()
         if config.metrics.actor_port:
             probes.serve(config.metrics.host, config.metrics.actor_port)

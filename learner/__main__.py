@@ -29,7 +29,7 @@ def main() -> int:
 
     def run(config: Config, arguments: argparse.Namespace) -> int:
         check_trackers(config)
-        check_model(config.model.path)
+        check_model(config.model)
         trainer = SftTrainer(config) if arguments.sft else Trainer(config)
         return 0 if trainer.run() else STOPPED
 

@@ -99,7 +99,7 @@ class Study:
             options = [f"run.seed={seed}", *_sft_steps(self.sft_steps)]
             base, cold_start = (load_config(EXAMPLES / f"{n}.yaml", options).config for n in ("base", "cold_start"))
             tiny = self.model(seed, "tiny")
-            make_data_and_model(TASKS["shapes"], base, cold_start, self.data(seed), tiny, self.kinds)
+            make_data_and_model(TASKS["shapes"], base, cold_start, self.data(seed), tiny, kinds=self.kinds)
         self._supervise(seed, "base", "base", "tiny", "base", None)
         self._supervise(seed, self._cold_start_name, "cold_start", "base", self.cold_start, self.cold_start_steps)
 

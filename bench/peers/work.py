@@ -11,7 +11,8 @@ from transformers import AutoProcessor
 from bench.claims.runs import EXAMPLES, Study, run_command
 from vision_sr1.cli.dataset.schemas import CONVERSATIONS
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
-from vision_sr1.cli.tasks.tiny_model import PIXELS, make_tiny_model
+from vision_sr1.cli.tasks.tiny_model import make_tiny_model
+from vision_sr1.families.family import Family
 
 STAGE_TIMEOUT_S = 3600.0
 PROMPT_TOKENS = 64  # without image tokens, at most
@@ -127,8 +128,8 @@ def _supervise(work: Work, folder: Path, conversations: Path, output: Path) -> N
         "run.name=cold_start",
         f"model.path={folder / 'random'}",
         f"model.max_model_len={work.max_model_len}",
-        f"model.min_pixels={PIXELS}",
-        f"model.max_pixels={PIXELS}",
+        f"model.min_pixels={Family.tiny_pixels}",
+        f"model.max_pixels={Family.tiny_pixels}",
         f"data.sft={conversations}",
         f"learner.sft.steps={work.cold_start}",
         "learner.sft.sequences_per_step=16",

@@ -1,6 +1,7 @@
 """Each family that is known: its packs compute what its sequences would one by one, and what is counted is right."""
 
 import io
+import re
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
+from typer.testing import CliRunner
 
 from learner.model.flops import ModelFlops
 from learner.model.packing import pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from tests.families.side import CPU, PICTURES, PROMPTS, Side, picture
+from vision_sr1.cli.main import app
 from vision_sr1.cli.planning.estimates import model_size
-from vision_sr1.config import ConfigError, LoraConfig
+from vision_sr1.config import ConfigError, LoraConfig, ModelConfig
 from vision_sr1.data.lengths import PromptLengths
 from vision_sr1.families import family_of, known_families
 from vision_sr1.models.check import check_model
@@ -93,12 +96,23 @@ def test_flops_are_what_torch_counts(side: Side):
 
 
 def test_its_parts_belong_together_and_it_can_be_planned(side: Side, family_model: Path):
-    check_model(str(family_model))
+    check_model(ModelConfig(path=str(family_model)))
     size = model_size(str(family_model), side.config.learner)
     assert size.parameters == sum(p.numel() for p in side.policy.parameters())
     assert size.kv_bytes > 0
     frozen = model_size(str(family_model), side.config.learner.model_copy(update={"freeze_vision": True}))
     assert 0.1 < frozen.trainable / size.trainable < 1
+
+
+def test_the_doctor_says_of_what_family_and_size_it_is(side: Side, family_model: Path):
+    done = CliRunner().invoke(app, ["doctor", str(family_model), "model.max_pixels=3136", "model.min_pixels=3136"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert f"{side.builder.family.title} ({side.builder.family.model_type})" in said
+    assert re.search(r"\d\.\d\d million parameters, \d\.\d\d million of them for images", said)
+    assert "belong together" in said
+    assert side.builder.family.end_of_turn in said
+    assert re.search(r"4032 x 3024: \d", said)
 
 
 def test_its_vision_tower_can_be_frozen_and_adapters_are_put_beside_its_language_model(side: Side, family_model: Path):
@@ -128,7 +142,7 @@ def test_an_export_loads(side: Side, family_model: Path, tmp_path: Path):
     loaded = dict(AutoModelForImageTextToText.from_pretrained(tmp_path).named_parameters())
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
-    check_model(str(tmp_path))
+    check_model(ModelConfig(path=str(tmp_path)))
 
 
 @pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "qwen3_5_moe", "llava"])

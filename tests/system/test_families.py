@@ -132,7 +132,9 @@ def test_rl_learns_with_two_ranks_and_its_checkpoint_loads(model: Path, shapes: 
     assert [line["policy/version"] for line in lines] == [1.0, 2.0]
     assert all(abs(line["mismatch_kl/engine_trainer"]) < 1e-6 for line in lines), "actors hold other weights"
     assert "prompt_sharing_disabled" not in run.logs()
-    learned = AutoModelForImageTextToText.from_pretrained(checkpoints(run.folder / "runs" / "run")[-1] / POLICY, dtype=torch.float32)
+    learned = AutoModelForImageTextToText.from_pretrained(
+        checkpoints(run.folder / "runs" / "run")[-1] / POLICY, dtype=torch.float32
+    )
     before = dict(AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).named_parameters())
     changed = [name for name, parameter in learned.named_parameters() if not torch.equal(parameter, before[name])]
     assert len(changed) > 0.5 * len(before)

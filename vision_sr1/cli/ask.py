@@ -58,7 +58,7 @@ class Model:
     """
 
     def __init__(self, config: Config) -> None:
-        check_model(config.model.path)
+        check_model(config.model)
         set_seed(config.run.seed)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:

@@ -131,7 +131,7 @@ def devices(config: Config) -> list[Finding]:
 def model(config: Config) -> Finding:
     """Whether the policy's configuration, tokenizer and image processor can be read and belong together."""
     try:
-        check_model(config.model.path)
+        check_model(config.model)
     except ConfigError as error:
         return Finding("model", "failed", str(error), "mount the model's folder here, or name another as model.path")
     except ImportError:

@@ -30,6 +30,7 @@ streams_app.add_typer(dead_app, name="dead")
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Move an earlier run to NAME.before-TIME and start anew.")]
+Family = Annotated[str, typer.Option(help="Family of the tiny model, by its type, such as qwen3_vl.")]
 Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
 
 
@@ -71,11 +72,15 @@ def demo(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Make missing data and models, and stop before RL.")
     ] = False,
+    family: Family = "qwen2_5_vl",
 ) -> None:
     """Run the whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
     from vision_sr1.cli.demo.demo import run_demo
 
-    _guarded(lambda: run_demo(examples, root, overrides or [], console, resume=resume, fresh=fresh, prepare=prepare))
+    def work() -> None:
+        run_demo(examples, root, overrides or [], console, family=family, resume=resume, fresh=fresh, prepare=prepare)
+
+    _guarded(work)
 
 
 @config_app.command("show")
@@ -96,19 +101,17 @@ def model_tiny(
     task: Annotated[str, typer.Option(help="shapes or digits: the task whose words the tokenizer knows.")] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
-    family: Annotated[str, typer.Option(help="Type of the model, as qwen3_vl.")] = "qwen2_5_vl",
+    family: Family = "qwen2_5_vl",
 ) -> None:
     """Make a model of a million parameters with random weights."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
-    from vision_sr1.families import known_families
-
-    if family not in known_families():
-        fail(f"unknown family {family!r}; known: {', '.join(known_families())}")
 
     if task not in TASKS:
         fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
+    _guarded(
+        lambda: make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
+    )
     console.print(f"wrote {folder}")
 
 
@@ -274,12 +277,26 @@ def plan(
 
 
 @app.command()
-def doctor(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Check this installation and the cluster as seen from here; the exit status is 1 if a check fails."""
-    from vision_sr1.cli.doctor import examine
+def doctor(
+    target: Annotated[
+        str, typer.Argument(metavar="CONFIG|MODEL", help="The run's YAML file, or a model's folder or hub name.")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Check this installation and the cluster as seen from here, or whether a model will train here.
 
+    The exit status is 1 if a check fails.
+    """
+    if Path(target).suffix in (".yaml", ".yml") or Path(target).is_file():
+        from vision_sr1.cli.doctor import examine
+
+        findings = examine(load(Path(target), overrides).config)
+    else:
+        from vision_sr1.cli.model_doctor import examine_model
+
+        findings = examine_model(load(None, [override("model.path", target), *(overrides or [])]).config)
     failed = False
-    for finding in examine(load(config, overrides).config):
+    for finding in findings:
         color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.state]
         console.print(f"[{color}]{finding.state:8}[/] {finding.check:12}", escape(finding.said), highlight=False)
         if finding.cure:

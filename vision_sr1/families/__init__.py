@@ -29,7 +29,9 @@ def family_of(model_type: str) -> "Family":
     """
     if model_type not in known_families():
         kind = "; the weights of its experts have no mapping to vLLM's yet" if "_moe" in model_type else ""
-        raise ConfigError(f"is a model of type {model_type!r}; known here: {', '.join(known_families())}{kind}")
+        raise ConfigError(
+            f"models of type {model_type!r} cannot be trained; known here: {', '.join(known_families())}{kind}"
+        )
     family: Family = importlib.import_module(f"{__name__}.{model_type}").FAMILY
     return family
 
@@ -49,4 +51,4 @@ def family_of_model(path: str) -> "Family":
     try:
         return family_of(config.model_type)
     except ConfigError as error:
-        raise ConfigError(f"model.path {path!r} {error}") from None
+        raise ConfigError(f"model.path {path!r}: {error}") from None

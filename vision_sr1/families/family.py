@@ -108,6 +108,7 @@ class Family(ABC):
     special_tokens: ClassVar[tuple[str, ...]]
     end_of_turn: ClassVar[str] = "<|im_end|>"
     image_markup: ClassVar[str]
+    tiny_pixels: ClassVar[int] = 56 * 56  # of its images: a few tokens
 
     # Processor and tokenizer
 

@@ -15,6 +15,7 @@ class Qwen3VL(Qwen25VL):
     model_type = "qwen3_vl"
     title = "Qwen3-VL"
     patch_size = 16
+    tiny_pixels = 64 * 64
 
     def features(self, model: Any, tensors: dict[str, Tensor], shown: list[int]) -> Any:
         """See `Family`; the deeper features of an image too."""

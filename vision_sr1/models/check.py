@@ -2,19 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from vision_sr1.config import ConfigError
+from vision_sr1.config import ConfigError, ModelConfig
 from vision_sr1.families import family_of
+
+if TYPE_CHECKING:
+    from vision_sr1.families.family import Family
 
 HUB_TIMEOUT_S = 10.0  # for its one answer
 
 
-def check_model(path: str) -> None:
-    """Compares a model's configuration with its tokenizer and its image processor; of weights it reads the headers.
+def check_model(model: ModelConfig) -> None:
+    """Compares a model's configuration with its tokenizer, its image processor and its chat template; of weights it
+    reads the headers.
 
     Raises:
         ConfigError: a part is missing, of a kind that cannot be trained, or does not fit the others.
     """
+    path = model.path
     check_place(path)
     if Path(path).is_dir():
         _check_weights(Path(path))
@@ -34,7 +40,7 @@ def check_model(path: str) -> None:
     try:
         family = family_of(config.model_type)
     except ConfigError as error:
-        raise ConfigError(f"model.path {path!r} {error}") from None
+        raise ConfigError(f"model.path {path!r}: {error}") from None
     problems = [
         f"{what}: the model has {ours}, {whose} {theirs}"
         for what, ours, whose, theirs in family.parts(config, tokenizer, processor)
@@ -47,6 +53,33 @@ def check_model(path: str) -> None:
         raise ConfigError(
             f"model.path {path!r}: model and processor do not belong together ({'; '.join(problems)}); take both from "
             "the same model"
+        )
+    _check_chat(model, family, tokenizer)
+
+
+def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:
+    import jinja2
+
+    where = f"model.path {model.path!r}"
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"{where} has no chat template, as base models have none: take its Instruct version, or put the template "
+            "into its folder as chat_template.jinja"
+        )
+    try:
+        prompt = model.chat(tokenizer).user_turn("?", 1)
+    except jinja2.TemplateError as error:
+        cure = "; leave model.system_prompt empty" if model.system_prompt else ""
+        raise ConfigError(f"{where}: its chat template refuses a question with an image: {error}{cure}") from error
+    if prompt.count(family.template_token) != 1:
+        raise ConfigError(
+            f"{where}: its chat template writes {prompt.count(family.template_token)} {family.template_token} for a "
+            "question with one image; take the template of the original model"
+        )
+    if prompt.rstrip().endswith("<think>"):
+        raise ConfigError(
+            f"{where}: its chat template begins every reply with <think>, where this method asks for a description; "
+            "set model.chat_template_kwargs={enable_thinking: false}, or take its Instruct version"
         )
 
 

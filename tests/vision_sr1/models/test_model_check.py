@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session
 
-from vision_sr1.config import ConfigError
+from vision_sr1.config import ConfigError, ModelConfig
 from vision_sr1.models.check import check_model
 
 
@@ -23,8 +23,8 @@ def changed(model: Path, folder: Path, file: str, **values: object) -> str:
 
 
 def test_a_whole_model_passes(tiny_model: Path, untied_model: Path):
-    check_model(str(tiny_model))
-    check_model(str(untied_model))
+    check_model(ModelConfig(path=str(tiny_model)))
+    check_model(ModelConfig(path=str(untied_model)))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_whole_model_passes(tiny_model: Path, untied_model: Path):
 def test_what_is_no_model_is_named_without_asking_a_hub(tmp_path: Path, path: str, message: str):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=message):
-        check_model(path.format(folder=tmp_path))
+        check_model(ModelConfig(path=path.format(folder=tmp_path)))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         with pytest.raises(ConfigError, match="there is no folder 'no/model', no such model in the hub's cache, and"):
-            check_model("no/model")
+            check_model(ModelConfig(path="no/model"))
     # The client asks for other things too, once a process.
     assert [line for line in asked if b"no/model" in line] == [b"HEAD /no/model/resolve/main/config.json HTTP/1.1"]
 
@@ -109,13 +109,13 @@ def test_a_model_of_which_something_is_missing_is_refused_in_one_line(
     model = shutil.copytree(tiny_model, tmp_path / "model")
     damage(model, file)
     with pytest.raises(ConfigError, match=message) as refused:
-        check_model(str(model))
+        check_model(ModelConfig(path=str(model)))
     assert "\n" not in str(refused.value)
 
 
 def test_another_kind_of_model_is_refused(tmp_path: Path, tiny_model: Path):
-    with pytest.raises(ConfigError, match="'qwen3'; known here: qwen2_5_vl|cannot be read"):
-        check_model(changed(tiny_model, tmp_path, "config.json", model_type="qwen3"))
+    with pytest.raises(ConfigError, match="'qwen3' cannot be trained; known here: |cannot be read"):
+        check_model(ModelConfig(path=changed(tiny_model, tmp_path, "config.json", model_type="qwen3")))
 
 
 def test_a_processor_of_another_model_is_refused_with_both_values(tmp_path: Path, tiny_model: Path):
@@ -128,9 +128,49 @@ def test_a_processor_of_another_model_is_refused_with_both_values(tmp_path: Path
         else {"patch_size": 16}
     )
     with pytest.raises(ConfigError, match="patch size: the model has 14, the image processor 16"):
-        check_model(changed(tiny_model, tmp_path, file, **values))
+        check_model(ModelConfig(path=changed(tiny_model, tmp_path, file, **values)))
 
 
 def test_an_image_token_that_the_tokenizer_has_elsewhere_is_found(tmp_path: Path, tiny_model: Path):
     with pytest.raises(ConfigError, match="image token: the model has 3, the tokenizer"):
-        check_model(changed(tiny_model, tmp_path, "config.json", image_token_id=3))
+        check_model(ModelConfig(path=changed(tiny_model, tmp_path, "config.json", image_token_id=3)))
+
+
+def with_template(model: Path, folder: Path, template: str) -> ModelConfig:
+    shutil.copytree(model, folder / "model")
+    (folder / "model" / "chat_template.jinja").write_text(template)
+    return ModelConfig(path=str(folder / "model"))
+
+
+IMAGE = "{% if messages[-1].content[0].type == 'image' %}<|image_pad|>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "settings", "message"),
+    [
+        ("", {}, "has no chat template, as base models have none: take its Instruct version"),
+        ("text alone", {}, r"writes 0 <\|image_pad\|> for a question with one image"),
+        ("{{ raise_exception('no images here') }}", {}, "refuses a question with an image: no images here$"),
+        (
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + IMAGE,
+            {"system_prompt": "Be brief."},
+            "refuses a question with an image: no system; leave model.system_prompt empty",
+        ),
+        (
+            IMAGE + "assistant\n{% if enable_thinking %}<think>\n{% endif %}",
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            "begins every reply with <think>, where this method asks for a description",
+        ),
+    ],
+)
+def test_a_chat_template_that_cannot_be_used_is_named(
+    tiny_model: Path, tmp_path: Path, template: str, settings: dict[str, object], message: str
+):
+    model = with_template(tiny_model, tmp_path, template)
+    with pytest.raises(ConfigError, match=message):
+        check_model(model.model_copy(update=settings))
+
+
+def test_thinking_is_switched_off_where_the_template_has_a_switch(tiny_model: Path, tmp_path: Path):
+    template = IMAGE + "assistant\n<think>\n{% if enable_thinking is false %}\n</think>\n\n{% endif %}"
+    check_model(with_template(tiny_model, tmp_path, template))

@@ -12,8 +12,9 @@ from vision_sr1.cli.launcher.folder import LOCK, RunFolder
 from vision_sr1.cli.launcher.launch import run_sft, run_training
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
-from vision_sr1.cli.tasks.tiny_model import make_tiny_model
+from vision_sr1.cli.tasks.tiny_model import TINY_FAMILY, make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
+from vision_sr1.families import family_of, family_of_model
 from vision_sr1.run_folder.names import EVALUATION, SETTINGS
 
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
@@ -28,6 +29,7 @@ def run_demo(
     resume: bool,
     fresh: bool,
     prepare: bool = False,
+    family: str = TINY_FAMILY,
 ) -> None:
     """Runs every stage and ends with the report.
 
@@ -39,6 +41,7 @@ def run_demo(
         fresh: move aside what the root folder holds of an earlier demo.
         prepare: make what is missing of the data and of the model that RL starts from, and stop before RL; for
             services that run elsewhere, as often as they are started.
+        family: of the model, by its type; a demo that is resumed has one already.
 
     Raises:
         ConfigError: no such task, the root folder holds a demo and neither flag says what to do, or it holds something
@@ -54,7 +57,7 @@ def run_demo(
     elif resume and not is_demo(root):
         raise ConfigError(f"{root} holds no demo to resume: leave --resume out to start one")
     with RunFolder(root, console) as folder:
-        _run_stages(examples, folder, overrides, console, resume=resume, fresh=fresh, prepare=prepare)
+        _run_stages(examples, folder, overrides, console, family, resume=resume, fresh=fresh, prepare=prepare)
 
 
 def is_demo(root: Path) -> bool:
@@ -67,6 +70,7 @@ def _run_stages(
     folder: RunFolder,
     overrides: Sequence[str],
     console: Console,
+    family: str,
     *,
     resume: bool,
     fresh: bool,
@@ -80,6 +84,8 @@ def _run_stages(
     if is_demo(root) and not (fresh or resume):
         raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh moves it aside and starts anew")
 
+    tiny = root / "models" / "tiny"
+    made = family_of_model(str(tiny)) if is_demo(root) and resume else family_of(family)
     splits = load_config(examples / "rl.yaml").config.data.evaluation
 
     data = root / "data"
@@ -89,6 +95,8 @@ def _run_stages(
         paths = [
             override("run.dir", root),
             override("run.name", name),
+            override("model.min_pixels", made.tiny_pixels),
+            override("model.max_pixels", made.tiny_pixels),
             override("data.train", data / "train.parquet"),
             f"data.evaluation={json.dumps(evaluation, ensure_ascii=False)}",
         ]
@@ -99,7 +107,7 @@ def _run_stages(
     base = stage(
         "base",
         "base",
-        override("model.path", root / "models" / "tiny"),
+        override("model.path", tiny),
         override("data.sft", data / "base.parquet"),
         override("learner.sft.output", base_model),
     )
@@ -116,9 +124,9 @@ def _run_stages(
     rl = stage("rl", "rl", override("model.path", cold_model))
     if is_demo(root) and fresh:
         folder.move_aside()
-    if not (root / "models" / "tiny" / "config.json").is_file():
-        console.print(f"making the {task.name} data and a tiny Qwen2.5-VL", highlight=False)
-        make_data_and_model(task, base, cold_start, data, root / "models" / "tiny")
+    if not (tiny / "config.json").is_file():
+        console.print(f"making the {task.name} data and a tiny {made.title}", highlight=False)
+        make_data_and_model(task, base, cold_start, data, tiny, family=made.model_type)
     if not base_model.is_dir():
         run_sft(base, console, "base model", fresh=False)
     if not cold_model.is_dir():
@@ -134,7 +142,14 @@ def _run_stages(
 
 
 def make_data_and_model(
-    task: Task, base: Config, cold_start: Config, data: Path, model: Path, kinds: Mapping[str, float] | None = None
+    task: Task,
+    base: Config,
+    cold_start: Config,
+    data: Path,
+    model: Path,
+    *,
+    kinds: Mapping[str, float] | None = None,
+    family: str = TINY_FAMILY,
 ) -> None:
     """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words.
 
@@ -151,7 +166,7 @@ def make_data_and_model(
         held_out=HELD_OUT_ROWS,
         kinds=kinds,
     )
-    make_tiny_model(model, corpus(task), seed=base.run.seed)
+    make_tiny_model(model, corpus(task), family=family, seed=base.run.seed)
 
 
 def _rows(config: Config) -> int:

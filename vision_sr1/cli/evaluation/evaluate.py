@@ -94,7 +94,7 @@ def _evaluate(
     config: Config, model: str, version: int, console: Console, run_folder: RunFolder, *, fresh: bool
 ) -> Report:
     folder, weights = config.run.path, Path(config.model.path)
-    check_model(config.model.path)
+    check_model(config.model)
     evaluated = Evaluated(model, version, file_digests(weights) if weights.is_dir() else {})
     settings = _settings(config, evaluated)  # with the user's graders; ours follow from the benchmarks
     config = config.model_copy(update={"reward": with_graders(config.reward, config.evaluation)})

@@ -46,7 +46,7 @@ def check(config: Config, stage: Stage) -> None:
         for template in (data.prompt_template, config.reward.requery.template):
             PromptTemplate(template)
         check_services(config, learners=config.learner.processes, actors=config.actors.count)
-    check_model(config.model.path)
+    check_model(config.model)
 
 
 def check_services(config: Config, *, learners: int, actors: int) -> None:

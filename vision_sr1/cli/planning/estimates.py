@@ -43,12 +43,14 @@ class ModelSize:
     """What matters of a model's architecture.
 
     Attributes:
+        vision_parameters: of the vision tower and its projector.
         trainable: parameters that learn: all, those outside the vision tower, or low-rank adapters.
         published: bytes that actors are sent, in bfloat16.
         kv_bytes: of one token in an actor's cache, in bfloat16.
     """
 
     parameters: int
+    vision_parameters: int
     trainable: int
     published: int
     layers: int
@@ -159,7 +161,7 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     try:
         family = family_of(config.model_type)
     except ConfigError as error:
-        raise ConfigError(f"{path!r} {error}") from None
+        raise ConfigError(f"{path!r}: {error}") from None
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     text, vision = config.get_text_config(), family.vision_sizes(config)
@@ -168,6 +170,7 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return ModelSize(
         parameters=parameters,
+        vision_parameters=sum(p.numel() for name, p in model.named_parameters() if family.is_vision(name)),
         trainable=trainable,
         published=2 * (trainable if learner.lora.goes_to_actors else parameters),
         layers=text.num_hidden_layers,

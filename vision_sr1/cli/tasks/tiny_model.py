@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Tokeni
 from vision_sr1.families import family_of
 from vision_sr1.families.family import Family, TinySizes
 
-PIXELS = 56 * 56
+TINY_FAMILY = "qwen2_5_vl"  # unless told otherwise
 EMBEDDING_STD = 0.3
 RESIDUAL_OUTPUTS = ("o_proj", "out_proj", "down_proj")
 TAGS = ("<description>", "</description>", "<think>", "</think>", "\\boxed{", "}")
@@ -29,7 +29,7 @@ def make_tiny_model(
     folder: Path,
     texts: Iterable[str],
     *,
-    family: str = "qwen2_5_vl",
+    family: str = TINY_FAMILY,
     seed: int = 0,
     hidden_size: int = 128,
     intermediate_size: int = 256,
@@ -51,7 +51,7 @@ def make_tiny_model(
     folder.mkdir(parents=True, exist_ok=True)
     made = family_of(family)
     tokenizer = _train_tokenizer(made, texts, max_model_len)
-    made.tiny_processor(tokenizer, PIXELS).save_pretrained(folder)
+    made.tiny_processor(tokenizer, made.tiny_pixels).save_pretrained(folder)
     sizes = TinySizes(
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
