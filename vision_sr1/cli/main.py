@@ -15,6 +15,7 @@ from vision_sr1 import __version__
 from vision_sr1.cli.commands.data import data_app
 from vision_sr1.cli.terminal import Commands, ConfigPath, Overrides, Seed, console, errors, fail, load
 from vision_sr1.config import Config, ConfigError, override
+from vision_sr1.families import TINY_FAMILY
 from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
@@ -72,7 +73,7 @@ def demo(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Make missing data and models, and stop before RL.")
     ] = False,
-    family: Family = "qwen2_5_vl",
+    family: Family = TINY_FAMILY,
 ) -> None:
     """Run the whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
     from vision_sr1.cli.demo.demo import run_demo
@@ -101,7 +102,7 @@ def model_tiny(
     task: Annotated[str, typer.Option(help="shapes or digits: the task whose words the tokenizer knows.")] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
-    family: Family = "qwen2_5_vl",
+    family: Family = TINY_FAMILY,
 ) -> None:
     """Make a model of a million parameters with random weights."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus

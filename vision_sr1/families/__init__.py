@@ -10,6 +10,7 @@ from vision_sr1.config import ConfigError
 if TYPE_CHECKING:
     from vision_sr1.families.family import Family
 
+TINY_FAMILY = "qwen2_5_vl"  # of models that are made, unless told otherwise
 _SHARED = ("family", "tiny")  # modules here that are no family
 
 

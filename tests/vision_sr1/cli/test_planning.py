@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen3VLConfig
 from typer.testing import CliRunner
 
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
@@ -120,6 +120,36 @@ def test_pods_of_the_overlays_have_the_memory_that_a_plan_says(
     ranks = int(resources["learner"]["limits"]["nvidia.com/gpu"]) * (2 if overlay == "multi-node" else 1)
     assert _gib(resources["learner"]) >= learner_host_gib(size, ranks)
     assert _gib(resources["actor"]) >= plan.actor_host_gib
+
+
+QWEN3 = {  # text, vision, whether embeddings are tied
+    "4b": (
+        {"hidden_size": 2560, "intermediate_size": 9728},
+        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
+        True,
+    ),
+    "8b": (
+        {"hidden_size": 4096, "intermediate_size": 12_288},
+        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("4b", 4_437_815_808), ("8b", 8_767_123_696)])
+def test_examples_for_qwen3_divide_eight_gpus_as_the_plan_says(tmp_path: Path, name: str, parameters: int):
+    text, vision, is_tied = QWEN3[name]
+    text = text | {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
+    text |= {"vocab_size": 151_936, "tie_word_embeddings": is_tied}
+    vision = vision | {"num_heads": 16, "out_hidden_size": text["hidden_size"], "num_position_embeddings": 2304}
+    Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_tied).save_pretrained(tmp_path)
+    config = load_config(EXAMPLE.with_name(f"vision_sr1_qwen3_{name}.yaml"), environment={}).config
+    size = model_size(str(tmp_path), config.learner)
+    assert size.parameters == parameters
+    planned = make_plan(size, config, GPUS["H100"], 8).settings(config.model.path)
+    given = {section: {key: getattr(getattr(config, section), key) for key in planned[section]} for section in planned}
+    given["learner"]["reference"] = {"offload": config.learner.reference.offload}
+    assert given == planned
 
 
 def _gib(resources: dict[str, dict[str, str]]) -> int:

@@ -12,9 +12,9 @@ from vision_sr1.cli.launcher.folder import LOCK, RunFolder
 from vision_sr1.cli.launcher.launch import run_sft, run_training
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
-from vision_sr1.cli.tasks.tiny_model import TINY_FAMILY, make_tiny_model
+from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
-from vision_sr1.families import family_of, family_of_model
+from vision_sr1.families import TINY_FAMILY, family_of, family_of_model
 from vision_sr1.run_folder.names import EVALUATION, SETTINGS
 
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256

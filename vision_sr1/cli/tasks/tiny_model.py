@@ -13,10 +13,9 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Tokenizer
 
-from vision_sr1.families import family_of
+from vision_sr1.families import TINY_FAMILY, family_of
 from vision_sr1.families.family import Family, TinySizes
 
-TINY_FAMILY = "qwen2_5_vl"  # unless told otherwise
 EMBEDDING_STD = 0.3
 RESIDUAL_OUTPUTS = ("o_proj", "out_proj", "down_proj")
 TAGS = ("<description>", "</description>", "<think>", "</think>", "\\boxed{", "}")
