@@ -19,7 +19,7 @@ from actors.policy_engine import NO_VERSION, PolicyEngine, resolve_device
 from actors.prompt_worker import PromptWorker
 from actors.server import SERVICE, ActorService
 from vision_sr1.config import Config
-from vision_sr1.models.check import check_model
+from vision_sr1.models.check import check_cpu_actors, check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
@@ -144,6 +144,8 @@ def main() -> int:
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         check_model(config.model)
+        if resolve_device(config.actors.device) == "cpu":
+            check_cpu_actors(config.model)
         probes = Probes()
         if config.metrics.actor_port:
             probes.serve(config.metrics.host, config.metrics.actor_port)

@@ -23,15 +23,21 @@ PACKED = "vision_sr1_packed"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a pack's tokens attend to one another: the parts in which every token attends to its own segment, then those
-    in which continuations attend to their prefix."""
+    """How a pack's tokens attend to one another.
 
+    Attributes:
+        trees: in the order of the pack, each the length of its prefix and those of its continuations.
+        own: the parts in which every token attends to its own segment.
+        prefixes: those in which continuations attend to their prefix.
+    """
+
+    trees: list[tuple[int, list[int]]]
     own: list[Part]
     prefixes: list[Part]
 
     @classmethod
-    def of(cls, trees: Iterable[tuple[int, list[int]]]) -> "Layout":
-        """Of trees in the order of the pack, each the length of its prefix and those of its continuations."""
+    def of(cls, trees: list[tuple[int, list[int]]]) -> "Layout":
+        """Of these trees."""
         segments: list[range] = []
         crossings: list[tuple[range, range]] = []
         end = 0
@@ -44,13 +50,15 @@ class Layout:
             if continuations:
                 crossings.append((range(start + prefix, end), range(start, start + prefix)))
         return cls(
+            trees,
             [Part.of(pairs, is_causal=True) for pairs in _alike((segment, segment) for segment in segments)],
             [Part.of(pairs, is_causal=False) for pairs in _alike(crossings)],
         )
 
     def to(self, device: torch.device) -> "Layout":
         """On another device."""
-        return Layout([part.to(device) for part in self.own], [part.to(device) for part in self.prefixes])
+        own, prefixes = ([part.to(device) for part in parts] for parts in (self.own, self.prefixes))
+        return Layout(self.trees, own, prefixes)
 
 
 def packed_attention(

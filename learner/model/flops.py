@@ -18,7 +18,6 @@ class ModelFlops:
     def __init__(self, policy: Any, forward_passes: int) -> None:
         sizes = {name: _size(parameter) for name, parameter in policy.named_parameters()}
         frozen = sum(_size(p) for p in policy.parameters() if not p.requires_grad)
-        text = policy.config.get_text_config()
         backward = 1 if frozen > sum(sizes.values()) / 2 else 2  # with adapters no gradient of the weights themselves
         self._passes = 1 + backward + forward_passes
         family = family_of(policy.config.model_type)
@@ -31,8 +30,9 @@ class ModelFlops:
         self._language = sum(sizes.values()) - sum(vision.values())
         self._language -= sum(size for name, size in sizes.items() if any(part in name for part in embeddings))
         self._head = _size(policy.get_output_embeddings().weight)
-        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        self._attention = text.num_hidden_layers * text.num_attention_heads * head_size
+        attention = family.language_sizes(policy.config)
+        self._attention = attention.attention_layers * attention.attention_width
+        self._language += 3 * attention.state  # decayed, corrected and read at every token
 
     def __call__(self, trees: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
         """Of prompts that are computed once, each given by its token ids and the lengths of its responses.

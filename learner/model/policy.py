@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
 from learner.model.attention import PACKED, Layout
+from learner.model.delta_net import use_packed_delta_nets
 from learner.model.lora import add_adapters
 from learner.model.packing import Pack
 from learner.model.sequences import Sequence
@@ -50,6 +51,8 @@ def as_policy(
     family = family_of(model.config.model_type)
     if family.windows:
         use_window_attention(model.model.get_submodule(family.windows))
+    if family.linear_attention:
+        use_packed_delta_nets(model, family.linear_attention)
     head = model.get_output_embeddings()
     head.forward = types.MethodType(_head_logprobs, head)
     head.chunk_tokens = config.learner.logits_chunk_tokens

@@ -52,6 +52,23 @@ class VisionSizes:
 
 
 @dataclass(frozen=True)
+class LanguageSizes:
+    """What a language model's attention computes and keeps.
+
+    Attributes:
+        attention_layers: in which tokens attend to those before them.
+        attention_width: heads times their size.
+        kv_width: numbers that a cache keeps of a token in each of them: keys and values.
+        state: numbers that linear attention keeps of a sequence, in all layers.
+    """
+
+    attention_layers: int
+    attention_width: int
+    kv_width: int
+    state: int = 0
+
+
+@dataclass(frozen=True)
 class TinySizes:
     """Of a model that is made from a configuration."""
 
@@ -92,7 +109,9 @@ class Family(ABC):
         vision_modules: the vision tower and what projects its features, in the model's `model`.
         projectors: parts of names of those that compute once a token, and not once a patch.
         windows: where in that `model` stands a tower that computes images of different sizes in one row.
+        linear_attention: name of a layer's linear attention, in models that have such.
         rotary_axes: of a position.
+        cpu_actor_dtypes: that vLLM computes in on CPUs.
     """
 
     model_type: ClassVar[str]
@@ -102,7 +121,9 @@ class Family(ABC):
     vision_modules: ClassVar[tuple[str, ...]]
     projectors: ClassVar[tuple[str, ...]]
     windows: ClassVar[str | None] = None
+    linear_attention: ClassVar[str | None] = None
     rotary_axes: ClassVar[int] = 1
+    cpu_actor_dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     # A tiny model's tokenizer: the end of a text first; the end of a turn; the chat template's text for an image.
     special_tokens: ClassVar[tuple[str, ...]]
@@ -182,6 +203,16 @@ class Family(ABC):
     def is_vision(self, name: str) -> bool:
         """Whether a parameter of this name belongs to the vision tower or its projector."""
         return name.startswith(tuple(f"model.{module}." for module in self.vision_modules))
+
+    def language_sizes(self, config: Any) -> LanguageSizes:
+        """From the model's configuration."""
+        text = config.get_text_config()
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return LanguageSizes(
+            attention_layers=text.num_hidden_layers,
+            attention_width=text.num_attention_heads * head_size,
+            kv_width=2 * text.num_key_value_heads * head_size,
+        )
 
     @abstractmethod
     def vision_sizes(self, config: Any) -> VisionSizes:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision_sr1.config import ConfigError, ModelConfig
-from vision_sr1.families import family_of
+from vision_sr1.families import family_of, family_of_model
 
 if TYPE_CHECKING:
     from vision_sr1.families.family import Family
@@ -55,6 +55,20 @@ def check_model(model: ModelConfig) -> None:
             "the same model"
         )
     _check_chat(model, family, tokenizer)
+
+
+def check_cpu_actors(model: ModelConfig) -> None:
+    """Whether vLLM computes the model on CPUs.
+
+    Raises:
+        ConfigError: not in this data type.
+    """
+    family = family_of_model(model.path)
+    if model.dtype not in family.cpu_actor_dtypes:
+        raise ConfigError(
+            f"model.dtype is {model.dtype}, and on CPUs vLLM computes {family.title} in "
+            f"{' or '.join(family.cpu_actor_dtypes)} alone: set model.dtype={family.cpu_actor_dtypes[0]}"
+        )
 
 
 def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:

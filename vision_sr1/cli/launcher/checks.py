@@ -7,7 +7,7 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.data.conversations import Conversations
 from vision_sr1.data.mixture import conversations, questions
 from vision_sr1.data.questions import Questions
-from vision_sr1.models.check import check_model
+from vision_sr1.models.check import check_cpu_actors, check_model
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.resuming.changes import Stage
 from vision_sr1.runtime.gpus import visible_gpus
@@ -47,6 +47,9 @@ def check(config: Config, stage: Stage) -> None:
             PromptTemplate(template)
         check_services(config, learners=config.learner.processes, actors=config.actors.count)
     check_model(config.model)
+    on_cpus = config.actors.device == "cpu" or (config.actors.device == "auto" and not visible_gpus())
+    if stage != "sft" and on_cpus:
+        check_cpu_actors(config.model)
 
 
 def check_services(config: Config, *, learners: int, actors: int) -> None:

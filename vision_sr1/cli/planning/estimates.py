@@ -47,6 +47,7 @@ class ModelSize:
         trainable: parameters that learn: all, those outside the vision tower, or low-rank adapters.
         published: bytes that actors are sent, in bfloat16.
         kv_bytes: of one token in an actor's cache, in bfloat16.
+        state_bytes: of one sequence there, in float32; 0 without linear attention.
     """
 
     parameters: int
@@ -58,6 +59,7 @@ class ModelSize:
     intermediate: int
     vocabulary: int
     kv_bytes: int
+    state_bytes: int
     vision: VisionSizes
 
 
@@ -167,7 +169,7 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     text, vision = config.get_text_config(), family.vision_sizes(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = _trainable(model, family, learner)
-    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = family.language_sizes(config)
     return ModelSize(
         parameters=parameters,
         vision_parameters=sum(p.numel() for name, p in model.named_parameters() if family.is_vision(name)),
@@ -177,7 +179,8 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
         vocabulary=text.vocab_size,
-        kv_bytes=2 * 2 * text.num_hidden_layers * text.num_key_value_heads * head_size,
+        kv_bytes=2 * attention.attention_layers * attention.kv_width,
+        state_bytes=4 * attention.state,
         vision=vision,
     )
 
@@ -225,7 +228,8 @@ def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: i
 def actor_memory(size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int) -> ActorMemory:
     """What one of an actor's GPUs holds; the cache's tokens are those of the whole actor."""
     weights = 2 * size.parameters / GIB / tensor_parallel
-    cache = config.actors.gpu_memory_utilization * gpu.memory_gib - weights - ACTOR_WORK_GIB
+    states = config.actors.max_num_seqs * size.state_bytes / GIB / tensor_parallel
+    cache = config.actors.gpu_memory_utilization * gpu.memory_gib - weights - states - ACTOR_WORK_GIB
     return ActorMemory(weights, cache, max(0, int(cache * GIB * tensor_parallel / size.kv_bytes)))
 
 
@@ -306,7 +310,7 @@ def _layer_bytes(hidden: int, intermediate: int) -> int:
 def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor_parallel: int, cache: int) -> float:
     length = PROMPT_TOKENS + RESPONSE_TOKENS
     at_once = max(1, min(config.actors.max_num_seqs, cache // length))
-    bytes_per_step = 2 * size.parameters + at_once * length * size.kv_bytes
+    bytes_per_step = 2 * size.parameters + at_once * (length * size.kv_bytes + 2 * size.state_bytes)
     seconds_per_step = bytes_per_step / (tensor_parallel * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
     rollouts = config.learner.prompts_per_batch * config.sampling.group_size
     return rollouts * 2 * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)  # the re-query is as long

@@ -1,0 +1,116 @@
+"""Gated delta nets (arXiv 2412.06464) over packs of prefix trees: a layer of linear attention whose state no other
+sequence sees.
+
+A prompt begins with an empty state; each branch begins with its prompt's last state and, in the convolution, with its
+prompt's last inputs. Prompts are computed as the rows of one batch, branches as those of another. Where a row is filled
+up, the state decays by nothing and takes nothing in. transformers computes a pack as one sequence, outside of CUDA
+without a word.
+"""
+
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import silu, softplus
+
+from learner.model.attention import Layout
+
+
+def use_packed_delta_nets(model: torch.nn.Module, name: str) -> None:
+    """Binds the forward pass below to every module of this name in a decoder layer."""
+    for path, module in model.named_modules():
+        if path.endswith(f".{name}"):
+            module.forward = types.MethodType(_packed_delta_net, module)
+
+
+def _packed_delta_net(
+    self: Any, hidden_states: Float[Tensor, "1 tokens hidden"], *, layout: Layout, **_: object
+) -> Float[Tensor, "1 tokens hidden"]:
+    inputs = hidden_states[0]
+    mixed = self.in_proj_qkv(inputs)
+    update = self.in_proj_b(inputs).sigmoid()
+    decay = -self.A_log.float().exp() * softplus(self.in_proj_a(inputs).float() + self.dt_bias)
+    trunks, branches, parents = _segments(layout.trees)
+    earlier = mixed.new_zeros(len(trunks), self.conv_kernel_size - 1, mixed.shape[1])
+    places, out, ends, states = _rows(self, mixed, update, decay, trunks, earlier, None)
+    if branches:
+        more = _rows(self, mixed, update, decay, branches, ends[parents], states[parents])
+        places, out = torch.cat([places, more[0]]), torch.cat([out, more[1]])
+    gate = self.in_proj_z(inputs).reshape(-1, self.head_v_dim)
+    normed = self.norm(out[places.argsort()].reshape(-1, self.head_v_dim), gate)
+    projected: Tensor = self.out_proj(normed.reshape(1, len(inputs), -1))
+    return projected
+
+
+def _segments(trees: Iterable[tuple[int, list[int]]]) -> tuple[list[range], list[range], list[int]]:
+    """Places of prompts, of branches that are not empty, and for each of those the index of its prompt."""
+    trunks: list[range] = []
+    branches: list[range] = []
+    parents: list[int] = []
+    end = 0
+    for prefix, continuations in trees:
+        trunks.append(range(end, end + prefix))
+        end += prefix
+        for length in continuations:
+            if length:
+                branches.append(range(end, end + length))
+                parents.append(len(trunks) - 1)
+            end += length
+    return trunks, branches, parents
+
+
+def _rows(
+    net: Any,
+    mixed: Float[Tensor, "tokens channels"],
+    update: Float[Tensor, "tokens heads"],
+    decay: Float[Tensor, "tokens heads"],
+    segments: list[range],
+    earlier: Float[Tensor, "segments before channels"],
+    states: Float[Tensor, "segments heads key value"] | None,
+) -> tuple[
+    Int[Tensor, " places"],
+    Float[Tensor, "places heads value"],
+    Float[Tensor, "segments before channels"],
+    Float[Tensor, "segments heads key value"],
+]:
+    """Segments as the rows of a batch: places, outputs, the convolution's last inputs, and the last states.
+
+    Args:
+        earlier: inputs of the convolution before each segment.
+        states: before each segment; None: empty ones.
+    """
+    before = earlier.shape[1]
+    places, inside = _filled_up(segments, mixed.device)
+    rows = torch.cat([earlier, mixed[places] * inside.unsqueeze(-1)], dim=1)
+    # Called as a module, so that ZeRO-3 gathers its weight; it fills up in front, where `earlier` stands already.
+    convolved = silu(net.conv1d(rows.transpose(1, 2))[..., before : before + places.shape[1]]).transpose(1, 2)
+    query, key, value = convolved.split([net.key_dim, net.key_dim, net.value_dim], dim=-1)
+    shared = net.num_v_heads // net.num_k_heads
+    delta_rule = sys.modules[type(net).__module__].torch_chunk_gated_delta_rule  # type: ignore[attr-defined]
+    out, last = delta_rule(
+        query.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(shared, dim=2),
+        key.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(shared, dim=2),
+        value.unflatten(-1, (-1, net.head_v_dim)),
+        g=decay[places] * inside.unsqueeze(-1),
+        beta=update[places] * inside.unsqueeze(-1),
+        initial_state=states,
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+    offsets = inside.sum(dim=1, keepdim=True) + torch.arange(before, device=mixed.device)
+    ends = rows[torch.arange(len(segments), device=mixed.device).unsqueeze(1), offsets]
+    return places[inside], out[inside], ends, last
+
+
+def _filled_up(
+    segments: list[range], device: torch.device
+) -> tuple[Int[Tensor, "segments longest"], Bool[Tensor, "segments longest"]]:
+    """Places of each segment, its last one repeated, and which are its own."""
+    starts = torch.tensor([[segment.start] for segment in segments], device=device)
+    lengths = torch.tensor([[len(segment)] for segment in segments], device=device)
+    offsets = torch.arange(int(lengths.max()), device=device)
+    return starts + offsets.minimum(lengths - 1), offsets < lengths
