@@ -90,7 +90,7 @@ def _rows(
     convolved = silu(net.conv1d(rows.transpose(1, 2))[..., before : before + places.shape[1]]).transpose(1, 2)
     query, key, value = convolved.split([net.key_dim, net.key_dim, net.value_dim], dim=-1)
     shared = net.num_v_heads // net.num_k_heads
-    delta_rule = sys.modules[type(net).__module__].torch_chunk_gated_delta_rule  # type: ignore[attr-defined]
+    delta_rule = sys.modules[type(net).__module__].torch_chunk_gated_delta_rule
     out, last = delta_rule(
         query.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(shared, dim=2),
         key.unflatten(-1, (-1, net.head_k_dim)).repeat_interleave(shared, dim=2),

@@ -95,8 +95,8 @@ def _run_stages(
         paths = [
             override("run.dir", root),
             override("run.name", name),
-            override("model.min_pixels", made.tiny_pixels),
-            override("model.max_pixels", made.tiny_pixels),
+            f"model.min_pixels={made.tiny_pixels}",
+            f"model.max_pixels={made.tiny_pixels}",
             override("data.train", data / "train.parquet"),
             f"data.evaluation={json.dumps(evaluation, ensure_ascii=False)}",
         ]
