@@ -39,7 +39,7 @@ class ModelFlops:
 
         Two operations for each weight and token (patch; token of a response in the output head), and two for each
         dimension, layer and pair of tokens in language attention, which is causal; four for each pair of patches where
-        all of an image attend to each other. Attention within windows is left out.
+        all of an image, or of a tile, attend to each other. Attention within windows is left out.
         """
         operations = 0
         for prompt, responses in trees:
@@ -53,7 +53,8 @@ class ModelFlops:
     def _of_image(self, tokens: int) -> int:
         vision = self._vision_sizes
         patches = vision.patches_per_token * tokens
-        pairs = vision.full_attention_layers * vision.hidden * patches**2
+        together = vision.patches_per_token * (vision.tokens_per_tile or tokens)
+        pairs = vision.full_attention_layers * vision.hidden * patches * together
         return 2 * (self._vision * patches + self._projector * tokens) + 4 * pairs
 
 

@@ -1,7 +1,7 @@
 """What differs between families of vision-language models. Nothing outside this folder knows one by its name."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -42,6 +42,7 @@ class VisionSizes:
     Attributes:
         full_attention_layers: in which all patches of an image attend to each other; in others, those of a window.
         patches_per_token: of which the projector makes one.
+        tokens_per_tile: where images are cut into tiles, each an image to the tower.
     """
 
     layers: int
@@ -49,6 +50,7 @@ class VisionSizes:
     hidden: int
     intermediate: int
     patches_per_token: int
+    tokens_per_tile: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,13 @@ class Family(ABC):
     rotary_axes: ClassVar[int] = 1
     cpu_actor_dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
-    # A tiny model's tokenizer: the end of a text first; the end of a turn; the chat template's text for an image.
+    # A tiny model's tokenizer: the end of a text first; the end of a turn; the chat template's text for an image; what
+    # the processor asks for by a name.
     special_tokens: ClassVar[tuple[str, ...]]
     end_of_turn: ClassVar[str] = "<|im_end|>"
     image_markup: ClassVar[str]
     tiny_pixels: ClassVar[int] = 56 * 56  # of its images: a few tokens
+    named_tokens: ClassVar[Mapping[str, str]] = {}
 
     # Processor and tokenizer
 

@@ -140,10 +140,13 @@ def check_markers(messages: list[dict[str, str]], num_images: int) -> None:
 
 
 def control_tokens(tokenizer: Any) -> frozenset[str]:
-    """What a tokenizer would read as a command: its special tokens, and all that are written <|so|>."""
+    """What a tokenizer would read as a command: its special tokens, and all that are written <|so|>.
+
+    The image marker, which is a token of some models, is none of them: texts are split at it (`content_parts`).
+    """
     written = {token for token in tokenizer.get_added_vocab() if token.startswith("<|") and token.endswith("|>")}
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return frozenset(written | special | set(tokenizer.all_special_tokens))
+    return frozenset((written | special | set(tokenizer.all_special_tokens)) - {IMAGE_MARKER})
 
 
 def harmless(text: str, controls: frozenset[str]) -> str:

@@ -120,7 +120,8 @@ def _scale_images_as_trained(folder: Path, config: Config) -> None:
     """Whoever loads the processor need not know the run's `model.min_pixels` and `model.max_pixels`."""
     file = folder / "processor_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["image_processor"] |= family_of_model(str(folder)).processor_settings(config.model)
+    model = config.model.model_copy(update={"path": str(folder)})
+    settings["image_processor"] |= family_of_model(model.path).processor_settings(model)
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

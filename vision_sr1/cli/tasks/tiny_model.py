@@ -114,6 +114,7 @@ def _train_tokenizer(family: Family, texts: Iterable[str], max_model_len: int) -
         unk_token=family.special_tokens[0],
         model_max_length=max_model_len,
         extra_special_tokens=list(family.special_tokens),
+        **family.named_tokens,
     )
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
     tokenizer.chat_template = family.chat_template
