@@ -27,7 +27,9 @@ class ModelConfig(Section):
         "where this method asks for a description.",
     )
     max_model_len: Positive = Field(14848, description="Maximum length of a sequence, prompt and response, in tokens.")
-    min_pixels: Positive = Field(262_144, description="Smaller images are enlarged to this many pixels.")
+    min_pixels: Positive = Field(
+        262_144, description="Smaller images are enlarged to this many pixels; no effect on models with tiles."
+    )
     max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
 
     def chat(self, tokenizer: Any) -> Chat:
