@@ -28,7 +28,8 @@ NO_VERSION = -1
 FINISHED = ("stop", "length")
 SAMPLE_ATTEMPTS = 10
 FORBIDDEN_BIAS = -100.0
-WORKERS = {"cpu": "CPUTrainingWorker", "cuda": "TrainingWorker"}
+WORKERS = {"cpu": "workers.CPUTrainingWorker", "cuda": "workers.TrainingWorker"}
+WHOLE_IMAGES_WORKER = "whole_images.WholeImagesWorker"
 PUBLISHED_TOO_OFTEN = (
     ": weights are published faster than answers are finished; learner.weights.update_mode: in_flight keeps them"
 )
@@ -326,6 +327,8 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
         # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    family = family_of_model(config.model.path)
+    worker = WHOLE_IMAGES_WORKER if device == "cpu" and family.sees_whole_images else WORKERS[device]
     executor = None
     if device == "cpu" and config.actors.tensor_parallel_size == 1:
         # In the engine's process: vLLM would start a worker and keep a second core busy in waiting for its replies.
@@ -336,7 +339,8 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
     return {
         **adapters,
         "distributed_executor_backend": executor,
-        "worker_cls": f"actors.vllm.workers.{WORKERS[device]}",
+        "worker_cls": f"actors.vllm.{worker}",
+        "disable_chunked_mm_input": family.sees_whole_images,
         "worker_extension_cls": "actors.vllm.worker_extension.WeightReports",
         "model": config.model.path,
         "dtype": config.model.dtype,
@@ -346,7 +350,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         "gpu_memory_utilization": config.actors.gpu_memory_utilization,
         "enforce_eager": config.actors.enforce_eager or device == "cpu",
         "enable_prefix_caching": config.actors.enable_prefix_caching,
-        "mm_processor_kwargs": family_of_model(config.model.path).processor_settings(config.model),
+        "mm_processor_kwargs": family.processor_settings(config.model),
         "limit_mm_per_prompt": {"image": 16, "video": 0},
         "scheduling_policy": "priority",
         "logprobs_mode": "processed_logprobs",

@@ -20,7 +20,7 @@ from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.ranks import init_process_group, is_main
 from learner.metrics.scalars import ScalarLog
 from learner.model.packing import micro_batches, pack
-from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
+from learner.model.policy import choose_trainable, layout_of, load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from learner.stop_request import StopRequest
 from vision_sr1.config import Config, ConfigError
@@ -62,7 +62,8 @@ class SftTrainer:
         self._engine = build_engine(
             config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        self._rope, self._filler = partial(rope_positions, model), self._builder.filler()
+        self._rope, self._layout_of = partial(rope_positions, model), partial(layout_of, model)
+        self._filler = self._builder.filler()
         self._data = _Sequences(conversations(config.data.sft, config.data, config.run.seed), self._builder)
         held_out = config.data.sft_evaluation
         self._held_out: _Sequences | None = None
@@ -193,7 +194,9 @@ class SftTrainer:
             log.info("evaluated", message="Finished an evaluation", step=self._step, loss=loss)
 
     def _loss(self, sequences: list[Sequence]) -> Float[Tensor, ""]:
-        return -token_logprobs(self._engine, pack(sequences, self._filler, self._rope), self._device).sum()
+        return -token_logprobs(
+            self._engine, pack(sequences, self._filler, self._rope, layout_of=self._layout_of), self._device
+        ).sum()
 
     def _checkpoint(self) -> None:
         state = {"step": self._step, "drawn": self._drawn, "refused": self._refused}

@@ -1,14 +1,17 @@
 """Attention over packs of prefix trees: a token attends to its ancestors and, causally, to its own segment.
 
 A pack is a row of segments: prompts, and the responses that continue them. Attention is computed in parts, each by one
-call of torch's fused attention: every segment with itself, and every prefix with all that continues it. The parts of a
-token are added up by their log-sum-exp. Each part's backward pass takes the whole's output and log-sum-exp, as in ring
-attention (Liu et al., arXiv 2310.01889), so that gradients are exact too. Registered with transformers under `PACKED`.
+call of torch's fused attention: every segment with itself, and every prefix with all that continues it. Where a model
+has sliding windows, or images whose tokens all see each other, what they ask for is made of further rectangles and
+triangles, so that no part needs a mask. The parts of a token are added up by their log-sum-exp. Each part's backward
+pass takes the whole's output and log-sum-exp, as in ring attention (Liu et al., arXiv 2310.01889), so that gradients
+are exact too. Registered with transformers under `PACKED`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,44 +24,58 @@ from learner.model.attention_kernels import Attended, Gradients, Part, kernel_fo
 PACKED = "vision_sr1_packed"
 
 
+Pair = tuple[range, range]  # queries, and the keys that they attend to; both may run backwards
+Trees = list[tuple[int, list[int]]]
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a pack's tokens attend to one another.
 
     Attributes:
         trees: in the order of the pack, each the length of its prefix and those of its continuations.
-        own: the parts in which every token attends to its own segment.
-        prefixes: those in which continuations attend to their prefix.
+        own: the parts in which every token attends to its own segment, or to its own block of it.
+        others: those in which tokens attend to what is before that, or to the rest of their image.
+        sliding: the same for layers in which a token attends to the last few before it; None without such layers.
     """
 
-    trees: list[tuple[int, list[int]]]
+    trees: Trees
     own: list[Part]
-    prefixes: list[Part]
+    others: list[Part]
+    sliding: "Layout | None" = None
 
     @classmethod
-    def of(cls, trees: list[tuple[int, list[int]]]) -> "Layout":
-        """Of these trees."""
-        segments: list[range] = []
-        crossings: list[tuple[range, range]] = []
-        end = 0
-        for prefix, continuations in trees:
-            start, end = end, end + prefix
-            segments.append(range(start, end))
-            for length in continuations:
-                segments.append(range(end, end + length))
-                end += length
-            if continuations:
-                crossings.append((range(start + prefix, end), range(start, start + prefix)))
-        return cls(
-            trees,
-            [Part.of(pairs, is_causal=True) for pairs in _alike((segment, segment) for segment in segments)],
-            [Part.of(pairs, is_causal=False) for pairs in _alike(crossings)],
-        )
+    def of(cls, trees: Trees, images: Iterable[range] = (), window: int | None = None) -> "Layout":
+        """Of these trees.
+
+        Args:
+            images: places of images whose tokens all attend to each other.
+            window: tokens that one attends to in sliding layers, itself among them.
+        """
+        # Of an image's tokens, each attends causally to those before it; backwards, to those behind it.
+        behind = [(places[:-1][::-1], places[1:][::-1]) for places in images if len(places) > 1]
+        sliding = None if window is None else cls._of(trees, behind, *_in_windows(trees, window))
+        own, crossings = _whole(trees)
+        return cls._of(trees, behind, own, [], crossings, sliding)
+
+    @classmethod
+    def _of(
+        cls,
+        trees: Trees,
+        behind: list[Pair],
+        own: list[Pair],
+        triangles: list[Pair],
+        rectangles: list[Pair],
+        sliding: "Layout | None" = None,
+    ) -> "Layout":
+        causal = [Part.of(pairs, is_causal=True) for pairs in _alike([*triangles, *behind])]
+        crossing = [Part.of(pairs, is_causal=False) for pairs in _alike(rectangles)]
+        return cls(trees, [Part.of(pairs, is_causal=True) for pairs in _alike(own)], causal + crossing, sliding)
 
     def to(self, device: torch.device) -> "Layout":
         """On another device."""
-        own, prefixes = ([part.to(device) for part in parts] for parts in (self.own, self.prefixes))
-        return Layout(self.trees, own, prefixes)
+        own, others = ([part.to(device) for part in parts] for parts in (self.own, self.others))
+        return Layout(self.trees, own, others, self.sliding and self.sliding.to(device))
 
 
 def packed_attention(
@@ -71,15 +88,20 @@ def packed_attention(
     dropout: float = 0.0,
     *,
     layout: Layout,
+    sliding_window: int | None = None,
     **_: object,
 ) -> tuple[Float[Tensor, "1 tokens heads head"], None]:
     """Attention in the form that transformers calls; the model is called with `layout`.
 
     Raises:
-        ValueError: a mask or a dropout was given.
+        ValueError: a mask or a dropout was given, or a sliding window that the layout does not have.
     """
     if attention_mask is not None or dropout:
         raise ValueError("packed attention takes neither a mask nor a dropout")
+    if sliding_window is not None:
+        if layout.sliding is None:
+            raise ValueError(f"the model has layers with a window of {sliding_window} tokens, and the layout none")
+        layout = layout.sliding
     rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     out: Tensor = _TreeAttention.apply(*rows, layout, scaling)
     return out.unsqueeze(0), None
@@ -100,7 +122,7 @@ class _TreeAttention(torch.autograd.Function):
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.float32)
         for part in layout.own:
             out[part.query_places], logsumexp[part.query_places] = kernel.forward(query, key, value, part, scale)
-        for part in layout.prefixes:
+        for part in layout.others:
             at = part.query_places
             of_prefix = kernel.forward(query, key, value, part, scale)
             both = torch.logaddexp(logsumexp[at], of_prefix.logsumexp)
@@ -116,7 +138,7 @@ class _TreeAttention(torch.autograd.Function):
         query, key, value, out, logsumexp = ctx.saved_tensors
         kernel, whole = kernel_for(query), Attended(out, logsumexp)
         totals = Gradients(*(torch.zeros_like(tensor) for tensor in (query, key, value)))
-        for part in (*ctx.layout.own, *ctx.layout.prefixes):
+        for part in (*ctx.layout.own, *ctx.layout.others):
             found = kernel.backward(gradients[0], query, key, value, whole, part, ctx.scale)
             totals.query.index_add_(0, part.query_places, found.query)
             totals.key.index_add_(0, part.key_places, found.key)
@@ -124,9 +146,67 @@ class _TreeAttention(torch.autograd.Function):
         return (*totals, None, None)
 
 
-def _alike(pairs: Iterable[tuple[range, range]]) -> Iterable[list[tuple[range, range]]]:
+def _segments(trees: Trees) -> Iterator[tuple[range, list[range]]]:
+    """Places of each prefix and of its continuations."""
+    end = 0
+    for prefix, continuations in trees:
+        places = []
+        start, end = end, end + prefix
+        for length in continuations:
+            places.append(range(end, end + length))
+            end += length
+        yield range(start, start + prefix), places
+
+
+def _whole(trees: Trees) -> tuple[list[Pair], list[Pair]]:
+    """Each segment with itself; all continuations with their prefix."""
+    own: list[Pair] = []
+    crossings: list[Pair] = []
+    for prefix, continuations in _segments(trees):
+        own += [(segment, segment) for segment in (prefix, *continuations)]
+        if continuations:
+            crossings.append((range(prefix.stop, continuations[-1].stop), prefix))
+    return own, crossings
+
+
+def _in_windows(trees: Trees, window: int) -> tuple[list[Pair], list[Pair], list[Pair]]:
+    """Blocks of at most a window with themselves; then triangles and rectangles of what else is within the window.
+
+    A block's tokens see, of the block before it, the last `window - 1` to begin with and one less at each token.
+    """
+    own: list[Pair] = []
+    triangles: list[Pair] = []
+    rectangles: list[Pair] = []
+
+    def band(queries: range, keys: range) -> None:
+        """Queries that follow on keys."""
+        keys = keys[max(0, len(keys) - window + 1) :]
+        queries = queries[: window - 1]
+        if not queries or not keys:
+            return
+        spare = window - 1 - len(keys)
+        free = min(len(queries), spare + 1)  # so many see all of the keys
+        rectangles.append((queries[:free], keys))
+        seen_less = queries[free:]
+        if seen_less:
+            triangles.append((seen_less[::-1], keys[free - spare : len(queries) - spare][::-1]))
+            if rest := keys[len(queries) - spare :]:
+                rectangles.append((seen_less, rest))
+
+    for prefix, continuations in _segments(trees):
+        for segment in (prefix, *continuations):
+            blocks = [segment[start : start + window] for start in range(0, len(segment), window)]
+            own += [(block, block) for block in blocks]
+            for before, block in pairwise(blocks):
+                band(block, before)
+        for continuation in continuations:
+            band(continuation, prefix)
+    return own, triangles, rectangles
+
+
+def _alike(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:
     """Those whose lengths are of the same powers of two, so that filling up at most doubles them."""
-    by_size: dict[tuple[int, int], list[tuple[range, range]]] = defaultdict(list)
+    by_size: dict[tuple[int, int], list[Pair]] = defaultdict(list)
     for queries, keys in pairs:
         by_size[len(queries).bit_length(), len(keys).bit_length()].append((queries, keys))
     return by_size.values()

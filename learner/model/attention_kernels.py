@@ -261,10 +261,11 @@ def _heads_first(rows: Float[Tensor, "rows length heads head"]) -> Float[Tensor,
 
 
 def _filled_up(ranges: list[range]) -> tuple[Int[Tensor, "rows longest"], Bool[Tensor, "rows longest"]]:
+    steps = torch.tensor([r.step for r in ranges]).unsqueeze(1)
     starts = torch.tensor([r.start for r in ranges]).unsqueeze(1)
     lengths = torch.tensor([len(r) for r in ranges]).unsqueeze(1)
     offsets = torch.arange(int(lengths.max()))
-    return starts + offsets.minimum(lengths - 1), offsets < lengths
+    return starts + steps * offsets.minimum(lengths - 1), offsets < lengths
 
 
 def _ends(is_real: Bool[Tensor, "rows longest"]) -> Int[Tensor, " ends"]:

@@ -13,11 +13,12 @@ import torch.distributed as dist
 from jaxtyping import Int
 from torch import Tensor
 
-from learner.model.attention import Layout
+from learner.model.attention import Layout, Trees
 from learner.model.sequences import Sequence
 from vision_sr1.families.family import ImageInput, joined
 
 RopePositions = Callable[[Sequence], Int[Tensor, "axes length"]]
+LayoutOf = Callable[[Trees, list[range]], Layout]  # of trees and the places of images
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,19 @@ def prompt_trees(sequences: list[Sequence]) -> list[list[int]]:
     return list(trees.values())
 
 
-def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions, *, share_prompts: bool = True) -> Pack:
-    """Lays trees end to end; the filler goes last where none of the sequences has an image."""
+def pack(
+    sequences: list[Sequence],
+    filler: Sequence,
+    rope: RopePositions,
+    *,
+    share_prompts: bool = True,
+    layout_of: LayoutOf | None = None,
+) -> Pack:
+    """Lays trees end to end; the filler goes last where none of the sequences has an image.
+
+    Args:
+        layout_of: the model's attention; default: every token attends to all before it.
+    """
     trees = prompt_trees(sequences) if share_prompts else [[index] for index in range(len(sequences))]
     row = _Row(rope)
     predict_at: dict[int, Int[Tensor, " selected"]] = {}
@@ -109,7 +121,7 @@ def pack(sequences: list[Sequence], filler: Sequence, rope: RopePositions, *, sh
         indices=torch.repeat_interleave(torch.tensor([len(s.selected) for s in sequences], dtype=torch.int64)),
         input_ids=torch.from_numpy(np.concatenate(row.token_ids)).unsqueeze(0),
         position_ids=torch.cat(row.positions, dim=1).unsqueeze(1),
-        layout=Layout.of(row.trees),
+        layout=Layout.of(row.trees) if layout_of is None else layout_of(row.trees, row.image_places),
         images=joined(row.images.values()),
         shown=row.shown,
         predict_at=torch.cat([torch.from_numpy(none), *(predict_at[index] for index in range(len(sequences)))]),
@@ -124,6 +136,7 @@ class _Row:
         trees: the length of each prompt, or of a sequence alone, and those of its branches.
         images: by digest.
         shown: the image of each place where images stand, as an index into `images`.
+        image_places: where the tokens of one image, or of one of its tiles, stand.
     """
 
     def __init__(self, rope: RopePositions) -> None:
@@ -132,6 +145,7 @@ class _Row:
         self.trees: list[tuple[int, list[int]]] = []
         self.images: dict[str, ImageInput] = {}
         self.shown: list[int] = []
+        self.image_places: list[range] = []
         self._rope = rope
         self._end = 0
 
@@ -153,6 +167,8 @@ class _Row:
         for digest, image in sequence.images or ():
             self.images.setdefault(digest, image)
             self.shown.append(list(self.images).index(digest))
+        edges = np.diff(sequence.is_image, prepend=False, append=False).nonzero()[0] + start
+        self.image_places += [range(*run) for run in edges.reshape(-1, 2).tolist()]
         return start
 
     def _branch(self, sequence: Sequence, last: int, following: int) -> Int[Tensor, " selected"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForImageTextToText
 
-from learner.model.attention import PACKED, Layout
+from learner.model.attention import PACKED, Layout, Trees
 from learner.model.delta_net import use_packed_delta_nets
 from learner.model.lora import add_adapters
 from learner.model.packing import Pack
@@ -73,6 +73,16 @@ def choose_trainable(policy: Any, lora: LoraConfig, *, freeze_vision: bool) -> N
             policy.model.get_submodule(module).requires_grad_(False)
 
 
+def layout_of(model: Any, trees: Trees, images: list[range]) -> Layout:
+    """How tokens of a pack attend to one another in this model.
+
+    Args:
+        images: places of the tokens of each image.
+    """
+    family = family_of(model.config.model_type)
+    return Layout.of(trees, images if family.sees_whole_images else (), family.language_sizes(model.config).window)
+
+
 def rope_positions(model: Any, sequence: Sequence) -> Int[Tensor, "axes length"]:
     """Rotary positions of one sequence."""
     token_ids, is_image = torch.from_numpy(sequence.token_ids), torch.from_numpy(sequence.is_image)
@@ -111,10 +121,13 @@ def _packed_logprobs(
     predict_at: Int[Tensor, " selected"],
     targets: Int[Tensor, " selected"],
 ) -> Float[Tensor, " selected"]:
-    features = family_of(self.config.model_type).features(self, images, shown)
+    family = family_of(self.config.model_type)
+    features = family.features(self, images, shown)
     positions = position_ids if len(position_ids) > 1 else position_ids[0]
     inputs = {"input_ids": input_ids, "position_ids": positions, "mm_encoder_outputs": {"image": features}}
-    hidden = self.model(**inputs, attention_mask=None, use_cache=False, layout=layout).last_hidden_state[0]
+    hidden = self.model(
+        **inputs, attention_mask=family.attention_mask, use_cache=False, layout=layout
+    ).last_hidden_state[0]
     return self.get_output_embeddings()(hidden[predict_at], targets)
 
 

@@ -126,7 +126,8 @@ class SequenceBuilder:
             prefix = self._render(turns[:index], generate=True)
             if not prefix.startswith(rendered):  # rewritten: what was replied before is only read
                 ids, selected, unplaced, rendered = [], [], deque(images.inputs if images else ()), ""
-            ids += self._expand(self._chat.token_ids(prefix[len(rendered) :]), unplaced)
+            asked = self._expand(self._chat.token_ids(prefix[len(rendered) :]), unplaced)
+            ids += self.family.joined_tokens(self.tokenizer, asked)
             reply = self._reply(turns[: index + 1], prefix)
             reply_ids = self._chat.token_ids(reply)
             selected += range(len(ids), len(ids) + len(reply_ids))

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from learner.model.flops import ModelFlops
 from learner.model.packing import Pack, balance, micro_batches, pack
-from learner.model.policy import ROUNDING, rope_positions, token_logprobs
+from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs
 from learner.model.reference import Reference
 from learner.model.sequences import Images, Sequence, SequenceBuilder
 from learner.objective.batch_statistics import BatchStatistics
@@ -69,7 +69,7 @@ class PolicyUpdate:
         self._reference = reference
         self._builder = builder
         self._filler = builder.filler()
-        self._rope = partial(rope_positions, engine.module)
+        self._rope, self._layout_of = partial(rope_positions, engine.module), partial(layout_of, engine.module)
         self._device = device
         extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
         self._model_flops = ModelFlops(engine.module, forward_passes=extra)
@@ -261,4 +261,4 @@ class PolicyUpdate:
                 )
             )
         shares = bool(self._shares_prompts) if share_prompts is None else share_prompts
-        return pack(sequences, self._filler, self._rope, share_prompts=shares)
+        return pack(sequences, self._filler, self._rope, share_prompts=shares, layout_of=self._layout_of)

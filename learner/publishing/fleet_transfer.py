@@ -17,6 +17,7 @@ from learner.distributed.rank_collectives import main_rank
 from learner.distributed.ranks import is_main
 from learner.model.lora import adapter_config, adapter_parameters, adapter_shapes, merged_parameters, merged_shapes
 from vision_sr1.config import Config
+from vision_sr1.families import family_of
 from vision_sr1.runtime.ports import address_towards
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
@@ -37,24 +38,26 @@ PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
 class EngineSource(WeightSource):
     """What actors need of a DeepSpeed engine's weights, in the dtype in which they hold them.
 
-    All weights under their Hugging Face names, or only the adapters.
+    All weights under the names that vLLM has for them, or only the adapters.
     """
 
     def __init__(self, engine: Any, dtype: torch.dtype, *, only_adapters: bool = False) -> None:
         self._policy = engine.module
         self._dtype = dtype
+        self._wire_name = family_of(engine.module.config.model_type).wire_name
         self._shapes, self._parameters = (
             (adapter_shapes, adapter_parameters) if only_adapters else (merged_shapes, merged_parameters)
         )
 
     def metadata(self) -> list[ParamMeta]:
         """Names and full shapes; gathers nothing."""
-        return [ParamMeta(name, self._dtype, tuple(shape)) for name, shape in self._shapes(self._policy).items()]
+        shapes = self._shapes(self._policy)
+        return [ParamMeta(self._wire_name(name), self._dtype, tuple(shape)) for name, shape in shapes.items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         with torch.no_grad():
             for name, tensor in self._parameters(self._policy):
-                yield name, tensor.detach().to(self._dtype)
+                yield self._wire_name(name), tensor.detach().to(self._dtype)
 
 
 class FleetTransfer:

@@ -22,7 +22,7 @@ from learner.connection.images import RunImages
 from learner.distributed.rank_collectives import share_groups
 from learner.distributed.ranks import is_main
 from learner.model.packing import pack
-from learner.model.policy import ROUNDING, rope_positions, token_logprobs
+from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs
 from learner.model.sequences import SequenceBuilder
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
@@ -219,7 +219,8 @@ class Probe:
             for sample, index in answers
         ]
         rope = partial(rope_positions, self._engine.module)
-        packed = pack(sequences, self._builder.filler(), rope, share_prompts=False)
+        layout = partial(layout_of, self._engine.module)
+        packed = pack(sequences, self._builder.filler(), rope, share_prompts=False, layout_of=layout)
         with torch.no_grad():
             logprobs = token_logprobs(self._engine, packed, self._device).cpu()
         parts = logprobs.split([len(sample.response_token_ids) for sample, _ in answers])

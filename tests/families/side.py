@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from learner.model.packing import pack
-from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.policy import layout_of, load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import Config, load_config
@@ -91,5 +91,11 @@ class Side:
     def packed(self, sequences: list[Sequence], *, share_prompts: bool = True) -> torch.Tensor:
         """Log-probabilities of all responses by the learner's policy, in one pack."""
         rope = partial(rope_positions, self.policy)
-        packed = pack(sequences, self.builder.filler(), rope, share_prompts=share_prompts)
+        packed = pack(
+            sequences,
+            self.builder.filler(),
+            rope,
+            share_prompts=share_prompts,
+            layout_of=partial(layout_of, self.policy),
+        )
         return token_logprobs(self.policy, packed, CPU)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from learner.model.flops import ModelFlops
 from learner.model.packing import pack
-from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
+from learner.model.policy import choose_trainable, layout_of, load_policy, rope_positions, token_logprobs
 from tests.conftest import Once
 from tests.families.conftest import tiny_model_of
 from tests.families.side import CPU, PICTURES, PROMPTS, Side, picture
@@ -106,7 +106,12 @@ def test_a_conversation_has_the_tokens_of_the_model_s_own_processor(side: Side):
 def test_flops_are_what_torch_counts(side: Side):
     response = list(range(20, 80))
     sequence = side.sequence(4, response)
-    packed = pack([sequence], side.builder.filler(), partial(rope_positions, side.policy))
+    packed = pack(
+        [sequence],
+        side.builder.filler(),
+        partial(rope_positions, side.policy),
+        layout_of=partial(layout_of, side.policy),
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         token_logprobs(side.policy, packed, CPU)
     prompt = sequence.token_ids[: sequence.prompt_length].tolist()

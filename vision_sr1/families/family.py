@@ -61,12 +61,14 @@ class LanguageSizes:
         attention_layers: in which tokens attend to those before them.
         attention_width: heads times their size.
         kv_width: numbers that a cache keeps of a token in each of them: keys and values.
+        window: tokens that one attends to in layers with a sliding window; None without such layers.
         state: numbers that linear attention keeps of a sequence, in all layers.
     """
 
     attention_layers: int
     attention_width: int
     kv_width: int
+    window: int | None = None
     state: int = 0
 
 
@@ -107,11 +109,14 @@ class Family(ABC):
         model_type: in `config.json`.
         title: as people write it.
         image_token: at its places features of an image are put.
+        template_token: what the chat template writes for an image, for which `ImageInput.token_ids` are put.
         reserved_tokens: they stand for images and videos or mark where they are; a policy must never sample them.
         vision_modules: the vision tower and what projects its features, in the model's `model`.
         projectors: parts of names of those that compute once a token, and not once a patch.
         windows: where in that `model` stands a tower that computes images of different sizes in one row.
         linear_attention: name of a layer's linear attention, in models that have such.
+        sees_whole_images: whether an image's tokens attend to those behind them, too.
+        attention_mask: that keeps the model from making one.
         rotary_axes: of a position.
         cpu_actor_dtypes: that vLLM computes in on CPUs.
     """
@@ -119,28 +124,28 @@ class Family(ABC):
     model_type: ClassVar[str]
     title: ClassVar[str]
     image_token: ClassVar[str]
+    template_token: ClassVar[str]
     reserved_tokens: ClassVar[tuple[str, ...]]
     vision_modules: ClassVar[tuple[str, ...]]
     projectors: ClassVar[tuple[str, ...]]
     windows: ClassVar[str | None] = None
     linear_attention: ClassVar[str | None] = None
+    sees_whole_images: ClassVar[bool] = False
+    attention_mask: ClassVar[Mapping[str, None] | None] = None
     rotary_axes: ClassVar[int] = 1
     cpu_actor_dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     # A tiny model's tokenizer: the end of a text first; the end of a turn; the chat template's text for an image; what
-    # the processor asks for by a name.
+    # the processor asks for by a name; further tokens of plain text.
     special_tokens: ClassVar[tuple[str, ...]]
     end_of_turn: ClassVar[str] = "<|im_end|>"
     image_markup: ClassVar[str]
+    tiny_embedding_std: ClassVar[float] = 0.3
     tiny_pixels: ClassVar[int] = 56 * 56  # of its images: a few tokens
     named_tokens: ClassVar[Mapping[str, str]] = {}
+    plain_tokens: ClassVar[tuple[str, ...]] = ()
 
     # Processor and tokenizer
-
-    @property
-    def template_token(self) -> str:
-        """What the chat template writes for an image, for which `ImageInput.token_ids` are put."""
-        return self.image_token
 
     @abstractmethod
     def processor_settings(self, model: ModelConfig) -> dict[str, Any]:
@@ -182,6 +187,14 @@ class Family(ABC):
         return sorted(vocabulary[name] for name in self.reserved_tokens if name in vocabulary)
 
     # The model
+
+    def wire_name(self, name: str) -> str:
+        """What vLLM calls a parameter of transformers' model."""
+        return name
+
+    def joined_tokens(self, tokenizer: Any, token_ids: list[int]) -> list[int]:  # noqa: ARG002
+        """A prompt's tokens, where those of images have been put between those of the text."""
+        return token_ids
 
     def positions(
         self,

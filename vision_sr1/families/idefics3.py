@@ -20,7 +20,7 @@ class Idefics3(Tiles):
 
     model_type = "idefics3"
     title = "Idefics3"
-    image_token = "<image>"
+    image_token = template_token = "<image>"
     reserved_tokens = (
         "<image>",
         _WRAPPER,

@@ -15,7 +15,7 @@ class InternVL(Tiles):
 
     model_type = "internvl"
     title = "InternVL3"
-    image_token = "<IMG_CONTEXT>"
+    image_token = template_token = "<IMG_CONTEXT>"
     reserved_tokens = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
     vision_modules = ("vision_tower", "multi_modal_projector")
     projectors = ("multi_modal_projector",)

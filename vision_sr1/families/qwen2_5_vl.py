@@ -17,7 +17,7 @@ class Qwen25VL(Family):
 
     model_type = "qwen2_5_vl"
     title = "Qwen2.5-VL"
-    image_token = "<|image_pad|>"
+    image_token = template_token = "<|image_pad|>"
     reserved_tokens = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
     vision_modules = ("visual",)
     projectors = ("merger",)

@@ -163,7 +163,7 @@ def test_a_token_attends_to_its_prompt_and_what_comes_before_it_in_its_branch(tr
             end += length
     layout = Layout.of(trees)
     found: list[tuple[int, int]] = []
-    for part in (*layout.own, *layout.prefixes):
+    for part in (*layout.own, *layout.others):
         for queries, is_query, keys, is_key in zip(part.queries, part.is_query, part.keys, part.is_key, strict=True):
             for place, query in enumerate(queries[is_query].tolist()):
                 found += [(query, key) for key in keys[is_key].tolist()[: place + 1 if part.is_causal else None]]

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Tokenizer
 
 from vision_sr1.families import TINY_FAMILY, family_of
 from vision_sr1.families.family import Family, TinySizes
 
-EMBEDDING_STD = 0.3
 RESIDUAL_OUTPUTS = ("o_proj", "out_proj", "down_proj")
 TAGS = ("<description>", "</description>", "<think>", "</think>", "\\boxed{", "}")
 PIECES = (
@@ -67,7 +67,16 @@ def make_tiny_model(
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.pad_token_id]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
+    _rename_for_vllm(made, folder / "model.safetensors")
     AutoProcessor.from_pretrained(folder)  # fails here rather than in a service
+
+
+def _rename_for_vllm(family: Family, file: Path) -> None:
+    """Gives weights the names that published checkpoints have, which transformers keeps and vLLM asks for."""
+    weights = load_file(file)
+    names = {name: family.wire_name(f"model.{name}").removeprefix("model.") for name in weights}
+    if any(name != renamed for name, renamed in names.items()):
+        save_file({names[name]: weight for name, weight in weights.items()}, file, metadata={"format": "pt"})
 
 
 def _initialize_for_width(family: Family, model: torch.nn.Module, layers: int) -> None:
@@ -81,7 +90,7 @@ def _initialize_for_width(family: Family, model: torch.nn.Module, layers: int) -
             continue
         deviation = parameter[0].numel() ** -0.5
         if "embed_tokens" in name or "lm_head" in name:
-            deviation = EMBEDDING_STD
+            deviation = family.tiny_embedding_std
         elif not family.is_vision(name) and any(part in name for part in RESIDUAL_OUTPUTS):
             deviation *= (2 * layers) ** -0.5
         torch.nn.init.normal_(parameter, std=deviation)
@@ -116,7 +125,7 @@ def _train_tokenizer(family: Family, texts: Iterable[str], max_model_len: int) -
         extra_special_tokens=list(family.special_tokens),
         **family.named_tokens,
     )
-    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
+    tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in (*TAGS, *family.plain_tokens)])
     tokenizer.chat_template = family.chat_template
     return tokenizer
 
