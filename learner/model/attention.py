@@ -68,7 +68,8 @@ class Layout:
         rectangles: list[Pair],
         sliding: "Layout | None" = None,
     ) -> "Layout":
-        causal = [Part.of(pairs, is_causal=True) for pairs in _alike([*triangles, *behind])]
+        # Apart from each other: a token of an image may stand in one of both, and no token twice in a part.
+        causal = [Part.of(pairs, is_causal=True) for kind in (triangles, behind) for pairs in _alike(kind)]
         crossing = [Part.of(pairs, is_causal=False) for pairs in _alike(rectangles)]
         return cls(trees, [Part.of(pairs, is_causal=True) for pairs in _alike(own)], causal + crossing, sliding)
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
+from learner.model.attention import Layout, Trees
 from learner.model.flops import ModelFlops
 from learner.model.packing import pack
 from learner.model.policy import choose_trainable, layout_of, load_policy, rope_positions, token_logprobs
@@ -67,6 +68,20 @@ def test_without_packed_delta_nets_sequences_would_see_one_another(once: Once, m
         deviations.append((packed - separate).abs().max().item())
     assert deviations[0] < 2e-5
     assert deviations[1] > 0.01
+
+
+@pytest.mark.parametrize("lost", ["images", "window"])
+def test_without_its_images_or_its_window_a_layout_computes_something_else(once: Once, lost: str):
+    side = Side(tiny_model_of(once, "gemma3"))
+    sequences = [side.sequence(prompt, list(range(30, 60))) for prompt in (1, 4)]
+    right = side.packed(sequences)
+
+    def wrong(trees: Trees, images: list[range]) -> Layout:
+        window = side.policy.config.text_config.sliding_window
+        return Layout.of(trees, [] if lost == "images" else images, 1000 if lost == "window" else window)
+
+    packed = pack(sequences, side.builder.filler(), partial(rope_positions, side.policy), layout_of=wrong)
+    assert (token_logprobs(side.policy, packed, CPU) - right).abs().max() > 1e-3
 
 
 def test_every_image_changes_what_follows_it(side: Side):

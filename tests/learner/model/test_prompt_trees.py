@@ -150,25 +150,39 @@ def test_a_conversation_with_an_image_after_its_first_reply_shares_nothing(side:
     assert prompt_trees([sequence, sequence, late, late]) == [[0, 1], [2], [3]]
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 9), max_size=4)), min_size=1, max_size=4))
-def test_a_token_attends_to_its_prompt_and_what_comes_before_it_in_its_branch(trees: list[tuple[int, list[int]]]):
-    allowed: set[tuple[int, int]] = set()
-    end = 0
+TREES = st.lists(st.tuples(st.integers(1, 14), st.lists(st.integers(1, 9), max_size=4)), min_size=1, max_size=4)
+
+
+@given(TREES, st.data())
+def test_a_token_attends_to_what_its_layer_and_its_image_allow(trees: list[tuple[int, list[int]]], data: st.DataObject):
+    """Every pair once, against plain rules: its branch and its prompt, within the window; its image whole."""
+    window = data.draw(st.none() | st.integers(1, 12))
+    images: list[range] = []
+    before: list[list[int]] = []  # by token, those of its sequence up to itself
     for prompt, branches in trees:
-        start = end
+        start = len(before)
+        cuts = sorted(data.draw(st.lists(st.integers(start, start + prompt), min_size=2, max_size=2)))
+        images += [range(*cuts)] * (cuts[1] - cuts[0] <= (window or prompt))
         for length in (prompt, *branches):
-            seen = [] if end == start else range(start, start + prompt)
-            for query in range(end, end + length):
-                allowed |= {(query, key) for key in (*seen, *range(end, query + 1))}
-            end += length
-    layout = Layout.of(trees)
-    found: list[tuple[int, int]] = []
-    for part in (*layout.own, *layout.others):
-        for queries, is_query, keys, is_key in zip(part.queries, part.is_query, part.keys, part.is_key, strict=True):
-            for place, query in enumerate(queries[is_query].tolist()):
-                found += [(query, key) for key in keys[is_key].tolist()[: place + 1 if part.is_causal else None]]
-    assert len(found) == len(set(found))
-    assert set(found) == allowed
+            seen = [] if len(before) == start else list(range(start, start + prompt))
+            begin = len(before)
+            before += [[*seen, *range(begin, begin + place + 1)] for place in range(length)]
+    layout = Layout.of(trees, images, window)
+    assert (layout.sliding is None) == (window is None)
+    for found_in, last in ((layout, None), (layout.sliding, window)):
+        if found_in is None:
+            continue
+        allowed = {(query, key) for query, keys in enumerate(before) for key in (keys[-last:] if last else keys)}
+        allowed |= {(query, key) for image in images for query in image for key in image if key > query}
+        found: list[tuple[int, int]] = []
+        for part in (*found_in.own, *found_in.others):
+            assert len(part.query_places.unique()) == len(part.query_places), "a sum over a part would lose one of them"
+            rows = zip(part.queries, part.is_query, part.keys, part.is_key, strict=True)
+            for queries, is_query, keys, is_key in rows:
+                for place, query in enumerate(queries[is_query].tolist()):
+                    found += [(query, key) for key in keys[is_key].tolist()[: place + 1 if part.is_causal else None]]
+        assert len(found) == len(set(found))
+        assert set(found) == allowed
 
 
 def training_sample(prompt: int, length: int) -> TrainingSample:
