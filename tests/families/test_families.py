@@ -1,7 +1,9 @@
 """Each family that is known: its packs compute what its sequences would one by one, and what is counted is right."""
 
 import io
+import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -82,6 +84,21 @@ def test_without_its_images_or_its_window_a_layout_computes_something_else(once:
 
     packed = pack(sequences, side.builder.filler(), partial(rope_positions, side.policy), layout_of=wrong)
     assert (token_logprobs(side.policy, packed, CPU) - right).abs().max() > 1e-3
+
+
+def test_a_window_that_a_checkpoint_switches_on_is_kept_to(once: Once, tmp_path: Path):
+    shutil.copytree(tiny_model_of(once, "qwen2_5_vl"), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    kinds = ["full_attention", *["sliding_attention"] * (config["text_config"]["num_hidden_layers"] - 1)]
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 8, "layer_types": kinds}
+    file.write_text(json.dumps(config))
+    side = Side(tmp_path / "model")
+    answers = [(prompt, list(range(30, 50))) for prompt in (1, 1, 4)]
+    packed = side.packed([side.sequence(*answer) for answer in answers])
+    assert torch.allclose(packed, torch.cat([side.separately(*answer) for answer in answers]), atol=2e-5)
+    whole = Side(tiny_model_of(once, "qwen2_5_vl"))
+    assert (packed - whole.packed([whole.sequence(*answer) for answer in answers])).abs().max() > 1e-3
 
 
 def test_every_image_changes_what_follows_it(side: Side):

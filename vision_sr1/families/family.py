@@ -222,13 +222,15 @@ class Family(ABC):
         return name.startswith(tuple(f"model.{module}." for module in self.vision_modules))
 
     def language_sizes(self, config: Any) -> LanguageSizes:
-        """From the model's configuration."""
+        """From the model's configuration; what sliding layers save in long prompts is left out."""
         text = config.get_text_config()
+        has_window = "sliding_attention" in (getattr(text, "layer_types", None) or ())
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return LanguageSizes(
             attention_layers=text.num_hidden_layers,
             attention_width=text.num_attention_heads * head_size,
             kv_width=2 * text.num_key_value_heads * head_size,
+            window=text.sliding_window if has_window else None,
         )
 
     @abstractmethod

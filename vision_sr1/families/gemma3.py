@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from vision_sr1.config import ModelConfig
-from vision_sr1.families.family import Family, ImageInput, LanguageSizes, TinySizes, VisionSizes
+from vision_sr1.families.family import Family, ImageInput, TinySizes, VisionSizes
 
 _NEWLINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 _JOINED = ((0, 1, 2), (1, 0, 2), (1, 1, 3))  # which newlines, next to which, are one token; in vLLM's order
@@ -90,12 +90,6 @@ class Gemma3(Family):
         found = model.model.get_image_features(**tensors, return_dict=True)
         found.pooler_output = found.pooler_output[shown]
         return found
-
-    def language_sizes(self, config: Any) -> LanguageSizes:
-        """See `Family`; what sliding layers save in long prompts is left out."""
-        sizes = super().language_sizes(config)
-        window: int = config.get_text_config().sliding_window
-        return LanguageSizes(sizes.attention_layers, sizes.attention_width, sizes.kv_width, window)
 
     def vision_sizes(self, config: Any) -> VisionSizes:
         """See `Family`."""
