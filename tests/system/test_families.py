@@ -19,7 +19,7 @@ from tests.families.conftest import tiny_model_of
 from tests.families.side import PICTURES, append, processor_inputs
 from tests.system.actors import Actor, redis_for, running_actor
 from tests.system.conftest import training
-from vision_sr1.families import family_of_model, known_families
+from vision_sr1.families import TINY_FAMILY, family_of_model, known_families
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
 
 CORE = "qwen3_vl"
@@ -32,12 +32,10 @@ TURNS = [  # words and images
 
 
 def families(test: str) -> list[Any]:
-    """One of them in `make test`, all others in the full tier."""
-    sibling = f"tests/system/test_families.py::{test}"
-    return [
-        name if name == CORE else pytest.param(name, marks=pytest.mark.full(sibling=sibling))
-        for name in known_families()
-    ]
+    """One of them in `make test`, the others in the full tier; all other tests are of the default family."""
+    full = pytest.mark.full(sibling=f"tests/system/test_families.py::{test}")
+    others = [name for name in known_families() if name not in {CORE, TINY_FAMILY}]
+    return [CORE, *(pytest.param(name, marks=full) for name in others)]
 
 
 @pytest.fixture
