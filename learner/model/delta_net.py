@@ -2,13 +2,14 @@
 sequence sees.
 
 A prompt begins with an empty state; each branch begins with its prompt's last state and, in the convolution, with its
-prompt's last inputs. Prompts are computed as the rows of one batch, branches as those of another. Where a row is filled
-up, the state decays by nothing and takes nothing in. transformers computes a pack as one sequence, outside of CUDA
-without a word.
+prompt's last inputs. Prompts of about one length are the rows of a batch, and branches after them. Where a row is
+filled up, the state decays by nothing and takes nothing in. transformers computes a pack as one sequence, outside of
+CUDA without a word.
 """
 
 import sys
 import types
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,13 +36,26 @@ def _packed_delta_net(
     update = self.in_proj_b(inputs).sigmoid()
     decay = -self.A_log.float().exp() * softplus(self.in_proj_a(inputs).float() + self.dt_bias)
     trunks, branches, parents = _segments(layout.trees)
-    earlier = mixed.new_zeros(len(trunks), self.conv_kernel_size - 1, mixed.shape[1])
-    places, out, ends, states = _rows(self, mixed, update, decay, trunks, earlier, None)
-    if branches:
-        more = _rows(self, mixed, update, decay, branches, ends[parents], states[parents])
-        places, out = torch.cat([places, more[0]]), torch.cat([out, more[1]])
+    empty = mixed.new_zeros(1, self.conv_kernel_size - 1, mixed.shape[1])
+    places, outs = [], []
+    ends: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
+    for group in _alike(trunks):
+        segments, earlier = [trunks[index] for index in group], empty.expand(len(group), -1, -1)
+        at, out, group_ends, group_states = _rows(self, mixed, update, decay, segments, earlier, None)
+        places.append(at)
+        outs.append(out)
+        ends |= dict(zip(group, group_ends, strict=True))
+        states |= dict(zip(group, group_states, strict=True))
+    for group in _alike(branches):
+        segments, begun = [branches[index] for index in group], [parents[index] for index in group]
+        earlier, before = (torch.stack([found[parent] for parent in begun]) for found in (ends, states))
+        at, out, _end, _state = _rows(self, mixed, update, decay, segments, earlier, before)
+        places.append(at)
+        outs.append(out)
+    order = torch.cat(places).argsort()
     gate = self.in_proj_z(inputs).reshape(-1, self.head_v_dim)
-    normed = self.norm(out[places.argsort()].reshape(-1, self.head_v_dim), gate)
+    normed = self.norm(torch.cat(outs)[order].reshape(-1, self.head_v_dim), gate)
     projected: Tensor = self.out_proj(normed.reshape(1, len(inputs), -1))
     return projected
 
@@ -61,6 +75,14 @@ def _segments(trees: Iterable[tuple[int, list[int]]]) -> tuple[list[range], list
                 parents.append(len(trunks) - 1)
             end += length
     return trunks, branches, parents
+
+
+def _alike(segments: list[range]) -> list[list[int]]:
+    """Indices of those whose lengths are of one power of two, so that filling up at most doubles them."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, segment in enumerate(segments):
+        by_size[len(segment).bit_length()].append(index)
+    return list(by_size.values())
 
 
 def _rows(
