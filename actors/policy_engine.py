@@ -49,13 +49,13 @@ class PolicyEngine:
 
     def __init__(self, config: Config, device: str) -> None:
         self._config = config
-        self._family = family_of_model(config.model.path)
         self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
         )
         self.tokenizer = self._engine.get_tokenizer()
         self._chat = config.model.chat(self.tokenizer)
-        self._forbidden = dict.fromkeys(self._family.reserved_token_ids(self.tokenizer), FORBIDDEN_BIAS)
+        reserved = family_of_model(config.model.path).reserved_token_ids(self.tokenizer)
+        self._forbidden = dict.fromkeys(reserved, FORBIDDEN_BIAS)
         self.weight_transfer = weight_transfer(config, device)
         self.policy_version = NO_VERSION
         self._version_changed = asyncio.Condition()

@@ -147,7 +147,7 @@ class _TreeAttention(torch.autograd.Function):
         return (*totals, None, None)
 
 
-def _segments(trees: Trees) -> Iterator[tuple[range, list[range]]]:
+def segments_of(trees: Trees) -> Iterator[tuple[range, list[range]]]:
     """Places of each prefix and of its continuations."""
     end = 0
     for prefix, continuations in trees:
@@ -163,7 +163,7 @@ def _whole(trees: Trees) -> tuple[list[Pair], list[Pair]]:
     """Each segment with itself; all continuations with their prefix."""
     own: list[Pair] = []
     crossings: list[Pair] = []
-    for prefix, continuations in _segments(trees):
+    for prefix, continuations in segments_of(trees):
         own += [(segment, segment) for segment in (prefix, *continuations)]
         if continuations:
             crossings.append((range(prefix.stop, continuations[-1].stop), prefix))
@@ -194,7 +194,7 @@ def _in_windows(trees: Trees, window: int) -> tuple[list[Pair], list[Pair], list
             if rest := keys[len(queries) - spare :]:
                 rectangles.append((seen_less, rest))
 
-    for prefix, continuations in _segments(trees):
+    for prefix, continuations in segments_of(trees):
         for segment in (prefix, *continuations):
             blocks = [segment[start : start + window] for start in range(0, len(segment), window)]
             own += [(block, block) for block in blocks]

@@ -44,8 +44,8 @@ class Part:
     @classmethod
     def of(cls, pairs: list[tuple[range, range]], *, is_causal: bool) -> "Part":
         """Of queries with their keys."""
-        queries, is_query = _filled_up([queries for queries, _ in pairs])
-        keys, is_key = _filled_up([keys for _, keys in pairs])
+        queries, is_query = filled_up([queries for queries, _ in pairs])
+        keys, is_key = filled_up([keys for _, keys in pairs])
         return cls(
             queries,
             is_query,
@@ -260,7 +260,8 @@ def _heads_first(rows: Float[Tensor, "rows length heads head"]) -> Float[Tensor,
     return rows.transpose(1, 2)
 
 
-def _filled_up(ranges: list[range]) -> tuple[Int[Tensor, "rows longest"], Bool[Tensor, "rows longest"]]:
+def filled_up(ranges: list[range]) -> tuple[Int[Tensor, "rows longest"], Bool[Tensor, "rows longest"]]:
+    """Places of each range, its last one repeated, and which are its own."""
     steps = torch.tensor([r.step for r in ranges]).unsqueeze(1)
     starts = torch.tensor([r.start for r in ranges]).unsqueeze(1)
     lengths = torch.tensor([len(r) for r in ranges]).unsqueeze(1)

@@ -10,15 +10,15 @@ CUDA without a word.
 import sys
 import types
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import silu, softplus
 
-from learner.model.attention import Layout
+from learner.model.attention import Layout, segments_of
+from learner.model.attention_kernels import filled_up
 
 
 def use_packed_delta_nets(model: torch.nn.Module, name: str) -> None:
@@ -35,7 +35,14 @@ def _packed_delta_net(
     mixed = self.in_proj_qkv(inputs)
     update = self.in_proj_b(inputs).sigmoid()
     decay = -self.A_log.float().exp() * softplus(self.in_proj_a(inputs).float() + self.dt_bias)
-    trunks, branches, parents = _segments(layout.trees)
+    trunks: list[range] = []
+    branches: list[range] = []
+    parents: list[int] = []  # of each branch, the index of its trunk
+    for trunk, continuations in segments_of(layout.trees):
+        grown = [places for places in continuations if places]
+        branches += grown
+        parents += [len(trunks)] * len(grown)
+        trunks.append(trunk)
     empty = mixed.new_zeros(1, self.conv_kernel_size - 1, mixed.shape[1])
     places, outs = [], []
     ends: dict[int, Tensor] = {}
@@ -58,23 +65,6 @@ def _packed_delta_net(
     normed = self.norm(torch.cat(outs)[order].reshape(-1, self.head_v_dim), gate)
     projected: Tensor = self.out_proj(normed.reshape(1, len(inputs), -1))
     return projected
-
-
-def _segments(trees: Iterable[tuple[int, list[int]]]) -> tuple[list[range], list[range], list[int]]:
-    """Places of prompts, of branches that are not empty, and for each of those the index of its prompt."""
-    trunks: list[range] = []
-    branches: list[range] = []
-    parents: list[int] = []
-    end = 0
-    for prefix, continuations in trees:
-        trunks.append(range(end, end + prefix))
-        end += prefix
-        for length in continuations:
-            if length:
-                branches.append(range(end, end + length))
-                parents.append(len(trunks) - 1)
-            end += length
-    return trunks, branches, parents
 
 
 def _alike(segments: list[range]) -> list[list[int]]:
@@ -106,7 +96,7 @@ def _rows(
         states: before each segment; None: empty ones.
     """
     before = earlier.shape[1]
-    places, inside = _filled_up(segments, mixed.device)
+    places, inside = (tensor.to(mixed.device) for tensor in filled_up(segments))
     rows = torch.cat([earlier, mixed[places] * inside.unsqueeze(-1)], dim=1)
     # Called as a module, so that ZeRO-3 gathers its weight; it fills up in front, where `earlier` stands already.
     convolved = silu(net.conv1d(rows.transpose(1, 2))[..., before : before + places.shape[1]]).transpose(1, 2)
@@ -126,13 +116,3 @@ def _rows(
     offsets = inside.sum(dim=1, keepdim=True) + torch.arange(before, device=mixed.device)
     ends = rows[torch.arange(len(segments), device=mixed.device).unsqueeze(1), offsets]
     return places[inside], out[inside], ends, last
-
-
-def _filled_up(
-    segments: list[range], device: torch.device
-) -> tuple[Int[Tensor, "segments longest"], Bool[Tensor, "segments longest"]]:
-    """Places of each segment, its last one repeated, and which are its own."""
-    starts = torch.tensor([[segment.start] for segment in segments], device=device)
-    lengths = torch.tensor([[len(segment)] for segment in segments], device=device)
-    offsets = torch.arange(int(lengths.max()), device=device)
-    return starts + offsets.minimum(lengths - 1), offsets < lengths

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from vision_sr1.families.family import Family
 
 TINY_FAMILY = "qwen2_5_vl"  # of models that are made, unless told otherwise
-_SHARED = ("family", "tiny")  # modules here that are no family
 
 
 @cache
 def known_families() -> list[str]:
     """Model types that can be trained."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if name not in _SHARED and not name.startswith("_"))
+    return sorted(name for name in found if name != "family" and not name.startswith("_"))
 
 
 @cache

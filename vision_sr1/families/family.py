@@ -117,7 +117,6 @@ class Family(ABC):
         linear_attention: name of a layer's linear attention, in models that have such.
         sees_whole_images: whether an image's tokens attend to those behind them, too.
         attention_mask: that keeps the model from making one.
-        rotary_axes: of a position.
         cpu_actor_dtypes: that vLLM computes in on CPUs.
     """
 
@@ -132,7 +131,6 @@ class Family(ABC):
     linear_attention: ClassVar[str | None] = None
     sees_whole_images: ClassVar[bool] = False
     attention_mask: ClassVar[Mapping[str, None] | None] = None
-    rotary_axes: ClassVar[int] = 1
     cpu_actor_dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 
     # A tiny model's tokenizer: the end of a text first; the end of a turn; the chat template's text for an image; what

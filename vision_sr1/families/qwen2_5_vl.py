@@ -22,7 +22,6 @@ class Qwen25VL(Family):
     vision_modules = ("visual",)
     projectors = ("merger",)
     windows = "visual"
-    rotary_axes = 3
     special_tokens = (
         "<|endoftext|>",
         "<|im_start|>",
@@ -106,7 +105,7 @@ class Qwen25VL(Family):
         vision = config.vision_config
         return VisionSizes(
             layers=vision.depth,
-            full_attention_layers=len(vision.fullatt_block_indexes),
+            full_attention_layers=len(getattr(vision, "fullatt_block_indexes", range(vision.depth))),
             hidden=vision.hidden_size,
             intermediate=vision.intermediate_size,
             patches_per_token=vision.spatial_merge_size**2,

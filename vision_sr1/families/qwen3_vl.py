@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vision_sr1.families.family import TinySizes, VisionSizes
+from vision_sr1.families.family import TinySizes
 from vision_sr1.families.qwen2_5_vl import Qwen25VL, sections
 
 
@@ -22,17 +22,6 @@ class Qwen3VL(Qwen25VL):
         found = super().features(model, tensors, shown)
         found.deepstack_features = [tuple(level[index] for index in shown) for level in found.deepstack_features]
         return found
-
-    def vision_sizes(self, config: Any) -> VisionSizes:
-        """See `Family`."""
-        vision = config.vision_config
-        return VisionSizes(
-            layers=vision.depth,
-            full_attention_layers=vision.depth,
-            hidden=vision.hidden_size,
-            intermediate=vision.intermediate_size,
-            patches_per_token=vision.spatial_merge_size**2,
-        )
 
     def tiny_config(self, sizes: TinySizes, tokenizer: Any) -> Any:
         """See `Family`."""

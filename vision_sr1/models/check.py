@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision_sr1.config import ConfigError, ModelConfig
-from vision_sr1.families import family_of, family_of_model
+from vision_sr1.families import family_of_model
 
 if TYPE_CHECKING:
     from vision_sr1.families.family import Family
@@ -37,10 +37,7 @@ def check_model(model: ModelConfig) -> None:
             f"model.path {path!r} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
             "format with weights, tokenizer and image processor, or a hub's name of one"
         ) from error
-    try:
-        family = family_of(config.model_type)
-    except ConfigError as error:
-        raise ConfigError(f"model.path {path!r}: {error}") from None
+    family = family_of_model(path)
     problems = [
         f"{what}: the model has {ours}, {whose} {theirs}"
         for what, ours, whose, theirs in family.parts(config, tokenizer, processor)
