@@ -17,6 +17,7 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors import metrics
 from actors.vllm.adapter import Adapter, room_for
+from actors.vllm.flashinfer_kernels import arguments_without_compiler
 from vision_sr1.config import Config
 from vision_sr1.families import family_of_model
 from vision_sr1.prompting.chat import ImageMarkerError
@@ -338,6 +339,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
     return {
         **adapters,
+        **(arguments_without_compiler() if device == "cuda" else {}),
         "distributed_executor_backend": executor,
         "worker_cls": f"actors.vllm.{worker}",
         "disable_chunked_mm_input": family.sees_whole_images,
