@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 
+from tests.vision_sr1.test_packaging import locked
 from vision_sr1.config import Config, load_config
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams.embedded import EmbeddedRedis
@@ -72,6 +73,22 @@ def test_nothing_is_installed_into_the_images_themselves():
     assert names == {"build", "list", *(f"{service}-packages" for service in IMAGES)}
 
 
+def test_images_with_triton_have_the_c_code_that_it_compiles():
+    """Built with an image's packages, and named in the environment of its service."""
+    text = (DEPLOY / "docker" / "Dockerfile").read_text()
+    stages = {stage.split()[2]: stage for stage in re.split(r"^FROM ", text, flags=re.MULTILINE)[1:]}
+
+    def environment(name: str) -> str:
+        stage = stages.get(name, "")
+        return stage and stage + environment(stage.split()[0])
+
+    with_triton = {image for image, name in IMAGES.items() if name in locked("gpu")["triton"]}
+    assert with_triton == {"actor", "learner"}
+    assert {image for image in IMAGES if "actors.vllm.triton_cache" in stages[f"{image}-packages"]} == with_triton
+    manager = "TRITON_CACHE_MANAGER=actors.vllm.triton_cache:PrebuiltCacheManager"
+    assert {image for image in IMAGES if manager in environment(image)} == with_triton
+
+
 def test_compose_is_as_its_specification_says():
     tool("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
 
@@ -96,6 +113,24 @@ def test_containers_have_no_more_rights_than_they_need(name: str):
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert "healthcheck" in service or "build" in service
     assert service["restart"]
+
+
+def test_containers_that_exchange_weights_are_one_machine_to_nccl():
+    """One host id, one /dev/shm, one process namespace, and every GPU in sight; see the comment in the file."""
+    on_gpus = {name: one for name, one in services().items() if one.get("deploy", {}).get("resources")}
+    assert on_gpus.keys() == {"actor-gpu", "learner-gpu"}
+    (shared,) = {(one["ipc"], one["pid"]) for one in on_gpus.values()}
+    assert shared[0] == shared[1]
+    owner = shared[0].removeprefix("service:")
+    assert services()[owner]["ipc"] == "shareable"
+    assert services()[owner]["shm_size"] == "16gb"
+    for name, service in on_gpus.items():
+        environment = service["environment"]
+        assert environment["NCCL_HOSTID"] == "vision-sr1", name
+        assert environment["NCCL_CUMEM_ENABLE"] == environment["NCCL_CUMEM_HOST_ENABLE"] == "0", name
+        assert owner in service["depends_on"], name
+        (devices,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert devices["count"] == "all", name
 
 
 def test_containers_wait_for_what_they_need():

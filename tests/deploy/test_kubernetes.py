@@ -98,6 +98,14 @@ def test_every_container_says_what_it_needs_and_is_restricted(overlay: list[Obje
         assert all(volume.keys() - {"name"} <= allowed for volume in pod.get("volumes", [])), name
 
 
+def test_pods_that_see_only_their_own_gpus_are_machines_of_their_own_to_nccl(overlay: list[Object]):
+    for name, container in containers(overlay):
+        if "nvidia.com/gpu" in container["resources"]["limits"]:
+            variables = {variable["name"] for variable in container["env"]}
+            assert "NCCL_SOCKET_IFNAME" in variables, name
+            assert "NCCL_HOSTID" not in variables, name
+
+
 def test_every_image_names_its_variant(overlay: list[Object]):
     images = {name: container["image"] for name, container in containers(overlay)}
     assert {name: found for name, found in images.items() if ":" not in found} == {}
