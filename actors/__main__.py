@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from redis.exceptions import RedisError
 
 from actors import metrics
-from actors.policy_engine import NO_VERSION, PolicyEngine, resolve_device
+from actors.policy_engine import NO_VERSION, EngineStuckError, PolicyEngine, resolve_device
 from actors.prompt_worker import PromptWorker
 from actors.server import SERVICE, ActorService
 from vision_sr1.config import Config
@@ -47,6 +47,8 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     device = resolve_device(config.actors.device)
     engine = PolicyEngine(config, device)
+    if engine.shares_device and policy_version is None:
+        await engine.sleep()  # until the learner sends weights
     metrics.POLICY_VERSION.set(NO_VERSION)
 
     server = grpc.aio.server(options=rpc.SERVER)
@@ -101,7 +103,7 @@ async def _heartbeat(config: Config, service: ActorService, engine: PolicyEngine
             await engine.check_health()
         except Exception as error:
             log.error("engine_unhealthy", message="vLLM reports an error; the actor ends", error=repr(error))
-            if "EngineDead" in type(error).__name__:
+            if isinstance(error, EngineStuckError) or "EngineDead" in type(error).__name__:
                 stop.set()
                 return
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 from vllm import SamplingParams
@@ -18,10 +18,12 @@ from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from actors import metrics
 from actors.vllm.adapter import Adapter, room_for
 from actors.vllm.flashinfer_kernels import arguments_without_compiler
+from actors.vllm.workers import SHARING
 from vision_sr1.config import Config
 from vision_sr1.families import family_of_model
 from vision_sr1.prompting.chat import ImageMarkerError
 from vision_sr1.prompting.images import UnusableImageError, plain_image
+from vision_sr1.run_folder.names import DEVICES
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_receiver import BUCKETLESS, COMPLETE, FORGET
 
@@ -29,6 +31,8 @@ NO_VERSION = -1
 FINISHED = ("stop", "length")
 SAMPLE_ATTEMPTS = 10
 FORBIDDEN_BIAS = -100.0
+LEARNING_TIMEOUT_S = 3600.0  # an actor that starts while a learner learns waits so long for the device
+ENGINE_START_TIMEOUT_S = 600.0  # vLLM's own
 WORKERS = {"cpu": "workers.CPUTrainingWorker", "cuda": "workers.TrainingWorker"}
 WHOLE_IMAGES_WORKER = "whole_images.WholeImagesWorker"
 PUBLISHED_TOO_OFTEN = (
@@ -41,15 +45,27 @@ class BadRequestError(ValueError):
     """A prompt cannot be answered however often it is tried: its image or its length is at fault."""
 
 
+class EngineStuckError(RuntimeError):
+    """The engine did not give the device back, or did not get it again: only its end frees the device."""
+
+
 class LostSampleError(RuntimeError):
     """The engine ended every attempt at a sample before it was finished."""
 
 
 class PolicyEngine:
-    """The policy as held by this actor. Weights can be replaced while samples are under way."""
+    """The policy as held by this actor. Weights can be replaced while samples are under way.
+
+    Attributes:
+        shares_device: the learner uses the same device, while the engine sleeps.
+        is_asleep: nothing is on the device.
+    """
 
     def __init__(self, config: Config, device: str) -> None:
         self._config = config
+        self.shares_device = config.actors.placement == "shared"
+        self.is_asleep = False
+        self._stuck: EngineStuckError | None = None
         self._engine = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
         )
@@ -143,6 +159,38 @@ class PolicyEngine:
         await self._engine.resume_generation()
         self._running.set()
 
+    async def sleep(self) -> None:
+        """Frees the device: the weights are gone, and what is under way begins again later.
+
+        Raises:
+            EngineStuckError: it was not freed in time.
+        """
+        self._running.clear()
+        self.policy_version = NO_VERSION
+        # Adapters are beside weights that nobody sends: those wait in the host's memory.
+        await self._turn("give the device back", self._engine.sleep(level=1 if self._adapter else 2))
+        self.is_asleep = True
+
+    async def wake(self) -> None:
+        """Takes the device's memory again, for weights that are to come; does nothing where the engine is awake.
+
+        Raises:
+            EngineStuckError: the learner still uses the device, or something else is in it.
+        """
+        if self.is_asleep:
+            await self._turn("take the device", self._engine.wake_up())
+            self.is_asleep = False
+
+    async def _turn(self, what: str, change: Coroutine[Any, Any, Any]) -> None:
+        timeout_s = self._config.learner.weights.sync_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await change
+        except Exception as error:
+            why = f"in {timeout_s:.0f} s" if isinstance(error, TimeoutError) else f"({error})"
+            self._stuck = EngineStuckError(f"vLLM did not {what} {why}; the actor ends, and its memory with it")
+            raise self._stuck from error
+
     async def responds(self) -> None:
         """Returns when the engine's process has answered."""
         await self._engine.is_paused()
@@ -232,7 +280,9 @@ class PolicyEngine:
         return by_name
 
     async def check_health(self) -> None:
-        """Raises where the engine has died."""
+        """Raises where the engine has died, or is stuck."""
+        if self._stuck is not None:
+            raise self._stuck
         await self._engine.check_health()
 
     def shutdown(self) -> None:
@@ -337,9 +387,19 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
     adapters = {}
     if config.learner.lora.goes_to_actors:
         adapters = {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(config.learner.lora.rank)}
+    sharing: dict[str, Any] = {}
+    if config.actors.placement == "shared":
+        turns = {
+            "folder": str(config.run.path / DEVICES),
+            "start_timeout_s": LEARNING_TIMEOUT_S,
+            "wake_timeout_s": config.learner.weights.sync_timeout_s,
+        }
+        sharing = {"additional_config": {SHARING: turns}, "enable_sleep_mode": device == "cuda"}
+        os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(round(LEARNING_TIMEOUT_S + ENGINE_START_TIMEOUT_S))
     return {
         **adapters,
         **(arguments_without_compiler() if device == "cuda" else {}),
+        **sharing,
         "distributed_executor_backend": executor,
         "worker_cls": f"actors.vllm.{worker}",
         "disable_chunked_mm_input": family.sees_whole_images,
@@ -366,7 +426,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
 def transfer_backend(config: Config, device: str) -> str:
     """`nccl` or `gloo`."""
     if config.learner.weights.backend == "auto":
-        return "nccl" if device == "cuda" else "gloo"
+        return "nccl" if device == "cuda" and config.actors.placement == "own" else "gloo"
     return config.learner.weights.backend
 
 

@@ -116,6 +116,17 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         digests = (await self._engine.digests()).items()
         return pb.ChecksumsResponse(digests=[pb.ParameterDigest(name=name, digest=d) for name, d in digests])
 
+    async def Sleep(self, request: pb.SleepRequest, context: grpc.aio.ServicerContext[Any, Any]) -> pb.SleepResponse:
+        """Gives the device to the learner."""
+        if not self._engine.shares_device:
+            await self._abort(
+                context,
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"actor {self.info.id} has a device of its own (actors.placement: own)",
+            )
+        await self._phase(self.updates.sleep(), context)
+        return pb.SleepResponse()
+
     async def InitWeightTransfer(
         self, request: pb.InitWeightTransferRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.InitWeightTransferResponse:
@@ -201,7 +212,8 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         status = health_pb2.HealthCheckResponse
         has_weights = self.info.policy_version != NO_VERSION
         ready = self._in_touch and has_weights
-        self._probes.not_ready = "" if ready else "waits for weights" if self._in_touch else "Redis does not answer"
+        waits = "the learner uses the device" if self._engine.is_asleep else "waits for weights"
+        self._probes.not_ready = "" if ready else waits if self._in_touch else "Redis does not answer"
         for name in ("", SERVICE):
             await self._health.set(name, status.SERVING if ready else status.NOT_SERVING)
 

@@ -69,6 +69,23 @@ class WeightUpdates:
         await self._on_change()
         self.serving.set()
 
+    async def sleep(self) -> None:
+        """Gives the device away until the next update is finished; one under way is given up.
+
+        Raises:
+            EngineStuckError: the engine did not free it.
+        """
+        async with self._phase:
+            if self._engine.is_asleep:
+                return
+            if self._started is not None:
+                await self._give_up()
+            self.serving.clear()
+            await self._answer_requeries()
+            await self._engine.sleep()
+        await self._on_change()
+        log.info("actor_sleeps", message="The actor has given the device to the learner")
+
     async def join(self, init_info: dict[str, Any], phase_timeout_s: float) -> None:
         """Joins a transfer group, whose members wait for one another `phase_timeout_s` in each phase."""
         async with self._phase:
@@ -125,6 +142,8 @@ class WeightUpdates:
             OSError: they cannot be read.
             Exception: what the engine raised.
         """
+        if self._engine.is_asleep:  # the learner has the device, and sends weights with it
+            return
         if self._engine.policy_version >= published.policy_version:
             if self._started is None and self._engine.policy_version != NO_VERSION:
                 self.serving.set()
@@ -154,6 +173,7 @@ class WeightUpdates:
     async def _finish(self, policy_version: int) -> None:
         async with self._breaking_off(model_touched=self._loads_while_receiving):
             await self._engine.complete_update()
+            await self._engine.wake()
             await self._freeze()
         async with self._breaking_off(model_touched=True):
             await self._engine.finish_update(policy_version)
@@ -216,6 +236,12 @@ class WeightUpdates:
         if self._mode == pb.UPDATE_MODE_WAIT:
             self.serving.clear()
             await self.prompts.all_come()
+        await self._answer_requeries()
+        self._frozen = time.monotonic()
+        await self._engine.pause(abort=self._mode == pb.UPDATE_MODE_ABORT)
+
+    async def _answer_requeries(self) -> None:
+        """Waits for those of finished rollouts, within their grace."""
         try:
             await asyncio.wait_for(self.requeries.all_come(), self._grace_s)
         except TimeoutError:
@@ -227,8 +253,6 @@ class WeightUpdates:
                 grace_s=self._grace_s,
             )
             self.requeries.clear()
-        self._frozen = time.monotonic()
-        await self._engine.pause(abort=self._mode == pb.UPDATE_MODE_ABORT)
 
     async def _end(self, outcome: str) -> None:
         assert self._started is not None

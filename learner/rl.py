@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 from learner.checkpoints.best import BestScore
 from learner.checkpoints.covered_prompts import CoveredPrompts
 from learner.checkpoints.saver import Checkpoints
+from learner.devices.offload import Offload
+from learner.devices.turns import OwnDevices, SharedDevices, Turns
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.rank_collectives import any_rank, main_rank
 from learner.distributed.ranks import init_process_group, is_first_of_node, is_main
@@ -66,6 +68,11 @@ class Trainer:
         latest = self._checkpoints.to_resume()
         device = init_process_group()
         torch.manual_seed(config.run.seed)
+        self._run = RunConnection(config, self._stop)
+        self._turns: Turns = OwnDevices()
+        if config.actors.placement == "shared":
+            self._turns = SharedDevices(config, self._run.fleet, device, self._stop)
+        self._turns.take()
         self._builder = SequenceBuilder(config.model)
         forbidden = self._builder.family.reserved_token_ids(self._builder.tokenizer)
         load = partial(load_policy, config, forbidden_token_ids=forbidden, temperature=config.sampling.temperature)
@@ -86,13 +93,14 @@ class Trainer:
         self._score = BestScore(settings.keep_best, self._state.best)
         self._covered = CoveredPrompts()
         self._reference = build_reference(config, self._engine, load, latest, device)
+        frozen = [] if self._reference is None else [self._reference.model]
+        self._turns.offloads(Offload(self._engine, frozen, device))
         self._update = PolicyUpdate(config, self._engine, self._reference, self._builder, device)
         rows = questions(config, PromptLengths(config, self._builder.processor).check)
         self._feeder = Feeder(rows, config.run.seed, self._state.feeder)
         self._ledger = Ledger(config.run.path)
         self._evaluator = Evaluator(config)
         self._evaluation: PendingEvaluation | None = None  # of the policy as it is now, while it is under way
-        self._run = RunConnection(config, self._stop)
         probe = Probe(config, self._engine, self._builder, rows, self._run.images, device)
         self._publisher = Publisher(
             config, FleetTransfer(config, self._engine), self._run.fleet, probe, is_stopping=self._stop
@@ -135,7 +143,9 @@ class Trainer:
         rollout_seconds = time.monotonic() - started
         if self._finish_evaluation() and self._state.batch and self._checkpoint_is_due():
             self._checkpoint()
+        self._turns.take()
         learned = self._learn(groups)
+        self._turns.give()
         published = time.monotonic()
         try:
             self._publish()
@@ -149,7 +159,7 @@ class Trainer:
                 "rollouts_per_second/mean": rollouts / (now - started),
                 "policy/version": float(self._state.policy_version),
             }
-            scalars = learned.scalars | batch_scalars(groups, self._config.learner) | timings
+            scalars = learned.scalars | batch_scalars(groups, self._config.learner) | timings | self._turns.scalars()
             self._scalars.log(self._state.batch, scalars)
 
     def _answered_and_scored(self) -> list[pb.ScoredGroup]:
@@ -265,6 +275,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Publishes the version to start from, and issues what is outstanding."""
+        self._turns.give()
         self._publish()
         if self._state.evaluating or self._state.batch >= self._config.learner.batches:
             self._begin_evaluation()
@@ -348,10 +359,15 @@ class Trainer:
         self._state.best = self._score.best
         held = {"learned": self._covered.hold(), "score": self._score.current}
         also = {}
-        if self._reference is not None and (weights := self._reference.snapshot()) is not None:
+        if self._reference is not None and (weights := self._reference.snapshot(self._turns.read)) is not None:
             also[REFERENCE] = (self._reference.model, weights)
         self._checkpoints.begin(
-            self._engine, self._builder.processor, self._state.policy_version, self._state.state_dict() | held, also
+            self._engine,
+            self._builder.processor,
+            self._state.policy_version,
+            self._state.state_dict() | held,
+            also,
+            self._turns.shards(),
         )
 
     def _finalize_checkpoint(self, *, wait: bool = False, last: bool = False) -> None:

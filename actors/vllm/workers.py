@@ -1,5 +1,6 @@
 """vLLM's workers, changed where training needs something else. Given to vLLM by name, as `worker_cls`."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,10 @@ from torch import Tensor
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
+
+from vision_sr1.runtime.device_lease import DeviceLease, device_name
+
+SHARING = "device_sharing"  # in vLLM's additional_config: how to take turns with a learner
 
 
 class NucleusSampler(torch.nn.Module):
@@ -50,7 +55,40 @@ def report_whole_vocabulary(runner: Any) -> None:
 
 
 class TrainingWorker(Worker):
-    """On GPUs."""
+    """On GPUs. Where the learner shares the device, the worker is on it only while it has the lease."""
+
+    device_type = "cuda"
+    _lease: DeviceLease | None = None
+    _wake_timeout_s = 0.0
+
+    def init_device(self) -> None:
+        """Waits for the device, as long as a learner may use it."""
+        if sharing := self.vllm_config.additional_config.get(SHARING):
+            name = device_name(torch.device(self.device_type, self.local_rank))
+            self._lease = DeviceLease(Path(sharing["folder"]), name)
+            self._lease.acquire(sharing["start_timeout_s"], alone=False)
+            self._wake_timeout_s = sharing["wake_timeout_s"]
+        super().init_device()
+
+    def sleep(self, level: int = 1) -> None:
+        """Frees the device, and then gives it to others."""
+        self.free(level)
+        if self._lease is not None:
+            self._lease.release()
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        """Waits for the device, and then takes its memory."""
+        if self._lease is not None:
+            self._lease.acquire(self._wake_timeout_s, alone=False)
+        self.take(tags)
+
+    def free(self, level: int) -> None:
+        """Frees weights and cache."""
+        super().sleep(level)
+
+    def take(self, tags: list[str] | None) -> None:
+        """Takes their memory again."""
+        super().wake_up(tags)
 
     def load_model(self, **arguments: Any) -> None:
         """Loads the model and mends the sampler that comes with it."""
@@ -65,6 +103,14 @@ class CPUTrainingWorker(TrainingWorker, CPUWorker):
     generator back. Generators on CPUs cannot be turned back, and the attempt ends the engine. Here such draws come from
     the engine's common generator, so that a request's own is used for tokens that count, and only for those.
     """
+
+    device_type = "cpu"
+
+    def free(self, level: int) -> None:
+        """Nothing: an actor that sleeps keeps the host's memory."""
+
+    def take(self, tags: list[str] | None) -> None:
+        """Nothing either."""
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         """Samples the next tokens; generators of requests whose token is thrown away are put aside meanwhile."""

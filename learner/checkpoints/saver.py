@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor
 from learner.checkpoints.hf_folder import write_adapter, write_export
 from learner.distributed.rank_collectives import all_ranks, any_rank
 from learner.distributed.ranks import is_main
-from learner.distributed.state_shards import StateShardsError, restore, snapshot, write_shards
+from learner.distributed.state_shards import Shard, StateShardsError, restore, snapshot, write_shards
 from learner.model.snapshots import adapter_snapshot, export_snapshot
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import ORIGIN, Stage, changes, origin
@@ -154,6 +154,7 @@ class Checkpoints:
         number: int,
         state: dict[str, Any],
         also: dict[str, tuple[Any, dict[str, Tensor]]] | None = None,
+        shards: Iterable[Shard] | None = None,
     ) -> None:
         """Copies the state of every rank and begins to write it. The one before is waited for.
 
@@ -161,6 +162,7 @@ class Checkpoints:
             state: what the trainer keeps besides weights and optimizer; must be JSON. Its `score`, if any, says how
                 good the policy is; the best checkpoint is kept.
             also: by folder, other models and their snapshots.
+            shards: of this rank; default: those that the engine holds now.
         """
         self.finalize(wait=True)
         started = time.monotonic()
@@ -169,12 +171,12 @@ class Checkpoints:
             for left in (*self._folder.glob(f"{ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
         dist.barrier()
-        shards = snapshot(engine)
+        copies = snapshot(engine, shards)
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
         adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
 
         def write() -> None:
-            _fsync(write_shards(shards, aside / _STATE))
+            _fsync(write_shards(copies, aside / _STATE))
             if is_main():
                 for folder, (model, weights) in models.items():
                     write_export(model, processor, weights, aside / folder)

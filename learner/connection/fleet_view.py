@@ -24,6 +24,11 @@ class LearnerFleet:
         actors: list[pb.ActorInfo] = self._session.run(self._view.look())
         return actors
 
+    def announced(self) -> list[pb.ActorInfo]:
+        """All that are there, counted on or not."""
+        actors: list[pb.ActorInfo] = self._session.run(self._fleet.alive())
+        return actors
+
     def is_behind(self, policy_version: int) -> bool:
         """Whether an actor that can be counted on lacks the version."""
         return any(actor.policy_version != policy_version for actor in self.actors())

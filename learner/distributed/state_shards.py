@@ -4,7 +4,7 @@ A shard is a run of elements of a flattened parameter, in float32: of its weight
 AdamW's moments. Each rank saves those it holds, and reads those it is to hold from wherever they were saved.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,23 @@ def own_shards(engine: Any) -> Iterator[Shard]:
             yield from _shards(engine, name, parameter)
 
 
-def snapshot(engine: Any) -> dict[str, Tensor]:
-    """A copy of this rank's shards in CPU memory, ready to be written while training goes on."""
-    copies = {shard.key: shard.values.detach().to("cpu", copy=True) for shard in own_shards(engine)}
+def optimizer_tensors(engine: Any) -> Iterator[Tensor]:
+    """What the optimizer holds on this rank: float32 weights, moments, and buffers of gradients."""
+    yield from _stepped_tensors(engine)
+    for state in _states(engine).values():
+        yield from (state[kind] for kind in MOMENTS if kind in state)
+    if (gradients := getattr(engine.optimizer, "grad_partitions_flat_buffer", None)) is not None:  # ZeRO-3
+        yield gradients
+
+
+def snapshot(engine: Any, shards: Iterable[Shard] | None = None) -> dict[str, Tensor]:
+    """A copy of this rank's shards in CPU memory, ready to be written while training goes on.
+
+    Args:
+        shards: default: those that the engine holds now.
+    """
+    held = own_shards(engine) if shards is None else shards
+    copies = {shard.key: shard.values.detach().to("cpu", copy=True) for shard in held}
     if dist.get_rank() == 0:
         copies[_STEPS] = torch.tensor(_steps(engine))
         copies[_RNG] = torch.get_rng_state()
@@ -79,7 +93,7 @@ def restore(engine: Any, folder: Path) -> None:
         ((name, saved.read(WEIGHT, name, 0, full_shape(p).numel()).view(full_shape(p))) for name, p in trained),
         [parameter for _, parameter in trained],
     )
-    _make_moments(engine)
+    make_moments(engine)
     with torch.no_grad():
         for name, parameter in trained:
             for shard in _shards(engine, name, parameter, every_rank=True):
@@ -139,11 +153,18 @@ def _steps(engine: Any) -> float:
     return float(next((state["step"] for state in _states(engine).values()), torch.tensor(0.0)))
 
 
-def _make_moments(engine: Any) -> None:
-    """Has AdamW hold moments before its first step, and DeepSpeed know where they are."""
+def _stepped_tensors(engine: Any) -> list[Tensor]:
+    """What AdamW steps on this rank."""
     stepped = getattr(engine.optimizer, "optimizer", engine.optimizer)
     grouped = [parameter for group in stepped.param_groups for parameter in group["params"]]
-    for parameter in getattr(engine.optimizer, "fp32_partitioned_groups_flat", grouped):  # under ZeRO-3 those
+    tensors: list[Tensor] = getattr(engine.optimizer, "fp32_partitioned_groups_flat", grouped)  # under ZeRO-3 those
+    return tensors
+
+
+def make_moments(engine: Any) -> None:
+    """Has AdamW hold moments before its first step, and DeepSpeed know where they are."""
+    stepped = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for parameter in _stepped_tensors(engine):
         if not stepped.state[parameter]:
             moments = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
             stepped.state[parameter].update(moments, step=torch.tensor(0.0))

@@ -30,8 +30,12 @@ class Reference(Protocol):
     def refresh(self, policy: torch.nn.Module) -> None:
         """Takes over the policy's weights. A collective."""
 
-    def snapshot(self) -> dict[str, Tensor] | None:
-        """The weights in CPU memory on rank 0, unless they are the run's initial ones. A collective."""
+    def snapshot(self, read: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
+        """The weights in CPU memory on rank 0, unless they are the run's initial ones. A collective.
+
+        Args:
+            read: brings a parameter that is not where the model has it.
+        """
 
 
 class BaseWeights:
@@ -50,7 +54,7 @@ class BaseWeights:
     def refresh(self, policy: torch.nn.Module) -> None:
         """There is nothing to take over."""
 
-    def snapshot(self) -> None:
+    def snapshot(self, read: Callable[[Tensor], Tensor]) -> None:
         """There is nothing that the policy's checkpoint lacks."""
 
 
@@ -78,9 +82,9 @@ class FrozenCopy:
         write_parameters(merged_parameters(policy), self.model.parameters())
         self._is_initial = False
 
-    def snapshot(self) -> dict[str, Tensor] | None:
+    def snapshot(self, read: Callable[[Tensor], Tensor]) -> dict[str, Tensor] | None:
         """See `Reference`."""
-        return None if self._is_initial else export_snapshot(self.model)
+        return None if self._is_initial else export_snapshot(self.model, read)
 
 
 def build_reference(

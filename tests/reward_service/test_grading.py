@@ -19,10 +19,10 @@ ENDLESS = "9^{9^{9^{9}}}"  # a power of so many digits is worked out in C, where
 
 
 @pytest.fixture
-async def grading() -> AsyncIterator[Grading]:
-    config = RewardConfig(
-        graders={"math": "math_verify", "choices": "choice"}, grading_timeout_s=1.0, numeric_tolerance=0.1
-    )
+async def grading(request: pytest.FixtureRequest) -> AsyncIterator[Grading]:
+    """With the default limit of time, or the one that the test has as its parameter."""
+    limit = {"grading_timeout_s": request.param} if hasattr(request, "param") else {}
+    config = RewardConfig(graders={"math": "math_verify", "choices": "choice"}, numeric_tolerance=0.1, **limit)
     grading = Grading(config)
     yield grading
     await grading.close()
@@ -82,6 +82,7 @@ async def test_long_answers_are_graded_and_wrong():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("grading", [1.0], indirect=True)
 async def test_an_answer_without_end_is_killed_while_others_are_graded_and_the_loop_goes_on(grading: Grading):
     await grading.grade("a", prompt("b"))  # the process is up
     beats = 0

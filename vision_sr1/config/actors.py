@@ -14,6 +14,12 @@ class ActorsConfig(Section):
     host: str = Field("127.0.0.1", description="Address that an actor listens on and announces.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="gRPC port; 0 chooses a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto uses CUDA where it is available.")
+    placement: Literal["own", "shared"] = Field(
+        "own",
+        description="own: actors have devices of their own, and answer while the learner learns where "
+        "learner.max_staleness allows it. shared: actors and learner use the same devices in turn; an actor gives its "
+        "memory back while the learner learns. Needs learner.max_staleness: 0.",
+    )
     tensor_parallel_size: Positive = Field(1, description="GPUs per actor.")
     prompts_in_flight: Positive = Field(64, description="Prompts that one actor answers concurrently.")
     max_num_seqs: Positive = Field(256, description="Maximum number of sequences in a vLLM decoding batch.")

@@ -58,6 +58,22 @@ class Config(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _turns_on_shared_devices_are_possible(self) -> Self:
+        if self.actors.placement == "own":
+            return self
+        if self.learner.max_staleness > 0:
+            raise ValueError(
+                f"learner.max_staleness {self.learner.max_staleness} lets actors answer while the learner learns, "
+                "which actors.placement: shared rules out: set learner.max_staleness=0, or actors.placement=own"
+            )
+        if self.learner.weights.backend == "nccl":
+            raise ValueError(
+                "learner.weights.backend: nccl cannot connect two processes on one device (actors.placement: shared): "
+                "set learner.weights.backend=auto, which takes gloo there, or actors.placement=own"
+            )
+        return self
+
     def has_requery(self, *, evaluation: bool) -> bool:
         """Whether responses with a description get a re-query, in evaluation or in training."""
         when = self.reward.requery.when

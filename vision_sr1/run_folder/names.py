@@ -10,5 +10,6 @@ EXPORTS = "export"
 SFT_OUTPUT = "sft"  # the model that supervised fine-tuning made
 REDIS = "redis"  # of the server that the launcher starts
 LOGS = "logs"
+DEVICES = "devices"  # locks on devices that learner and actors share
 TENSORBOARD = "tensorboard"
 TRACKERS = "trackers.json"  # what trackers call the run

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from vision_sr1.v1 import pipeline_pb2 as vision__sr1_dot_v1_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vision_sr1/v1/actor.proto\x12\rvision_sr1.v1\x1a\x1cvision_sr1/v1/pipeline.proto\"\x8e\x02\n\x0fGenerateRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\'\n\x06images\x18\x04 \x03(\x0b\x32\x17.vision_sr1.v1.ImageRef\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.vision_sr1.v1.SamplingParams\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12$\n\x17required_policy_version\x18\x08 \x01(\x03H\x00\x88\x01\x01\x42\x1a\n\x18_required_policy_version\"a\n\x10GenerateResponse\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12%\n\x06sample\x18\x02 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\"#\n\rStatusRequest\x12\x12\n\nask_engine\x18\x01 \x01(\x08\"\x7f\n\x0eStatusResponse\x12\'\n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x18.vision_sr1.v1.ActorInfo\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x19\n\x11prompts_in_flight\x18\x03 \x01(\r\x12\x18\n\x10generated_tokens\x18\x04 \x01(\x04\"\x12\n\x10\x43hecksumsRequest\"D\n\x11\x43hecksumsResponse\x12/\n\x07\x64igests\x18\x01 \x03(\x0b\x32\x1e.vision_sr1.v1.ParameterDigest\"/\n\x0fParameterDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\xef\x01\n\x19InitWeightTransferRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x14\n\x0cgroup_number\x18\x02 \x01(\x04\x12\x16\n\x0emaster_address\x18\x03 \x01(\t\x12\x13\n\x0bmaster_port\x18\x04 \x01(\r\x12\x13\n\x0brank_offset\x18\x05 \x01(\r\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x14\n\x0c\x62ucket_bytes\x18\x07 \x01(\x04\x12\x11\n\ttimeout_s\x18\x08 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\t \x01(\x08\x12\x16\n\x0enccl_unique_id\x18\n \x01(\x0c\"\x1c\n\x1aInitWeightTransferResponse\"a\n\x18StartWeightUpdateRequest\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.vision_sr1.v1.UpdateMode\x12\x1c\n\x14same_weights_grace_s\x18\x02 \x01(\x01\"\x1b\n\x19StartWeightUpdateResponse\"]\n\rParameterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x14\n\x07\x63hanged\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_changed\"*\n\x07\x41\x64\x61pter\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\x0c\"q\n\x14UpdateWeightsRequest\x12\x30\n\nparameters\x18\x01 \x03(\x0b\x32\x1c.vision_sr1.v1.ParameterInfo\x12\'\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x16.vision_sr1.v1.Adapter\"\x17\n\x15UpdateWeightsResponse\"3\n\x19\x46inishWeightUpdateRequest\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\"@\n\x1a\x46inishWeightUpdateResponse\x12\x10\n\x08\x63hecksum\x18\x01 \x01(\t\x12\x10\n\x08\x66rozen_s\x18\x02 \x01(\x01*T\n\nUpdateMode\x12\x19\n\x15UPDATE_MODE_IN_FLIGHT\x10\x00\x12\x14\n\x10UPDATE_MODE_WAIT\x10\x01\x12\x15\n\x11UPDATE_MODE_ABORT\x10\x02\x32\x87\x05\n\x05\x41\x63tor\x12M\n\x08Generate\x12\x1e.vision_sr1.v1.GenerateRequest\x1a\x1f.vision_sr1.v1.GenerateResponse0\x01\x12\x45\n\x06Status\x12\x1c.vision_sr1.v1.StatusRequest\x1a\x1d.vision_sr1.v1.StatusResponse\x12N\n\tChecksums\x12\x1f.vision_sr1.v1.ChecksumsRequest\x1a .vision_sr1.v1.ChecksumsResponse\x12i\n\x12InitWeightTransfer\x12(.vision_sr1.v1.InitWeightTransferRequest\x1a).vision_sr1.v1.InitWeightTransferResponse\x12\x66\n\x11StartWeightUpdate\x12\'.vision_sr1.v1.StartWeightUpdateRequest\x1a(.vision_sr1.v1.StartWeightUpdateResponse\x12Z\n\rUpdateWeights\x12#.vision_sr1.v1.UpdateWeightsRequest\x1a$.vision_sr1.v1.UpdateWeightsResponse\x12i\n\x12\x46inishWeightUpdate\x12(.vision_sr1.v1.FinishWeightUpdateRequest\x1a).vision_sr1.v1.FinishWeightUpdateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19vision_sr1/v1/actor.proto\x12\rvision_sr1.v1\x1a\x1cvision_sr1/v1/pipeline.proto\"\x8e\x02\n\x0fGenerateRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\'\n\x06images\x18\x04 \x03(\x0b\x32\x17.vision_sr1.v1.ImageRef\x12\x13\n\x0bnum_samples\x18\x05 \x01(\r\x12/\n\x08sampling\x18\x06 \x01(\x0b\x32\x1d.vision_sr1.v1.SamplingParams\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12$\n\x17required_policy_version\x18\x08 \x01(\x03H\x00\x88\x01\x01\x42\x1a\n\x18_required_policy_version\"a\n\x10GenerateResponse\x12\x14\n\x0csample_index\x18\x01 \x01(\r\x12%\n\x06sample\x18\x02 \x01(\x0b\x32\x15.vision_sr1.v1.Sample\x12\x10\n\x08\x61\x63tor_id\x18\x03 \x01(\t\"#\n\rStatusRequest\x12\x12\n\nask_engine\x18\x01 \x01(\x08\"\x7f\n\x0eStatusResponse\x12\'\n\x05\x61\x63tor\x18\x01 \x01(\x0b\x32\x18.vision_sr1.v1.ActorInfo\x12\x0f\n\x07serving\x18\x02 \x01(\x08\x12\x19\n\x11prompts_in_flight\x18\x03 \x01(\r\x12\x18\n\x10generated_tokens\x18\x04 \x01(\x04\"\x12\n\x10\x43hecksumsRequest\"D\n\x11\x43hecksumsResponse\x12/\n\x07\x64igests\x18\x01 \x03(\x0b\x32\x1e.vision_sr1.v1.ParameterDigest\"/\n\x0fParameterDigest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"\x0e\n\x0cSleepRequest\"\x0f\n\rSleepResponse\"\xef\x01\n\x19InitWeightTransferRequest\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x14\n\x0cgroup_number\x18\x02 \x01(\x04\x12\x16\n\x0emaster_address\x18\x03 \x01(\t\x12\x13\n\x0bmaster_port\x18\x04 \x01(\r\x12\x13\n\x0brank_offset\x18\x05 \x01(\r\x12\x12\n\nworld_size\x18\x06 \x01(\r\x12\x14\n\x0c\x62ucket_bytes\x18\x07 \x01(\x04\x12\x11\n\ttimeout_s\x18\x08 \x01(\x01\x12\r\n\x05\x64\x65lta\x18\t \x01(\x08\x12\x16\n\x0enccl_unique_id\x18\n \x01(\x0c\"\x1c\n\x1aInitWeightTransferResponse\"a\n\x18StartWeightUpdateRequest\x12\'\n\x04mode\x18\x01 \x01(\x0e\x32\x19.vision_sr1.v1.UpdateMode\x12\x1c\n\x14same_weights_grace_s\x18\x02 \x01(\x01\"\x1b\n\x19StartWeightUpdateResponse\"]\n\rParameterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x14\n\x07\x63hanged\x18\x04 \x01(\x04H\x00\x88\x01\x01\x42\n\n\x08_changed\"*\n\x07\x41\x64\x61pter\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x0f\n\x07weights\x18\x02 \x01(\x0c\"q\n\x14UpdateWeightsRequest\x12\x30\n\nparameters\x18\x01 \x03(\x0b\x32\x1c.vision_sr1.v1.ParameterInfo\x12\'\n\x07\x61\x64\x61pter\x18\x02 \x01(\x0b\x32\x16.vision_sr1.v1.Adapter\"\x17\n\x15UpdateWeightsResponse\"3\n\x19\x46inishWeightUpdateRequest\x12\x16\n\x0epolicy_version\x18\x01 \x01(\x03\"@\n\x1a\x46inishWeightUpdateResponse\x12\x10\n\x08\x63hecksum\x18\x01 \x01(\t\x12\x10\n\x08\x66rozen_s\x18\x02 \x01(\x01*T\n\nUpdateMode\x12\x19\n\x15UPDATE_MODE_IN_FLIGHT\x10\x00\x12\x14\n\x10UPDATE_MODE_WAIT\x10\x01\x12\x15\n\x11UPDATE_MODE_ABORT\x10\x02\x32\xcb\x05\n\x05\x41\x63tor\x12M\n\x08Generate\x12\x1e.vision_sr1.v1.GenerateRequest\x1a\x1f.vision_sr1.v1.GenerateResponse0\x01\x12\x45\n\x06Status\x12\x1c.vision_sr1.v1.StatusRequest\x1a\x1d.vision_sr1.v1.StatusResponse\x12N\n\tChecksums\x12\x1f.vision_sr1.v1.ChecksumsRequest\x1a .vision_sr1.v1.ChecksumsResponse\x12\x42\n\x05Sleep\x12\x1b.vision_sr1.v1.SleepRequest\x1a\x1c.vision_sr1.v1.SleepResponse\x12i\n\x12InitWeightTransfer\x12(.vision_sr1.v1.InitWeightTransferRequest\x1a).vision_sr1.v1.InitWeightTransferResponse\x12\x66\n\x11StartWeightUpdate\x12\'.vision_sr1.v1.StartWeightUpdateRequest\x1a(.vision_sr1.v1.StartWeightUpdateResponse\x12Z\n\rUpdateWeights\x12#.vision_sr1.v1.UpdateWeightsRequest\x1a$.vision_sr1.v1.UpdateWeightsResponse\x12i\n\x12\x46inishWeightUpdate\x12(.vision_sr1.v1.FinishWeightUpdateRequest\x1a).vision_sr1.v1.FinishWeightUpdateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vision_sr1.v1.actor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPDATEMODE']._serialized_start=1549
-  _globals['_UPDATEMODE']._serialized_end=1633
+  _globals['_UPDATEMODE']._serialized_start=1582
+  _globals['_UPDATEMODE']._serialized_end=1666
   _globals['_GENERATEREQUEST']._serialized_start=75
   _globals['_GENERATEREQUEST']._serialized_end=345
   _globals['_GENERATERESPONSE']._serialized_start=347
@@ -48,26 +48,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKSUMSRESPONSE']._serialized_end=700
   _globals['_PARAMETERDIGEST']._serialized_start=702
   _globals['_PARAMETERDIGEST']._serialized_end=749
-  _globals['_INITWEIGHTTRANSFERREQUEST']._serialized_start=752
-  _globals['_INITWEIGHTTRANSFERREQUEST']._serialized_end=991
-  _globals['_INITWEIGHTTRANSFERRESPONSE']._serialized_start=993
-  _globals['_INITWEIGHTTRANSFERRESPONSE']._serialized_end=1021
-  _globals['_STARTWEIGHTUPDATEREQUEST']._serialized_start=1023
-  _globals['_STARTWEIGHTUPDATEREQUEST']._serialized_end=1120
-  _globals['_STARTWEIGHTUPDATERESPONSE']._serialized_start=1122
-  _globals['_STARTWEIGHTUPDATERESPONSE']._serialized_end=1149
-  _globals['_PARAMETERINFO']._serialized_start=1151
-  _globals['_PARAMETERINFO']._serialized_end=1244
-  _globals['_ADAPTER']._serialized_start=1246
-  _globals['_ADAPTER']._serialized_end=1288
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=1290
-  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=1403
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=1405
-  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=1428
-  _globals['_FINISHWEIGHTUPDATEREQUEST']._serialized_start=1430
-  _globals['_FINISHWEIGHTUPDATEREQUEST']._serialized_end=1481
-  _globals['_FINISHWEIGHTUPDATERESPONSE']._serialized_start=1483
-  _globals['_FINISHWEIGHTUPDATERESPONSE']._serialized_end=1547
-  _globals['_ACTOR']._serialized_start=1636
-  _globals['_ACTOR']._serialized_end=2283
+  _globals['_SLEEPREQUEST']._serialized_start=751
+  _globals['_SLEEPREQUEST']._serialized_end=765
+  _globals['_SLEEPRESPONSE']._serialized_start=767
+  _globals['_SLEEPRESPONSE']._serialized_end=782
+  _globals['_INITWEIGHTTRANSFERREQUEST']._serialized_start=785
+  _globals['_INITWEIGHTTRANSFERREQUEST']._serialized_end=1024
+  _globals['_INITWEIGHTTRANSFERRESPONSE']._serialized_start=1026
+  _globals['_INITWEIGHTTRANSFERRESPONSE']._serialized_end=1054
+  _globals['_STARTWEIGHTUPDATEREQUEST']._serialized_start=1056
+  _globals['_STARTWEIGHTUPDATEREQUEST']._serialized_end=1153
+  _globals['_STARTWEIGHTUPDATERESPONSE']._serialized_start=1155
+  _globals['_STARTWEIGHTUPDATERESPONSE']._serialized_end=1182
+  _globals['_PARAMETERINFO']._serialized_start=1184
+  _globals['_PARAMETERINFO']._serialized_end=1277
+  _globals['_ADAPTER']._serialized_start=1279
+  _globals['_ADAPTER']._serialized_end=1321
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_start=1323
+  _globals['_UPDATEWEIGHTSREQUEST']._serialized_end=1436
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_start=1438
+  _globals['_UPDATEWEIGHTSRESPONSE']._serialized_end=1461
+  _globals['_FINISHWEIGHTUPDATEREQUEST']._serialized_start=1463
+  _globals['_FINISHWEIGHTUPDATEREQUEST']._serialized_end=1514
+  _globals['_FINISHWEIGHTUPDATERESPONSE']._serialized_start=1516
+  _globals['_FINISHWEIGHTUPDATERESPONSE']._serialized_end=1580
+  _globals['_ACTOR']._serialized_start=1669
+  _globals['_ACTOR']._serialized_end=2384
 # @@protoc_insertion_point(module_scope)

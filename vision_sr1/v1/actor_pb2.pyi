@@ -83,6 +83,14 @@ class ParameterDigest(_message.Message):
     digest: str
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
 
+class SleepRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SleepResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class InitWeightTransferRequest(_message.Message):
     __slots__ = ("schema_version", "group_number", "master_address", "master_port", "rank_offset", "world_size", "bucket_bytes", "timeout_s", "delta", "nccl_unique_id")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]

@@ -49,6 +49,11 @@ class ActorStub:
                 request_serializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.SerializeToString,
                 response_deserializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.FromString,
                 _registered_method=True)
+        self.Sleep = channel.unary_unary(
+                '/vision_sr1.v1.Actor/Sleep',
+                request_serializer=vision__sr1_dot_v1_dot_actor__pb2.SleepRequest.SerializeToString,
+                response_deserializer=vision__sr1_dot_v1_dot_actor__pb2.SleepResponse.FromString,
+                _registered_method=True)
         self.InitWeightTransfer = channel.unary_unary(
                 '/vision_sr1.v1.Actor/InitWeightTransfer',
                 request_serializer=vision__sr1_dot_v1_dot_actor__pb2.InitWeightTransferRequest.SerializeToString,
@@ -92,6 +97,15 @@ class ActorServicer:
 
     def Checksums(self, request, context):
         """One digest per parameter as the engine holds it, to find the one in which two actors differ.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Sleep(self, request, context):
+        """Gives the device to the learner (actors.placement: shared): frees weights and cache, and answers nothing until the
+        next weight update is finished.
+        ABORTED: the engine did not free them; the actor ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +158,11 @@ def add_ActorServicer_to_server(servicer, server):
                     servicer.Checksums,
                     request_deserializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.FromString,
                     response_serializer=vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.SerializeToString,
+            ),
+            'Sleep': grpc.unary_unary_rpc_method_handler(
+                    servicer.Sleep,
+                    request_deserializer=vision__sr1_dot_v1_dot_actor__pb2.SleepRequest.FromString,
+                    response_serializer=vision__sr1_dot_v1_dot_actor__pb2.SleepResponse.SerializeToString,
             ),
             'InitWeightTransfer': grpc.unary_unary_rpc_method_handler(
                     servicer.InitWeightTransfer,
@@ -247,6 +266,33 @@ class Actor:
             '/vision_sr1.v1.Actor/Checksums',
             vision__sr1_dot_v1_dot_actor__pb2.ChecksumsRequest.SerializeToString,
             vision__sr1_dot_v1_dot_actor__pb2.ChecksumsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Sleep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vision_sr1.v1.Actor/Sleep',
+            vision__sr1_dot_v1_dot_actor__pb2.SleepRequest.SerializeToString,
+            vision__sr1_dot_v1_dot_actor__pb2.SleepResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,8 +2,8 @@
 
 FOLDER holds groups as `write_groups` writes them, and a folder for each of DTYPES, in which all happens in that one.
 Where it has no `state` yet, the first of the STAGES trains a step and writes it, and after another step its weights.
-Otherwise each of the STAGES reads the state, writes it again as it then holds it, takes the same step and writes its
-weights.
+Otherwise each of the STAGES reads the state, moves it to the host's memory as for actors on the same device, writes it
+again from there, moves it back, takes the same step and writes its weights.
 """
 
 import sys
@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from learner.devices.offload import Offload
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.ranks import init_process_group, is_main
 from learner.distributed.state_shards import restore, snapshot, write_shards
@@ -53,7 +54,10 @@ def take_up(config: Config, folder: Path, held: Path, device: torch.device, *, t
     else:
         torch.manual_seed(17)
         restore(engine, held / "state")
-        write_shards(snapshot(engine), held / f"state-{name}")
+        memory = Offload(engine, [], device)
+        memory.release()
+        write_shards(snapshot(engine, memory.shards()), held / f"state-{name}")
+        memory.restore()
     update.learn(groups, 0, lambda _: images)
     weights = export_snapshot(policy)
     if is_main():

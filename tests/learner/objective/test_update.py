@@ -210,10 +210,10 @@ def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, lea
     assert trained.learn()["kl/answer"] >= 0.0
     moved = trained.learn()["kl/answer"]
     assert moved > 1e-4
-    assert trained.reference.snapshot() is None, "the initial policy is on disk already"
+    assert trained.reference.snapshot(lambda tensor: tensor) is None, "the initial policy is on disk already"
     trained.reference.refresh(trained.policy)
     assert trained.learn()["kl/answer"] < moved / 2
-    weights = trained.reference.snapshot()
+    weights = trained.reference.snapshot(lambda tensor: tensor)
     write_export(trained.reference.model, trained.builder.processor, weights, tmp_path / "reference")
     saved = load_policy(trained.config, str(tmp_path / "reference"), forbidden_token_ids=[])
     kept = {name: value.clone() for name, value in full_parameters(trained.reference.model)}

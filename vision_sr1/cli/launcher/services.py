@@ -132,17 +132,19 @@ def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> 
         ConfigError: there are some, but not enough.
     """
     each = config.actors.tensor_parallel_size
-    needed = learners + actors * each
+    shared = config.actors.placement == "shared"
+    needed = max(learners, actors * each) if shared else learners + actors * each
     if not gpus:
         return {}
     if needed > len(gpus):
         raise ConfigError(
-            f"{needed} GPUs are needed, {learners} for the learner and {each} for each of {actors} actors, and "
-            f"{len(gpus)} are here: set learner.processes and actors.count (`vision-sr1 plan` says how), or start the "
-            "services where there are GPUs for them"
+            f"{needed} GPUs are needed, {learners} for the learner and {each} for each of {actors} actors"
+            f"{', in turn' if shared else ''}, and {len(gpus)} are here: set learner.processes and actors.count "
+            "(`vision-sr1 plan` says how), let both use the same (actors.placement=shared), or start the services "
+            "where there are GPUs for them"
         )
     found = {"learner": ",".join(gpus[:learners])}
     for index in range(actors):
-        first = learners + index * each
+        first = (0 if shared else learners) + index * each
         found[f"actor-{index}"] = ",".join(gpus[first : first + each])
     return found

@@ -1,0 +1,1 @@
+"""Turns of learner and actors on devices that they share."""

@@ -1,0 +1,154 @@
+"""Actors and a learner that take turns on one device, with real processes; memory itself is only freed on a GPU."""
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.system.conftest import THREE_BATCHES, Run, traces, training
+
+SHARED = [
+    *THREE_BATCHES,
+    "actors.placement=shared",
+    "learner.weights.sync_timeout_s=5",
+    "learner.weights.same_weights_grace_s=1",
+    "actors.heartbeat_s=0.5",
+    "streams.lease_s=5",
+]
+SIBLING = (
+    "tests/system/test_shared_devices.py::test_a_run_on_shared_devices_learns_what_one_on_devices_of_their_own_learns"
+)
+CHECKPOINT = Path("runs/run/checkpoints/000003/policy/model.safetensors")
+
+
+def events(run: Run, service: str, *names: str) -> list[dict[str, object]]:
+    """A service's log lines with these events, in order."""
+    log = run.folder / "runs" / "run" / "logs" / f"{service}.log"
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    return [line for line in found if line["event"] in names]
+
+
+def moment(line: dict[str, object]) -> float:
+    """When it was logged, in seconds since the epoch."""
+    return datetime.fromisoformat(str(line["timestamp"])).timestamp()
+
+
+def wait_for(run: Run, service: str, event: str, count: int, timeout_s: float = 120) -> None:
+    """Returns when the service has logged the event so often."""
+    deadline = time.monotonic() + timeout_s
+    while len(events(run, service, event)) < count:
+        assert time.monotonic() < deadline, run.logs()
+        time.sleep(0.01)
+
+
+def processes(launcher: psutil.Process, *words: str) -> list[psutil.Process]:
+    """The launcher's service with these words in its command, and all that it has started."""
+    (found,) = [child for child in launcher.children() if all(word in child.cmdline() for word in words)]
+    return [found, *found.children(recursive=True)]
+
+
+def equal_weights(one: Run, other: Run) -> bool:
+    """Whether both have learned the same in three batches."""
+    first, second = (load_file(run.folder / CHECKPOINT) for run in (one, other))
+    return all(torch.equal(second[name], value) for name, value in first.items())
+
+
+def test_a_run_on_shared_devices_learns_what_one_on_devices_of_their_own_learns(
+    trained: Run, tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path]
+):
+    run = training(tmp_path, cold_start_model, shapes, *SHARED, "learner.evaluate_every=1")
+    status, output = run.finish()
+    assert status == 0, output + run.logs()
+    assert equal_weights(trained, run)
+    taken, given = events(run, "learner", "devices_taken"), events(run, "learner", "devices_given")
+    assert len(taken) == len(given) == 1 + 3
+    assert all(line["silent"] == [] for line in taken)
+    assert all(line["bytes"] for line in given)
+    turns = list(zip(map(moment, taken), map(moment, given), strict=True))
+    for scored in traces(run):
+        started, finished = scored.rollout.started_at, scored.rollout.finished_at
+        assert not any(started < end and begin < finished for begin, end in turns), "answered while the learner learned"
+    assert all(line["seconds/devices"] > 0 for line in run.scalars() if "seconds/batch" in line)
+
+
+def kill_actor_that_sleeps(run: Run, launcher: psutil.Process) -> None:
+    wait_for(run, "actor-0", "actor_sleeps", 1)
+    for process in processes(launcher, "actors", "actor-0"):
+        process.kill()
+
+
+def kill_actor_that_answers(run: Run, launcher: psutil.Process) -> None:
+    wait_for(run, "actor-0", "weights_updated", 2)
+    for process in processes(launcher, "actors", "actor-0"):
+        process.kill()
+
+
+def kill_learner_that_learns(run: Run, launcher: psutil.Process) -> None:
+    wait_for(run, "learner", "devices_taken", 2)
+    for process in processes(launcher, "torch.distributed.run"):
+        process.kill()
+
+
+def kill_learner_while_actors_answer(run: Run, launcher: psutil.Process) -> None:
+    wait_for(run, "learner", "published", 2)
+    for process in processes(launcher, "torch.distributed.run"):
+        process.kill()
+
+
+@pytest.mark.full(sibling=SIBLING)
+@pytest.mark.parametrize(
+    "disturb",
+    [
+        kill_actor_that_sleeps,
+        kill_actor_that_answers,
+        kill_learner_that_learns,
+        kill_learner_while_actors_answer,
+    ],
+)
+def test_whoever_dies_gives_its_device_back_and_the_run_ends_with_the_same_weights(
+    trained: Run,
+    tmp_path: Path,
+    cold_start_model: Path,
+    shapes: dict[str, Path],
+    leftovers: list[psutil.Process],
+    disturb: Callable[[Run, psutil.Process], None],
+):
+    run = training(tmp_path, cold_start_model, shapes, *SHARED)
+    process = run.start()
+    launcher = psutil.Process(process.pid)
+    leftovers.append(launcher)
+    disturb(run, launcher)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output + run.logs()
+    assert "restarting it" in output
+    assert equal_weights(trained, run)
+
+
+@pytest.mark.full(sibling=SIBLING)
+def test_an_actor_that_hangs_is_killed_so_that_the_learner_can_learn(
+    tmp_path: Path, cold_start_model: Path, shapes: dict[str, Path], leftovers: list[psutil.Process]
+):
+    run = training(tmp_path, cold_start_model, shapes, *SHARED, "actors.count=2")
+    process = run.start()
+    launcher = psutil.Process(process.pid)
+    leftovers.append(launcher)
+    wait_for(run, "actor-0", "weights_updated", 2)
+    hung = processes(launcher, "actors", "actor-0")
+    for one in hung:
+        one.send_signal(signal.SIGSTOP)
+    output, _ = process.communicate(timeout=240)
+    for one in hung:
+        if one.is_running():
+            one.kill()
+    assert process.returncode == 0, output + run.logs()
+    (ended,) = events(run, "learner", "device_holder_ended")
+    assert ended["pid"] in [one.pid for one in hung]
+    assert len([line for line in run.scalars() if "seconds/batch" in line]) == 3
