@@ -212,7 +212,7 @@ class WeightUpdates:
 
     async def _give_up(self) -> None:
         """Ends an unfinished update."""
-        await self._discard(model_touched=self._loads_while_receiving)
+        await self._discard(model_touched=self._loads_while_receiving and self._received)
         await self._end("given_up")
 
     async def _discard(self, *, model_touched: bool) -> None:

@@ -55,6 +55,8 @@ class EngineSource(WeightSource):
         return [ParamMeta(self._wire_name(name), self._dtype, tuple(shape)) for name, shape in shapes.items()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()  # the optimizer may write on other streams than the weights are read on
         with torch.no_grad():
             for name, tensor in self._parameters(self._policy):
                 yield self._wire_name(name), tensor.detach().to(self._dtype)

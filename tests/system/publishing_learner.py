@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
 
 from learner.checkpoints.hf_folder import export_policy
 from learner.distributed.deepspeed_engine import build_engine
@@ -65,7 +66,7 @@ class PublishingLearner:
             started = time.monotonic()
             if "publish" in command:
                 self._change(command["publish"])
-                with_fault(command)
+                self._with_fault(command)
                 self._publisher.publish(command["publish"])
             elif "catch_up" in command:
                 self._catch_up(command["catch_up"])
@@ -106,26 +107,27 @@ class PublishingLearner:
                 return
             time.sleep(0.2)
 
+    def _with_fault(self, command: dict[str, Any]) -> None:
+        """Has a bucket be the last thing that some processes see."""
+        over_nccl = self._config.learner.weights.backend == "nccl"
+        owner, name = (PyNcclCommunicator, "broadcast") if over_nccl else (FleetClient, "update_weights")
+        send, sent = getattr(owner, name), 0
+
+        def send_bucket(*arguments: Any, **options: Any) -> None:
+            nonlocal sent
+            if sent == command.get("at_bucket"):
+                for pid in command["signal"]:
+                    os.kill(pid, command["number"])
+            sent += 1
+            send(*arguments, **options)
+
+        setattr(owner, name, send_bucket)
+
     def _write(self, version: int) -> None:
         folder = self._config.run.path / "checkpoints" / f"{version:06d}" / POLICY
         export_policy(self._engine.module, self._builder.processor, folder)
         if is_main():
             self._run.fleet.announce(version, folder)
-
-
-def with_fault(command: dict[str, Any]) -> None:
-    """Has a bucket be the last thing that some processes see."""
-    update_weights, sent = FleetClient.update_weights, 0
-
-    def update(client: FleetClient, update_info: dict[str, Any]) -> None:
-        nonlocal sent
-        if sent == command.get("at_bucket"):
-            for pid in command["signal"]:
-                os.kill(pid, command["number"])
-        sent += 1
-        update_weights(client, update_info)
-
-    setattr(FleetClient, "update_weights", update)  # noqa: B010 - mypy knows no methods that are replaced
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText
 from learner.model.sequences import SequenceBuilder
 from reward_service.requery import Requerier
 from tests.conftest import TINY
+from tests.system import nccl_over_gloo
 from tests.system.actors import Actor, greedy, redis_for, running_actor
 from vision_sr1.config import Config, RequeryConfig
 from vision_sr1.data import Questions
@@ -142,21 +143,36 @@ def pids(actor: Actor) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path, shapes: dict[str, Path]) -> Iterator[Fleet]:
+def fleet(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    cold_start_model: Path,
+    shapes: dict[str, Path],
+) -> Iterator[Fleet]:
+    backend, tensor_parallel_size = request.param
     folder = tmp_path_factory.mktemp("fleet")
-    with (
-        redis_for(folder, f"model.path={cold_start_model}", f"data.train={shapes['train']}", *OPTIONS) as (
-            config,
-            environment,
-        ),
-        ExitStack() as stack,
-    ):
+    options = [f"model.path={cold_start_model}", f"data.train={shapes['train']}", *OPTIONS]
+    options += [f"learner.weights.backend={backend}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
+    with redis_for(folder, *options) as (config, environment), ExitStack() as stack:
+        if backend == "nccl":
+            environment = {**environment, **nccl_over_gloo.SWITCH}
         fleet = Fleet(folder, config, environment, stack)
         fleet.start_learner()
         fleet.start_actors("a", "b", "c")
         yield fleet
 
 
+STALL = "test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_weights"
+OVER_NCCL = pytest.mark.full(sibling=f"tests/system/test_fleet.py::{STALL}")
+
+
+@pytest.mark.parametrize(
+    "fleet",
+    [("gloo", 1), *(pytest.param(("nccl", workers), marks=OVER_NCCL) for workers in (1, 2))],
+    ids=lambda parameters: "-".join(map(str, parameters)),
+    indirect=True,
+    scope="module",
+)
 def test_actors_that_stall_die_come_late_and_come_back_never_answer_with_wrong_weights(
     fleet: Fleet, say: Callable[[str], None]
 ):

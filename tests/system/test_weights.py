@@ -6,8 +6,8 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import torch
 from grpc_health.v1 import health_pb2
 from PIL import Image
 from transformers import AutoModelForImageTextToText
+from vllm.distributed.weight_transfer.base import ParamMeta
 
 from learner.connection.images import RunImages
 from learner.connection.session import RedisSession
@@ -27,23 +28,29 @@ from learner.model.sequences import SequenceBuilder
 from learner.publishing.fleet_transfer import EngineSource, FleetTransfer
 from learner.publishing.probe import ImagesIgnoredError, Probe
 from tests.conftest import TINY
+from tests.system import nccl_over_gloo
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.families import family_of
+from vision_sr1.pipeline.fleet import Fleet, file_digests
 from vision_sr1.prompting.chat import Chat
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1 import pipeline_pb2 as pb
+from vision_sr1.weights.files import read_weights
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient
 
 T = TypeVar("T")
+Test = Callable[..., object]
 
 
-TIED = ("cold_start_model", "cpu", 1)  # tied embeddings
-SHARDED = ("untied_model", "cpu", 2)
+TIED = ("cold_start_model", "cpu", 1, "gloo")  # tied embeddings
+SHARDED = ("untied_model", "cpu", 2, "gloo")
+NCCL = ("cold_start_model", "cpu", 1, "nccl")  # over gloo
+NCCL_SHARDED = ("untied_model", "cpu", 2, "nccl")
 CUDA = pytest.param(
-    ("cold_start_model", "cuda", 1),
+    ("cold_start_model", "cuda", 1, "nccl"),
     marks=[
         pytest.mark.gpu,
         pytest.mark.skipif(
@@ -53,33 +60,42 @@ CUDA = pytest.param(
 )
 
 
-def name(parameters: tuple[str, str, int]) -> str:
+def name(parameters: tuple[str, str, int, str]) -> str:
     """As it stands in a test's id."""
     return "-".join(map(str, parameters))
 
 
-on_all_actors = pytest.mark.parametrize("actor", [TIED, SHARDED, CUDA], ids=name, indirect=True, scope="module")
+def on_actors(*short: tuple[str, str, int, str]) -> Callable[[Test], Test]:
+    """In `make test` with these actors, with the others in the full tier."""
+
+    def on(test: Test) -> Test:
+        full = pytest.mark.full(sibling=f"tests/system/test_weights.py::{test.__name__}")
+        long = [pytest.param(actor, marks=full) for actor in (TIED, SHARDED, NCCL, NCCL_SHARDED) if actor not in short]
+        return pytest.mark.parametrize("actor", [*short, *long, CUDA], ids=name, indirect=True, scope="module")(test)
+
+    return on
 
 
-def on_each_actor(test: Callable[..., object]) -> Callable[..., object]:
-    """For what has nothing to do with how weights lie in the workers: in `make test` with one worker alone."""
-    with_one = pytest.mark.full(sibling=f"tests/system/test_weights.py::{test.__name__}")
-    sharded = pytest.param(SHARDED, marks=with_one)
-    return pytest.mark.parametrize("actor", [TIED, sharded, CUDA], ids=name, indirect=True, scope="module")(test)
+on_all_actors = on_actors(TIED, SHARDED)
+on_each_actor = on_actors(TIED)  # for what has nothing to do with how weights lie in the workers
 
 
 @pytest.fixture(scope="module")
 def actor(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Actor]:
-    model, device, tensor_parallel_size = request.param
+    model, device, tensor_parallel_size, backend = request.param
     folder = tmp_path_factory.mktemp("actor")
     options = [f"model.path={request.getfixturevalue(model)}", "data.prompt_template=plain_answer", *TINY]
     options += [f"actors.device={device}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
     options += ["learner.weights.sync_timeout_s=20", f"metrics.actor_port={free_port()}"]
-    with (
-        redis_for(folder, *options) as (config, environment),
-        running_actor(folder, config, environment, device=device) as actor,
-    ):
+    options += [f"learner.weights.backend={backend}"]
+    with ExitStack() as stack:
+        config, environment = stack.enter_context(redis_for(folder, *options))
+        if (backend, device) == ("nccl", "cpu"):
+            environment = {**environment, **nccl_over_gloo.SWITCH}
+            nccl_over_gloo.install(stack.enter_context(pytest.MonkeyPatch.context()).setattr)
+        actor = stack.enter_context(running_actor(folder, config, environment, device=device))
         assert config.actors.enable_prefix_caching
+        assert actor.info.weight_transfer == backend
         assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
         with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
             actor.generate("what color is the square", [])
@@ -115,7 +131,7 @@ def learner(actor: Actor, single_rank: torch.device) -> Learner:
     return Learner(policy, engine, transfer, builder, forbidden)
 
 
-@on_all_actors
+@on_actors(TIED, SHARDED, NCCL)
 def test_the_actor_equals_transformers_after_each_version(
     actor: Actor, learner: Learner, shapes: dict[str, Path], tmp_path: Path
 ):
@@ -191,17 +207,35 @@ def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, lea
         server.send_signal(signal.SIGCONT)
 
 
+def loads_what_comes(actor: Actor) -> bool:
+    """Rather than first receiving all of it."""
+    return actor.info.weight_transfer == "nccl"
+
+
+def holds_nothing(actor: Actor) -> None:
+    assert actor.version() == -1
+    assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
+    with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
+        actor.generate("what color is the square", [])
+
+
 @on_each_actor
 def test_a_broken_off_update_leaves_the_actor_on_its_weights(actor: Actor, learner: Learner):
-    """The trainer disappears between the start of an update and its weights."""
+    """The trainer disappears between the start of an update and its weights; where those are loaded as they come, it
+    has none once some may have.
+    """
     before = actor.generate("what color is the square", [])
     actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
     with pytest.raises(grpc.RpcError, match="no received update to finish"):
         actor.stub.FinishWeightUpdate(actor_pb2.FinishWeightUpdateRequest(policy_version=99), timeout=20)
     actor.stub.StartWeightUpdate(actor_pb2.StartWeightUpdateRequest(), timeout=20)
     parameter = actor_pb2.ParameterInfo(name="x", dtype="no_such_dtype", shape=[1])
+    assert actor.version() == before.versions[0].policy_version
     with pytest.raises(grpc.RpcError, match="ABORTED"):
         actor.stub.UpdateWeights(actor_pb2.UpdateWeightsRequest(parameters=[parameter]), timeout=20)
+    if loads_what_comes(actor):
+        holds_nothing(actor)
+        assert learner.transfer.send(before.versions[0].policy_version, [actor.info])
     after = actor.generate("what color is the square", [])
     assert after.response_token_ids == before.response_token_ids
     assert after.versions == before.versions
@@ -223,10 +257,16 @@ def test_an_update_received_but_never_finished_is_discarded(
     with monkeypatch.context() as patch:
         patch.setattr(FleetClient, "finish_weight_update", dies)
         assert not transfer.send(version + 1, [actor.info])
-        after = actor.generate("what color is the square", [])  # frozen until the actor gives the update up
-        assert after.response_token_ids == before.response_token_ids
-        assert after.versions == before.versions
-        assert actor.health() == health_pb2.HealthCheckResponse.SERVING
+        if loads_what_comes(actor):
+            given_up = time.monotonic() + 60
+            while actor.version() != -1 and time.monotonic() < given_up:
+                time.sleep(0.2)
+            holds_nothing(actor)
+        else:
+            after = actor.generate("what color is the square", [])  # frozen until the actor gives the update up
+            assert after.response_token_ids == before.response_token_ids
+            assert after.versions == before.versions
+            assert actor.health() == health_pb2.HealthCheckResponse.SERVING
         assert not transfer.send(version + 1, [actor.info])
     assert transfer.send(version + 1, [actor.info])  # at once, while the unfinished update is still open
     later = actor.generate("what color is the square", [])
@@ -239,20 +279,26 @@ def test_an_actor_that_could_load_only_a_part_answers_nothing_until_it_has_all(
     actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ):
     transfer, version = learner.transfer, actor.version() + 1
-    yielded = EngineSource.__iter__
+    yielded, named = EngineSource.__iter__, EngineSource.metadata
+    broken = "layers.1.mlp.down_proj"
 
     def cut_off(source: EngineSource) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor in yielded(source):
-            yield name, tensor[:-1] if "layers.1.mlp.down_proj" in name else tensor
+            yield name, tensor[:-1] if broken in name else tensor
+
+    def cut_off_names(source: EngineSource) -> list[ParamMeta]:
+        return [
+            replace(meta, shape=(meta.shape[0] - 1, *meta.shape[1:])) if broken in meta.name else meta
+            for meta in named(source)
+        ]
 
     before = digests(actor)
     with monkeypatch.context() as patch:
         patch.setattr(EngineSource, "__iter__", cut_off)
+        patch.setattr(EngineSource, "metadata", cut_off_names)
         assert not transfer.send(version, [actor.info])
-    assert actor.version() == -1
-    assert actor.health() == health_pb2.HealthCheckResponse.NOT_SERVING
-    with pytest.raises(grpc.RpcError, match="holds no published weights yet"):
-        actor.generate("what color is the square", [])
+    assert transfer.lost == [actor.info.id]
+    holds_nothing(actor)
     assert transfer.send(version, [actor.info])
     assert [span.policy_version for span in actor.generate("what color is the square", []).versions] == [version]
     assert digests(actor) == before
@@ -354,7 +400,7 @@ def digests(actor: Actor) -> dict[str, str]:
 @on_all_actors
 def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, learner: Learner):
     version = actor.version()
-    delta = transfer_with(learner, actor, send="delta", full_sync_every=4, bucket_mib=0.25)
+    delta = transfer_with(learner, actor, send="delta", full_sync_every=4, bucket_mib=0.5)
     assert delta.send(version + 1, [actor.info])
     assert delta.sent_bytes >= delta.bytes
     held = [digests(actor)]
@@ -374,6 +420,43 @@ def test_changes_alone_give_bit_for_bit_what_all_weights_give(actor: Actor, lear
     assert delta.send(version + 5, [actor.info])
     assert delta.sent_bytes >= delta.bytes, "the fourth after a full version is a full one"
     assert digests(actor) == held[-1]
+
+
+def publish_checkpoint(actor: Actor, published: pb.PublishedWeights | None) -> None:
+    """As the learner tells the fleet which weights are the current ones."""
+
+    async def publish() -> None:
+        redis = await connect(actor.config.streams)
+        await Fleet(redis, Keys(actor.config.run.name)).publish(published)
+        await redis.aclose()
+
+    asyncio.run(publish())
+
+
+@on_each_actor
+def test_weights_of_a_checkpoint_replace_those_that_came_with_changes(actor: Actor, learner: Learner):
+    """The parameters have other names in its files than on the wire."""
+    version = actor.version() + 1
+    delta = transfer_with(learner, actor, send="delta")
+    assert delta.send(version, [actor.info])
+    sent = digests(actor)
+    learner.change(0.05, seed=version)
+    folder = actor.config.run.path / "checkpoint"
+    learner.policy.save_pretrained(folder)
+    current = pb.PublishedWeights(policy_version=version + 1, folder=folder.name, sha256=file_digests(folder))
+    publish_checkpoint(actor, current)
+    deadline = time.monotonic() + 60
+    while actor.version() != version + 1 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    publish_checkpoint(actor, None)
+    read = digests(actor)
+    if not loads_what_comes(actor):  # the others say what is in the model, by its own names
+        stored = {parameter for parameter, _ in read_weights(str(folder))}
+        assert stored != {meta.name for meta in EngineSource(learner.engine, torch.float32).metadata()}
+        assert {key.rpartition(":")[2] for key in read} == stored
+    assert sorted(read.values()) != sorted(sent.values())
+    assert delta.send(version + 2, [actor.info]) or delta.send(version + 2, [actor.info])  # from the second: all
+    assert sorted(digests(actor).values()) == sorted(read.values())
 
 
 @pytest.fixture

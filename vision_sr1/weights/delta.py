@@ -15,16 +15,25 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class SentWeights:
-    """The weights that the receivers hold, as a trainer remembers them (one copy, in CPU memory)."""
+    """The weights that the receivers hold, as a trainer remembers them (one copy, in CPU memory).
+
+    Parameters may be on a device: each is copied from there at most once, or compared there with what is remembered.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
 
+    def keep(self, name: str, tensor: Tensor) -> Tensor:
+        """Remembers a whole parameter, in the memory of the version before; what is remembered."""
+        held = self._held.get(name)
+        if held is None:
+            held = self._held[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return held.copy_(tensor.detach())
+
     def remember(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor]]:
-        """Whole parameters, remembered as they pass."""
+        """Whole parameters in CPU memory, remembered as they pass."""
         for name, tensor in weights:
-            self._held[name] = tensor.detach().cpu().clone()
-            yield Part(name, tensor.dtype, tuple(tensor.shape)), tensor
+            yield Part(name, tensor.dtype, tuple(tensor.shape)), self.keep(name, tensor)
 
     def changes(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
         """What is new of each parameter: changed elements, or all of it where that is less."""
@@ -33,14 +42,15 @@ class SentWeights:
             yield (part, patch) if part.bytes < whole.bytes else (whole, self._held[part.name])
 
     def patches(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Patch]]:
-        """The changed elements of each parameter that has any."""
+        """The changed elements of each parameter that has any, on the parameter's device."""
         for name, tensor in weights:
-            held, new = self._held[name], tensor.detach().cpu().contiguous()
-            changed = (_bits(new) != _bits(held)).nonzero().squeeze(1).int()
+            held, new = self._held[name], tensor.detach().contiguous()
+            changed = (_bits(new) != _bits(held.to(new.device))).nonzero().squeeze(1)
             if not len(changed):
                 continue
-            held.copy_(new)
-            yield Part(name, new.dtype, tuple(new.shape), len(changed)), Patch(changed, new.view(-1)[changed])
+            values = new.view(-1)[changed]
+            held.view(-1)[changed.to(held.device)] = values.to(held.device)
+            yield Part(name, new.dtype, tuple(new.shape), len(changed)), Patch(changed.int(), values)
 
 
 def patched(held: Shaped[Tensor, "*shape"], patch: Patch) -> Shaped[Tensor, "*shape"]:

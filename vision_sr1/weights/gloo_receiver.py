@@ -103,6 +103,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._whole: dict[str, Tensor] = {}
         self._new_digests: dict[str, str] = {}
         self._received: list[Callable[[], Contents]] = []
+        self._folder = ""
         self._bucket: Future[Contents] | None = None
 
     @keeps_failure
@@ -128,7 +129,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def start_weight_update(self) -> None:
         """Forgets what an earlier update left that was not finished."""
-        self._received, self._whole = [], {}
+        self._received, self._folder, self._whole = [], "", {}
 
     @keeps_failure
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -146,8 +147,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             self.start_weight_update()
         if update_info.also == "complete":
             self._complete()
-        if update_info.folder:
-            self._received.append(partial(read_weights, update_info.folder))
+        self._folder = update_info.folder or self._folder
         parts = update_info.parts()
         if not parts:
             return
@@ -185,7 +185,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 method.process_weights_after_loading(module)
         digests = self._digests | self._new_digests
         self._digests = {name: digests[name] for name in self._whole}
-        self._held = self._whole if self._delta else {}
+        self._held = self._whole if self._delta and not self._folder else {}
         self.start_weight_update()
 
     def digests(self) -> dict[str, str]:
@@ -194,10 +194,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def _complete(self) -> None:
         """Waits for all buckets and makes whole parameters of them."""
-        contents = [item for received in self._received for item in received()]
+        contents: Contents = [item for received in self._received for item in received()]
+        held = self._held
+        if self._folder:  # all parameters, under names of their own, which no changes will have
+            contents, held = list(read_weights(self._folder)), {}
         if not contents:
             return
-        self._whole, self._new_digests = dict(self._held), {}
+        self._whole, self._new_digests = dict(held), {}
         for name, content in contents:
             self._whole[name] = patched(self._whole[name], content) if isinstance(content, Patch) else content
             self._new_digests[name] = digest(self._whole[name])

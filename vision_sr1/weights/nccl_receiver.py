@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+from vllm.distributed.weight_transfer.nccl_common import worker_init_process_group
 from vllm.distributed.weight_transfer.nccl_engine import (
     NCCLWeightTransferEngine,
     NCCLWeightTransferInitInfo,
@@ -81,9 +83,12 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
             )
         )
         self._transfer_group.meet()
-        self._transfer_group.run(partial(self._open_communicator, init_info))
-        assert self.model_update_group is not None
-        self._transfer_group.on_end(self.model_update_group.destroy)
+        self.model_update_group = self._transfer_group.run(
+            partial(self._open_communicator, init_info, self._transfer_group)
+        )
+        self.packed = init_info.packed
+        self.packed_buffer_size_bytes = init_info.packed_buffer_size_bytes
+        self.packed_num_buffers = init_info.packed_num_buffers
 
     def start_weight_update(self) -> None:
         """Nothing yet: how to begin depends on what comes."""
@@ -103,7 +108,7 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
         assert isinstance(update_info, BoundedNcclUpdateInfo)
         if update_info.folder:
             self._reload()
-            self.model.load_weights(iter(read_weights(update_info.folder)))
+            self.model.load_weights(read_weights(update_info.folder))
             return
         if not update_info.names:
             return
@@ -139,9 +144,14 @@ class BoundedNcclWeightTransferEngine(NCCLWeightTransferEngine):
             super().start_weight_update()
         self._reloading = True
 
-    def _open_communicator(self, init_info: NCCLWeightTransferInitInfo) -> None:
+    def _open_communicator(
+        self, init_info: NCCLWeightTransferInitInfo, transfer_group: TransferGroup
+    ) -> PyNcclCommunicator:
+        """Returns when all members have joined, which may be long after the group has ended."""
         with torch.accelerator.device_index(self.device.index):  # this thread has a current device of its own
-            super().init_transfer_engine(init_info)
+            communicator = worker_init_process_group(init_info, self.parallel_config)
+        transfer_group.on_end(communicator.destroy)
+        return communicator
 
     def _receive_changes(self, update_info: BoundedNcclUpdateInfo) -> None:
         group = self.model_update_group

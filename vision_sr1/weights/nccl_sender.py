@@ -2,12 +2,14 @@
 
 import base64
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
 from vllm.distributed.device_communicators.pynccl_wrapper import NCCLLibrary
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
@@ -17,11 +19,13 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.nccl_common import uid_init_process_group
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
+from vllm.utils.nccl import unpinned_nccl_env
+from vllm.utils.torch_utils import current_stream
 
 from vision_sr1.weights.buckets import Part, Patch
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.gloo_sender import GlooTrainerInitInfo
-from vision_sr1.weights.transfer_group import TransferGroup
+from vision_sr1.weights.transfer_group import TransferError, TransferGroup
 
 
 @dataclass
@@ -46,6 +50,7 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
     _full_sync_every = 1
     _updates = 0
     _sent: SentWeights | None = None
+    _calls: "_EndsTransferGroup | None" = None
 
     @classmethod
     def trainer_init(
@@ -85,12 +90,11 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             return
         weights = iter(whole)
         try:
-            with self._transfer_group.naming_silent_members(), self._transfer_group.bounded():
+            with self._transfer_group.naming_silent_members(), self._naming_causes():
                 if self._sent is not None and self._updates % self._full_sync_every:
                     self._send_changes(weights, self._sent)
                 else:
                     self._send_all(weights, whole)
-                torch.cuda.current_stream().synchronize()
             self._updates += 1
         finally:
             for _ in weights:
@@ -107,7 +111,8 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         transfer_group = TransferGroup.open(
             init_info.master_address, init_info.group_number, init_info.world_size, init_info.timeout_s
         )
-        unique_id = bytes(NCCLLibrary().ncclGetUniqueId().internal)
+        with unpinned_nccl_env():  # as the communicator: NCCL reads its environment at its first call
+            unique_id = bytes(NCCLLibrary().ncclGetUniqueId().internal)
         worker_info = {
             "store_address": transfer_group.rendezvous.master_address,
             "store_port": transfer_group.rendezvous.master_port,
@@ -121,30 +126,34 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
         }
         device = torch.accelerator.current_device_index()
 
-        def open_communicator() -> None:
+        def open_communicator() -> PyNcclCommunicator:
+            """Returns when all members have joined, which may be long after the group has ended."""
             with torch.accelerator.device_index(device):  # this thread has a current device of its own
-                self.model_update_group = uid_init_process_group(unique_id, 0, init_info.world_size, device)
+                communicator = uid_init_process_group(unique_id, 0, init_info.world_size, device)
+            transfer_group.on_end(communicator.destroy)
+            return communicator
 
         with transfer_group.naming_silent_members():
             joined = transfer_group.start(partial(self.client.init_weight_transfer_engine, worker_info))
             transfer_group.meet()
-            transfer_group.run(open_communicator)
+            self.model_update_group = transfer_group.run(open_communicator)
             transfer_group.wait_for(joined)
-        assert self.model_update_group is not None
-        transfer_group.on_end(self.model_update_group.destroy)
-        self.client = _EndsTransferGroup(self.client, transfer_group)
+        self.client = self._calls = _EndsTransferGroup(self.client, transfer_group)
         self._transfer_group = transfer_group
 
     def _send_all(self, weights: Iterator[tuple[str, Tensor]], whole: WeightSource) -> None:
         self.sent_bytes = sum(Part(p.name, p.dtype, tuple(p.shape)).bytes for p in whole.metadata())
-        passing = (
-            weights if self._sent is None else ((part.name, tensor) for part, tensor in self._sent.remember(weights))
-        )
-        self.source = _Once(whole.metadata(), passing)
+        self.source = _Once(whole.metadata(), weights if self._sent is None else _kept(weights, self._sent))
         try:
             super().send_weights()
         finally:
             self.source = whole
+
+    def _broadcast(self, source: WeightSource, meta: list[ParamMeta]) -> None:
+        """Bounds what has no end of its own; the client's calls, beside it, have theirs."""
+        assert self._transfer_group is not None
+        with self._transfer_group.bounded():
+            super()._broadcast(source, meta)
 
     def _send_changes(self, weights: Iterator[tuple[str, Tensor]], sent: SentWeights) -> None:
         self.client.start_weight_update()
@@ -172,18 +181,33 @@ class BoundedNcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):
             "changed": [part.changed for part, _ in bucket],
         }
         received = transfer_group.start(partial(self.client.update_weights, info))
-        on_device = [(patch.indices.to(group.device), patch.values.to(group.device)) for _, patch in bucket]
-        for indices, values in on_device:
-            group.broadcast(indices, src=0)
-            group.broadcast(values, src=0)
-        torch.cuda.current_stream().synchronize()
+        with transfer_group.bounded():
+            for _, patch in bucket:
+                group.broadcast(patch.indices, src=0)
+                group.broadcast(patch.values, src=0)
+            current_stream().synchronize()
         transfer_group.wait_for(received)
+
+    @contextmanager
+    def _naming_causes(self) -> Iterator[None]:
+        """Has an error within that follows from the failure of one of the client's calls be that failure."""
+        try:
+            yield
+        except TransferError as error:
+            if self._calls is not None and self._calls.failure is not None:
+                raise self._calls.failure from error
+            raise
 
 
 class _EndsTransferGroup:
-    """A client whose failed calls end the transfer group, so that no broadcast waits for an actor that has failed."""
+    """A client whose failed calls end the transfer group, so that no broadcast waits for an actor that has failed.
+
+    Attributes:
+        failure: of the first call that failed.
+    """
 
     def __init__(self, client: VLLMWeightSyncClient, transfer_group: TransferGroup) -> None:
+        self.failure: Exception | None = None
         self._client = client
         self._transfer_group = transfer_group
 
@@ -194,10 +218,18 @@ class _EndsTransferGroup:
             try:
                 return call(*arguments, **options)
             except Exception as error:
+                self.failure = self.failure or error
                 self._transfer_group.break_off(str(error))
                 raise
 
         return ending_group
+
+
+def _kept(weights: Iterator[tuple[str, Tensor]], sent: SentWeights) -> Iterator[tuple[str, Tensor]]:
+    """The same where they are, remembered as they pass."""
+    for name, tensor in weights:
+        sent.keep(name, tensor)
+        yield name, tensor
 
 
 class _Once(WeightSource):

@@ -133,17 +133,25 @@ class TransferGroup:
         return self.wait_for(self.start(work))
 
     def on_end(self, stop: Callable[[], object]) -> None:
-        """Has `stop` called, once, when the group ends: it ends what cannot be left behind (see `bounded`)."""
+        """Has `stop` called, once, when the group ends: it ends what cannot be left behind (see `bounded`).
+
+        Where the group has ended already, that is now.
+        """
         with self._lock:
-            self._stops.append(stop)
+            if not self._over.is_set():
+                self._stops.append(stop)
+                return
+        stop()
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
         """Ends the group at the deadline, for work within that waits in this thread and is ended by `on_end`.
 
         Raises:
-            TransferError: the group has ended meanwhile.
+            TransferError: the group has ended, before or meanwhile.
         """
+        if self._over.is_set():
+            raise TransferError(self._reason)
         timeout_s = self.rendezvous.timeout_s
         deadline = threading.Timer(timeout_s, self.break_off, [f"not done within {timeout_s:.0f} s"])
         deadline.daemon = True

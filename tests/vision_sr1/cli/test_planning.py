@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
 from vision_sr1.cli.main import app
+from vision_sr1.cli.planning import publication
 from vision_sr1.cli.planning.estimates import (
     ModelSize,
     all_memories,
@@ -168,6 +169,7 @@ def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path
     assert result.exit_code == 0, result.output
     assert "3.75 billion parameters" in result.output
     assert "a publication: 7.0 GiB to each actor" in result.output
+    assert "learner.weights.send: delta pays over links slower than" in " ".join(result.output.split())
     assert "start from deploy/kubernetes/overlays/single-node-gpu" in result.output
     written = result.output.partition("\nmodel:")[2].partition("\nNot measured")[0]
     file = tmp_path / "run.yaml"
@@ -183,3 +185,13 @@ def test_a_folder_without_a_model_is_said(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     result = CliRunner().invoke(app, ["plan", str(tmp_path), "--gpus", "8"])
     assert "models of type 'llama' cannot be trained; known here: " in result.output
+
+
+@pytest.mark.parametrize("kind", GPUS)
+def test_changes_alone_pay_below_the_link_speed_that_is_named(kind: str):
+    gpu, weights = GPUS[kind], 7_500_000_000
+    speed = publication.break_even(gpu)
+    assert publication.delta_s(weights, speed, gpu) == pytest.approx(publication.full_s(weights, speed))
+    assert publication.delta_s(weights, 0.9 * speed, gpu) < publication.full_s(weights, 0.9 * speed)
+    assert publication.delta_s(weights, 1.1 * speed, gpu) > publication.full_s(weights, 1.1 * speed)
+    assert publication.LINKS["10 Gb/s Ethernet"] < speed < publication.LINKS["NVLink"]

@@ -56,6 +56,18 @@ def trainer() -> Iterator[TransferGroup]:
     transfer_group.close()
 
 
+def test_what_comes_up_after_the_end_is_ended_at_once():
+    """As a communicator that took longer than its group."""
+    transfer_group = TransferGroup.open("127.0.0.1", 1, 1, TIMEOUT_S)
+    ended = []
+    transfer_group.on_end(lambda: ended.append("in time"))
+    transfer_group.break_off("no more")
+    transfer_group.on_end(lambda: ended.append("late"))
+    assert ended == ["in time", "late"]
+    with pytest.raises(TransferError, match="no more"), transfer_group.bounded():
+        pytest.fail("nothing begins in a group that has ended")
+
+
 @pytest.fixture
 def members(trainer: TransferGroup) -> Iterator[Members]:
     members = Members(trainer.rendezvous.master_port)

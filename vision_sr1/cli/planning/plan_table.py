@@ -4,6 +4,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from vision_sr1.cli.planning import publication
 from vision_sr1.cli.planning.estimates import ASSUMPTIONS, GIB, ModelSize, all_memories, make_plan, usable_gib
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import Gpu
@@ -26,13 +27,14 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
         f"{plan.actor_host_gib:.0f} GiB for an actor",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
+        *([] if config.learner.lora.goes_to_actors else [publication.advice(plan.publish_bytes, gpu)]),
         f"a batch: {plan.generation_s:.0f} s of answers beside {plan.training_s:.0f} s of learning",
         f"Kubernetes: start from deploy/kubernetes/overlays/{plan.overlay}",
     ]
     console.print("\n".join(facts), highlight=False)
     console.print(f"\n{yaml.safe_dump(plan.settings(path), sort_keys=False)}", highlight=False, markup=False)
     console.print("Not measured, but worked out under these assumptions:", highlight=False)
-    for assumption in ASSUMPTIONS:
+    for assumption in (*ASSUMPTIONS, publication.ASSUMPTION):
         console.print(f"- {assumption}", highlight=False)
 
 

@@ -1,0 +1,77 @@
+"""The stand-in for NCCL has the calls of the real one, and its way with members that do not come."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from vllm.distributed.device_communicators import pynccl_wrapper
+from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
+
+from tests.system import nccl_over_gloo
+from tests.system.nccl_over_gloo import REPLACED
+
+pytestmark = pytest.mark.slow
+
+WAIT_S = 60.0
+
+
+def calls(stand_in: Any) -> Iterator[tuple[str, Any]]:
+    """It, and where it is a class the public methods of its own."""
+    yield "", stand_in
+    if inspect.isclass(stand_in):
+        yield from ((n, method) for n, method in vars(stand_in).items() if callable(method) and not n.startswith("_"))
+
+
+def parameters(call: Callable[..., object]) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(call).parameters.values()]
+
+
+@pytest.mark.parametrize(("module", "name"), REPLACED)
+def test_what_is_replaced_has_the_signature_of_the_real_one(module: str, name: str):
+    real = getattr(importlib.import_module(module), name)
+    for attribute, stand_in in calls(REPLACED[module, name]):
+        replaced = getattr(real, attribute) if attribute else real
+        assert stand_in is not replaced
+        assert parameters(stand_in) == parameters(replaced), attribute or name
+
+
+@pytest.fixture
+def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[PyNcclCommunicator, PyNcclCommunicator]]:
+    """vLLM's communicators of two members, in threads of this process."""
+    nccl_over_gloo.install(monkeypatch.setattr)
+    unique_id = bytes(pynccl_wrapper.NCCLLibrary().ncclGetUniqueId().internal)
+    device = torch.accelerator.current_device_index()
+    with ThreadPoolExecutor(2) as pool:
+        joining = [pool.submit(PyNcclCommunicator.from_unique_id_bytes, unique_id, rank, 2, device) for rank in (0, 1)]
+        first, second = (joined.result(WAIT_S) for joined in joining)
+        yield first, second
+        first.destroy()
+        second.destroy()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32, torch.uint8])
+def test_a_broadcast_brings_the_bytes(pair: tuple[PyNcclCommunicator, PyNcclCommunicator], dtype: torch.dtype):
+    sent, received = torch.arange(7).to(dtype), torch.zeros(7, dtype=dtype)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(c.broadcast, t, 0) for c, t in zip(pair, (sent, received), strict=True)]
+        for done in both:
+            done.result(WAIT_S)
+    assert torch.equal(received, sent)
+
+
+def test_a_broadcast_without_its_sender_goes_on_until_it_is_aborted(
+    pair: tuple[PyNcclCommunicator, PyNcclCommunicator],
+):
+    _, receiver = pair
+    received = torch.zeros(7)
+    with ThreadPoolExecutor(1) as pool:
+        waiting: Future[None] = pool.submit(receiver.broadcast, received, 0)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.5)
+        receiver.destroy()
+        waiting.result(WAIT_S)
+    assert received.tolist() == [0.0] * 7
