@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-GATHERED_BYTES = 256 * 2**20  # of parameters that one collective brings together
+GATHERED_BYTES = 64 * 2**20  # of parameters whose collectives are under way at once, and waited for together
 
 
 def full_parameters(

@@ -33,6 +33,7 @@ from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.families import family_of
 from vision_sr1.pipeline.fleet import Fleet, file_digests
+from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.chat import Chat
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
@@ -321,6 +322,25 @@ def test_an_update_whose_caller_goes_away_at_any_moment_is_no_obstacle_to_the_ne
 
 
 @on_each_actor
+def test_the_device_has_finished_before_weights_are_read(
+    actor: Actor, learner: Learner, monkeypatch: pytest.MonkeyPatch
+):
+    """An optimizer's step may be under way on another stream than the one that they are read on."""
+    source = EngineSource(learner.engine, torch.float32)
+    order, parameters = [], source._parameters
+
+    def read(policy: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        order.append("read")
+        return parameters(policy)
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda check_available=False: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device=None, /: order.append("finished"))
+    monkeypatch.setattr(source, "_parameters", read)
+    next(iter(source))
+    assert order == ["finished", "read"]
+
+
+@on_each_actor
 def test_vision_tokens_are_never_sampled(actor: Actor, learner: Learner):
     tokenizer = SequenceBuilder(actor.config.model).tokenizer
     sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=64)
@@ -443,10 +463,13 @@ def test_weights_of_a_checkpoint_replace_those_that_came_with_changes(actor: Act
     learner.change(0.05, seed=version)
     folder = actor.config.run.path / "checkpoint"
     learner.policy.save_pretrained(folder)
-    current = pb.PublishedWeights(policy_version=version + 1, folder=folder.name, sha256=file_digests(folder))
+    current = pb.PublishedWeights(
+        schema_version=SCHEMA_VERSION, policy_version=version + 1, folder=folder.name, sha256=file_digests(folder)
+    )
     publish_checkpoint(actor, current)
     deadline = time.monotonic() + 60
-    while actor.version() != version + 1 and time.monotonic() < deadline:
+    while actor.version() != version + 1:
+        assert time.monotonic() < deadline
         time.sleep(0.2)
     publish_checkpoint(actor, None)
     read = digests(actor)

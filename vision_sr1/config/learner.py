@@ -174,7 +174,9 @@ class WeightsConfig(Section):
         2.0, description="How long an actor keeps its weights for the re-queries of finished rollouts."
     )
     send: Literal["full", "delta"] = Field(
-        "full", description="full transfers all weights; delta transfers only changed elements between full transfers."
+        "full",
+        description="full transfers all weights; delta transfers only changed elements between full transfers, which "
+        "pays over slow networks; `vision-sr1 plan` compares both.",
     )
     full_sync_every: Positive = Field(
         16, description="With delta: every this many versions all weights are transferred."
