@@ -153,6 +153,7 @@ def fleet(
     folder = tmp_path_factory.mktemp("fleet")
     options = [f"model.path={cold_start_model}", f"data.train={shapes['train']}", *OPTIONS]
     options += [f"learner.weights.backend={backend}", f"actors.tensor_parallel_size={tensor_parallel_size}"]
+    options += [f"learner.weights.sync_timeout_s={SYNC_TIMEOUT_S * tensor_parallel_size**2}"]  # workers wait busily
     with redis_for(folder, *options) as (config, environment), ExitStack() as stack:
         if backend == "nccl":
             environment = {**environment, **nccl_over_gloo.SWITCH}
