@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import structlog
 import torch
 import torch.distributed as dist
 
@@ -11,9 +12,12 @@ from learner.connection.fleet_view import LearnerFleet
 from learner.distributed.ranks import is_main
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe, WeightsDivergedError
+from learner.publishing.tolerance import Tolerance
 from learner.stop_request import StoppedError
 from vision_sr1.config import Config
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
+
+log = structlog.get_logger()
 
 ACTOR_WAIT_S = 300.0
 
@@ -39,6 +43,7 @@ class Publisher:
         self._probe = probe
         self._is_stopping = is_stopping
         self._verified = False
+        self._tolerance = Tolerance(config.model.dtype, config.learner.weights.verify_tolerance)
 
     def publish(self, version: int) -> None:
         """Sends the version to every actor that answers; tries again with the survivors where one fails.
@@ -72,13 +77,26 @@ class Publisher:
         self._verified = True
         found = {actor: comparison.deviation for actor, comparison in comparisons.items()}
         worst = max(found, key=lambda actor: found[actor], default=None)
-        if worst is None or found[worst] <= self._settings.verify_tolerance:
+        if worst is None:
             return
-        raise WeightsDivergedError(
-            f"policy version {version}: log-probabilities of actor {worst} differ from the trainer's by "
-            f"{found[worst]:.4f} on average (learner.weights.verify_tolerance: {self._settings.verify_tolerance}); "
-            + self._transfer.diagnose(version, worst)
-        )
+        limit = self._tolerance.limit
+        verdict = self._tolerance.judge(found[worst])
+        if verdict == "different":
+            raise WeightsDivergedError(
+                f"policy version {version}: log-probabilities of actor {worst} differ from the trainer's by "
+                f"{found[worst]:.4f} on average, more than {limit:.4f} (learner.weights.verify_tolerance); "
+                + self._transfer.diagnose(version, worst)
+            )
+        if verdict == "suspect" and is_main():
+            log.warning(
+                "weights_suspect",
+                message="Log-probabilities of an actor differ from the trainer's more than rounding explains at most "
+                "sizes; the run goes on",
+                policy_version=version,
+                actor=worst,
+                mean_difference=found[worst],
+                stops_at=limit,
+            )
 
     def _wait_for_actors(self) -> list[ActorInfo]:
         """The actors that answer; on ranks beside rank 0 an empty list."""
