@@ -1,4 +1,4 @@
-"""What a run needs of GPUs: memory of learner and actors, how to divide the GPUs, and what a publication moves.
+"""What a run needs of GPUs and hosts: memory of learner and actors.
 
 Nothing here is measured: every figure follows from the model's configuration and `ASSUMPTIONS`.
 """
@@ -19,10 +19,8 @@ OPTIMIZER_BYTES = 16  # of a parameter in mixed precision: float32 weight, gradi
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
-TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.2, 0.6  # of peak FLOP/s, of peak bandwidth
 NODE_GPUS = 8
 RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
-PROMPT_TOKENS, RESPONSE_TOKENS, REQUERY_TOKENS = 1500, 500, 700  # of a usual rollout
 
 ASSUMPTIONS = (
     f"training: a parameter takes 2 bytes, its gradient 2, the optimizer {OPTIMIZER_BYTES} (AdamW, mixed precision)",
@@ -31,10 +29,6 @@ ASSUMPTIONS = (
     f"{FRAGMENTATION:.0%} is lost to fragmentation",
     f"host memory: {RANK_HOST_GIB:g} GiB a rank and {ACTOR_HOST_GIB:g} GiB an actor beside weights, which each loads "
     f"there, and the learner's snapshots; {NODE_GPUS} GPUs a machine",
-    f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query; "
-    "the learner computes a group's prompt once",
-    f"learning reaches {TRAINING_EFFICIENCY:.0%} of peak FLOP/s, decoding {DECODING_EFFICIENCY:.0%} of peak bandwidth",
-    "actors answer one batch while the learner learns from the last (learner.max_staleness: 1)",
 )
 
 
@@ -88,48 +82,6 @@ class ActorMemory:
     weights: float
     kv_cache: float
     tokens: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A split of the GPUs.
-
-    Attributes:
-        learner_host_gib, actor_host_gib: of the memory of a learner's machine, and for an actor.
-        publish_bytes: sent once a batch to every actor.
-        generation_s, training_s: of one batch.
-    """
-
-    learner_gpus: int
-    actors: int
-    tensor_parallel: int
-    memory: LearnerMemory
-    actor: ActorMemory
-    learner_host_gib: float
-    actor_host_gib: float
-    publish_bytes: int
-    generation_s: float
-    training_s: float
-
-    @property
-    def overlay(self) -> str:
-        """Of deploy/kubernetes/overlays, the one to start from."""
-        gpus = self.learner_gpus + self.actors * self.tensor_parallel
-        return "single-node-gpu" if gpus <= NODE_GPUS else "multi-node"
-
-    def settings(self, path: str) -> dict[str, Any]:
-        """The run's YAML."""
-        return {
-            "model": {"path": path},
-            "actors": {"count": self.actors, "device": "cuda", "tensor_parallel_size": self.tensor_parallel},
-            "learner": {
-                "processes": self.learner_gpus,
-                "zero_stage": self.memory.zero_stage,
-                "gradient_checkpointing": True,
-                "max_staleness": 1,
-                "reference": {"offload": self.memory.reference_offload},
-            },
-        }
 
 
 def chosen_gpu(text: str) -> Gpu:
@@ -225,54 +177,19 @@ def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: i
     )
 
 
-def actor_memory(size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int) -> ActorMemory:
-    """What one of an actor's GPUs holds; the cache's tokens are those of the whole actor."""
+def actor_memory(
+    size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int, utilization: float | None = None
+) -> ActorMemory:
+    """What one of an actor's GPUs holds; the cache's tokens are those of the whole actor.
+
+    Args:
+        utilization: fraction of the GPU's memory; default: as configured.
+    """
+    utilization = config.actors.gpu_memory_utilization if utilization is None else utilization
     weights = 2 * size.parameters / GIB / tensor_parallel
     states = config.actors.max_num_seqs * size.state_bytes / GIB / tensor_parallel
-    cache = config.actors.gpu_memory_utilization * gpu.memory_gib - weights - states - ACTOR_WORK_GIB
+    cache = utilization * gpu.memory_gib - weights - states - ACTOR_WORK_GIB
     return ActorMemory(weights, cache, max(0, int(cache * GIB * tensor_parallel / size.kv_bytes)))
-
-
-def make_plan(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> Plan:
-    """The split by which a batch takes the least time, of those that fit.
-
-    Raises:
-        ConfigError: none fits.
-    """
-    tensor_parallel = next(
-        (n for n in (1, 2, 4, 8) if actor_memory(size, config, gpu, n).tokens >= 4 * config.model.max_model_len), None
-    )
-    plans = []
-    for learner_gpus in range(1, gpus):
-        if tensor_parallel is None or (gpus - learner_gpus) % tensor_parallel:
-            continue
-        fitting = [m for m in all_memories(size, config, learner_gpus) if m.total <= usable_gib(gpu)]
-        if not fitting:
-            continue
-        actors = (gpus - learner_gpus) // tensor_parallel
-        actor = actor_memory(size, config, gpu, tensor_parallel)
-        plans.append(
-            Plan(
-                learner_gpus,
-                actors,
-                tensor_parallel,
-                fitting[0],
-                actor,
-                learner_host_gib(size, learner_gpus),
-                actor_host_gib(size),
-                size.published,
-                _generation_s(size, config, gpu, actors, tensor_parallel, actor.tokens),
-                _training_s(size, config, gpu, learner_gpus),
-            )
-        )
-    if not plans:
-        least = min(m.total for m in all_memories(size, config, max(1, gpus - 1)))
-        raise ConfigError(
-            f"{gpus} GPUs of {gpu.memory_gib:g} GiB do not hold learner and actors: a rank of {max(1, gpus - 1)} needs "
-            f"{least:.0f} GiB at least, and an actor needs a GPU too; take more or larger GPUs, a smaller "
-            "learner.micro_batch_tokens, or low-rank adapters (learner.lora.rank)"
-        )
-    return min(plans, key=lambda plan: max(plan.generation_s, plan.training_s))
 
 
 def learner_host_gib(size: ModelSize, ranks: int) -> float:
@@ -305,19 +222,3 @@ def all_memories(size: ModelSize, config: Config, ranks: int) -> list[LearnerMem
 def _layer_bytes(hidden: int, intermediate: int) -> int:
     """Of one token in one layer whose activations are recomputed: attention, norms in float32, gated MLP."""
     return 2 * 6 * hidden + 4 * 2 * hidden + 2 * 4 * intermediate
-
-
-def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor_parallel: int, cache: int) -> float:
-    length = PROMPT_TOKENS + RESPONSE_TOKENS
-    at_once = max(1, min(config.actors.max_num_seqs, cache // length))
-    bytes_per_step = 2 * size.parameters + at_once * (length * size.kv_bytes + 2 * size.state_bytes)
-    seconds_per_step = bytes_per_step / (tensor_parallel * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
-    rollouts = config.learner.prompts_per_batch * config.sampling.group_size
-    return rollouts * 2 * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)  # the re-query is as long
-
-
-def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
-    group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + REQUERY_TOKENS)  # its prompt once
-    tokens = config.learner.prompts_per_batch * group
-    flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
-    return flops / (ranks * gpu.tflops * 1e12 * TRAINING_EFFICIENCY)

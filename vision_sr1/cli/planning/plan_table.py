@@ -4,8 +4,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from vision_sr1.cli.planning import publication
-from vision_sr1.cli.planning.estimates import ASSUMPTIONS, GIB, ModelSize, all_memories, make_plan, usable_gib
+from vision_sr1.cli.planning import division, estimates, publication
+from vision_sr1.cli.planning.division import Plan, make_plan
+from vision_sr1.cli.planning.estimates import GIB, ModelSize, all_memories, usable_gib
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import Gpu
 
@@ -17,25 +18,37 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         ConfigError: no split fits; what was found until then is printed.
     """
     console.print(f"{path}: {size.parameters / 1e9:.2f} billion parameters", highlight=False)
-    shown = max(1, gpus - 1)
-    console.print(_memories(size, config, gpu, shown))
+    console.print(_memories(size, config, gpu, gpus if config.actors.placement == "shared" else max(1, gpus - 1)))
     plan = make_plan(size, config, gpu, gpus)
+    all_send = plan.shared or config.learner.lora.goes_to_actors
     facts = [
         f"learner: {plan.learner_gpus} GPUs, {plan.memory.total:.0f} of {usable_gib(gpu):.0f} GiB each",
-        f"actors: {plan.actors} of {plan.tensor_parallel} GPUs; {plan.actor.weights:.0f} GiB of weights and "
-        f"{plan.actor.kv_cache:.0f} GiB of key-value cache each ({plan.actor.tokens:,} tokens an actor)",
+        f"actors: {plan.actors} of {plan.tensor_parallel} GPUs{', the same in turn' if plan.shared else ''}; "
+        f"{plan.actor.weights:.0f} GiB of weights and {plan.actor.kv_cache:.0f} GiB of key-value cache each "
+        f"({plan.actor.tokens:,} tokens an actor)",
         f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
         f"{plan.actor_host_gib:.0f} GiB for an actor",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
-        *([] if config.learner.lora.goes_to_actors else [publication.advice(plan.publish_bytes, gpu)]),
-        f"a batch: {plan.generation_s:.0f} s of answers beside {plan.training_s:.0f} s of learning",
-        f"Kubernetes: start from deploy/kubernetes/overlays/{plan.overlay}",
+        *([] if all_send else [publication.advice(plan.publish_bytes, gpu)]),
+        _duration(plan),
+        f"Kubernetes: start from deploy/kubernetes/overlays/{plan.overlay}"
+        if plan.overlay
+        else "Kubernetes: pods cannot share GPUs; start all services in one container (`vision-sr1 train`)",
     ]
     console.print("\n".join(facts), highlight=False)
     console.print(f"\n{yaml.safe_dump(plan.settings(path), sort_keys=False)}", highlight=False, markup=False)
     console.print("Not measured, but worked out under these assumptions:", highlight=False)
-    for assumption in (*ASSUMPTIONS, publication.ASSUMPTION):
+    for assumption in (*estimates.ASSUMPTIONS, *division.ASSUMPTIONS, publication.ASSUMPTION):
         console.print(f"- {assumption}", highlight=False)
+
+
+def _duration(plan: Plan) -> str:
+    if plan.shared:
+        return (
+            f"a batch: {plan.batch_s:.0f} s: {plan.generation_s:.0f} s of answers, then {plan.training_s:.0f} s of "
+            f"learning, and {plan.turns_s:.0f} s in which memory and weights move"
+        )
+    return f"a batch: {plan.generation_s:.0f} s of answers beside {plan.training_s:.0f} s of learning"
 
 
 def _memories(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> Table:
