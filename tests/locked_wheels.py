@@ -15,10 +15,6 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, cast
 
-from pip._internal.commands import create_command
-from pip._internal.network.lazy_wheel import LazyZipOverHTTP
-from pip._vendor.packaging.specifiers import SpecifierSet
-
 UNREACHABLE = 3  # exit status
 INDEXED = "vllm"  # every index has it, and hardly a folder of wheels that pip may know besides
 ATTEMPTS = 3
@@ -63,6 +59,9 @@ def read_wheel(archive: zipfile.ZipFile) -> tuple[dict[str, str], list[str]]:
 
 def wheel(line: str, finder: Any, session: Any) -> Wheel:
     """What the index has of one line of a lock."""
+    from pip._internal.network.lazy_wheel import LazyZipOverHTTP
+    from pip._vendor.packaging.specifiers import SpecifierSet
+
     name, _, version = line.split()[0].partition("==")
     found: Wheel = {"name": name, "version": version, "files": None, "requires": []}
     for attempt in range(ATTEMPTS):
@@ -84,7 +83,9 @@ def wheel(line: str, finder: Any, session: Any) -> Wheel:
 
 
 def main(lock: str) -> None:
-    """Writes what each line of a lock brings."""
+    """Writes what each line of a lock brings. Only here pip is imported: it takes distutils away from others."""
+    from pip._internal.commands import create_command
+
     logging.disable()
     lines = [line for line in Path(lock).read_text(encoding="utf-8").splitlines() if "==" in line]
     command: Any = create_command("download")
