@@ -66,19 +66,24 @@ def name(parameters: tuple[str, str, int, str]) -> str:
     return "-".join(map(str, parameters))
 
 
-def on_actors(*short: tuple[str, str, int, str]) -> Callable[[Test], Test]:
+ALL = (TIED, SHARDED, NCCL, NCCL_SHARDED)
+
+
+def on_actors(
+    *short: tuple[str, str, int, str], among: tuple[tuple[str, str, int, str], ...] = ALL
+) -> Callable[[Test], Test]:
     """In `make test` with these actors, with the others in the full tier."""
 
     def on(test: Test) -> Test:
         full = pytest.mark.full(sibling=f"tests/system/test_weights.py::{test.__name__}")
-        long = [pytest.param(actor, marks=full) for actor in (TIED, SHARDED, NCCL, NCCL_SHARDED) if actor not in short]
+        long = [pytest.param(actor, marks=full) for actor in among if actor not in short]
         return pytest.mark.parametrize("actor", [*short, *long, CUDA], ids=name, indirect=True, scope="module")(test)
 
     return on
 
 
 on_all_actors = on_actors(TIED, SHARDED)
-on_each_actor = on_actors(TIED)  # for what has nothing to do with how weights lie in the workers
+on_each_actor = on_actors(TIED, among=(TIED, SHARDED))  # for what does not depend on how weights come and lie
 
 
 @pytest.fixture(scope="module")
