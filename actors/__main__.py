@@ -15,9 +15,10 @@ from grpc_reflection.v1alpha import reflection
 from redis.exceptions import RedisError
 
 from actors import metrics
-from actors.policy_engine import NO_VERSION, EngineStuckError, PolicyEngine, resolve_device
+from actors.policy_engine import NO_VERSION, EngineStuckError, PolicyEngine
 from actors.prompt_worker import PromptWorker
 from actors.server import SERVICE, ActorService
+from actors.vllm.engine_arguments import resolve_device
 from vision_sr1.config import Config
 from vision_sr1.models.check import check_cpu_actors, check_model
 from vision_sr1.pipeline.fleet import Fleet

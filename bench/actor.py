@@ -138,7 +138,8 @@ def offline(model: Path, folder: Path, sizes: Sizes) -> list[float]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from actors.policy_engine import FORBIDDEN_BIAS, engine_arguments, resolve_device
+    from actors.policy_engine import FORBIDDEN_BIAS
+    from actors.vllm.engine_arguments import engine_arguments, resolve_device
     from vision_sr1.config import load_config
     from vision_sr1.data import Questions
     from vision_sr1.families import family_of_model

@@ -31,7 +31,7 @@ triton_cache.build()
 CHOOSE = """
 import json, os, sys
 sys.path.append(os.environ["STAND_INS"])
-from actors.policy_engine import engine_arguments
+from actors.vllm.engine_arguments import engine_arguments
 from vision_sr1.config import load_config
 from vllm import envs
 from vllm.engine.arg_utils import AsyncEngineArgs
