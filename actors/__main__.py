@@ -61,7 +61,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
         address=f"{_announced_host(config.actors.host)}:{port}",
         device=device,
         weight_transfer=engine.weight_transfer,
-        world_size=config.actors.tensor_parallel_size,
+        world_size=config.actors.world_size,
         capacity=config.actors.prompts_in_flight,
         policy_version=NO_VERSION,
         dtype=config.model.dtype,
@@ -148,7 +148,7 @@ def main() -> int:
     def run(config: Config, arguments: argparse.Namespace) -> None:
         check_model(config.model)
         if resolve_device(config.actors.device) == "cpu":
-            check_cpu_actors(config.model)
+            check_cpu_actors(config)
         probes = Probes()
         if config.metrics.actor_port:
             probes.serve(config.metrics.host, config.metrics.actor_port)

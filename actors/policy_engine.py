@@ -7,14 +7,13 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
-from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors import metrics
 from actors.vllm.adapter import Adapter
-from actors.vllm.engine_arguments import engine_arguments, weight_transfer
+from actors.vllm.engine_arguments import USAGE, engine_config, weight_transfer
 from vision_sr1.config import Config
 from vision_sr1.families import family_of_model
 from vision_sr1.prompting.chat import ImageMarkerError
@@ -56,8 +55,8 @@ class PolicyEngine:
         self.shares_device = config.actors.placement == "shared"
         self.is_asleep = False
         self._stuck: EngineStuckError | None = None
-        self._engine = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**engine_arguments(config, device), enable_log_requests=False)
+        self._engine = AsyncLLM.from_vllm_config(
+            engine_config(config, device), usage_context=USAGE, disable_log_stats=True
         )
         self.tokenizer = self._engine.get_tokenizer()
         self._chat = config.model.chat(self.tokenizer)

@@ -3,13 +3,17 @@
 import os
 from typing import Any
 
+from pydantic import ValidationError
+from vllm.config import VllmConfig
 from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from actors.vllm.adapter import room_for
 from actors.vllm.flashinfer_kernels import arguments_without_compiler
 from actors.vllm.workers import SHARING
-from vision_sr1.config import Config
+from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.run_folder.names import DEVICES
 
@@ -19,6 +23,8 @@ WORKERS = {"cpu": "workers.CPUTrainingWorker", "cuda": "workers.TrainingWorker"}
 WHOLE_IMAGES_WORKER = "whole_images.WholeImagesWorker"
 ENGINES = {"nccl": "bounded_nccl", "gloo": "gloo"}  # vLLM's names of what `vision_sr1.weights` registers
 
+USAGE = UsageContext.OPENAI_API_SERVER  # decides how many tokens a batch has: on GPUs of 70 GiB 8,192, not 2,048
+
 
 def resolve_device(requested: str) -> str:
     """`cpu` or `cuda`; `auto` takes cuda where there is one."""
@@ -27,6 +33,21 @@ def resolve_device(requested: str) -> str:
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return requested
+
+
+def engine_config(config: Config, device: str) -> VllmConfig:
+    """vLLM's whole configuration, with a server's defaults.
+
+    Raises:
+        ConfigError: vLLM refuses it.
+    """
+    try:
+        return AsyncEngineArgs(**engine_arguments(config, device)).create_engine_config(USAGE)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        mistakes = [one["msg"] for one in error.errors()] if isinstance(error, ValidationError) else [str(error)]
+        given = config.actors.engine_args
+        where = f"actors.engine_args ({given})" if given else "the sections model and actors"
+        raise ConfigError(f"vLLM refuses {where}: {'; '.join(mistakes)}") from error
 
 
 def engine_arguments(config: Config, device: str) -> dict[str, Any]:
@@ -42,7 +63,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
     family = family_of_model(config.model.path)
     worker = WHOLE_IMAGES_WORKER if device == "cpu" and family.sees_whole_images else WORKERS[device]
     executor = None
-    if device == "cpu" and config.actors.tensor_parallel_size == 1:
+    if device == "cpu" and config.actors.world_size == 1:
         # In the engine's process: vLLM would start a worker and keep a second core busy in waiting for its replies.
         executor = UniProcExecutor
     adapters = {}
@@ -58,8 +79,9 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         sharing = {"additional_config": {SHARING: turns}, "enable_sleep_mode": device == "cuda"}
         os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(round(LEARNING_TIMEOUT_S + ENGINE_START_TIMEOUT_S))
     return {
-        **adapters,
         **(arguments_without_compiler() if device == "cuda" else {}),
+        **config.actors.engine_args,
+        **adapters,
         **sharing,
         "distributed_executor_backend": executor,
         "worker_cls": f"actors.vllm.{worker}",

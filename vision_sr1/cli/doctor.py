@@ -122,8 +122,8 @@ def devices(config: Config) -> list[Finding]:
         return [Finding("GPU", "ok", "none here; actors.device allows the CPU")]
     count, version = torch.cuda.device_count(), ".".join(map(str, torch.cuda.nccl.version()))
     said = f"{count} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, NCCL {version}"
-    if count < config.actors.tensor_parallel_size:
-        cure = f"an actor needs actors.tensor_parallel_size ({config.actors.tensor_parallel_size}) of them"
+    if count < config.actors.world_size:
+        cure = f"an actor needs {config.actors.world_size} of them: set actors.tensor_parallel_size"
         return [Finding("GPU", "warning", said, cure)]
     return [Finding("GPU", "ok", said)]
 

@@ -74,6 +74,17 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _quantized_weights_are_sent_whole(self) -> Self:
+        arguments, weights = self.actors.engine_args, self.learner.weights
+        quantizes = arguments.get("quantization") or arguments.get("quantization_config")
+        if quantizes and weights.send == "delta" and weights.backend != "gloo":
+            raise ValueError(
+                "learner.weights.send: delta changes elements of weights, and vLLM's are quantized "
+                "(actors.engine_args.quantization): set learner.weights.send=full"
+            )
+        return self
+
     def has_requery(self, *, evaluation: bool) -> bool:
         """Whether responses with a description get a re-query, in evaluation or in training."""
         when = self.reward.requery.when

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vision_sr1.config import ConfigError, ModelConfig
+from vision_sr1.config import Config, ConfigError, ModelConfig
 from vision_sr1.families import family_of_model
 
 if TYPE_CHECKING:
@@ -54,17 +54,24 @@ def check_model(model: ModelConfig) -> None:
     _check_chat(model, family, tokenizer)
 
 
-def check_cpu_actors(model: ModelConfig) -> None:
+def check_cpu_actors(config: Config) -> None:
     """Whether vLLM computes the model on CPUs.
 
     Raises:
-        ConfigError: not in this data type.
+        ConfigError: not in this data type, or not in a pipeline.
     """
+    model = config.model
     family = family_of_model(model.path)
     if model.dtype not in family.cpu_actor_dtypes:
         raise ConfigError(
             f"model.dtype is {model.dtype}, and on CPUs vLLM computes {family.title} in "
             f"{' or '.join(family.cpu_actor_dtypes)} alone: set model.dtype={family.cpu_actor_dtypes[0]}"
+        )
+    stages = config.actors.engine_args.get("pipeline_parallel_size", 1)
+    if stages > 1:
+        raise ConfigError(
+            f"actors.engine_args.pipeline_parallel_size is {stages}, and on CPUs vLLM's pipelines end at the first "
+            "prompt: set actors.tensor_parallel_size"
         )
 
 

@@ -148,6 +148,8 @@ def test_each_service_has_gpus_of_its_own():
         "actor-1": "6,7",
     }
     assert divided(["0", "1"], 0, 1, config) == {"learner": "", "actor-0": "0,1"}
+    stages = load_config(None, ["actors.engine_args.pipeline_parallel_size=2"], environment={}).config
+    assert divided(["0", "1", "2"], 1, 1, stages) == {"learner": "0", "actor-0": "1,2"}
     assert divided(["0", "1"], 2, 0, config) == {"learner": "0,1"}
 
 

@@ -58,12 +58,30 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
         ("learner.preset=external_judge", r"uses the reward 'judge': set reward\.judge\.url"),
         ("reward.judge.url=http://127.0.0.1:1", r"needs judge\.model"),
         ("sampling.temperature=-1", "sampling.temperature"),
+        (
+            "actors.engine_args.kv_cache_dtyp=fp8",
+            r"^actors\.engine_args: vLLM has no .*: did you mean kv_cache_dtype\?$",
+        ),
+        ("actors.engine_args.max_num_seqs=8", r"max_num_seqs cannot be given here: set actors\.max_num_seqs"),
+        ("actors.engine_args.data_parallel_size=2", r"set actors\.count"),
+        ("actors.engine_args={speculative_config: {method: ngram}}", "no logit_bias, by which vision tokens"),
+        ("actors.engine_args.quantization=awq", "'awq' is a format of checkpoints.*fp8_per_block"),
+        ("actors.engine_args.load_format=dummy", "random weights"),
+        ("actors.engine_args.pipeline_parallel_size=0", "must be a positive integer, not 0"),
         ("nonsense", "section.key=value"),
     ],
 )
 def test_bad_value_is_named(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override], environment={})
+
+
+def test_changed_elements_are_not_sent_to_quantized_weights():
+    quantized = ["actors.engine_args.quantization=fp8_per_block"]
+    with pytest.raises(ConfigError, match=r"set learner\.weights\.send=full"):
+        load_config(None, [*quantized, "learner.weights.send=delta"], environment={})
+    load_config(None, quantized, environment={})
+    load_config(None, [*quantized, "learner.weights.send=delta", "learner.weights.backend=gloo"], environment={})
 
 
 RESPONSE = ["response"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session
 
-from vision_sr1.config import ConfigError, ModelConfig
-from vision_sr1.models.check import check_model
+from vision_sr1.config import ConfigError, ModelConfig, load_config
+from vision_sr1.models.check import check_cpu_actors, check_model
 
 
 def changed(model: Path, folder: Path, file: str, **values: object) -> str:
@@ -25,6 +25,14 @@ def changed(model: Path, folder: Path, file: str, **values: object) -> str:
 def test_a_whole_model_passes(tiny_model: Path, untied_model: Path):
     check_model(ModelConfig(path=str(tiny_model)))
     check_model(ModelConfig(path=str(untied_model)))
+
+
+def test_a_pipeline_is_refused_on_cpus(tiny_model: Path):
+    config = load_config(None, [f"model.path={tiny_model}"], environment={}).config
+    check_cpu_actors(config)
+    config.actors.engine_args["pipeline_parallel_size"] = 2
+    with pytest.raises(ConfigError, match=r"pipeline_parallel_size is 2, .*: set actors\.tensor_parallel_size"):
+        check_cpu_actors(config)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def check(config: Config, stage: Stage) -> None:
     check_model(config.model)
     on_cpus = config.actors.device == "cpu" or (config.actors.device == "auto" and not visible_gpus())
     if stage != "sft" and on_cpus:
-        check_cpu_actors(config.model)
+        check_cpu_actors(config)
 
 
 def check_services(config: Config, *, learners: int, actors: int) -> None:

@@ -131,7 +131,7 @@ def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> 
     Raises:
         ConfigError: there are some, but not enough.
     """
-    each = config.actors.tensor_parallel_size
+    each = config.actors.world_size
     shared = config.actors.placement == "shared"
     needed = max(learners, actors * each) if shared else learners + actors * each
     if not gpus:
