@@ -12,12 +12,11 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from actors import metrics
+from actors.prompt_renderer import BadRequestError, PromptRenderer
 from actors.vllm.adapter import Adapter
 from actors.vllm.engine_arguments import USAGE, engine_config, weight_transfer
 from vision_sr1.config import Config
 from vision_sr1.families import family_of_model
-from vision_sr1.prompting.chat import ImageMarkerError
-from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.v1 import pipeline_pb2 as pb
 from vision_sr1.weights.gloo_receiver import BUCKETLESS, COMPLETE, FORGET
 
@@ -28,10 +27,6 @@ FORBIDDEN_BIAS = -100.0
 PUBLISHED_TOO_OFTEN = (
     ": weights are published faster than answers are finished; learner.weights.update_mode: in_flight keeps them"
 )
-
-
-class BadRequestError(ValueError):
-    """A prompt cannot be answered however often it is tried: its image or its length is at fault."""
 
 
 class EngineStuckError(RuntimeError):
@@ -59,7 +54,7 @@ class PolicyEngine:
             engine_config(config, device), usage_context=USAGE, disable_log_stats=True
         )
         self.tokenizer = self._engine.get_tokenizer()
-        self._chat = config.model.chat(self.tokenizer)
+        self._prompts = PromptRenderer(config, self._engine.renderer)
         reserved = family_of_model(config.model.path).reserved_token_ids(self.tokenizer)
         self._forbidden = dict.fromkeys(reserved, FORBIDDEN_BIAS)
         self.weight_transfer = weight_transfer(config, device)
@@ -87,14 +82,15 @@ class PolicyEngine:
             LostSampleError: `SAMPLE_ATTEMPTS` attempts at a sample were not finished.
         """
         parameters = [self._parameters(sampling, index) for index in range(num_samples)]
-        prompt = await asyncio.to_thread(self._prompt, text, images)
-        rendered = await self._render(prompt)
+        prompt = await asyncio.to_thread(self._prompts.prompt, text, images)
+        rendered = await self._prompts.render(prompt)
+        repeated = self._prompts.repeated(rendered)
         tokens = len(rendered["prompt_token_ids"])
-        room = self._room(tokens)
+        room = self._prompts.room(tokens)
 
         async def one(index: int) -> tuple[int, pb.Sample]:
             parameters[index].max_tokens = min(sampling.max_tokens, room)
-            engine_input = rendered
+            engine_input = rendered if index == 0 else repeated  # tasks begin in this order, and send before they wait
             for _ in range(SAMPLE_ATTEMPTS):
                 request = self._engine.generate(
                     engine_input,
@@ -115,7 +111,7 @@ class PolicyEngine:
                 # cache since the prompt was rendered.
                 metrics.SAMPLE_RETRIES.labels(reason).inc()
                 await self._running.wait()
-                engine_input = await self._render(prompt)
+                engine_input = await self._prompts.render(prompt)
             raise LostSampleError(
                 f"sample {request_id}/{index}: the engine finished none of {SAMPLE_ATTEMPTS} attempts; the last ended "
                 f"with {reason!r}" + (PUBLISHED_TOO_OFTEN if reason == "abort" else "")
@@ -283,34 +279,6 @@ class PolicyEngine:
     async def _raise_failure(self) -> None:
         if failures := [failure for failure in await self._engine.collective_rpc("weight_transfer_failure") if failure]:
             raise RuntimeError(failures[0])
-
-    def _prompt(self, text: str, images: list[bytes]) -> dict[str, Any]:
-        """vLLM's prompt: the user's turn in the chat template, and the images decoded."""
-        try:
-            token_ids = self._chat.token_ids(self._chat.user_turn(text, len(images)))
-            prompt: dict[str, Any] = {"prompt_token_ids": token_ids}
-            if images:
-                prompt["multi_modal_data"] = {"image": [plain_image(data) for data in images]}
-        except (ImageMarkerError, UnusableImageError) as error:
-            raise BadRequestError(str(error)) from error
-        return prompt
-
-    async def _render(self, prompt: dict[str, Any]) -> Any:
-        """Token ids and features, for one attempt: vLLM leaves out images that its process should have in its cache."""
-        try:
-            (engine_input,) = await self._engine.renderer.render_cmpl_async([prompt])
-        except (ValueError, VLLMClientError) as error:
-            raise BadRequestError(str(error)) from error
-        return engine_input
-
-    def _room(self, tokens: int) -> int:
-        """How many tokens an answer to a prompt of so many may have."""
-        model_len, longest = self._config.model.max_model_len, self._config.sampling.max_prompt_tokens
-        if tokens >= model_len:
-            raise BadRequestError(f"the prompt has {tokens} tokens, model.max_model_len is {model_len}")
-        if tokens > longest:
-            raise BadRequestError(f"the prompt has {tokens} tokens, sampling.max_prompt_tokens is {longest}")
-        return model_len - tokens
 
     def _parameters(self, sampling: pb.SamplingParams, index: int) -> SamplingParams:
         """vLLM's parameters for one sample; vision tokens are never drawn."""

@@ -3,7 +3,8 @@
 import time
 
 from actors import metrics
-from actors.policy_engine import BadRequestError, PolicyEngine
+from actors.policy_engine import PolicyEngine
+from actors.prompt_renderer import BadRequestError
 from actors.server import ActorService
 from vision_sr1.config import Config
 from vision_sr1.pipeline.ids import requery_id

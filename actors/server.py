@@ -10,7 +10,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2
 
 from actors import metrics
-from actors.policy_engine import NO_VERSION, BadRequestError, LostSampleError, PolicyEngine
+from actors.policy_engine import NO_VERSION, LostSampleError, PolicyEngine
+from actors.prompt_renderer import BadRequestError
 from actors.weight_updates import NoUpdateError, WeightUpdates
 from vision_sr1.pipeline.wire import WireError, check_version
 from vision_sr1.runtime.probes import Probes

@@ -8,6 +8,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -46,7 +47,9 @@ def test_names_are_those_of_vllm_and_none_that_the_actor_sets_is_free(tiny_model
     assert set(ONLINE_QUANTIZATION) == set(ONLINE_QUANT_SHORTHAND_NAMES)
     options = [f"model.path={tiny_model}", "learner.lora.rank=8", "learner.lora.publish=adapter"]
     options += ["actors.placement=shared", "learner.max_staleness=0", "actors.engine_args={block_size: 32}"]
-    arguments = engine_arguments(load_config(None, options, environment={}).config, "cpu")
+    config = load_config(None, options, environment={}).config
+    with patch.dict(os.environ):  # which vLLM's settings are put into
+        arguments = engine_arguments(config, "cpu")
     assert set(arguments) - {"block_size"} <= set(REFUSED)
     assert arguments["block_size"] == 32
 
