@@ -1,6 +1,7 @@
 """Actors and a learner that take turns on one device, with real processes; memory itself is only freed on a GPU."""
 
 import json
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -29,10 +30,10 @@ CHECKPOINT = Path("runs/run/checkpoints/000003/policy/model.safetensors")
 
 
 def events(run: Run, service: str, *names: str) -> list[dict[str, object]]:
-    """A service's log lines with these events, in order."""
+    """What a service has logged with these events, in order; ranks may write into one another's lines."""
     log = run.folder / "runs" / "run" / "logs" / f"{service}.log"
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    found = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    found = [json.loads(line) for line in re.findall(r'\{"service": [^\n]*?"timestamp": "[^"]+"\}', text)]
     return [line for line in found if line["event"] in names]
 
 
