@@ -146,7 +146,7 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     model_flops = ModelFlops(trained, forward_passes=1)
     rates, flops = [], []
     for step in range(1 + sizes.steps):
-        groups, images = _groups(config, builder, sizes, seed=step)
+        groups, images = made_groups(config, builder, sizes, seed=step)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
@@ -173,7 +173,7 @@ def scaled(tiny: Qwen2_5_VLConfig, text: dict[str, Any], vision: dict[str, Any])
     )
 
 
-def _groups(config: Config, builder: Any, sizes: Sizes, seed: int) -> tuple[list[pb.ScoredGroup], dict[str, bytes]]:
+def made_groups(config: Config, builder: Any, sizes: Sizes, seed: int) -> tuple[list[pb.ScoredGroup], dict[str, bytes]]:
     """Groups of random responses to images of noise."""
     rng = np.random.default_rng(seed)
     images, groups = {}, []

@@ -1,0 +1,1 @@
+"""The steps, one a module: `run` fills in what it finds."""
