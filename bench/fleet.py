@@ -29,22 +29,14 @@ class Actors:
 
 @contextmanager
 def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[Actors]:
-    """Starts a Redis and actors in a folder; stops them at the end."""
+    """Starts a Redis and actors in a folder, where their logs are too; stops them at the end."""
     with EmbeddedRedis(folder / "redis") as server:
         options = [f"run.dir={folder}", "metrics.actor_port=0", *overrides]
         config = load_config(None, options, environment=server.environment).config
         save_config(config, folder / "config.yaml")
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "actors", folder / "config.yaml", "--id", f"actor-{number}"],
-                env={**os.environ, **server.environment},
-                stderr=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
-            for number in range(count)
-        ]
+        processes = [_start(folder, f"actor-{number}", server.environment) for number in range(count)]
         try:
-            yield Actors(config, asyncio.run(_announced(config, processes)))
+            yield Actors(config, asyncio.run(_announced(config, folder, processes)))
         finally:
             for process in processes:
                 process.terminate()
@@ -52,13 +44,20 @@ def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[A
                 process.wait(30)
 
 
-async def _announced(config: Config, processes: list[subprocess.Popen[bytes]]) -> list[ActorInfo]:
+def _start(folder: Path, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "actors", folder / "config.yaml", "--id", name]
+    with (folder / f"{name}.log").open("wb") as log:
+        return subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+
+
+async def _announced(config: Config, folder: Path, processes: list[subprocess.Popen[bytes]]) -> list[ActorInfo]:
     redis = await connect(config.streams)
     fleet = Fleet(redis, Keys(config.run.name))
     deadline = time.monotonic() + START_TIMEOUT_S
     while len(infos := await fleet.alive()) < len(processes):
         if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:
-            raise SystemExit("an actor did not start")
+            ends = [log.read_text(errors="replace")[-2000:] for log in sorted(folder.glob("actor-*.log"))]
+            raise SystemExit("\n".join(["an actor did not start; the ends of their logs:", *ends]))
         await asyncio.sleep(0.5)
     await redis.aclose()
     return infos

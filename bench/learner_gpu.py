@@ -1,4 +1,5 @@
-"""One RL step of Qwen2.5-VL-3B in bf16 under ZeRO-2 on this machine's GPUs: tokens/s, MFU, peak memory.
+"""One RL step of Qwen2.5-VL-3B in bf16 under ZeRO-2 on this machine's GPUs: tokens/s, MFU, peak memory,
+and how often the host waits for the GPU.
 
 `python -m bench.learner_gpu [--prompts N] [--group-size N] [--image-side N] [--response-tokens N] [--steps N]`, or
 under torchrun for several GPUs. Weights are random, images are noise of 1,036 x 1,036 pixels (1,369 tokens each),
@@ -12,7 +13,10 @@ import json
 import sys
 import tempfile
 import time
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -62,11 +66,16 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians over the steps, on all ranks together."""
+    """Medians over the steps, on all ranks together.
+
+    Attributes:
+        waits: in a further step, how often the host waited for this rank's GPU, by the line that made it wait.
+    """
 
     tokens_per_second: float
     model_tflops: float
     peak_gib: float
+    waits: Counter[str]
 
 
 def main() -> int:
@@ -98,7 +107,7 @@ def main() -> int:
     print(
         f"{measured.tokens_per_second:.0f} tokens/s, {measured.model_tflops:.0f} TFLOP/s of the model's own, "
         f"MFU {'unknown: no peak known for this chip' if mfu is None else f'{mfu:.1%}'}, "
-        f"peak memory {measured.peak_gib:.1f} GiB a GPU"
+        f"peak memory {measured.peak_gib:.1f} GiB a GPU, the host waits {measured.waits.total()} times a step"
     )
     result = {
         "name": "learner_tokens_per_second",
@@ -106,6 +115,7 @@ def main() -> int:
         "unit": "tokens/s",
         "mfu": None if mfu is None else round(mfu, 3),
         "peak_gib": round(measured.peak_gib, 1),
+        "host_waits": measured.waits.total(),
         "device": f"{ranks} x {name}",
     }
     print(json.dumps(result))
@@ -158,7 +168,27 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
         rates.append(sum(len(prompt) * len(responses) + sum(responses) for prompt, responses in trees) / seconds)
         flops.append(model_flops(trees) / seconds / 1e12)
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-    return Measured(median(rates[1:]), median(flops[1:]), peak)
+    with host_waits() as waits:
+        update.learn(groups, 0, partial(_held, images))
+    return Measured(median(rates[1:]), median(flops[1:]), peak, waits)
+
+
+@contextmanager
+def host_waits() -> Iterator[Counter[str]]:
+    """Counts within it where operations have the host wait for the GPU, as torch warns of; on CPUs there are none."""
+    places: Counter[str] = Counter()
+    if not torch.cuda.is_available():
+        yield places
+        return
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield places
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = (warning for warning in caught if "synchronizing CUDA operation" in str(warning.message))
+    places.update(f"{Path(warning.filename).name}:{warning.lineno}" for warning in found)
 
 
 def scaled(tiny: Qwen2_5_VLConfig, text: dict[str, Any], vision: dict[str, Any]) -> Qwen2_5_VLConfig:

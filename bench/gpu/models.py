@@ -32,7 +32,7 @@ SMALL_VISION: dict[str, Any] = {
 }
 SMALL_PIXELS = ["model.max_model_len=256", "model.min_pixels=3136", "model.max_pixels=3136"]
 LARGE_PIXELS = ["model.max_model_len=2048", "model.min_pixels=3136", "model.max_pixels=401408"]
-EMBEDDING_STD = 0.05  # spreads logits by 2 to 3, as in trained models; Qwen's 0.02 leaves them all alike
+LOGIT_SPREAD = 2.5  # standard deviation of a token's logits
 
 
 def sizes(bench: Bench) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,16 +52,17 @@ def tiny_model(folder: Path) -> Path:
 
 
 def cut_model(folder: Path, bench: Bench) -> Path:
-    """The 3B model with 12 layers on a GPU; on the CPU the tiny model."""
+    """The 3B model with 12 layers on a GPU, on the CPU the tiny model; with logits as unequal as a trained model's."""
     tiny_model(folder)
     if bench.is_cuda:
         architecture = scaled(AutoConfig.from_pretrained(folder), *sizes(bench))
         torch.manual_seed(0)
         with torch.device("cuda"):
             model = AutoModelForImageTextToText.from_config(architecture, dtype=torch.bfloat16)
-        torch.nn.init.normal_(model.get_input_embeddings().weight, std=EMBEDDING_STD)
         model.generation_config.eos_token_id = None
-        model.save_pretrained(folder)
-        del model
-        torch.cuda.empty_cache()
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+    embeddings = model.get_input_embeddings().weight
+    torch.nn.init.normal_(embeddings, std=LOGIT_SPREAD * embeddings.shape[1] ** -0.5)
+    model.save_pretrained(folder)
     return folder

@@ -99,7 +99,7 @@ def run_here() -> None:
         import_module(f"bench.gpu.steps.{words['step']}").run(bench, findings)
     except NotRunError as reason:
         skipped = str(reason)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         findings.wrong.append(f"{type(error).__name__}: {error}")
     verdict: Verdict = "wrong" if findings.wrong else "not run" if skipped else "right"

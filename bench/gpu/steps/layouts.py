@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ SIZES = Sizes(prompts=4, group_size=4, image_side=56, response_tokens=24)
 LEARNING_RATE = 1e-3
 MOMENT, DECAY = "exp_avg", 0.9  # AdamW's first moment m' = 0.9 m + 0.1 g: of two of them follows the gradient
 CPU_TIMEOUT_S = 180
+BEHAVIOUR_LOGPROB = -100.0  # so far below that importance weights are all at their bound, and rounding has no exponent
+RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR")
 CPU_PART = "from bench.gpu.steps.layouts import on_the_cpu; on_the_cpu()"
 
 Shards = dict[str, torch.Tensor]
@@ -64,7 +67,7 @@ def on_the_cpu() -> None:
 
 def _cpu_part(folder: Path, name: str, state: Path) -> None:
     words = json.dumps({"folder": str(folder), "name": name, "state": str(state)})
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {key: value for key, value in os.environ.items() if key not in RANK} | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-c", CPU_PART, words]
     subprocess.run(command, check=True, timeout=CPU_TIMEOUT_S, env=environment)
 
@@ -82,10 +85,14 @@ def _step(
 
     options = [f"model.path={model}", f"model.dtype={dtype}", f"learner.zero_stage={stage}", *SMALL_PIXELS]
     steps = [f"learner.prompts_per_batch={SIZES.prompts}", f"learner.prompts_per_step={SIZES.prompts}"]
-    component = "learner.components=[{name: a, reward: {accuracy: 1.0}, tokens: [response], kl_coef: 0.0}]"
-    config = load_config(None, [*options, *steps, component], environment={}).config
+    objective = ["learner.components=[{name: a, reward: {accuracy: 1.0}, tokens: [response], kl_coef: 0.0}]"]
+    objective += ["learner.off_policy.recompute_proximal=true"]  # ratios are 1 in any dtype
+    config = load_config(None, [*options, *steps, *objective], environment={}).config
     builder = SequenceBuilder(config.model)
     groups, images = made_groups(config, builder, SIZES, seed=0)
+    for scored in chain.from_iterable(group.rollouts for group in groups):
+        sample = scored.rollout.sample
+        sample.logprobs[:] = [BEHAVIOUR_LOGPROB] * len(sample.logprobs)
     policy = load_policy(config, str(model), forbidden_token_ids=[]).to(device)
     engine = build_engine(config, policy, learning_rate=LEARNING_RATE, weight_decay=1e-2)
     update = PolicyUpdate(config, engine, None, builder, device)
