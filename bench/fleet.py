@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +25,27 @@ class Actors:
 
     config: Config
     infos: list[ActorInfo]
+    processes: list[subprocess.Popen[bytes]]
 
 
 @contextmanager
-def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[Actors]:
-    """Starts a Redis and actors in a folder, where their logs are too; stops them at the end."""
+def running_actors(
+    folder: Path, count: int, overrides: list[str], devices: Sequence[str] | None = None
+) -> Iterator[Actors]:
+    """Starts a Redis and actors in a folder, where their logs are too; stops them at the end.
+
+    Args:
+        devices: each actor's GPUs, as CUDA_VISIBLE_DEVICES names them; default: all that this process has.
+    """
     with EmbeddedRedis(folder / "redis") as server:
         options = [f"run.dir={folder}", "metrics.actor_port=0", *overrides]
         config = load_config(None, options, environment=server.environment).config
         save_config(config, folder / "config.yaml")
-        processes = [_start(folder, f"actor-{number}", server.environment) for number in range(count)]
+        seen = [{}] * count if devices is None else [{"CUDA_VISIBLE_DEVICES": device} for device in devices]
+        processes = [_start(folder, f"actor-{number}", server.environment | seen[number]) for number in range(count)]
         try:
-            yield Actors(config, asyncio.run(_announced(config, folder, processes)))
+            infos = asyncio.run(_announced(config, folder, processes))
+            yield Actors(config, sorted(infos, key=lambda info: info.id), processes)
         finally:
             for process in processes:
                 process.terminate()
@@ -45,7 +54,7 @@ def running_actors(folder: Path, count: int, overrides: list[str]) -> Iterator[A
 
 
 def _start(folder: Path, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "actors", folder / "config.yaml", "--id", name]
+    command = [sys.executable, "-m", "actors", str(folder / "config.yaml"), "--id", name]
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
 

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,6 +27,13 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
+from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.ranks import init_process_group
+from learner.model.flops import ModelFlops
+from learner.model.policy import ATTENTION, as_policy
+from learner.model.reference import FrozenCopy
+from learner.model.sequences import SequenceBuilder
+from learner.objective.update import PolicyUpdate
 from vision_sr1.config import Config, load_config
 from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -122,15 +128,29 @@ def main() -> int:
     return 0
 
 
-def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
-    """Steps of a randomly initialized model of these sizes, with its reference policy."""
-    from learner.distributed.deepspeed_engine import build_engine
-    from learner.distributed.ranks import init_process_group
-    from learner.model.flops import ModelFlops
-    from learner.model.policy import ATTENTION, as_policy
-    from learner.model.reference import FrozenCopy
-    from learner.model.sequences import SequenceBuilder
-    from learner.objective.update import PolicyUpdate
+@dataclass(frozen=True)
+class Learner:
+    """A learner of a randomly initialized model, with its reference policy."""
+
+    config: Config
+    builder: SequenceBuilder
+    policy: torch.nn.Module
+    engine: Any
+    update: PolicyUpdate
+    device: torch.device
+
+    def groups(self, sizes: Sizes, seed: int) -> tuple[list[pb.ScoredGroup], dict[str, bytes]]:
+        """A batch of its own for each seed, with its images."""
+        return made_groups(self.config, self.builder, sizes, seed)
+
+    def learn(self, batch: tuple[list[pb.ScoredGroup], dict[str, bytes]]) -> None:
+        """One optimizer step."""
+        groups, images = batch
+        self.update.learn(groups, 0, lambda _: images)
+
+
+def make_learner(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Learner:
+    """A learner whose language model and vision tower have these sizes."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
     from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 
@@ -153,23 +173,30 @@ def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, override
     engine = build_engine(config, trained, learning_rate=1e-6, weight_decay=1e-2)
     reference = FrozenCopy(config, policy(), device, is_initial=True)
     update = PolicyUpdate(config, engine, reference, builder, device)
-    model_flops = ModelFlops(trained, forward_passes=1)
+    return Learner(config, builder, trained, engine, update, device)
+
+
+def measure(text: dict[str, Any], vision: dict[str, Any], sizes: Sizes, overrides: list[str]) -> Measured:
+    """Steps of a model of these sizes."""
+    learner = make_learner(text, vision, sizes, overrides)
+    model_flops = ModelFlops(learner.policy, forward_passes=1)
+    on_gpu = learner.device.type == "cuda"
     rates, flops = [], []
     for step in range(1 + sizes.steps):
-        groups, images = made_groups(config, builder, sizes, seed=step)
-        if device.type == "cuda":
+        batch = learner.groups(sizes, seed=step)
+        if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         started = time.perf_counter()
-        update.learn(groups, 0, partial(_held, images))
-        if device.type == "cuda":
+        learner.learn(batch)
+        if on_gpu:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - started
-        trees = list(_trees(groups))
+        trees = list(_trees(batch[0]))
         rates.append(sum(len(prompt) * len(responses) + sum(responses) for prompt, responses in trees) / seconds)
         flops.append(model_flops(trees) / seconds / 1e12)
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
     with host_waits() as waits:
-        update.learn(groups, 0, partial(_held, images))
+        learner.learn(batch)
     return Measured(median(rates[1:]), median(flops[1:]), peak, waits)
 
 
@@ -236,10 +263,6 @@ def _sample(rng: np.random.Generator, prompt_ids: list[int], length: int) -> pb.
         logprobs=[-12.0] * length,
         versions=[pb.VersionSpan(policy_version=0, end=length)],
     )
-
-
-def _held(images: dict[str, bytes], _: set[str]) -> dict[str, bytes]:
-    return images
 
 
 def _trees(groups: list[pb.ScoredGroup]) -> Iterator[tuple[list[int], list[int]]]:

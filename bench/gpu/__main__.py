@@ -3,7 +3,7 @@
 `python -m bench.gpu [--steps NAME,...] [--output FOLDER] [--model FOLDER] [--minutes N] [--limit NAME=VALUE ...]`: each
 step runs in a process of its own and ends with a verdict, `right`, `wrong` or `not run`, and with figures. The bench
 goes on after a step that is wrong. FOLDER receives results.json, results.md and a log of each step. The exit status is
-1 where a step is wrong. Without a GPU the same code runs on the CPU at small sizes, and every verdict says `on the CPU`.
+1 where a step is wrong. Without a GPU the same code runs on the CPU at small sizes, and each verdict says so.
 """
 
 import argparse
@@ -26,7 +26,12 @@ STEPS = (
     Step("shared_device", "an actor that sleeps, and wakes with weights sent on the same device", 60, 300),
     Step("run", "`vision-sr1 train` on one device: three batches, stop, resume, export, ask", 120, 420),
     Step("optimizer", "memory of an optimizer step, and whether memory grows", 30, 180),
-    Step("several_gpus", "NCCL in full and delta, actors killed and stalled, tensor parallel", 120, 600),
+    Step(
+        "transfers",
+        "weights between devices, by NCCL on two or more GPUs: in full, delta, stall, death, tensor parallel",
+        120,
+        600,
+    ),
 )
 
 
@@ -35,15 +40,16 @@ def main() -> int:
         prog="python -m bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     known = ", ".join(step.name for step in STEPS)
-    parser.add_argument("--steps", metavar="NAME,...", help=f"default: all: {known}")
+    parser.add_argument("--steps", metavar="NAME,...", help=f"in this order; default: {known}")
     parser.add_argument("--output", type=Path, default=Path("runs/gpu-bench"), help="folder; default: %(default)s")
     parser.add_argument("--overwrite", action="store_true", help="replace the results in that folder")
     parser.add_argument("--model", type=Path, help="checkpoint for the step `actor`; default: random weights")
     parser.add_argument("--minutes", type=float, default=10.0, help="of all steps together; default: %(default)s")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help=f"of {', '.join(LIMITS)}")
     arguments = parser.parse_args()
-    names = [step.name for step in STEPS] if arguments.steps is None else arguments.steps.split(",")
-    if unknown := sorted(set(names) - {step.name for step in STEPS}):
+    by_name = {step.name: step for step in STEPS}
+    names = list(by_name) if arguments.steps is None else list(dict.fromkeys(arguments.steps.split(",")))
+    if unknown := [name for name in names if name not in by_name]:
         parser.error(f"--steps: there is no {', '.join(unknown)}; there are {known}")
     if arguments.model is not None and not arguments.model.is_dir():
         parser.error(f"--model: there is no folder {arguments.model}")
@@ -52,7 +58,7 @@ def main() -> int:
         parser.error(f"--output: {output} holds results; give another folder, or --overwrite")
     limits = _limits(parser, arguments.limit)
     output.mkdir(parents=True, exist_ok=True)
-    results = run_all([step for step in STEPS if step.name in names], output, arguments.model, limits, arguments.minutes)
+    results = run_all([by_name[name] for name in names], output, arguments.model, limits, arguments.minutes)
     print(write_report(output, STEPS, results, limits))
     count = Counter(result.verdict for result in results)
     by_verdict = {
@@ -81,7 +87,9 @@ def run_all(
             bench = Bench(device, _new_folder(output, step.name), folder, limits)
             results.append(run_apart(step, bench, output / f"{step.name}.log", left_s))
         found = results[-1]
-        print(f"{found.step}: {found.verdict} on {found.on}, {found.seconds:g} s", *found.reasons, sep="\n  ", flush=True)
+        print(
+            f"{found.step}: {found.verdict} on {found.on}, {found.seconds:g} s", *found.reasons, sep="\n  ", flush=True
+        )
         write_report(output, STEPS, results, limits)
     return results
 

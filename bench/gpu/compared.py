@@ -44,7 +44,9 @@ def prompts(bench: Bench) -> list[Prompt]:
     found = [Prompt(QUESTIONS[0], [], [])]
     for number, (side, question) in enumerate(zip(sides, QUESTIONS, strict=True)):
         found.append(Prompt(f"<image>{question}", [_image(side, number)], [_image(side, 100 + number)]))
-    found.append(Prompt(f"<image><image>{QUESTIONS[2]}", [_image(s, 7) for s in sides[:2]], [_image(s, 9) for s in sides[:2]]))
+    found.append(
+        Prompt(f"<image><image>{QUESTIONS[2]}", [_image(s, 7) for s in sides[:2]], [_image(s, 9) for s in sides[:2]])
+    )
     return found
 
 
@@ -63,21 +65,21 @@ def compare(
     rounded = _logprobs(builder, model, dtype, bench.device, answers)
     exact = _logprobs(builder, model, torch.float32, bench.device, answers)
     other = _logprobs(builder, model, dtype, bench.device, answers, other_images=True)
-    has_images = torch.cat(
-        [torch.full((len(a.sample.logprobs),), bool(a.prompt.images)) for a in answers]
-    )
+    has_images = torch.cat([torch.full((len(a.sample.logprobs),), bool(a.prompt.images)) for a in answers])
     difference = (actor - rounded).abs()
     findings.figure(f"{name}tokens compared", len(actor))
-    findings.within("logprob_difference", f"{name}mean |actor - transformers|", float(difference.mean()))
-    findings.figure(f"{name}largest |actor - transformers|", float(difference.max()))
+    findings.within("logprob_difference", f"{name}mean difference to transformers", float(difference.mean()))
+    findings.figure(f"{name}largest difference to transformers", float(difference.max()))
     own, theirs = float((actor - exact).abs().mean()), float((rounded - exact).abs().mean())
-    findings.figure(f"{name}mean |transformers - its float32|", theirs)
-    findings.figure(f"{name}mean |actor - float32|", own)
-    findings.within("actor_error_ratio", f"{name}the actor's error to that of transformers", own / max(theirs, 1e-6))
+    findings.figure(f"{name}error of transformers, to float32", theirs)
+    findings.figure(f"{name}error of the actor, to float32", own)
+    findings.within("actor_error_ratio", f"{name}the actor's error by that of transformers", own / max(theirs, 1e-6))
     changed = float((actor - other).abs()[has_images].mean())
     shown = float(difference[has_images].mean())
-    findings.figure(f"{name}mean |actor - transformers with other images|", changed)
-    findings.holds(f"{name}the actor sees its images: {changed:.3g} is more than twice {shown:.3g}", changed > 2 * shown)
+    findings.figure(f"{name}mean difference to transformers with other images", changed)
+    findings.holds(
+        f"{name}the actor sees its images: {changed:.3g} is more than twice {shown:.3g}", changed > 2 * shown
+    )
 
 
 def _logprobs(

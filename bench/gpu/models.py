@@ -65,4 +65,7 @@ def cut_model(folder: Path, bench: Bench) -> Path:
     embeddings = model.get_input_embeddings().weight
     torch.nn.init.normal_(embeddings, std=LOGIT_SPREAD * embeddings.shape[1] ** -0.5)
     model.save_pretrained(folder)
+    del model, embeddings
+    if bench.is_cuda:
+        torch.cuda.empty_cache()  # for the actor that comes
     return folder

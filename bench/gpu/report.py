@@ -4,35 +4,38 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.gpu.findings import Figure
+from bench.gpu.findings import LIMITS, Figure
 from bench.gpu.step import Result, Step
 
+BAR = "\\|"  # in a cell
 FILES = ("results.json", "results.md")
 
 
 def write_report(folder: Path, steps: Sequence[Step], results: Sequence[Result], limits: dict[str, float]) -> str:
     """Writes both into the folder, and returns the Markdown."""
     rows = [{**vars(result), "checks": checks(steps, result)} for result in results]
-    text = markdown(steps, results)
+    text = markdown(steps, results, limits)
     (folder / FILES[0]).write_text(json.dumps({"limits": limits, "steps": rows}, indent=2) + "\n")
     (folder / FILES[1]).write_text(text)
     return text
 
 
-def markdown(steps: Sequence[Step], results: Sequence[Result]) -> str:
-    """A table of verdicts, then the figures of each step."""
+def markdown(steps: Sequence[Step], results: Sequence[Result], limits: dict[str, float]) -> str:
+    """A table of verdicts, the figures of each step, and what they were held to."""
     lines = ["| step | verdict | on | seconds | checks |", "|---|---|---|---|---|"]
     lines += [
         f"| {result.step} | {result.verdict} | {result.on} | {result.seconds:g} | {checks(steps, result)} |"
         for result in results
     ]
     for result in results:
-        if result.reasons or result.figures:
-            lines += ["", f"## {result.step}: {result.verdict} (on {result.on})", ""]
-            lines += [f"- {reason}" for reason in result.reasons]
+        lines += ["", f"## {result.step}: {result.verdict} (on {result.on})"]
+        if result.reasons:
+            lines += ["", *(f"- {reason}" for reason in result.reasons)]
         if result.figures:
-            lines += ["", "| figure | value |", "|---|---|"] if result.reasons else ["| figure | value |", "|---|---|"]
+            lines += ["", "| figure | value |", "|---|---|"]
             lines += [f"| {name} | {_shown(value)} |" for name, value in result.figures.items()]
+    lines += ["", "## Limits", "", "| limit | value | of |", "|---|---|---|"]
+    lines += [f"| {name} | {limits[name]:g} | {limit.meaning.replace('|', BAR)} |" for name, limit in LIMITS.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -44,4 +47,4 @@ def checks(steps: Sequence[Step], result: Result) -> str:
 def _shown(value: Figure) -> str:
     if isinstance(value, list):
         return "<br>".join(value)
-    return "not measured here" if value is None else str(value).replace("|", "\\|")
+    return "not measured here" if value is None else str(value).replace("|", BAR)

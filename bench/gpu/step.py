@@ -86,6 +86,8 @@ def run_apart(step: Step, bench: Bench, log: Path, left_s: float) -> Result:
         return Result(step.name, "wrong", on, seconds, [reason, f"see {log}"])
     if result.verdict != "wrong":
         shutil.rmtree(bench.folder)
+    if status:
+        result.reasons.append(f"its process ended with status {status} after all checks; see {log}")
     return result
 
 
@@ -127,12 +129,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END_S)
     of_session = [one for one in psutil.process_iter() if _session(one.pid) == process.pid]
-    remaining = {one.pid: one for one in [*started, *of_session] if one.is_running()}.values()
+    remaining = list({one.pid: one for one in [*started, *of_session] if one.is_running()}.values())
     for number, wait_s in ((signal.SIGTERM, max(0.0, deadline - time.monotonic())), (signal.SIGKILL, END_S)):
         for one in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.send_signal(number)
-        _, remaining = psutil.wait_procs(list(remaining), wait_s)
+        _, remaining = psutil.wait_procs(remaining, wait_s)
     if process.poll() is None:
         process.kill()
     process.wait()

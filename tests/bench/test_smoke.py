@@ -35,6 +35,7 @@ def full(sibling: str) -> Any:
 PUBLISHED = full("system/test_weights.py::test_the_actor_equals_transformers_after_each_version")
 SMOKED = full("bench/test_smoke.py::test_a_benchmark_runs_and_ends_with_its_result")
 REPORTED = full("bench/test_claims.py::test_a_finished_study_is_judged_and_reported")
+CHECKED = full("bench/test_gpu.py::test_a_fault_is_wrong_and_the_bench_goes_on")
 ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_not_otherwise")
 
 SMALLEST = [
@@ -42,6 +43,7 @@ SMALLEST = [
     ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
+    ("gpu", "--steps installation --output {folder}/gpu", [slow, CHECKED]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
     ("peers", "demo --quick --batches 1 --trl-batches 1", [system, PUBLISHED]),
     ("reward", "--rollouts 2 --traces 8 --requests 9", [slow, SMOKED]),
@@ -49,6 +51,11 @@ SMALLEST = [
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
 COMPARING = {"actor", "claims", "claims.conditions", "peers", "streams", "weights"}
+
+
+def environment() -> dict[str, str]:
+    """This process's, of which benchmarks make learners of their own."""
+    return {key: value for key, value in os.environ.items() if key not in RANK}
 
 
 def benchmarks() -> list[str]:
@@ -65,13 +72,12 @@ def benchmarks() -> list[str]:
 def test_a_benchmark_runs_and_ends_with_its_result(name: str, options: str, tmp_path: Path):
     report = shutil.copy(ROOT / "docs" / "claims.md", tmp_path)
     words = shlex.split(options.format(folder=tmp_path, study=f"--root {tmp_path}/runs --report {report}"))
-    environment = {key: value for key, value in os.environ.items() if key not in RANK}
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *words],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        env=environment,
+        env=environment(),
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])

@@ -41,7 +41,9 @@ def run(bench: Bench, findings: Findings) -> None:
             _compare(findings, f"{kind}, head {size}", _random(bench.device, tokens, size, KV_HEADS), ours, exact)
         windows = _consecutive([length * times for length in PATCHES])
         rows = _random(bench.device, windows[-1].stop, size, HEADS)
-        _compare(findings, f"vision, head {size}", rows, _windows(windows), _by_sequence([[w] for w in windows], windows))
+        _compare(
+            findings, f"vision, head {size}", rows, _windows(windows), _by_sequence([[w] for w in windows], windows)
+        )
 
 
 def _compare(
@@ -65,20 +67,20 @@ def _compare(
 
 def _packed(layout: Layout, window: int | None) -> Callable[[Rows, Rows, Rows], Rows]:
     def attend(query: Rows, key: Rows, value: Rows) -> Rows:
-        heads_first = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
+        q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
         module, scale = torch.nn.Module(), query.shape[-1] ** -0.5
-        return packed_attention(module, *heads_first, None, scale, layout=layout, sliding_window=window)[0][0]
+        return packed_attention(module, q, k, v, None, scale, layout=layout, sliding_window=window)[0][0]
 
     return attend
 
 
 def _windows(windows: list[range]) -> Callable[[Rows, Rows, Rows], Rows]:
     def attend(query: Rows, key: Rows, value: Rows) -> Rows:
-        heads_first = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
+        q, k, v = (tensor.transpose(0, 1).unsqueeze(0) for tensor in (query, key, value))
         ends = torch.tensor([0, *(window.stop for window in windows)], device=query.device)
         longest = max(map(len, windows))
         module, scale = torch.nn.Module(), query.shape[-1] ** -0.5
-        return window_attention(module, *heads_first, None, scale, cu_seq_lens_q=ends, max_length_q=longest)[0][0]
+        return window_attention(module, q, k, v, None, scale, cu_seq_lens_q=ends, max_length_q=longest)[0][0]
 
     return attend
 

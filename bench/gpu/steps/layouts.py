@@ -1,4 +1,4 @@
-"""A step in bf16 under every ZeRO stage, from a checkpoint of a step in float32 on the CPU, against the CPU's next step.
+"""A step in bf16 under every ZeRO stage, from a float32 checkpoint of the CPU, against the CPU's next step.
 
 The CPU's part runs in a process without GPUs, and goes on from the state that the first stage here writes, too: a
 checkpoint is taken up in both directions.
@@ -40,7 +40,9 @@ def run(bench: Bench, findings: Findings) -> None:
     before, exact = (load_file(bench.folder / f"{name}.safetensors") for name in ("restored", "first"))
     device = init_process_group()
     for stage in STAGES:
-        restored, after = _step(model, "bfloat16", stage, device, bench.folder / "state", bench.folder / f"state{stage}")
+        restored, after = _step(
+            model, "bfloat16", stage, device, bench.folder / "state", bench.folder / f"state{stage}"
+        )
         findings.holds(f"ZeRO {stage} restores the CPU's checkpoint to the last bit", _equal(restored, before))
         error = relative_error(_gradient(restored, after), _gradient(before, exact))
         findings.within("gradient_error", f"ZeRO {stage}: error of the gradient in bf16", error)

@@ -1,8 +1,6 @@
 """An actor and a learner on one device: the actor sleeps, and wakes with the weights that the learner sends."""
 
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,14 +9,13 @@ from bench.gpu.asked import answers_of, digests_of
 from bench.gpu.compared import compare, prompts
 from bench.gpu.findings import Bench, Findings
 from bench.gpu.models import cut_model, pixels
+from bench.gpu.publishing import Publishing
 from learner.devices.offload import Offload
 from learner.devices.turns import put_to_sleep
-from learner.publishing.fleet_transfer import FleetTransfer
 from vision_sr1.run_folder.names import DEVICES
 from vision_sr1.runtime.device_lease import DeviceLease, device_name
 
 TIMEOUT_S = 120
-CHANGE = 0.02  # of each parameter's spread
 
 
 def run(bench: Bench, findings: Findings) -> None:
@@ -33,19 +30,19 @@ def run(bench: Bench, findings: Findings) -> None:
         learner = Learner(actors, bench)
         learner.give()
         findings.figure("first weights, to an actor asleep, s", learner.send(0))
-        learner.change()
+        learner.publishing.change()
         findings.figure("weights to an actor awake, s", learner.send(1))
         digests, answers = digests_of(actors), answers_of(actors, prompts(bench), tokens)
         findings.figure("falling asleep, s", learner.take())
         _asleep(bench, findings, "between turns", before)
-        published = learner.save(bench.folder / "published")
-        compare(actors.config, str(published), answers, bench, findings)
+        published = learner.publishing.save(bench.folder / "published")
+        compare(actors.config, published, answers, bench, findings)
         learner.give()
         findings.figure("the same weights to an actor asleep, s", learner.send(2))
         findings.holds("digests after sleep are those before it", digests_of(actors) == digests)
         answers = answers_of(actors, prompts(bench), tokens)
         learner.take()
-        compare(actors.config, str(published), answers, bench, findings, "after sleep: ")
+        compare(actors.config, published, answers, bench, findings, "after sleep: ")
     torch.distributed.destroy_process_group()
 
 
@@ -53,18 +50,11 @@ class Learner:
     """A policy in this process that takes turns with the actor."""
 
     def __init__(self, actors: Actors, bench: Bench) -> None:
-        from learner.distributed.deepspeed_engine import build_engine
-        from learner.distributed.ranks import init_process_group
-        from learner.model.policy import load_policy
-
         self._actors = actors
-        device = init_process_group()
-        self._lease = DeviceLease(actors.config.run.path / DEVICES, device_name(device))
+        self._lease = DeviceLease(actors.config.run.path / DEVICES, device_name(torch.device(bench.device)))
         self._lease.acquire(TIMEOUT_S, alone=True)
-        self._policy: Any = load_policy(actors.config, actors.config.model.path, forbidden_token_ids=[]).to(device)
-        engine = build_engine(actors.config, self._policy, learning_rate=1e-6, weight_decay=0.0)
-        self._memory = Offload(engine, [], device)
-        self._transfer = FleetTransfer(actors.config, engine)
+        self.publishing = Publishing(actors)
+        self._memory = Offload(self.publishing.engine, [], self.publishing.device)
 
     def give(self) -> None:
         """Ends the learner's turn."""
@@ -72,7 +62,7 @@ class Learner:
         self._lease.release()
 
     def take(self) -> float:
-        """Begins it; returns how long the actor took to fall asleep."""
+        """Begins it; returns how long the actor took to fall asleep, in seconds."""
         started = time.monotonic()
         if silent := put_to_sleep(self._actors.infos, TIMEOUT_S, self._actors.config.tls):
             raise RuntimeError(f"did not fall asleep: {silent}")
@@ -82,27 +72,8 @@ class Learner:
         return seconds
 
     def send(self, version: int) -> float:
-        """Publishes the weights; returns how long that took."""
-        started = time.monotonic()
-        if not self._transfer.send(version, self._transfer.reachable(self._actors.infos)):
-            raise RuntimeError(f"version {version} did not reach the actor: {self._transfer.lost}")
-        return time.monotonic() - started
-
-    def change(self) -> None:
-        """Moves every parameter at random."""
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in self._policy.parameters():
-                parameter.add_(CHANGE * parameter.std() * torch.randn_like(parameter))
-
-    def save(self, folder: Path) -> Path:
-        """The weights as a checkpoint that transformers loads, beside the model's other files."""
-        for file in Path(self._actors.config.model.path).iterdir():
-            if file.suffix != ".safetensors":
-                folder.mkdir(exist_ok=True)
-                (folder / file.name).write_bytes(file.read_bytes())
-        self._policy.save_pretrained(folder)
-        return folder
+        """Publishes the weights; returns how long that took, in seconds."""
+        return self.publishing.send(version, self._actors.infos)
 
 
 def _used_gib(bench: Bench) -> float:
