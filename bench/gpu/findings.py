@@ -23,7 +23,8 @@ LIMITS = {
     ),
     "gradient_error": Limit(0.05, "the same of a whole step's gradient"),
     "logprob_difference": Limit(
-        0.05, "mean |log-probability of an actor - that of transformers|, both in bf16 on the same tokens"
+        0.05,
+        "mean |log-probability of an actor - that of transformers|, both in bf16; a run warns there",
     ),
     "actor_error_ratio": Limit(
         3.0, "mean |actor in bf16 - transformers in float32|, as a multiple of |transformers in bf16 - in float32|"

