@@ -18,14 +18,14 @@ from bench.gpu.report import FILES, write_report
 from bench.gpu.step import Result, Step, run_apart
 
 STEPS = (
-    Step("installation", "imports, versions, vLLM's platform, `vision-sr1 doctor`", 20, 180),
-    Step("attention", "attention and its gradients against float32, a sequence at a time", 20, 120),
-    Step("layouts", "a bf16 step under ZeRO 0-3 from a CPU's float32 checkpoint, against the CPU's step", 40, 240),
-    Step("learner", "steps of a 3B model cut to 12 layers: tokens/s, MFU, memory, host synchronizations", 45, 240),
-    Step("actor", "an actor's log-probabilities against transformers' in bf16 and float32", 60, 300),
-    Step("shared_device", "an actor that sleeps, and wakes with weights sent on the same device", 60, 300),
-    Step("run", "`vision-sr1 train` on one device: three batches, stop, resume, export, ask", 120, 420),
-    Step("optimizer", "memory of an optimizer step, and whether memory grows", 30, 180),
+    Step("installation", "imports, versions, vLLM's platform, `vision-sr1 doctor`", 20, 300),
+    Step("attention", "attention and its gradients against float32, a sequence at a time", 20, 240),
+    Step("layouts", "a bf16 step under ZeRO 0-3 from a CPU's float32 checkpoint, against the CPU's step", 40, 400),
+    Step("learner", "steps of a 3B model cut to 12 layers: tokens/s, MFU, memory, host synchronizations", 45, 300),
+    Step("actor", "an actor's log-probabilities against transformers' in bf16 and float32", 60, 400),
+    Step("shared_device", "an actor that sleeps, and wakes with weights sent on the same device", 60, 400),
+    Step("run", "`vision-sr1 train` on one device: three batches, stop, resume, export, ask", 120, 600),
+    Step("optimizer", "memory of an optimizer step, and whether memory grows", 30, 300),
     Step(
         "transfers",
         "weights between devices, by NCCL on two or more GPUs: in full, delta, stall, death, tensor parallel",
