@@ -458,7 +458,7 @@ def publish_checkpoint(actor: Actor, published: pb.PublishedWeights | None) -> N
     asyncio.run(publish())
 
 
-@on_actors(TIED, among=(TIED, NCCL, NCCL_SHARDED))
+@on_actors(TIED, among=(TIED,))
 def test_weights_of_a_checkpoint_replace_those_that_came_with_changes(actor: Actor, learner: Learner):
     """The parameters have other names in its files than on the wire."""
     version = actor.version() + 1
