@@ -30,7 +30,7 @@ test: $(STAMP)  ## Run the tests, with every part real at least once (11 minutes
 	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)
 
 # Files of tests/system that leave room for one another; the others, and benches, run alone.
-SIDE_BY_SIDE := $(addprefix tests/system/test_,families.py fleet.py shared_devices.py training.py weights.py)
+SIDE_BY_SIDE := $(addprefix tests/system/test_,families.py shared_devices.py training.py weights.py)
 
 test-rest: $(STAMP)  ## Run what `test` leaves out.
 	$(PYTEST) $(PARALLEL) -m full $(SIDE_BY_SIDE) $(FLAGS)
