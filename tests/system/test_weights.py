@@ -83,7 +83,8 @@ def on_actors(
 
 
 on_all_actors = on_actors(TIED, SHARDED)
-on_each_actor = on_actors(TIED, among=(TIED, SHARDED))  # for what does not depend on how weights come and lie
+on_each_actor = on_actors(TIED)  # for what has nothing to do with how weights lie in the workers
+on_each_over_gloo = on_actors(TIED, among=(TIED, SHARDED))  # nor with how they come
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_the_actor_equals_transformers_after_each_version(
         actor.generate("what", [], sampling=pb.SamplingParams(temperature=50.0, top_p=1.0, max_tokens=4))
 
 
-@on_each_actor
+@on_each_over_gloo
 def test_an_actor_that_cannot_reach_redis_says_so_until_it_can(actor: Actor, learner: Learner):
     assert actor.health() == health_pb2.HealthCheckResponse.SERVING
     assert actor.config.streams.url is not None
@@ -345,7 +346,7 @@ def test_the_device_has_finished_before_weights_are_read(
     assert order == ["finished", "read"]
 
 
-@on_each_actor
+@on_each_over_gloo
 def test_vision_tokens_are_never_sampled(actor: Actor, learner: Learner):
     tokenizer = SequenceBuilder(actor.config.model).tokenizer
     sampling = pb.SamplingParams(temperature=2.0, top_p=1.0, max_tokens=64)
@@ -359,7 +360,7 @@ def test_vision_tokens_are_never_sampled(actor: Actor, learner: Learner):
     assert not sampled & set(family_of("qwen2_5_vl").reserved_token_ids(tokenizer))
 
 
-@on_each_actor
+@on_each_over_gloo
 def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor, learner: Learner):
     """In the crowd most prompts are computed in parts, which CPU generators must survive."""
     prompts = [" ".join([word, *["top left square red ;"] * 30]) for word in ("red", "blue", "green") for _ in range(8)]
@@ -382,7 +383,7 @@ def test_a_seeded_sample_is_the_same_alone_and_in_a_crowd(actor: Actor, learner:
         assert sampled(index, 2) == {sample: crowd[index][sample] for sample in (0, 1)}
 
 
-@on_each_actor
+@on_each_over_gloo
 def test_a_prompt_is_computed_once_for_all_its_samples(actor: Actor, learner: Learner):
     """As far as whole blocks of the key-value cache hold it."""
     samples, blocks = 6, 128  # tokens of a block on CPUs; more than it on none
@@ -458,7 +459,7 @@ def publish_checkpoint(actor: Actor, published: pb.PublishedWeights | None) -> N
     asyncio.run(publish())
 
 
-@on_actors(TIED, among=(TIED,))
+@on_each_actor
 def test_weights_of_a_checkpoint_replace_those_that_came_with_changes(actor: Actor, learner: Learner):
     """The parameters have other names in its files than on the wire."""
     version = actor.version() + 1
@@ -518,7 +519,7 @@ def test_log_probabilities_are_over_the_whole_vocabulary_whatever_the_nucleus(
         assert list(sample.logprobs) == pytest.approx(list(greedily.logprobs), abs=1e-5)
 
 
-@on_each_actor
+@on_each_over_gloo
 @pytest.mark.parametrize("ignoring", ["the trainer", "actor", "the trainer and actor"])
 def test_the_side_that_ignores_images_is_named(
     actor: Actor,

@@ -104,6 +104,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._new_digests: dict[str, str] = {}
         self._received: list[Callable[[], Contents]] = []
         self._folder = ""
+        self._base_is_gone = False  # what changes are to: replaced by a checkpoint, under names of its own
         self._bucket: Future[Contents] | None = None
 
     @keeps_failure
@@ -186,6 +187,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         digests = self._digests | self._new_digests
         self._digests = {name: digests[name] for name in self._whole}
         self._held = self._whole if self._delta and not self._folder else {}
+        self._base_is_gone = self._delta and bool(self._folder)
         self.start_weight_update()
 
     def digests(self) -> dict[str, str]:
@@ -196,6 +198,10 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Waits for all buckets and makes whole parameters of them."""
         contents: Contents = [item for received in self._received for item in received()]
         held = self._held
+        if contents and self._base_is_gone:
+            raise RuntimeError(
+                "the weights to which these may be changes were replaced by a checkpoint's: send all in a new group"
+            )
         if self._folder:  # all parameters, under names of their own, which no changes will have
             contents, held = list(read_weights(self._folder)), {}
         if not contents:
@@ -210,5 +216,5 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         if self._group is not None:
             self._group.close()
         self._group = None
-        self._held, self._bucket = {}, None
+        self._held, self._base_is_gone, self._bucket = {}, False, None
         self.start_weight_update()
