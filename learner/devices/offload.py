@@ -65,11 +65,11 @@ class Offload:
 
     def read(self, tensor: Tensor) -> Tensor:
         """The tensor, or a view of its copy in the host's memory while it is away."""
-        host = self._host.get(tensor.untyped_storage()._cdata)
-        if host is None or tensor.untyped_storage()._cdata not in self._away:
+        key = tensor.untyped_storage()._cdata
+        if key not in self._away:
             return tensor
         empty = torch.empty(0, dtype=tensor.dtype)
-        return empty.set_(host.untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        return empty.set_(self._host[key].untyped_storage(), tensor.storage_offset(), tensor.shape, tensor.stride())
 
     def _storages(self) -> Iterator[torch.UntypedStorage]:
         """Each once, without those of the parameters that are published and of what is elsewhere already."""

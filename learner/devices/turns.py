@@ -27,10 +27,10 @@ from learner.distributed.state_shards import Shard
 from learner.stop_request import StoppedError
 from vision_sr1.config import Config, TlsConfig
 from vision_sr1.run_folder.names import DEVICES
-from vision_sr1.runtime import rpc
 from vision_sr1.runtime.device_lease import POLL_S, DeviceHeldError, DeviceLease, LeaseWait, device_name
-from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
+from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
+from vision_sr1.weights.fleet_client import failures
 
 log = structlog.get_logger()
 
@@ -195,17 +195,7 @@ class SharedDevices:
 
 def put_to_sleep(actors: list[ActorInfo], timeout_s: float, tls: TlsConfig) -> list[str]:
     """Has all actors give their devices back; returns those that did not say that they have."""
-    channels = [rpc.channel(actor.address, tls) for actor in actors]
-    calls = [
-        actor_pb2_grpc.ActorStub(channel).Sleep.future(actor_pb2.SleepRequest(), timeout=timeout_s)
-        for channel in channels
-    ]
-    silent = {}
-    for actor, call in zip(actors, calls, strict=True):
-        if error := call.exception():
-            silent[actor.id] = f"{error.code().name}: {error.details()}"
-    for channel in channels:
-        channel.close()
+    silent = failures(actors, "Sleep", actor_pb2.SleepRequest(), timeout_s, tls)
     if silent:
         log.error("actors_awake", message="Actors did not give their devices back", actors=silent)
     return sorted(silent)

@@ -36,11 +36,6 @@ class DeviceLease:
         self._path = folder / f"{device}.lock"
         self._file: int | None = None
 
-    @property
-    def is_held(self) -> bool:
-        """Whether this process has its turn."""
-        return self._file is not None
-
     def try_acquire(self, *, alone: bool) -> bool:
         """Takes the turn where no other process is in its way; whether it has it now.
 

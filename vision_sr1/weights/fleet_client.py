@@ -126,10 +126,21 @@ class FleetClient:
 
 def answering(actors: list[ActorInfo], timeout_s: float, tls: TlsConfig) -> list[ActorInfo]:
     """Those whose server and engine answer in time: an announcement may outlive its actor by some heartbeats."""
+    failed = failures(actors, "Status", pb.StatusRequest(ask_engine=True), timeout_s, tls)
+    return [actor for actor in actors if actor.id not in failed]
+
+
+def failures(actors: list[ActorInfo], call: str, request: Any, timeout_s: float, tls: TlsConfig) -> dict[str, str]:
+    """Makes a call to all actors at once; by actor, the error of those that did not answer in time or refused."""
     channels = [rpc.channel(actor.address, tls) for actor in actors]
-    request = pb.StatusRequest(ask_engine=True)
-    calls = [actor_pb2_grpc.ActorStub(channel).Status.future(request, timeout=timeout_s) for channel in channels]
-    found = [actor for actor, call in zip(actors, calls, strict=True) if call.exception() is None]
+    calls = [
+        getattr(actor_pb2_grpc.ActorStub(channel), call).future(request, timeout=timeout_s) for channel in channels
+    ]
+    failed = {
+        actor.id: f"{error.code().name}: {error.details()}"
+        for actor, made in zip(actors, calls, strict=True)
+        if (error := made.exception())
+    }
     for channel in channels:
         channel.close()
-    return found
+    return failed

@@ -177,15 +177,8 @@ def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: i
     )
 
 
-def actor_memory(
-    size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int, utilization: float | None = None
-) -> ActorMemory:
-    """What one of an actor's GPUs holds; the cache's tokens are those of the whole actor.
-
-    Args:
-        utilization: fraction of the GPU's memory; default: as configured.
-    """
-    utilization = config.actors.gpu_memory_utilization if utilization is None else utilization
+def actor_memory(size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int, utilization: float) -> ActorMemory:
+    """What one of an actor's GPUs holds of this fraction of its memory; the cache's tokens are the whole actor's."""
     weights = 2 * size.parameters / GIB / tensor_parallel
     states = config.actors.max_num_seqs * size.state_bytes / GIB / tensor_parallel
     cache = utilization * gpu.memory_gib - weights - states - ACTOR_WORK_GIB

@@ -7,7 +7,7 @@ from rich.table import Table
 from vision_sr1.cli.planning import division, estimates, publication
 from vision_sr1.cli.planning.division import Plan, make_plan
 from vision_sr1.cli.planning.estimates import GIB, ModelSize, all_memories, usable_gib
-from vision_sr1.config import Config
+from vision_sr1.config import Config, ConfigError
 from vision_sr1.runtime.gpus import Gpu
 
 
@@ -18,9 +18,13 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         ConfigError: no split fits; what was found until then is printed.
     """
     console.print(f"{path}: {size.parameters / 1e9:.2f} billion parameters", highlight=False)
-    console.print(_memories(size, config, gpu, gpus if config.actors.placement == "shared" else max(1, gpus - 1)))
-    plan = make_plan(size, config, gpu, gpus)
-    all_send = plan.shared or config.learner.lora.goes_to_actors
+    try:
+        plan = make_plan(size, config, gpu, gpus)
+    except ConfigError:
+        console.print(_memories(size, config, gpu, gpus))
+        raise
+    console.print(_memories(size, config, gpu, plan.learner_gpus))
+    sends_over_links = not (plan.shared or config.learner.lora.goes_to_actors)
     facts = [
         f"learner: {plan.learner_gpus} GPUs, {plan.memory.total:.0f} of {usable_gib(gpu):.0f} GiB each",
         f"actors: {plan.actors} of {plan.tensor_parallel} GPUs{', the same in turn' if plan.shared else ''}; "
@@ -29,7 +33,7 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
         f"{plan.actor_host_gib:.0f} GiB for an actor",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
-        *([] if all_send else [publication.advice(plan.publish_bytes, gpu)]),
+        *([publication.advice(plan.publish_bytes, gpu)] if sends_over_links else []),
         _duration(plan),
         f"Kubernetes: start from deploy/kubernetes/overlays/{plan.overlay}"
         if plan.overlay
