@@ -10,13 +10,16 @@ from vision_sr1.config import Config
 def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Any:
     """The DeepSpeed engine that trains with AdamW the parameters of `model` that want gradients.
 
-    Backward passes only accumulate; `step()` is the optimizer step, after any number of them.
+    Backward passes only accumulate; `step()` is the optimizer step, after any number of them. AdamW is torch's fused
+    one, which needs no temporary copies of what it updates, and no compiler as DeepSpeed's own does.
     """
     import deepspeed
 
     model.train()  # transformers recomputes activations only in this mode, and loads in the other
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999))
+    optimizer = torch.optim.AdamW(
+        trainable, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True
+    )
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=_deepspeed_config(config, config.learner.zero_stage)
     )
@@ -43,12 +46,20 @@ def build_frozen_engine(
 
 
 def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
+    """DeepSpeed's settings.
+
+    Gradients are summed in float32, over micro-batches and over ranks: in bfloat16 a sum of many loses small terms.
+    Stage 0 cannot in bfloat16. Stage 1 then has DeepSpeed's BF16_Optimizer, which keeps a whole float32 gradient on
+    every rank; with `immediate_grad_update` it frees those of bfloat16 parameter by parameter.
+    """
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": config.learner.max_grad_norm,
-        "bf16": {"enabled": config.model.dtype == "bfloat16"},
+        "bf16": {"enabled": config.model.dtype == "bfloat16", "immediate_grad_update": True},
+        "data_types": {"grad_accum_dtype": "fp32" if stage else None},
+        "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": False,

@@ -54,6 +54,7 @@ def optimizer_tensors(engine: Any) -> Iterator[Tensor]:
     yield from _stepped_tensors(engine)
     for state in _states(engine).values():
         yield from (state[kind] for kind in MOMENTS if kind in state)
+    yield from getattr(engine.optimizer, "fp32_groups_gradients_flat", ())  # ZeRO-1 in bfloat16
     if (gradients := getattr(engine.optimizer, "grad_partitions_flat_buffer", None)) is not None:  # ZeRO-3
         yield gradients
 
@@ -100,7 +101,7 @@ def restore(engine: Any, folder: Path) -> None:
                 shard.values.copy_(saved.read(shard.kind, name, shard.start, shard.values.numel()))
     steps = saved.whole(_STEPS)
     for state in _states(engine).values():
-        state["step"] = steps.to(torch.float32).clone()
+        state["step"] = steps.to(state[MOMENTS[0]].device, torch.float32, copy=True)
     torch.set_rng_state(saved.whole(_RNG))
 
 
@@ -167,7 +168,7 @@ def make_moments(engine: Any) -> None:
     for parameter in _stepped_tensors(engine):
         if not stepped.state[parameter]:
             moments = {kind: torch.zeros_like(parameter) for kind in MOMENTS}
-            stepped.state[parameter].update(moments, step=torch.tensor(0.0))
+            stepped.state[parameter].update(moments, step=torch.zeros((), device=parameter.device))  # fused: beside it
     link: Callable[[], None] | None = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None:
         link()
