@@ -4,7 +4,9 @@ from typing import Any
 
 import torch
 
-from vision_sr1.config import Config
+from vision_sr1.config import Config, Placement
+
+SHARDED_NUMEL = 10_000  # elements from which on ZeRO-3 divides a parameter: matrices, and no norms nor biases
 
 
 def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Any:
@@ -27,17 +29,17 @@ def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float
 
 
 def build_frozen_engine(
-    config: Config, model: torch.nn.Module, device: torch.device, *, offload: bool
+    config: Config, model: torch.nn.Module, device: torch.device, placement: Placement
 ) -> torch.nn.Module:
-    """A model that only predicts: sharded where the policy is or where it is to stay in CPU memory, else a replica."""
+    """A model that only predicts, with its weights where `ReferenceConfig.placement` says."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    if config.learner.zero_stage < 3 and not offload:
+    if placement == "policy" and config.learner.zero_stage < 3:
         return model.to(device).eval()
     import deepspeed
 
     settings = _deepspeed_config(config, 3)
-    if offload:
+    if placement == "cpu":
         settings["zero_optimization"]["offload_param"] = {"device": "cpu", "pin_memory": device.type == "cuda"}
     engine, *_ = deepspeed.initialize(model=model, config=settings)
     engine.eval()  # returns nothing, unlike a module's
@@ -65,6 +67,7 @@ def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
             "overlap_comm": False,
             "contiguous_gradients": True,
             "reduce_bucket_size": 50_000_000,
+            "stage3_param_persistence_threshold": SHARDED_NUMEL,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "zero_allow_untested_optimizer": True,

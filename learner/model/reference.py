@@ -59,7 +59,7 @@ class BaseWeights:
 
 
 class FrozenCopy:
-    """A model of its own on every rank.
+    """A model of its own, on every rank or sharded over them.
 
     Args:
         model: its first weights.
@@ -69,7 +69,7 @@ class FrozenCopy:
     def __init__(self, config: Config, model: torch.nn.Module, device: torch.device, *, is_initial: bool) -> None:
         self._is_initial = is_initial
         self._device = device
-        self._engine = build_frozen_engine(config, model, device, offload=config.learner.reference.offload)
+        self._engine = build_frozen_engine(config, model, device, config.learner.reference.placement)
         self.model = model
 
     def logprobs(self, pack: Pack) -> Float[Tensor, " selected"]:

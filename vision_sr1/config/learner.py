@@ -9,6 +9,7 @@ from vision_sr1.rewards.names import OF_REQUERIES
 
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
+Placement = Literal["policy", "sharded", "cpu"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
 
 
@@ -117,8 +118,11 @@ class LoraConfig(Section):
 class ReferenceConfig(Section):
     """The frozen policy of the KL term; there is none where every component's kl_coef is 0."""
 
-    offload: bool = Field(
-        False, description="Keep the reference's weights in CPU memory, sharded, and fetch them layer by layer."
+    placement: Placement = Field(
+        "policy",
+        description="Where the reference's weights are. policy: as the policy's: a copy on every rank, or sharded where "
+        "zero_stage is 3. sharded: over the ranks, gathered layer by layer. cpu: sharded in CPU memory, fetched layer by "
+        "layer. Adapters without refresh_every need none: the reference is the policy without them.",
     )
     refresh_every: int = Field(
         0, ge=0, description="Number of batches after which the current policy becomes the reference; 0: never."
@@ -209,7 +213,11 @@ class LearnerConfig(Section):
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
     freeze_vision: bool = Field(False, description="Freeze the vision tower and the projector in RL.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2,
+        description="DeepSpeed ZeRO stage. Ranks divide the optimizer's state from 1 on, gradients from 2 on, weights "
+        "at 3. At 0 gradients of bfloat16 weights are summed in bfloat16, else in float32.",
+    )
     micro_batch_tokens: Positive = Field(
         16384,
         description="Tokens per forward pass, with a shared prompt counted once; a longer sequence gets a pass of its "

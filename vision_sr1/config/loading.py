@@ -6,7 +6,7 @@ A file may build on another: `extends: other.yaml`, relative to its own folder, 
 import difflib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -28,7 +28,9 @@ RENAMED = {
     "learner.weights.full_every": "learner.weights.full_sync_every",
     "streams.spent_groups": "streams.incomplete_groups",
     "streams.outage_s": "streams.retry_for_s",
+    "learner.reference.offload": "learner.reference.placement",
 }
+FORMER_VALUES: dict[str, dict[Any, Any]] = {"learner.reference.offload": {False: "policy", True: "cpu"}}
 PRESETS = Path(__file__).parent / "presets"
 ENVIRONMENT = {
     "VISION_SR1_API_TOKEN": "reward.api.token",
@@ -98,10 +100,11 @@ def load_config(
             raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}=VALUE")
         if "." not in key or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        value = _current_value(key, _parsed(text, f"override {override!r}"))
         if key in RENAMED:
             renamed.append(_renaming(key, "command line"))
         key = current_key(key)
-        _set(tree, key, _parsed(text, f"override {override!r}"))
+        _set(tree, key, value)
         origins[key] = "command line"
     _refuse_unknown_keys(tree, Config, "")
     learner = tree.setdefault("learner", {})
@@ -117,6 +120,12 @@ def load_config(
 def current_key(key: str) -> str:
     """A setting's dotted key as it is now, by that or by its former one."""
     return RENAMED.get(key, key)
+
+
+def _current_value(key: str, value: Any) -> Any:
+    """The value as it is now of a key, which may be a former one."""
+    values = FORMER_VALUES.get(key, {})
+    return values[value] if isinstance(value, Hashable) and value in values else value
 
 
 def _rename(tree: dict[str, Any], origin: str) -> list[str]:
@@ -136,13 +145,15 @@ def _rename(tree: dict[str, Any], origin: str) -> list[str]:
         name = present.rpartition(".")[2]
         if name in section:
             raise ConfigError(f"{origin}: {former} is the former name of {present}: give one of them")
-        section[name] = section.pop(leaf)
+        section[name] = _current_value(former, section.pop(leaf))
         renamed.append(_renaming(former, origin))
     return renamed
 
 
 def _renaming(former: str, origin: str) -> str:
-    return f"{former} ({origin}) is called {RENAMED[former]} now: the former name is read in this release alone"
+    values = ", ".join(f"{json.dumps(was)} is {value}" for was, value in FORMER_VALUES.get(former, {}).items())
+    now = f"{RENAMED[former]} now ({values})" if values else f"{RENAMED[former]} now"
+    return f"{former} ({origin}) is called {now}: the former name is read in this release alone"
 
 
 def override(key: str, value: str | Path) -> str:

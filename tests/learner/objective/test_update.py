@@ -203,9 +203,11 @@ def test_a_batch_that_is_interrupted_between_steps_is_finished_as_if_it_had_not_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["learner.zero_stage=1", "learner.zero_stage=3", "learner.reference.offload=true"])
+@pytest.mark.parametrize(
+    "place", ["zero_stage=1", "zero_stage=3", "reference.placement=sharded", "reference.placement=cpu"]
+)
 def test_the_reference_is_the_first_policy_until_it_is_refreshed(place: str, learner, tmp_path: Path):
-    trained = learner(place)
+    trained = learner(f"learner.{place}")
     trained.sample_on_policy()
     assert trained.learn()["kl/answer"] >= 0.0
     moved = trained.learn()["kl/answer"]

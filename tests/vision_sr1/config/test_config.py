@@ -186,6 +186,17 @@ def test_a_former_name_is_read_with_a_warning_and_not_beside_the_present_one(tmp
         load_config(file)
 
 
+@pytest.mark.parametrize(("former", "present"), [("false", "policy"), ("true", "cpu"), ("sharded", "sharded")])
+def test_values_of_a_former_name_are_read_as_they_are_called_now(tmp_path: Path, former: str, present: str):
+    file = tmp_path / "run.yaml"
+    file.write_text(f"learner: {{reference: {{offload: {former}}}}}\n")
+    for loaded in (load_config(file), load_config(None, [f"learner.reference.offload={former}"])):
+        assert loaded.config.learner.reference.placement == present
+        assert "(false is policy, true is cpu)" in loaded.renamed[0]
+    with pytest.raises(ConfigError, match=r"learner.reference.placement: Input should be 'policy', 'sharded' or 'cpu'"):
+        load_config(None, ["learner.reference.offload=[true]"])
+
+
 def test_every_former_name_has_a_setting_in_the_same_section():
     keys = {key for key, _, _ in load_config(None, environment={}).rows()}
     for former, present in RENAMED.items():
