@@ -29,12 +29,12 @@ quick: $(STAMP)  ## Run the tests that start no engine, each within 5 s (90 s in
 test: $(STAMP)  ## Run the tests, with every part real at least once (11 minutes).
 	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)
 
-# Files of tests/system that leave room for one another; the others, and benches, run alone.
-SIDE_BY_SIDE := $(addprefix tests/system/test_,families.py shared_devices.py training.py weights.py)
+# Files whose tests have short deadlines.
+ALONE := $(addprefix tests/system/test_,fleet.py network.py redis.py soak.py)
 
 test-rest: $(STAMP)  ## Run what `test` leaves out.
-	$(PYTEST) $(PARALLEL) -m full $(SIDE_BY_SIDE) $(FLAGS)
-	$(PYTEST) -m full $(SIDE_BY_SIDE:%=--ignore=%) $(FLAGS)
+	$(PYTEST) $(PARALLEL) -m full $(ALONE:%=--ignore=%) $(FLAGS)
+	$(PYTEST) -m full $(ALONE) $(FLAGS)
 
 test-all: test test-rest  ## Run all tests (37 minutes).
 

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.is_relative_to(SYSTEM):
             item.add_marker(pytest.mark.system)
-        if item.get_closest_marker("system"):
+        if item.get_closest_marker("system") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(ONE_SERVER.get(item.path.stem, item.path.stem)))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     return (yield)

@@ -18,7 +18,7 @@ import bench
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {"soak": "tests/system/test_soak.py"}
-TIMEOUT_S = 400
+TIMEOUT_S = 600
 RANK = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # what `single_rank` sets for this process
 
 system, slow = pytest.mark.system, pytest.mark.slow
@@ -67,7 +67,11 @@ def benchmarks() -> list[str]:
 
 @pytest.mark.timeout(TIMEOUT_S + 20)
 @pytest.mark.parametrize(
-    ("name", "options"), [pytest.param(name, options, marks=marks, id=name) for name, options, marks in SMALLEST]
+    ("name", "options"),
+    [
+        pytest.param(name, options, marks=[*marks, pytest.mark.xdist_group(f"bench.{name}")], id=name)
+        for name, options, marks in SMALLEST
+    ],
 )
 def test_a_benchmark_runs_and_ends_with_its_result(name: str, options: str, tmp_path: Path):
     report = shutil.copy(ROOT / "docs" / "claims.md", tmp_path)
