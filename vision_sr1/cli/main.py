@@ -265,7 +265,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="Run file whose lengths and batch sizes to plan for.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Plan the resources of a model: memory by ZeRO stage and offload, GPU split, bytes per publication, YAML."""
+    """Plan the resources of a model: memory by ZeRO stage, GPU split, bytes per publication, YAML."""
     from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
     from vision_sr1.cli.planning.plan_table import print_plan
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vision_sr1.cli.doctor import Finding
-from vision_sr1.cli.planning.estimates import GIB, OPTIMIZER_BYTES, ModelSize, model_size
+from vision_sr1.cli.planning.estimates import GIB, GRADIENT_BYTES, OPTIMIZER_BYTES, ModelSize, model_size
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.models.check import check_model
@@ -58,8 +58,8 @@ def _count(number: int) -> str:
 
 def _memory(size: ModelSize, adapters: ModelSize) -> str:
     weights = 2 * size.parameters / GIB
-    everything = (2 * size.parameters + (2 + OPTIMIZER_BYTES) * size.trainable) / GIB
-    with_adapters = (2 * size.parameters + (2 + OPTIMIZER_BYTES) * adapters.trainable) / GIB
+    everything = (2 * size.parameters + (GRADIENT_BYTES + OPTIMIZER_BYTES) * size.trainable) / GIB
+    with_adapters = (2 * size.parameters + (GRADIENT_BYTES + OPTIMIZER_BYTES) * adapters.trainable) / GIB
     return (
         f"{weights:.1f} GiB of weights in bfloat16; learning takes {everything:.0f} GiB over all ranks, "
         f"{with_adapters:.0f} GiB with adapters, and activations besides; `vision-sr1 plan` divides it over GPUs"

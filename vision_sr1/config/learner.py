@@ -120,9 +120,9 @@ class ReferenceConfig(Section):
 
     placement: Placement = Field(
         "policy",
-        description="Where the reference's weights are. policy: as the policy's: a copy on every rank, or sharded where "
-        "zero_stage is 3. sharded: over the ranks, gathered layer by layer. cpu: sharded in CPU memory, fetched layer by "
-        "layer. Adapters without refresh_every need none: the reference is the policy without them.",
+        description="Where the reference's weights are. policy: where the policy's are, a copy on every rank, or "
+        "sharded where zero_stage is 3. sharded: over the ranks, gathered layer by layer. cpu: sharded in CPU memory, "
+        "fetched layer by layer. Adapters without refresh_every need none: the reference is the policy without them.",
     )
     refresh_every: int = Field(
         0, ge=0, description="Number of batches after which the current policy becomes the reference; 0: never."

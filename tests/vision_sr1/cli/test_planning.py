@@ -13,14 +13,17 @@ from vision_sr1.cli.main import app
 from vision_sr1.cli.planning import publication
 from vision_sr1.cli.planning.division import make_plan
 from vision_sr1.cli.planning.estimates import (
+    GATHERED_PARAMETERS,
+    GIB,
     ModelSize,
     all_memories,
     chosen_gpu,
     learner_host_gib,
+    learner_memory,
     model_size,
     usable_gib,
 )
-from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.config import Config, ConfigError, Placement, load_config
 from vision_sr1.runtime.gpus import GPUS
 
 TEXT_7B = {
@@ -60,10 +63,40 @@ def test_parameters_are_counted_as_the_model_has_them(size: ModelSize):
 def test_memory_falls_with_each_stage_and_with_ranks(size: ModelSize, config: Config):
     totals = [memory.total for memory in all_memories(size, config, ranks=4)]
     assert totals == sorted(totals, reverse=True)
-    few, many = (all_memories(size, config, ranks)[3] for ranks in (2, 8))
-    assert few.optimizer == pytest.approx(4 * many.optimizer)
-    assert few.weights == pytest.approx(4 * many.weights)
+    few, many = (learner_memory(size, config, ranks, zero_stage=3, placement="policy") for ranks in (2, 8))
+    gathered, largest = 2 * GATHERED_PARAMETERS / GIB, 6 * 151_936 * 2048 / GIB
+    assert few.optimizer == pytest.approx(4 * many.optimizer) == pytest.approx(12 * size.parameters / 2 / GIB)
+    assert few.weights - gathered == pytest.approx(4 * (many.weights - gathered))
+    assert few.gradients - largest == pytest.approx(4 * (many.gradients - largest))
     assert few.activations == many.activations
+
+
+def test_the_whole_gradient_is_in_float32_before_ranks_divide_it(size: ModelSize, config: Config):
+    whole, divided = (learner_memory(size, config, 4, zero_stage=stage, placement="policy") for stage in (1, 2))
+    of_matrix = 151_936 * 2048 / GIB
+    assert whole.gradients == pytest.approx(4 * size.parameters / GIB + 2 * of_matrix)
+    assert divided.gradients == pytest.approx(size.parameters / GIB + 6 * of_matrix)
+
+
+def test_the_reference_counts_where_it_is(size: ModelSize, config: Config, folder_3b: Path):
+    weights = 2 * size.parameters / GIB
+    places: tuple[Placement, ...] = ("policy", "sharded", "cpu")
+    found = [learner_memory(size, config, 4, zero_stage=2, placement=place) for place in places]
+    assert [memory.reference for memory in found] == pytest.approx([weights, weights / 4, 0])
+    assert [memory.reference_host for memory in found] == pytest.approx([0, 0, weights / 4])
+    assert [memory.given_back - found[2].given_back for memory in found] == pytest.approx([weights, 0, 0])
+    assert [memory.kept - found[2].kept for memory in found] == pytest.approx([0, weights / 4, 0])
+    sharded = learner_memory(size, config, 4, zero_stage=3, placement="policy")
+    assert sharded.reference == pytest.approx(weights / 4)
+    for options, is_copied in (
+        (["learner.lora.rank=64"], False),
+        (["learner.lora.rank=64", "learner.reference.refresh_every=1"], True),
+        (["learner.components=[{name: a, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}]"], False),
+    ):
+        other = load_config(EXAMPLE, options, environment={}).config
+        memories = all_memories(model_size(str(folder_3b), other.learner), other, ranks=4)
+        assert memories[0].reference == pytest.approx(weights if is_copied else 0), options
+        assert {memory.placement for memory in memories} == (set(places) if is_copied else {"policy"}), options
 
 
 def test_a_split_leaves_no_gpu_over_and_fits(size: ModelSize, config: Config):
@@ -169,7 +202,7 @@ def test_examples_for_qwen3_divide_eight_gpus_as_the_plan_says(tmp_path: Path, n
     assert size.parameters == parameters
     planned = make_plan(size, config, GPUS["H100"], 8).settings(config.model.path)
     given = {section: {key: getattr(getattr(config, section), key) for key in planned[section]} for section in planned}
-    given["learner"]["reference"] = {"offload": config.learner.reference.offload}
+    given["learner"]["reference"] = {"placement": config.learner.reference.placement}
     assert given == planned
 
 
@@ -193,7 +226,7 @@ def test_examples_divide_their_gpus_as_the_plan_says(folders: dict[str, Path], n
     plan = make_plan(model_size(str(folders[name]), config.learner), config, GPUS["H100"], gpus)
     planned = plan.settings(config.model.path)
     given = {section: {key: getattr(getattr(config, section), key) for key in planned[section]} for section in planned}
-    given["learner"]["reference"] = {"offload": config.learner.reference.offload}
+    given["learner"]["reference"] = {"placement": config.learner.reference.placement}
     if gpus == 8:  # synchronous, as the paper's
         planned["learner"]["max_staleness"] = 0
     assert given == planned

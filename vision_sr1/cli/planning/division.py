@@ -10,7 +10,6 @@ from typing import Any
 from vision_sr1.cli.planning.estimates import (
     GIB,
     NODE_GPUS,
-    RESERVE_GIB,
     ActorMemory,
     LearnerMemory,
     ModelSize,
@@ -93,7 +92,7 @@ class Plan:
                 "zero_stage": self.memory.zero_stage,
                 "gradient_checkpointing": True,
                 "max_staleness": int(not self.shared),
-                "reference": {"offload": self.memory.reference_offload},
+                "reference": {"placement": self.memory.placement},
             },
         }
 
@@ -134,11 +133,11 @@ def own_plans(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> list[Plan
 
 
 def shared_plans(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> list[Plan]:
-    """That in which all GPUs learn and answer, if it fits. Between its turns the learner keeps its weights."""
+    """That in which all GPUs learn and answer, if it fits."""
     for memory in all_memories(size, config, gpus):
         if memory.total + SLEEPING_ACTOR_GIB > usable_gib(gpu):
             continue
-        utilization = math.floor(100 * (usable_gib(gpu) - memory.weights - RESERVE_GIB) / gpu.memory_gib) / 100
+        utilization = math.floor(100 * (usable_gib(gpu) - memory.kept) / gpu.memory_gib) / 100
         tensor_parallel = _least_tensor_parallel(size, config, gpu, utilization, gpus)
         if tensor_parallel is not None:
             actors = gpus // tensor_parallel
@@ -159,7 +158,7 @@ def _plan(
     shared: bool = False,
 ) -> Plan:
     actor = actor_memory(size, config, gpu, tensor_parallel, utilization)
-    moved = memory.optimizer + memory.reference
+    moved = memory.given_back if shared else 0.0
     return Plan(
         shared,
         ranks,
@@ -168,7 +167,7 @@ def _plan(
         utilization,
         memory,
         actor,
-        learner_host_gib(size, ranks) + (moved * min(ranks, NODE_GPUS) if shared else 0.0),
+        learner_host_gib(size, ranks) + (memory.reference_host + moved) * min(ranks, NODE_GPUS),
         actor_host_gib(size),
         size.published,
         _generation_s(size, config, gpu, actors, tensor_parallel, actor.tokens),

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vision_sr1.config import Config, ConfigError, LearnerConfig
+from vision_sr1.config import Config, ConfigError, LearnerConfig, Placement
 from vision_sr1.families import family_of
 from vision_sr1.families.family import Family, VisionSizes
 from vision_sr1.models.check import check_place
@@ -15,7 +15,9 @@ from vision_sr1.runtime.gpus import GPUS, Gpu
 
 GIB = 2**30
 
-OPTIMIZER_BYTES = 16  # of a parameter in mixed precision: float32 weight, gradient and both moments of Adam
+GRADIENT_BYTES = 4  # of a trained parameter: gradients are summed in float32
+OPTIMIZER_BYTES = 12  # of a trained parameter in mixed precision: float32 weight and both moments of Adam
+GATHERED_PARAMETERS = 1e9  # that ZeRO-3 has whole at once, at the most: DeepSpeed's stage3_max_live_parameters
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
@@ -23,7 +25,10 @@ NODE_GPUS = 8
 RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
 
 ASSUMPTIONS = (
-    f"training: a parameter takes 2 bytes, its gradient 2, the optimizer {OPTIMIZER_BYTES} (AdamW, mixed precision)",
+    f"training in bfloat16: a parameter takes 2 bytes, its gradient {GRADIENT_BYTES}, the optimizer {OPTIMIZER_BYTES} "
+    f"(AdamW); ranks divide the optimizer from ZeRO-1 on, gradients from 2 on, weights at 3, with "
+    f"{2 * GATHERED_PARAMETERS / GIB:.1f} GiB of them gathered at once; while the largest matrix's gradient is reduced "
+    "it is there in bfloat16, from ZeRO-2 on in float32 too",
     "activations: as many as a pack of learner.micro_batch_tokens needs where all of it is image tokens",
     f"{RESERVE_GIB:g} GiB of a learner's GPU and {ACTOR_WORK_GIB:g} GiB of an actor's are not for tensors, "
     f"{FRAGMENTATION:.0%} is lost to fragmentation",
@@ -59,20 +64,42 @@ class ModelSize:
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """One rank's, in GiB."""
+    """One rank's, in GiB.
+
+    Attributes:
+        placement: the reference's.
+        gradients: all, or this rank's part; and the largest one while it is reduced.
+        reference_host: the part of the reference that is in the host's memory.
+    """
 
     zero_stage: int
-    reference_offload: bool
+    placement: Placement
     weights: float
     gradients: float
     optimizer: float
     reference: float
+    reference_host: float
     activations: float
 
     @property
     def total(self) -> float:
         """All of it, and what is not for tensors."""
         return self.weights + self.gradients + self.optimizer + self.reference + self.activations + RESERVE_GIB
+
+    @property
+    def given_back(self) -> float:
+        """What is in the host's memory while actors use the device in their turn (`learner.devices.offload`)."""
+        buffers = 0.0 if self.zero_stage == 2 else self.gradients  # ZeRO-2 makes its own anew for each step
+        return self.optimizer + buffers + (self.reference if self._has_copy else 0.0)
+
+    @property
+    def kept(self) -> float:
+        """What the learner holds on the device meanwhile."""
+        return self.weights + (0.0 if self._has_copy else self.reference) + RESERVE_GIB
+
+    @property
+    def _has_copy(self) -> bool:
+        return self.placement == "policy" and self.zero_stage < 3
 
 
 @dataclass(frozen=True)
@@ -152,11 +179,15 @@ def _trainable(model: Any, family: Family, learner: LearnerConfig) -> int:
     )
 
 
-def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: int, offload: bool) -> LearnerMemory:
+def learner_memory(
+    size: ModelSize, config: Config, ranks: int, *, zero_stage: int, placement: Placement
+) -> LearnerMemory:
     """What one of so many ranks needs, as DeepSpeed divides it."""
     count, trainable = size.parameters / GIB, size.trainable / GIB
-    has_reference = not config.learner.lora.rank and not offload  # adapters apart, the policy is its own reference
+    largest = 0.0 if config.learner.lora.rank else size.vocabulary * size.hidden / GIB  # adapters are small
+    gathered = min(size.parameters, GATHERED_PARAMETERS) / GIB if zero_stage == 3 else 0.0
     shards = {stage: ranks if zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    reference = 2 * count / (shards[3] if placement == "policy" else ranks) if has_reference(config.learner) else 0.0
     tokens = config.learner.micro_batch_tokens
     vision = size.vision
     patches = tokens * vision.patches_per_token
@@ -168,11 +199,12 @@ def learner_memory(size: ModelSize, config: Config, ranks: int, *, zero_stage: i
     logits = config.learner.logits_chunk_tokens * size.vocabulary * (2 + 4 + 4)
     return LearnerMemory(
         zero_stage=zero_stage,
-        reference_offload=offload,
-        weights=2 * count / shards[3],
-        gradients=2 * trainable / shards[2],
+        placement=placement,
+        weights=2 * (count / shards[3] + gathered),
+        gradients=GRADIENT_BYTES * trainable / shards[2] + (6 if zero_stage >= 2 else 2) * largest,
         optimizer=OPTIMIZER_BYTES * trainable / shards[1],
-        reference=2 * count / shards[3] if has_reference else 0.0,
+        reference=0.0 if placement == "cpu" else reference,
+        reference_host=reference if placement == "cpu" else 0.0,
         activations=(kept + of_layer + logits) / GIB,
     )
 
@@ -205,11 +237,22 @@ def usable_gib(gpu: Gpu) -> float:
 
 
 def all_memories(size: ModelSize, config: Config, ranks: int) -> list[LearnerMemory]:
-    """By ZeRO stage and offload, the fastest first."""
+    """By ZeRO stage and the reference's placement, the fastest first."""
+    choices: tuple[tuple[int, Placement], ...] = (
+        *((1, "policy"), (2, "policy"), (2, "sharded")),
+        *((2, "cpu"), (3, "policy"), (3, "cpu")),
+    )
     return [
-        learner_memory(size, config, ranks, zero_stage=stage, offload=offload)
-        for stage, offload in ((1, False), (2, False), (2, True), (3, False), (3, True))
+        learner_memory(size, config, ranks, zero_stage=stage, placement=placement)
+        for stage, placement in choices
+        if placement == "policy" or has_reference(config.learner)
     ]
+
+
+def has_reference(learner: LearnerConfig) -> bool:
+    """Whether the reference takes memory of its own: adapters apart, the policy is one."""
+    is_used = any(component.kl_coef > 0 for component in learner.components)
+    return is_used and not (learner.lora.rank and not learner.reference.refresh_every)
 
 
 def _layer_bytes(hidden: int, intermediate: int) -> int:

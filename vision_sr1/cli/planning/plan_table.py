@@ -12,7 +12,7 @@ from vision_sr1.runtime.gpus import Gpu
 
 
 def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> None:
-    """Prints memory by ZeRO stage and offload, then the split, then its YAML.
+    """Prints memory by ZeRO stage and the reference's placement, then the split, then its YAML.
 
     Raises:
         ConfigError: no split fits; what was found until then is printed.
@@ -64,7 +64,7 @@ def _memories(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> Table:
         table.add_row(
             str(memory.zero_stage),
             *(f"{part:.1f}" for part in parts[:3]),
-            "on CPU" if memory.reference_offload else f"{memory.reference:.1f}",
+            "on CPU" if memory.placement == "cpu" else f"{memory.reference:.1f}",
             *(f"{part:.1f}" for part in parts[4:]),
             "yes" if memory.total <= usable_gib(gpu) else "no",
         )
