@@ -7,6 +7,7 @@ import torch
 from vision_sr1.config import Config, Placement
 
 SHARDED_NUMEL = 10_000  # elements from which on ZeRO-3 divides a parameter: matrices, and no norms nor biases
+PREFETCHED_NUMEL = 200_000_000  # elements that ZeRO-3 gathers ahead: about a layer of 7B, on a stream of its own
 
 
 def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float, weight_decay: float) -> Any:
@@ -64,10 +65,11 @@ def _deepspeed_config(config: Config, stage: int) -> dict[str, Any]:
         "communication_data_type": "fp32",
         "zero_optimization": {
             "stage": stage,
-            "overlap_comm": False,
+            "overlap_comm": stage >= 2,  # reduces a bucket, and gathers weights, beside what is computed
             "contiguous_gradients": True,
             "reduce_bucket_size": 50_000_000,
             "stage3_param_persistence_threshold": SHARDED_NUMEL,
+            "stage3_prefetch_bucket_size": PREFETCHED_NUMEL,
             "stage3_gather_16bit_weights_on_model_save": True,
         },
         "zero_allow_untested_optimizer": True,
