@@ -7,6 +7,8 @@ import torch.distributed as dist
 
 from vision_sr1.runtime.ports import free_port
 
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
 
 def init_process_group() -> torch.device:
     """Joins the ranks that torchrun started (one rank where it was not used) and returns this rank's device."""
@@ -20,6 +22,7 @@ def init_process_group() -> torch.device:
     import deepspeed
 
     if on_gpu:
+        use_expandable_segments()
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     else:
@@ -29,6 +32,16 @@ def init_process_group() -> torch.device:
     # Ranks agree on commands and failures with tensors on the CPU, whatever carries the gradients.
     deepspeed.init_distributed(dist_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", verbose=False)
     return device
+
+
+def use_expandable_segments() -> None:
+    """Lets CUDA's allocator grow its segments, so that memory which packs of other lengths left is used again.
+
+    Settings in the environment stay as they are. This process only: actors that sleep (vLLM's CuMemAllocator), and
+    tensors that processes share (CUDA IPC), need segments of a fixed size.
+    """
+    if not any(variable in os.environ for variable in ALLOCATOR_SETTINGS):
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
 
 
 def is_first_of_node() -> bool:

@@ -1,0 +1,31 @@
+"""What a rank's process is set up with."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from learner.distributed.ranks import ALLOCATOR_SETTINGS, use_expandable_segments
+
+settings = torch._C._accelerator_getAllocatorSettings
+
+
+@pytest.fixture(autouse=True)
+def without_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for variable in ALLOCATOR_SETTINGS:
+        monkeypatch.delenv(variable, raising=False)
+    yield
+    torch._C._accelerator_setAllocatorSettings("expandable_segments:False")
+
+
+def test_segments_of_the_allocator_can_grow():
+    use_expandable_segments()
+    assert settings() == "expandable_segments:True"
+
+
+@pytest.mark.parametrize("variable", ALLOCATOR_SETTINGS)
+def test_settings_of_the_environment_are_kept(variable: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(variable, "max_split_size_mb:64")
+    before = settings()
+    use_expandable_segments()
+    assert settings() == before
