@@ -2,9 +2,14 @@
 
 from typing import Any
 
+import structlog
 import torch
 
+from learner.distributed.ranks import is_main
 from vision_sr1.config import Config, Placement
+from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW
+
+log = structlog.get_logger()
 
 SHARDED_NUMEL = 10_000  # elements from which on ZeRO-3 divides a parameter: matrices, and no norms nor biases
 PREFETCHED_NUMEL = 200_000_000  # elements that ZeRO-3 gathers ahead: about a layer of 7B, on a stream of its own
@@ -20,6 +25,7 @@ def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float
 
     model.train()  # transformers recomputes activations only in this mode, and loads in the other
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    warn_of_float32(config, trainable[0].device)
     optimizer = torch.optim.AdamW(
         trainable, lr=learning_rate, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True
     )
@@ -27,6 +33,12 @@ def build_engine(config: Config, model: torch.nn.Module, *, learning_rate: float
         model=model, optimizer=optimizer, config=_deepspeed_config(config, config.learner.zero_stage)
     )
     return engine
+
+
+def warn_of_float32(config: Config, device: torch.device) -> None:
+    """Logs on rank 0 that a GPU is to compute in float32."""
+    if config.model.dtype == "float32" and device.type == "cuda" and is_main():
+        log.warning("float32_on_cuda", message="The learner computes in float32 on CUDA", advice=FLOAT32_IS_SLOW)
 
 
 def build_frozen_engine(

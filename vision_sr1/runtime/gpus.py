@@ -4,6 +4,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+FLOAT32_IS_SLOW = (
+    "model.dtype is float32, which GPUs compute without tensor cores: many times slower than bfloat16, in twice the "
+    "memory; set model.dtype: bfloat16"
+)
+
 
 @dataclass(frozen=True)
 class Gpu:

@@ -60,6 +60,13 @@ def test_a_device_that_is_not_there_and_a_model_that_is_none(tmp_path: Path, tin
     assert doctor.model(local(tmp_path, f"model.path={tmp_path}")).state == "failed"
 
 
+def test_float32_on_gpus_is_warned_of(tmp_path: Path):
+    (finding,) = doctor.precision(local(tmp_path, "actors.device=cuda", "model.dtype=float32"))
+    assert (finding.state, finding.cure) == ("warning", "set model.dtype: bfloat16")
+    for options in (["actors.device=cuda", "model.dtype=bfloat16"], ["actors.device=cpu", "model.dtype=float32"]):
+        assert not doctor.precision(local(tmp_path, *options))
+
+
 def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
     authority = trustme.CA()
     issue(tmp_path, authority, "vision-sr1-actor")

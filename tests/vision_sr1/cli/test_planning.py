@@ -249,6 +249,9 @@ def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path
     arguments = ["plan", str(folder_3b), "--gpus", "8", "--config", str(EXAMPLE)]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "160"})
     assert result.exit_code == 0, result.output
+    assert "model.dtype is float32" not in result.output
+    in_float32 = CliRunner().invoke(app, [*arguments, "model.dtype=float32"], env={"COLUMNS": "160"})
+    assert "set model.dtype: bfloat16, for which this is computed" in in_float32.output
     assert "3.75 billion parameters" in result.output
     assert "a publication: 7.0 GiB to each actor" in result.output
     assert "learner.weights.send: delta pays over links slower than" in " ".join(result.output.split())

@@ -8,7 +8,7 @@ from vision_sr1.cli.planning import division, estimates, publication
 from vision_sr1.cli.planning.division import Plan, make_plan
 from vision_sr1.cli.planning.estimates import GIB, ModelSize, all_memories, usable_gib
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.runtime.gpus import Gpu
+from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, Gpu
 
 
 def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> None:
@@ -26,6 +26,7 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
     console.print(_memories(size, config, gpu, plan.learner_gpus))
     sends_over_links = not (plan.shared or config.learner.lora.goes_to_actors)
     facts = [
+        *([f"{FLOAT32_IS_SLOW}, for which this is computed"] if config.model.dtype == "float32" else []),
         f"learner: {plan.learner_gpus} GPUs, {plan.memory.total:.0f} of {usable_gib(gpu):.0f} GiB each",
         f"actors: {plan.actors} of {plan.tensor_parallel} GPUs{', the same in turn' if plan.shared else ''}; "
         f"{plan.actor.weights:.0f} GiB of weights and {plan.actor.kv_cache:.0f} GiB of key-value cache each "
