@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from learner.model.copying import to_device
+
 NO_WEIGHT = 1e30  # log-sum-exp of rows that only fill up: their weights vanish
 
 
@@ -62,7 +64,7 @@ class Part:
     def to(self, device: torch.device) -> "Part":
         """On another device."""
         moved: dict[str, Any] = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+            name: to_device(value, device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **moved)
 

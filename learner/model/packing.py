@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from learner.model.attention import Layout, Trees
+from learner.model.copying import to_device
 from learner.model.sequences import Sequence
 from vision_sr1.families.family import ImageInput, joined
 
@@ -44,6 +45,22 @@ class Pack:
     shown: list[int]
     predict_at: Int[Tensor, " selected"]
     targets: Int[Tensor, " selected"]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Pack":
+        """On the device, pixels in `dtype`: rounded before they are copied."""
+        return Pack(
+            indices=to_device(self.indices, device),
+            input_ids=to_device(self.input_ids, device),
+            position_ids=to_device(self.position_ids, device),
+            layout=self.layout.to(device),
+            images={
+                name: to_device(tensor.to(dtype) if tensor.is_floating_point() else tensor, device)
+                for name, tensor in self.images.items()
+            },
+            shown=self.shown,
+            predict_at=to_device(self.predict_at, device),
+            targets=to_device(self.targets, device),
+        )
 
 
 def balance(costs: list[float], ranks: int) -> list[list[int]]:

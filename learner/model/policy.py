@@ -95,18 +95,15 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
 
     `model` is the policy or the DeepSpeed engine around it.
     """
-    dtype = next(model.parameters()).dtype
+    pack = pack.to(device, next(model.parameters()).dtype)
     logprobs: Tensor = model(
-        input_ids=pack.input_ids.to(device),
-        position_ids=pack.position_ids.to(device),
-        layout=pack.layout.to(device),
-        images={
-            name: tensor.to(device, dtype if tensor.is_floating_point() else None)
-            for name, tensor in pack.images.items()
-        },
+        input_ids=pack.input_ids,
+        position_ids=pack.position_ids,
+        layout=pack.layout,
+        images=pack.images,
         shown=pack.shown,
-        predict_at=pack.predict_at.to(device),
-        targets=pack.targets.to(device),
+        predict_at=pack.predict_at,
+        targets=pack.targets,
     )
     return logprobs
 

@@ -71,6 +71,7 @@ class PolicyUpdate:
         self._filler = builder.filler()
         self._rope, self._layout_of = partial(rope_positions, engine.module), partial(layout_of, engine.module)
         self._device = device
+        self._dtype = getattr(torch, config.model.dtype)
         extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
         self._model_flops = ModelFlops(engine.module, forward_passes=extra)
         gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
@@ -231,10 +232,10 @@ class PolicyUpdate:
             )
             weights = weights * importance
         statistics.tokens(batch.staleness, truncated)
-        return PackTokens(packed.indices.to(self._device), old_logprobs, ref_logprobs, weights)
+        return PackTokens(packed.indices, old_logprobs, ref_logprobs, weights)
 
     def _packs(self, step: _Step, fetch_images: FetchImages) -> Iterator[tuple[MicroBatch, Pack]]:
-        """Each micro-batch with its pack, which is made while the one before it is computed: images take their time."""
+        """Each micro-batch with its pack on the device, made while the one before it is computed: images take time."""
         batches = step.micro_batches
         encoded = fetch_images({sha for batch in batches for sample in batch.samples for sha in sample.images})
         with ThreadPoolExecutor(1) as aside:
@@ -261,4 +262,5 @@ class PolicyUpdate:
                 )
             )
         shares = bool(self._shares_prompts) if share_prompts is None else share_prompts
-        return pack(sequences, self._filler, self._rope, share_prompts=shares, layout_of=self._layout_of)
+        packed = pack(sequences, self._filler, self._rope, share_prompts=shares, layout_of=self._layout_of)
+        return packed.to(self._device, self._dtype)

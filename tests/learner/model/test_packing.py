@@ -131,6 +131,19 @@ def test_a_micro_batch_without_tokens_still_reaches_every_parameter(tiny_model: 
     assert [name for name, p in policy.named_parameters() if p.grad is None] == []
 
 
+def test_a_pack_that_was_moved_ahead_gives_the_same_logprobs(tiny_model: Path, sequences: list[Sequence]):
+    """With pixels rounded to the model's dtype as the model would round them, and all else as it was."""
+    options = [f"model.path={tiny_model}", *TINY, "model.dtype=bfloat16"]
+    config = load_config(None, options, environment={}).config
+    policy = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    packed = pack(sequences, SequenceBuilder(config.model).filler(), partial(rope_positions, policy))
+    moved = packed.to(CPU, torch.bfloat16)
+    assert packed.images["pixel_values"].dtype == torch.float32
+    assert moved.images["pixel_values"].dtype == torch.bfloat16
+    assert moved.images["image_grid_thw"].dtype == packed.images["image_grid_thw"].dtype
+    assert torch.equal(token_logprobs(policy, moved, CPU), token_logprobs(policy, packed, CPU))
+
+
 def test_an_image_placeholder_in_a_response_is_refused(tiny_model: Path):
     builder = SequenceBuilder(config_for(tiny_model).model)
     image_token = builder.tokenizer.convert_tokens_to_ids("<|image_pad|>")
