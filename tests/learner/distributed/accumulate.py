@@ -6,6 +6,7 @@ step (`second`), and that after the same step of an engine which has read the fi
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,7 @@ class Scaled(torch.nn.Module):
             self.register_parameter(name, torch.nn.Parameter(torch.ones(size, dtype=torch.bfloat16)))
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        return sum((self.get_parameter(name) * value).sum() for name, value in inputs.items())
+        return torch.stack([(self.get_parameter(name) * value).sum() for name, value in inputs.items()]).sum()
 
 
 def inputs(rank: int, step: int) -> list[dict[str, Tensor]]:
@@ -59,12 +60,11 @@ def main() -> None:
     dist.destroy_process_group()
 
 
-def make_engine(config: Config) -> torch.nn.Module:
-    engine: torch.nn.Module = build_engine(config, Scaled(), learning_rate=1e-2, weight_decay=WEIGHT_DECAY)
-    return engine
+def make_engine(config: Config) -> Any:
+    return build_engine(config, Scaled(), learning_rate=1e-2, weight_decay=WEIGHT_DECAY)
 
 
-def learn(engine: torch.nn.Module, step: int) -> None:
+def learn(engine: Any, step: int) -> None:
     for micro_batch in inputs(dist.get_rank(), step):
         engine.backward(engine(micro_batch) * dist.get_world_size(), scale_wrt_gas=False)
     engine.step()

@@ -9,7 +9,12 @@ from learner.model.copying import to_device
 
 def test_what_is_copied_to_a_gpu_is_pinned_once(monkeypatch: pytest.MonkeyPatch):
     pinned: list[torch.Tensor] = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
     with FakeTensorMode():
         there = to_device(torch.zeros(3), torch.device("cuda", 0))
         assert there.device == torch.device("cuda", 0)
