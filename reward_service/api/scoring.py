@@ -36,7 +36,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
             id="score/0/0",
             prompt=pb.Prompt(
                 id="score/0",
-                run=api.run,
+                run=await api.runs.served(),
                 question=question,
                 answer=request.reference_answer,
                 data_source=request.data_source,

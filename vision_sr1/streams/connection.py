@@ -58,8 +58,8 @@ async def connect_to_run(config: Config) -> AsyncIterator[RetryingRedis]:
         found = running_server(config.services_path / REDIS)
         if found is None:
             raise ConfigError(
-                f"no Redis of the run {config.run.name!r} is running under {config.services_path}: start the run, or name "
-                "its server in VISION_SR1_REDIS_URL"
+                f"no Redis of the run {config.run.name!r} is running under {config.services_path}: start the run, or "
+                "name its server in VISION_SR1_REDIS_URL"
             )
         streams = found
     redis = await connect(streams)
