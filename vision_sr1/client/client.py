@@ -68,9 +68,9 @@ class Client:
         """Runs in the store."""
         return TypeAdapter(list[RunView]).validate_json(self._get("/v1/runs"))
 
-    def steps(self, *, limit: int = 20) -> Iterator[StepView]:
-        """All batches of the run served, the last first; `limit` at a time."""
-        for page in self._pages("/v1/steps", StepPage, {"limit": limit}):
+    def steps(self, *, run: str | None = None, limit: int = 20) -> Iterator[StepView]:
+        """All batches of a run, the last first; `limit` at a time."""
+        for page in self._pages("/v1/steps", StepPage, {"run": run, "limit": limit}):
             yield from page.steps
 
     def traces(
