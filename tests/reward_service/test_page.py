@@ -212,7 +212,9 @@ def test_a_run_that_is_not_there_is_said(page: Page, served: Served):
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_an_advantage_colours_the_tokens_that_its_component_trains(page: Page, served: Served, preset: str):
+def test_an_advantage_colours_the_tokens_that_its_component_trains(
+    page: Page, served: Served, tiny_model: Path, preset: str
+):
     folder = served.folder / preset
     folder.mkdir()
     judge = ["reward.judge.url=http://127.0.0.1:1", "reward.judge.model=m"] if preset == "external_judge" else []
