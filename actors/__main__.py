@@ -44,7 +44,7 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
     """
     stop = stop_event()
     redis = await connect(config.streams, is_stopping=stop.is_set)
-    keys = Keys(config.run.name)
+    keys = Keys(config.streams_name)
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)
     device = resolve_device(config.actors.device)
     engine = PolicyEngine(config, device)
@@ -124,7 +124,7 @@ async def _catch_up(config: Config, service: ActorService, fleet: Fleet) -> None
         await asyncio.sleep(config.actors.heartbeat_s)
         try:
             if published := await fleet.published():
-                await service.updates.catch_up(published, config.run.path)
+                await service.updates.catch_up(published, config.run)
         except Exception as error:
             log.error(
                 "catch_up_failed",

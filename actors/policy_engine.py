@@ -43,6 +43,7 @@ class PolicyEngine:
     Attributes:
         shares_device: the learner uses the same device, while the engine sleeps.
         is_asleep: nothing is on the device.
+        run: whose policy version is held.
     """
 
     def __init__(self, config: Config, device: str) -> None:
@@ -59,6 +60,7 @@ class PolicyEngine:
         self._forbidden = dict.fromkeys(reserved, FORBIDDEN_BIAS)
         self.weight_transfer = weight_transfer(config, device)
         self.policy_version = NO_VERSION
+        self.run = config.run.name
         self._version_changed = asyncio.Condition()
         self._update_open = False
         self._running = asyncio.Event()
@@ -125,14 +127,14 @@ class PolicyEngine:
             for task in tasks:
                 task.cancel()
 
-    async def wait_for_version(self, policy_version: int) -> None:
-        """Returns once weights of this version or a later one are held: they are on their way.
+    async def wait_for_version(self, policy_version: int, run: str) -> None:
+        """Returns once weights of this version or a later one of the run are held: they are on their way.
 
         Raises:
             TimeoutError: they did not come while a publication may last.
         """
         async with asyncio.timeout(self._config.learner.weights.sync_timeout_s), self._version_changed:
-            await self._version_changed.wait_for(lambda: self.policy_version >= policy_version)
+            await self._version_changed.wait_for(lambda: self.run == run and self.policy_version >= policy_version)
 
     async def pause(self, *, abort: bool = False) -> None:
         """Freezes generation where it is, or has it begin again later, and drops caches of the current weights."""
@@ -222,8 +224,8 @@ class PolicyEngine:
         if self.weight_transfer == "gloo":
             await self.receive_update(COMPLETE)
 
-    async def finish_update(self, policy_version: int) -> None:
-        """Applies the received weights as `policy_version`."""
+    async def finish_update(self, policy_version: int, run: str) -> None:
+        """Applies the received weights as `policy_version` of a run; without its name, of the actor's own."""
         if self._adapter is None:
             await self._engine.finish_weight_update(str(policy_version))
             self._update_open = False
@@ -235,7 +237,7 @@ class PolicyEngine:
         await self._engine.reset_mm_cache()
         await self._engine.reset_encoder_cache()
         async with self._version_changed:
-            self.policy_version = policy_version
+            self.policy_version, self.run = policy_version, run or self._config.run.name
             self._version_changed.notify_all()
 
     async def discard_update(self) -> None:

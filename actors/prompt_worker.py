@@ -51,7 +51,7 @@ class PromptWorker:
             await self._answer_prompt(entry, prompt, started)
 
     async def _answer_prompt(self, entry: Entry, prompt: pb.Prompt, started: float) -> None:
-        await self._engine.wait_for_version(prompt.policy_version)
+        await self._engine.wait_for_version(prompt.policy_version, prompt.run)
         await self._updates.serving.wait()
         self._updates.prompts.add(prompt.id)
         try:

@@ -176,7 +176,7 @@ class ActorService(actor_pb2_grpc.ActorServicer):
         self, request: pb.FinishWeightUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.FinishWeightUpdateResponse:
         """Applies the received weights."""
-        await self._phase(self.updates.finish(request.policy_version), context)
+        await self._phase(self.updates.finish(request.policy_version, request.run), context)
         return pb.FinishWeightUpdateResponse(checksum=await self._engine.checksum(), frozen_s=self.updates.frozen_s)
 
     def count_tokens(self, kind: str, tokens: int) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,6 +11,7 @@ import structlog
 from actors import metrics
 from actors.outstanding import Outstanding
 from actors.policy_engine import NO_VERSION, PolicyEngine
+from vision_sr1.config import RunConfig
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1.pipeline_pb2 import PublishedWeights
@@ -124,8 +124,8 @@ class WeightUpdates:
                     await self._engine.receive_update(update_info)
             self._received = True
 
-    async def finish(self, policy_version: int) -> None:
-        """Applies what was received as `policy_version`.
+    async def finish(self, policy_version: int, run: str) -> None:
+        """Applies what was received as `policy_version` of a run; without its name, of the actor's own.
 
         Raises:
             NoUpdateError: nothing was received.
@@ -133,10 +133,13 @@ class WeightUpdates:
         """
         async with self._phase:
             self._expect(self._started is not None and self._received, "no received update to finish")
-            await self._finish(policy_version)
+            await self._finish(policy_version, run)
 
-    async def catch_up(self, published: PublishedWeights, run_folder: Path) -> None:
+    async def catch_up(self, published: PublishedWeights, run: RunConfig) -> None:
         """Takes no prompts while newer weights than those held are current, and reads them where they can be read.
+
+        Args:
+            run: the actor's own; the weights may be those of another in the same folder.
 
         Raises:
             OSError: they cannot be read.
@@ -144,6 +147,11 @@ class WeightUpdates:
         """
         if self._engine.is_asleep:  # the learner has the device, and sends weights with it
             return
+        if self._is_of_another_run(published):
+            async with self._phase:
+                if self._started is None and self._is_of_another_run(published):
+                    self._engine.policy_version = NO_VERSION
+                    await self._on_change()
         if self._engine.policy_version >= published.policy_version:
             if self._started is None and self._engine.policy_version != NO_VERSION:
                 self.serving.set()
@@ -151,7 +159,7 @@ class WeightUpdates:
         self.serving.clear()
         if not published.folder or self._engine.weight_transfer == "adapter":
             return
-        folder = run_folder / published.folder
+        folder = run.dir / (published.run or run.name) / published.folder
         if await asyncio.to_thread(file_digests, folder) != published.sha256:
             raise OSError(f"the weights in {folder} differ from their checksums")
         async with self._phase:
@@ -160,7 +168,11 @@ class WeightUpdates:
             await self._start()
             async with self._breaking_off(model_touched=self._loads_while_receiving):
                 await self._engine.read_update(str(folder))
-            await self._finish(published.policy_version)
+            await self._finish(published.policy_version, published.run)
+
+    def _is_of_another_run(self, published: PublishedWeights) -> bool:
+        held = self._engine.policy_version != NO_VERSION
+        return held and bool(published.run) and published.run != self._engine.run
 
     async def _start(self) -> None:
         self._started = time.monotonic()
@@ -170,13 +182,13 @@ class WeightUpdates:
                 await self._freeze()
             await self._engine.start_update()
 
-    async def _finish(self, policy_version: int) -> None:
+    async def _finish(self, policy_version: int, run: str) -> None:
         async with self._breaking_off(model_touched=self._loads_while_receiving):
             await self._engine.complete_update()
             await self._engine.wake()
             await self._freeze()
         async with self._breaking_off(model_touched=True):
-            await self._engine.finish_update(policy_version)
+            await self._engine.finish_update(policy_version, run)
         await self._end("finished")
         log.info("weights_updated", message="The engine holds a new policy version", policy_version=policy_version)
 

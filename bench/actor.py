@@ -95,7 +95,7 @@ async def rounds(config: Config, folder: Path, sizes: Sizes) -> list[float]:
     from vision_sr1.v1 import pipeline_pb2 as pb
 
     redis = await connect(config.streams)
-    keys = Keys(config.run.name)
+    keys = Keys(config.streams_name)
     prompts = Stream(redis, keys, "prompts", config.streams)
     rollouts = Stream(redis, keys, "rollouts", config.streams, group="bench", consumer="bench")
     await rollouts.open()

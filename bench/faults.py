@@ -232,7 +232,7 @@ def write_garbage(config: Config) -> Callable[[], None]:
         streams = running_server(config.run.path / REDIS)
         assert streams is not None
         redis = await connect(streams)
-        stream = Stream(redis, Keys(config.run.name), "prompts", streams, group="actors", consumer="stranger")
+        stream = Stream(redis, Keys(config.streams_name), "prompts", streams, group="actors", consumer="stranger")
         await stream.append([Output("prompts", "garbage", b"not a prompt")])
         await redis.aclose()
 

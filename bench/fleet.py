@@ -61,7 +61,7 @@ def _start(folder: Path, name: str, environment: dict[str, str]) -> subprocess.P
 
 async def _announced(config: Config, folder: Path, processes: list[subprocess.Popen[bytes]]) -> list[ActorInfo]:
     redis = await connect(config.streams)
-    fleet = Fleet(redis, Keys(config.run.name))
+    fleet = Fleet(redis, Keys(config.streams_name))
     deadline = time.monotonic() + START_TIMEOUT_S
     while len(infos := await fleet.alive()) < len(processes):
         if any(process.poll() is not None for process in processes) or time.monotonic() > deadline:

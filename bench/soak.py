@@ -373,7 +373,7 @@ async def _audit_streams(config: Config) -> list[str]:
     if streams is None:
         raise StreamsUnavailableError("the soak's Redis is not running")
     redis: Any = await connect(streams)
-    keys = Keys(config.run.name)
+    keys = Keys(config.streams_name)
     wrong += [
         f"stream {stream.name}: {stream.depth} entries, {stream.dead} dead"
         for stream in await stream_statuses(redis, keys)
@@ -406,7 +406,7 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     streams = running_server(config.run.path / REDIS)
     assert streams is not None
     redis = await connect(streams)
-    actors = await Fleet(redis, Keys(config.run.name)).alive()
+    actors = await Fleet(redis, Keys(config.streams_name)).alive()
     await redis.aclose()
     wrong = []
     for actor in actors:
@@ -442,7 +442,7 @@ def _holders(config: Config, version: int) -> int:
         streams = running_server(config.run.path / REDIS)
         assert streams is not None
         redis = await connect(streams)
-        actors = await Fleet(redis, Keys(config.run.name)).alive()
+        actors = await Fleet(redis, Keys(config.streams_name)).alive()
         await redis.aclose()
         return sum(actor.policy_version == version for actor in actors)
 

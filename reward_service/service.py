@@ -38,8 +38,8 @@ async def serve(config: Config) -> None:
     check_closed(config)
     stop = asyncio.Event()
     redis = await connect(config.streams, is_stopping=stop.is_set)
-    keys = Keys(config.run.name)
-    config.run.path.mkdir(parents=True, exist_ok=True)
+    keys = Keys(config.streams_name)
+    config.services_path.mkdir(parents=True, exist_ok=True)
     engine = _store(config)
     ranges = {**config.reward.ranges, "response_tokens": (0.0, float(config.sampling.max_tokens))}
     blobs = Blobs(redis, keys, config.streams.image_ttl_s)

@@ -72,7 +72,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
     sharing: dict[str, Any] = {}
     if config.actors.placement == "shared":
         turns = {
-            "folder": str(config.run.path / DEVICES),
+            "folder": str(config.services_path / DEVICES),
             "start_timeout_s": LEARNING_TIMEOUT_S,
             "wake_timeout_s": config.learner.weights.sync_timeout_s,
         }

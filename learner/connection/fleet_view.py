@@ -13,7 +13,7 @@ class LearnerFleet:
     """The actors of a run. Only rank 0 announces anything."""
 
     def __init__(self, config: Config, session: RedisSession) -> None:
-        self._run_folder = config.run.path
+        self._run = config.run
         self._session = session
         self._fleet = Fleet(session.redis, session.keys)
         self._view = FleetView(self._fleet)
@@ -40,9 +40,9 @@ class LearnerFleet:
 
     def announce(self, policy_version: int, folder: Path | None = None) -> None:
         """Announces the current version, and the folder where actors that come late can read it."""
-        weights = pb.PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=policy_version)
+        weights = pb.PublishedWeights(schema_version=SCHEMA_VERSION, run=self._run.name, policy_version=policy_version)
         if folder is not None:
-            weights.folder = str(folder.relative_to(self._run_folder))
+            weights.folder = str(folder.relative_to(self._run.path))
             weights.sha256.update(file_digests(folder))
         self._published = weights
         self.announce_again()

@@ -22,7 +22,7 @@ class RedisSession:
 
     def __init__(self, config: Config, is_stopping: Callable[[], bool]) -> None:
         self.is_stopping = is_stopping
-        self.keys = Keys(config.run.name)
+        self.keys = Keys(config.streams_name)
         self._runner = asyncio.Runner()
         self.redis = self.run(connect(config.streams, is_stopping=is_stopping))
         self._interruptions = Interruptions(self.redis)

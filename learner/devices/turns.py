@@ -100,7 +100,7 @@ class SharedDevices:
         self._is_stopping = is_stopping
         # All ranks of a machine without GPUs are on one device: its first rank speaks for them.
         has_lease = device.type == "cuda" or is_first_of_node()
-        self._lease = DeviceLease(config.run.path / DEVICES, device_name(device)) if has_lease else None
+        self._lease = DeviceLease(config.services_path / DEVICES, device_name(device)) if has_lease else None
         self._memory: Offload | None = None
         self._seconds = 0.0
 

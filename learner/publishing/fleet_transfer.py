@@ -73,8 +73,8 @@ class FleetTransfer:
 
     def __init__(self, config: Config, engine: Any) -> None:
         plugin.register()
+        self._config = config
         self._settings = config.learner.weights
-        self._tls = config.tls
         lora = config.learner.lora
         self._dtype = config.model.dtype
         self._source = EngineSource(engine, getattr(torch, self._dtype), only_adapters=lora.goes_to_actors)
@@ -164,7 +164,7 @@ class FleetTransfer:
         """Those that answer: all members of a standing group are taken to, others are asked."""
         if self._transfer is not None and _ids(actors) == _ids(self.members):
             return actors
-        return answering(actors, PROBE_TIMEOUT_S, self._tls)
+        return answering(actors, PROBE_TIMEOUT_S, self._config.tls)
 
     def can_reach(self, actor: ActorInfo) -> bool:
         """Whether the actor takes weights in the way and the form in which they are sent; says so where it does not."""
@@ -226,7 +226,7 @@ class FleetTransfer:
         self._dissolve()
         self._group_number += 1
         self.members = actors
-        self._client = FleetClient(actors, self._group_number, self._settings, self._tls)
+        self._client = FleetClient(actors, self._group_number, self._config)
         self._client.policy_version = version
         self._transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(actors), client=self._client, source=self._source

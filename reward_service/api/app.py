@@ -16,7 +16,6 @@ from reward_service.api.context import ApiContext
 from reward_service.api.health import health_routes
 from reward_service.api.live import live_routes
 from reward_service.api.problems import Problem, answer_with_problems
-from reward_service.api.run_folder import RunFolder
 from reward_service.api.scoring import scoring_routes
 from reward_service.api.security import Guard
 from reward_service.api.statistics import statistics_routes
@@ -39,11 +38,10 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
         redoc_url=None,
         description="What every reward of a run saw, and why it is what it is.",
     )
-    folder = RunFolder(api.config.run.path)
     app.include_router(scoring_routes(api))
     app.include_router(live_routes(api))
-    app.include_router(trace_routes(api, folder))
-    app.include_router(statistics_routes(api, folder))
+    app.include_router(trace_routes(api))
+    app.include_router(statistics_routes(api))
     app.include_router(health_routes(api))
     app.mount("/static", StaticFiles(directory=PAGE), name="static")
 

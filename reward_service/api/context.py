@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from redis.asyncio import Redis
 
+from reward_service.api.runs import Runs
 from reward_service.scoring import Scorer
 from reward_service.store import TraceReader
 from vision_sr1.config import Config
@@ -29,7 +31,7 @@ class ApiContext:
     tokens: TokenBytes | None = None
     ping: Callable[[], Awaitable[object]] | None = None
 
-    @property
-    def run(self) -> str:
-        """The run whose traces are meant where none is named."""
-        return self.config.run.name
+    @cached_property
+    def runs(self) -> Runs:
+        """The runs that can be asked for."""
+        return Runs(self.config, self.reader)

@@ -52,7 +52,7 @@ def health_routes(api: ApiContext) -> APIRouter:
         """Queues, actors with their versions, and dead letters, while the run goes on."""
         if api.redis is None:
             raise HTTPException(503, "the run is over: its traces are served, and nothing else runs")
-        keys = Keys(api.run)
+        keys = Keys(api.config.streams_name)
         try:
             fleet = Fleet(api.redis, keys)
             published = await fleet.published()

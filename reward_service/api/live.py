@@ -27,13 +27,13 @@ def live_routes(api: ApiContext) -> APIRouter:
     """What comes, from whichever replica: the store is asked, not this process."""
     routes = APIRouter(prefix="/v1", tags=["traces"])
 
-    @routes.get("/live", response_class=EventSourceResponse, responses=problem_responses(422))
+    @routes.get("/live", response_class=EventSourceResponse, responses=problem_responses(404, 422))
     async def live(
         asked: Annotated[TraceFilters, Query()],
         last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
     ) -> AsyncIterator[ServerSentEvent]:
         """Traces that fit, each as an event `trace`; `Last-Event-ID` goes on after an interruption."""
-        wanted = asked.wanted(api.run)
+        wanted = asked.wanted(await api.runs.named(asked.run))
         start = last_event_id
         if start is None:
             start = await run_in_threadpool(api.reader.last_sequence, wanted.run)

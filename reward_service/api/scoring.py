@@ -36,7 +36,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
             id="score/0/0",
             prompt=pb.Prompt(
                 id="score/0",
-                run=api.run,
+                run=await api.runs.served(),
                 question=question,
                 answer=request.reference_answer,
                 data_source=request.data_source,
@@ -48,7 +48,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
             ),
             sample=pb.Sample(response_token_ids=asked.token_ids(request.response), finish_reason="stop"),
         )
-        actors = [] if api.redis is None else await Fleet(api.redis, Keys(api.run)).alive()
+        actors = [] if api.redis is None else await Fleet(api.redis, Keys(api.config.streams_name)).alive()
         actor = max(actors, key=lambda actor: actor.policy_version, default=pb.ActorInfo(policy_version=-1))
         rollout.actor_id, rollout.actor_address = actor.id, actor.address
         rollout.sample.versions.add(policy_version=actor.policy_version, end=len(rollout.sample.response_token_ids))

@@ -1,7 +1,7 @@
 """Routes: runs, distributions and curves of rewards, and two runs on the same prompts."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Annotated
 
@@ -10,10 +10,10 @@ from fastapi.concurrency import run_in_threadpool
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.run_folder import RunFolder
 from reward_service.api.traces import Purpose, Run, Version
-from reward_service.store import SEARCHED, TraceFilter
-from reward_service.store.reader import PromptMean, RewardBin
+from reward_service.api.views import said_view
+from reward_service.store import SEARCHED, TraceFilter, TraceReader
+from reward_service.store.reader import FoundTrace, PromptMean, RewardBin
 from reward_service.store.tables import OUTCOMES
 from vision_sr1.client.models import (
     BarView,
@@ -23,27 +23,32 @@ from vision_sr1.client.models import (
     RewardStatistics,
     RunView,
     ScalarsView,
+    SourceComparison,
     SourceStatistics,
     Statistics,
 )
+from vision_sr1.client.models import Purpose as PurposeName
+
+Pair = tuple[PromptMean, PromptMean]  # the same prompt in two runs
 
 ACCURACY_AND_VISUAL = "outcome"
 DIFFERENCES = 50  # prompts shown
 
 
-def statistics_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
+def statistics_routes(api: ApiContext) -> APIRouter:
     """What many traces say together."""
     routes = APIRouter(prefix="/v1", tags=["statistics"])
 
     @routes.get("/runs", responses=problem_responses(422))
     async def list_runs() -> list[RunView]:
         """Runs in the store."""
-        return [await run_in_threadpool(_run, api, name) for name in await run_in_threadpool(api.reader.runs)]
+        served = await api.runs.served()
+        return [await run_in_threadpool(_run, api, name, served) for name in await run_in_threadpool(api.reader.runs)]
 
-    @routes.get("/statistics", responses=problem_responses(422))
+    @routes.get("/statistics", responses=problem_responses(404, 422))
     async def statistics(run: Run = None, purpose: Purpose = "train", data_source: str | None = None) -> Statistics:
         """Distributions and curves of every reward, overall and by data source."""
-        name, asked = run or api.run, purpose or "train"
+        name, asked = await api.runs.named(run), purpose or "train"
         bins = await run_in_threadpool(api.reader.counts, name, asked, data_source)
         by_source: dict[str, list[RewardBin]] = defaultdict(list)
         for found in bins:
@@ -51,46 +56,53 @@ def statistics_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         sources = [_source(source, of_source) for source, of_source in sorted(by_source.items())]
         return Statistics(run=name, purpose=asked, overall=_source("", bins), data_sources=sources)
 
-    @routes.get("/scalars", responses=problem_responses(422))
-    async def scalars(names: Annotated[list[str] | None, Query(max_length=100)] = None) -> ScalarsView:
-        """The learner's curves of this run; of those named, or all."""
-        points = await run_in_threadpool(folder.points)
+    @routes.get("/scalars", responses=problem_responses(404, 422))
+    async def scalars(names: Annotated[list[str] | None, Query(max_length=100)] = None, run: Run = None) -> ScalarsView:
+        """The learner's curves of a run; of those named, or all."""
+        name = await api.runs.named(run)
+        points = await run_in_threadpool(api.runs.folder(name).points)
         known = sorted({name for point in points for name in point} - {"step", "time"})
         shown = known if names is None else [name for name in known if name in names]
         steps = [int(point["step"]) for point in points]
         return ScalarsView(
-            run=api.run, steps=steps, scalars={name: [point.get(name) for point in points] for name in shown}
+            run=name, steps=steps, scalars={scalar: [point.get(scalar) for point in points] for scalar in shown}
         )
 
-    @routes.get("/comparison", responses=problem_responses(422))
+    @routes.get("/comparison", responses=problem_responses(404, 422))
     async def comparison(
         other: Annotated[str, Query(description="The run to compare with.")],
         run: Run = None,
-        purpose: Purpose = None,
+        purpose: Annotated[PurposeName | None, Query(description="Default: evaluation, where both have any.")] = None,
         min_version: Version = None,
         max_version: Version = None,
     ) -> Comparison:
-        """Two runs on the prompts that both were asked."""
-        names = (run or api.run, other)
-        means = [
-            await run_in_threadpool(
-                api.reader.prompt_means,
-                TraceFilter(run=name, purpose=purpose, min_version=min_version, max_version=max_version),
+        """Two runs on the prompts that both were asked; by default held-out ones, at the newest version of each."""
+        names = (await api.runs.named(run), await api.runs.named(other))
+        versions = [await run_in_threadpool(api.reader.newest_version, name, "evaluation") for name in names]
+        if purpose is None and None not in versions:
+            purpose = "evaluation"
+        at_newest = purpose == "evaluation" and min_version is None and max_version is None
+        wanted = [
+            TraceFilter(
+                run=name,
+                purpose=purpose,
+                min_version=newest if at_newest else min_version,
+                max_version=newest if at_newest else max_version,
             )
-            for name in names
+            for name, newest in zip(names, versions, strict=True)
         ]
-        return _compared(names, means[0], means[1])
+        return await run_in_threadpool(_compared, api.reader, wanted[0], wanted[1])
 
     return routes
 
 
-def _run(api: ApiContext, name: str) -> RunView:
+def _run(api: ApiContext, name: str, served: str) -> RunView:
     bins = api.reader.counts(name, names=["response_tokens"])
     span = api.reader.span(name)
     versions = [found.policy_version for found in bins]
     return RunView(
         name=name,
-        is_served=name == api.run,
+        is_served=name == served,
         recorded_from=span[0] if span else None,
         recorded_to=span[1] if span else None,
         data_sources=sorted({found.data_source for found in bins}),
@@ -165,36 +177,63 @@ def _share(bins: list[RewardBin], *outcomes: str) -> float | None:
     return sum(counts[outcome] for outcome in outcomes) / total if total else None
 
 
-def _compared(names: tuple[str, str], first: dict[str, PromptMean], second: dict[str, PromptMean]) -> Comparison:
+def _compared(reader: TraceReader, wanted: TraceFilter, other: TraceFilter) -> Comparison:
+    first, second = reader.prompt_means(wanted), reader.prompt_means(other)
     shared = [(first[key], second[key]) for key in sorted(first.keys() & second.keys())]
+    by_source: dict[str, list[Pair]] = defaultdict(list)
+    for pair in shared:
+        by_source[pair[0].data_source].append(pair)
+    differing = sorted((pair for pair in shared if _distance(pair)), key=_distance, reverse=True)[:DIFFERENCES]
+    groups = [
+        reader.groups(asked.run, [pair[side].group_id for pair in differing])
+        for side, asked in enumerate((wanted, other))
+    ]
+    return Comparison(
+        **_compared_means(shared).model_dump(),
+        runs=(wanted.run, other.run),
+        purpose=wanted.purpose or "",
+        versions=(wanted.version, other.version),
+        data_sources={source: _compared_means(pairs) for source, pairs in sorted(by_source.items())},
+        differences=[
+            _difference(pair, groups[0][pair[0].group_id][0], groups[1][pair[1].group_id][0])
+            for pair in differing
+            if pair[0].group_id in groups[0] and pair[1].group_id in groups[1]  # not deleted meanwhile
+        ],
+    )
+
+
+def _distance(pair: Pair) -> float:
+    ends = [(pair[0].rewards[name] or 0.0, pair[1].rewards[name] or 0.0) for name in ("accuracy", "visual")]
+    return float(sum(abs(a - b) for a, b in ends))
+
+
+def _compared_means(pairs: Sequence[Pair]) -> SourceComparison:
     both = {
         name: [
-            (a, b)
-            for a, b in ((x.rewards[name], y.rewards[name]) for x, y in shared)
-            if a is not None and b is not None
+            (a, b) for a, b in ((x.rewards[name], y.rewards[name]) for x, y in pairs) if a is not None and b is not None
         ]
         for name in SEARCHED
     }
-
-    def apart(pair: tuple[PromptMean, PromptMean]) -> float:
-        ends = [(pair[0].rewards[name] or 0.0, pair[1].rewards[name] or 0.0) for name in ("accuracy", "visual")]
-        return float(sum(abs(a - b) for a, b in ends))
-
-    differing = sorted((pair for pair in shared if apart(pair)), key=apart, reverse=True)[:DIFFERENCES]
-    return Comparison(
-        runs=names,
-        prompts=len(shared),
+    return SourceComparison(
+        prompts=len(pairs),
         means={
-            name: (fmean(a for a, _ in pairs), fmean(b for _, b in pairs)) if pairs else (None, None)
-            for name, pairs in both.items()
+            name: (fmean(a for a, _ in values), fmean(b for _, b in values)) if values else (None, None)
+            for name, values in both.items()
         },
-        better={name: (sum(a > b for a, b in pairs), sum(b > a for a, b in pairs)) for name, pairs in both.items()},
-        differences=[
-            Difference(
-                groups=(a.group_id, b.group_id),
-                answers=(a.answers, b.answers),
-                rewards={name: (a.rewards[name], b.rewards[name]) for name in SEARCHED},
-            )
-            for a, b in differing
-        ],
+        better={name: (sum(a > b for a, b in values), sum(b > a for a, b in values)) for name, values in both.items()},
+    )
+
+
+def _difference(pair: Pair, first: FoundTrace, second: FoundTrace) -> Difference:
+    a, b = pair
+    prompt = first.scored.rollout.prompt
+    return Difference(
+        groups=(a.group_id, b.group_id),
+        answers=(a.answers, b.answers),
+        rewards={name: (a.rewards[name], b.rewards[name]) for name in SEARCHED},
+        data_source=a.data_source,
+        question=prompt.question,
+        reference_answer=prompt.answer,
+        images=[ref.sha256 for ref in prompt.images],
+        said=(said_view(first.scored), said_view(second.scored)),
     )

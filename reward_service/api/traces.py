@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.run_folder import RunFolder
 from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
 from reward_service.store import SEARCHED, TraceFilter
 from reward_service.store.reader import FoundTrace
@@ -38,10 +37,10 @@ class TraceFilters(BaseModel):
     pattern: Pattern = None
     q: str | None = Field(None, max_length=1000, description="Words: all occur in question, answer or responses.")
 
-    def wanted(self, served: str) -> TraceFilter:
-        """For the store."""
+    def wanted(self, run: str) -> TraceFilter:
+        """For the store, in the run that is meant."""
         return TraceFilter(
-            run=self.run or served,
+            run=run,
             purpose=self.purpose,
             data_source=self.data_source,
             min_version=self.min_version,
@@ -63,13 +62,13 @@ class TraceSearch(TraceFilters):
     max_visual: Bound = None
     limit: int = Field(50, ge=1, le=200)
 
-    def wanted(self, served: str) -> TraceFilter:
-        """For the store."""
+    def wanted(self, run: str) -> TraceFilter:
+        """For the store, in the run that is meant."""
         bounds = {
             end: {name: value for name in SEARCHED if (value := getattr(self, f"{end}_{name}")) is not None}
             for end in ("min", "max")
         }
-        return replace(super().wanted(served), min_rewards=bounds["min"], max_rewards=bounds["max"])
+        return replace(super().wanted(run), min_rewards=bounds["min"], max_rewards=bounds["max"])
 
 
 class GroupSearch(TraceFilters):
@@ -82,25 +81,25 @@ class GroupSearch(TraceFilters):
 
 async def found_trace(api: ApiContext, trace_id: str, run: str | None) -> FoundTrace:
     """A trace of a run, or 404."""
-    found = await run_in_threadpool(api.reader.trace, run or api.run, trace_id)
+    name = await api.runs.named(run)
+    found = await run_in_threadpool(api.reader.trace, name, trace_id)
     if found is None:
-        raise HTTPException(404, f"no trace {trace_id!r} in run {run or api.run!r}; list them with /v1/traces")
+        raise HTTPException(404, f"no trace {trace_id!r} in run {name!r}; list them with /v1/traces")
     return found
 
 
-def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
+def trace_routes(api: ApiContext) -> APIRouter:
     """Reading what was recorded."""
     routes = APIRouter(prefix="/v1", tags=["traces"])
 
-    def step_of(run: str, group_id: str) -> int | None:
-        return folder.step_of(group_id) if run == api.run else None
-
-    @routes.get("/steps", responses=problem_responses(422))
+    @routes.get("/steps", responses=problem_responses(404, 422))
     async def list_steps(
-        cursor: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+        cursor: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        run: Run = None,
     ) -> StepPage:
-        """Batches of the run served, the last first."""
-        batches = await run_in_threadpool(folder.batches)
+        """Batches of a run, the last first."""
+        batches = await run_in_threadpool(api.runs.folder(await api.runs.named(run)).batches)
         left = sorted((step for step in batches if cursor is None or step < cursor), reverse=True)
         steps = [
             StepView(
@@ -113,10 +112,10 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         ]
         return StepPage(steps=steps, next_cursor=str(steps[-1].step) if len(left) > limit else None)
 
-    @routes.get("/traces", responses=problem_responses(400, 422))
+    @routes.get("/traces", responses=problem_responses(400, 404, 422))
     async def list_traces(asked: Annotated[TraceSearch, Query()]) -> TracePage:
         """Traces, newest first; of a range of policy versions, those of the newest version first."""
-        wanted = asked.wanted(api.run)
+        wanted = asked.wanted(await api.runs.named(asked.run))
         found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
         return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
 
@@ -134,27 +133,28 @@ def trace_routes(api: ApiContext, folder: RunFolder) -> APIRouter:
         """One trace by its rollout's id."""
         return trace_view(await found_trace(api, trace_id, run))
 
-    @routes.get("/groups", responses=problem_responses(400, 422))
+    @routes.get("/groups", responses=problem_responses(400, 404, 422))
     async def list_groups(asked: Annotated[GroupSearch, Query()]) -> GroupPage:
         """Groups of which some trace fits, those with the newest traces first."""
-        wanted = asked.wanted(api.run)
+        wanted = asked.wanted(await api.runs.named(asked.run))
+        folder = api.runs.folder(wanted.run)
         if asked.step is not None:
             batch = folder.batches().get(asked.step)
             wanted = replace(wanted, group_ids=list(batch.rollouts) if batch else [])
         ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, asked.cursor, asked.limit)
         groups = await run_in_threadpool(api.reader.groups, wanted.run, ids)
-        summaries = [group_summary(groups[id_], step_of(wanted.run, id_)) for id_ in ids if id_ in groups]
+        summaries = [group_summary(groups[id_], folder.step_of(id_)) for id_ in ids if id_ in groups]
         return GroupPage(groups=summaries, next_cursor=next_cursor)
 
     @routes.get("/groups/{group_id:path}", responses=problem_responses(404, 422))
     async def one_group(group_id: str, run: Run = None) -> GroupView:
         """All rollouts of a prompt, by the prompt's id, with their advantages."""
-        groups = await run_in_threadpool(api.reader.groups, run or api.run, [group_id])
+        name = await api.runs.named(run)
+        groups = await run_in_threadpool(api.reader.groups, name, [group_id])
         if not groups:
-            raise HTTPException(
-                404, f"no group {group_id!r} in run {run or api.run!r}; a trace names its own as group_id"
-            )
-        return group_view(groups[group_id], step_of(run or api.run, group_id), api.config.learner)
+            raise HTTPException(404, f"no group {group_id!r} in run {name!r}; a trace names its own as group_id")
+        step = api.runs.folder(name).step_of(group_id)
+        return group_view(groups[group_id], step, await run_in_threadpool(api.runs.learner, name))
 
     @routes.get("/images/{sha}", response_class=Response, responses=problem_responses(404, 422))
     async def one_image(sha: str) -> Response:

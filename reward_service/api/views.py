@@ -13,6 +13,7 @@ from vision_sr1.client.models import (
     MemberView,
     RequeryView,
     RewardView,
+    Said,
     SpanView,
     TokensView,
     TokenView,
@@ -22,6 +23,7 @@ from vision_sr1.config import LearnerConfig
 from vision_sr1.credit.advantages import component_advantages
 from vision_sr1.credit.assignment import group_rewards
 from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.pipeline.response_parts import description_of
 from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -105,6 +107,18 @@ def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerC
         step=step,
         traces=[trace_view(trace) for trace in found],
         advantages={name: [_or_none(value) for value in values] for name, values in advantages.items()},
+        tokens={component.name: list(component.tokens) for component in settings.components},
+    )
+
+
+def said_view(scored: pb.ScoredRollout) -> Said:
+    """What a policy said, in short."""
+    return Said(
+        group_id=scored.rollout.prompt.id,
+        policy_version=sample_version(scored.rollout.sample),
+        description=description_of(scored),
+        answer=_member(scored).answer,
+        requery_answer=scored.requeries[0].answer if scored.requeries else "",
     )
 
 

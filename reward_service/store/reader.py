@@ -101,6 +101,7 @@ class PromptMean:
 
     prompt_key: str
     group_id: str
+    data_source: str
     answers: int
     rewards: dict[str, float | None]
 
@@ -191,6 +192,17 @@ class TraceReader:
         with Session(self._engine) as session:
             return list(session.scalars(select(RewardCount.run).distinct().order_by(RewardCount.run)))
 
+    def newest_run(self) -> str | None:
+        """The run of the newest trace."""
+        with Session(self._engine) as session:
+            return session.scalar(select(Trace.run).order_by(Trace.sequence.desc()).limit(1))
+
+    def newest_version(self, run: str, purpose: str) -> int | None:
+        """The newest policy version of a run's traces."""
+        query = select(func.max(Trace.policy_version)).where(Trace.run == run, Trace.purpose == purpose)
+        with Session(self._engine) as session:
+            return session.scalar(query)
+
     def span(self, run: str) -> tuple[float, float] | None:
         """When the run's oldest and newest trace were recorded, seconds since the epoch."""
         with Session(self._engine) as session:
@@ -233,13 +245,21 @@ class TraceReader:
         """Means of each prompt's rewards, by its key; of those asked several times, over all answers."""
         means = [func.avg(getattr(Trace, name)).label(name) for name in SEARCHED]
         query = select(
-            Trace.prompt_key, func.max(Trace.group_id).label("group_id"), func.count().label("answers"), *means
+            Trace.prompt_key,
+            func.max(Trace.group_id).label("group_id"),
+            func.max(Trace.data_source).label("data_source"),
+            func.count().label("answers"),
+            *means,
         )
         with Session(self._engine) as session:
             rows = session.execute(query.where(*wanted.conditions()).group_by(Trace.prompt_key)).all()
         return {
             row.prompt_key: PromptMean(
-                row.prompt_key, row.group_id, row.answers, {name: row._mapping[name] for name in SEARCHED}
+                row.prompt_key,
+                row.group_id,
+                row.data_source,
+                row.answers,
+                {name: row._mapping[name] for name in SEARCHED},
             )
             for row in rows
         }

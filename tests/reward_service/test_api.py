@@ -79,7 +79,6 @@ async def test_pages_of_traces_and_groups(api: httpx.AsyncClient):
         ({"pattern": "shortcut", "max_version": 4}, [3, 1]),
         ({"max_accuracy": 0.5, "min_version": 6}, [8, 6]),
         ({"q": "number 7", "min_accuracy": 1}, [7]),
-        ({"run": "other"}, []),
         ({"data_source": "digits"}, []),
         ({"purpose": "train", "min_version": 9}, [9]),
     ],
@@ -245,6 +244,25 @@ async def test_two_runs_are_compared_on_the_prompts_that_both_were_asked(config:
     assert shown["means"]["accuracy"] == [0.0, 1.0]
     assert shown["better"]["accuracy"] == [0, 2]
     assert sorted(difference["groups"] for difference in shown["differences"]) == [["0/1", "0/1"], ["0/2", "0/2"]]
+    assert {said["group_id"] for said in shown["differences"][0]["said"]} <= {"0/1", "0/2"}
+    assert sum(source["prompts"] for source in shown["data_sources"].values()) == 2
+
+
+@pytest.mark.parametrize("path", ["traces", "groups", "steps", "statistics", "scalars", "traces/0/0/0", "groups/0/0"])
+async def test_a_run_that_is_not_there_is_not_found(api: httpx.AsyncClient, path: str):
+    answer = await api.get(f"/v1/{path}", params={"run": "nobody"})
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == f"no run 'nobody' in this store; it has {RUN}"
+
+
+async def test_of_runs_that_share_a_service_the_newest_is_meant(config: Config, store: Store):
+    config.streams.name = config.run.name = "services"
+    async with asking(config, store) as api:
+        assert (await get(api, "/v1/groups"))["groups"] == []
+        for run in ("first", "second"):
+            await write(store, scored(0, run=run))
+            assert (await get(api, "/v1/groups"))["groups"][0]["run"] == run
+        assert (await get(api, "/v1/groups", run="first"))["groups"][0]["run"] == "first"
 
 
 async def test_what_has_not_changed_is_not_sent_again_and_large_answers_are_compressed(api: httpx.AsyncClient):

@@ -17,7 +17,8 @@ from reward_service.api import ApiContext, create_app
 from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
-from vision_sr1.config import load_config
+from vision_sr1.config import load_config, save_config
+from vision_sr1.config.loading import PRESETS
 from vision_sr1.prompting.response import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -27,7 +28,17 @@ pytestmark = pytest.mark.slow
 TOKEN = "geheim"
 
 
-def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool, version: int = 3) -> pb.ScoredRollout:
+def answered(
+    tokenizer,
+    group: int,
+    index: int,
+    *,
+    right: bool,
+    sufficient: bool,
+    version: int = 3,
+    run: str = RUN,
+    evaluation: bool = False,
+) -> pb.ScoredRollout:
     """An answer to `what color is the square`, with all that the service records."""
     said = "red" if right else "blue"
     text = f"<description> top left square {said} </description> <think> the square {said} </think> \\boxed{{{said}}}"
@@ -48,7 +59,8 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
         },
     )
     prompt = scored.rollout.prompt
-    prompt.id, prompt.run, prompt.question, prompt.answer = f"0/{group}", RUN, "<image>what color is the square", "red"
+    prompt.id, prompt.run, prompt.question, prompt.answer = f"0/{group}", run, "<image>what color is the square", "red"
+    prompt.purpose = pb.PURPOSE_EVALUATION if evaluation else pb.PURPOSE_TRAIN
     prompt.data_source = "shapes"
     scored.rollout.id, scored.rollout.sample_index = f"0/{group}/{index}", index
     sample = scored.rollout.sample
@@ -73,8 +85,9 @@ def answered(tokenizer, group: int, index: int, *, right: bool, sufficient: bool
 class Served:
     """A running service with groups of which the second has a shortcut."""
 
-    def __init__(self, url: str, add: Callable[..., None]) -> None:
+    def __init__(self, url: str, folder: Path, add: Callable[..., None]) -> None:
         self.url = url
+        self.folder = folder
         self.add = add
 
 
@@ -105,7 +118,7 @@ def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
     )
     app = create_app(ApiContext(config=config, reader=store.reader, tokens=TokenBytes(tokenizer)))
     with serving_in_thread(app) as url:
-        yield Served(f"{url}/", add)
+        yield Served(f"{url}/", tmp_path, add)
     store.engine.dispose()
 
 
@@ -152,6 +165,83 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     expect(token).to_have_attribute("title", re.compile("version 3"))
     first.get_by_role("button", name="Score again").click()
     expect(first).to_contain_text("nothing is scored here: the run is over")
+
+
+@pytest.fixture
+def other_run(served: Served) -> str:
+    """A run beside the served one, with the same held-out prompt, its own curves and another objective."""
+    served.add(
+        {"group": 7, "index": 0, "right": True, "sufficient": False, "evaluation": True},
+        {"group": 7, "index": 0, "right": True, "sufficient": False, "evaluation": True, "run": "other", "version": 2},
+        {"group": 7, "index": 1, "right": True, "sufficient": True, "evaluation": True, "run": "other", "version": 9},
+        {"group": 5, "index": 0, "right": True, "sufficient": True, "run": "other"},
+        {"group": 5, "index": 1, "right": False, "sufficient": True, "run": "other"},
+    )
+    folder = served.folder / "other"
+    folder.mkdir()
+    (folder / "scalars.jsonl").write_text('{"step": 1, "time": 0, "kl/response": 0.5}\n')
+    return "other"
+
+
+def test_two_runs_are_looked_at_one_by_one_and_side_by_side(page: Page, served: Served, other_run: str):
+    page.reload()
+    page.get_by_label("Run", exact=True).select_option(other_run)
+    expect(page.locator(".list > li")).to_have_count(1)
+    expect(page).to_have_url(re.compile("run=other"))
+    page.get_by_role("link", name="what color is the square").click()
+    expect(page.get_by_role("heading", name="Group 0/5")).to_be_visible()
+    page.get_by_role("link", name="Curves").click()
+    expect(page.get_by_role("img", name="KL to the reference by step")).to_be_visible()
+    page.get_by_role("link", name="Comparison").click()
+    expect(page.locator("#main")).to_contain_text(
+        f"1 prompts were put to both; other at version 9; {RUN} at version 3."
+    )
+    worse = page.get_by_role("list", name=f"Worse in {RUN}").locator("li")
+    expect(worse).to_have_count(1)
+    expect(worse).to_contain_text("from the description alone: green")
+    page.get_by_label("Run", exact=True).select_option(RUN)
+    expect(page.get_by_role("list", name="Better in other").locator("li")).to_have_count(1)
+    page.get_by_role("link", name="other", exact=True).click()
+    expect(page.get_by_role("heading", name="Group 0/7")).to_be_visible()
+    expect(page.locator("article")).to_have_count(2)
+
+
+def test_a_run_that_is_not_there_is_said(page: Page, served: Served):
+    page.goto(f"{served.url}#/groups?run=nobody")
+    expect(page.locator("#main")).to_contain_text(f"no run 'nobody' in this store; it has {RUN}")
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_an_advantage_colours_the_tokens_that_its_component_trains(
+    page: Page, served: Served, tiny_model: Path, preset: str
+):
+    folder = served.folder / preset
+    folder.mkdir()
+    judge = ["reward.judge.url=http://127.0.0.1:1", "reward.judge.model=m"] if preset == "external_judge" else []
+    config = load_config(None, [f"run.name={preset}", f"learner.preset={preset}", *judge], environment={}).config
+    given = answered(AutoTokenizer.from_pretrained(tiny_model), 0, 0, right=True, sufficient=True).rewards.keys()
+    save_config(config, folder / "config.yaml")
+    served.add(
+        {"group": 0, "index": 0, "right": True, "sufficient": True, "run": preset},
+        {"group": 0, "index": 1, "right": False, "sufficient": False, "run": preset},
+    )
+    page.goto(f"{served.url}#/group/0/0?run={preset}")
+    first = page.locator("article").first
+    painted = "span[style*=background]"
+    shown = 0
+    for component in config.learner.components:
+        if not component.reward.keys() <= given:
+            continue
+        first.get_by_role("button", name=f"advantage {component.name}", exact=True).click()
+        response = first.get_by_label("Response", exact=True)
+        texts = "".join(response.locator(painted).all_text_contents())
+        sets = set(component.tokens)
+        assert ("top left" in texts) == bool(sets & {"response", "description"}), component.name
+        assert ("boxed" in texts) == bool(sets & {"response", "reasoning"}), component.name
+        requery = first.get_by_label("Response to the re-query").get_attribute("style") or ""
+        assert ("rgba" in requery) == ("requery" in sets), component.name
+        shown += 1
+    assert shown or preset == "external_judge"  # whose only component needs the judge
 
 
 def test_what_comes_while_one_looks_is_announced(page: Page, served: Served):
@@ -206,9 +296,9 @@ def test_curves_are_of_rewards_and_of_the_learner(page: Page):
     expect(page.locator("#main")).to_contain_text("the run is over")
 
 
-def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served):
+def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served, other_run: str):
     page.set_viewport_size({"width": 360, "height": 740})
-    for path in ("#/groups", "#/group/0/1", "#/curves"):
+    for path in ("#/groups", "#/group/0/1", "#/curves", "#/comparison"):
         page.goto(served.url + path)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
@@ -222,10 +312,10 @@ def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_is_accessible(page: Page, served: Served, scheme: Literal["light", "dark"]):
+def test_it_is_accessible(page: Page, served: Served, other_run: str, scheme: Literal["light", "dark"]):
     """WCAG 2.1 AA as far as axe can tell: contrast, names, roles, structure."""
     page.emulate_media(color_scheme=scheme)
-    for path in ("#/groups", "#/group/0/1", "#/curves", "#/pipeline"):
+    for path in ("#/groups", "#/group/0/1", "#/curves", "#/pipeline", "#/comparison"):
         page.goto(served.url + path)
         page.wait_for_timeout(700)
         results = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})

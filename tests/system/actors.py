@@ -116,7 +116,7 @@ def running_actor(
 
     async def announced() -> pb.ActorInfo:
         redis = await connect(config.streams)
-        fleet = Fleet(redis, Keys(config.run.name))
+        fleet = Fleet(redis, Keys(config.streams_name))
         for _ in range(480):
             for actor in await fleet.alive():
                 if actor.id.startswith(f"{name}-"):

@@ -245,7 +245,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, cold_start_model: Path) -> It
 async def asking(config: Config, **options: object) -> AsyncIterator[Requerier]:
     redis = await connect(config.streams)
     requery = RequeryConfig(template="plain_requery", max_tokens=8, **options)
-    requerier = Requerier(requery, Registry(redis, Keys(config.run.name)), config.tls)
+    requerier = Requerier(requery, Registry(redis, Keys(config.streams_name)), config.tls)
     yield requerier
     await requerier.close()
     await redis.aclose()

@@ -200,7 +200,7 @@ async def _on_redis(config: Config) -> AsyncIterator[Finding]:
     brief.streams.timeout_s = brief.streams.retry_for_s = ANSWER_S
     try:
         async with connect_to_run(brief) as redis:
-            keys = Keys(config.run.name)
+            keys = Keys(config.streams_name)
             yield await _bounded("Redis", lambda: persistence(redis))
             yield await _bounded("clock", lambda: clock(redis))
             yield await _bounded("streams", lambda: dead_letters(redis, keys))

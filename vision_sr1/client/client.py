@@ -68,9 +68,9 @@ class Client:
         """Runs in the store."""
         return TypeAdapter(list[RunView]).validate_json(self._get("/v1/runs"))
 
-    def steps(self, *, limit: int = 20) -> Iterator[StepView]:
-        """All batches of the run served, the last first; `limit` at a time."""
-        for page in self._pages("/v1/steps", StepPage, {"limit": limit}):
+    def steps(self, *, run: str | None = None, limit: int = 20) -> Iterator[StepView]:
+        """All batches of a run, the last first; `limit` at a time."""
+        for page in self._pages("/v1/steps", StepPage, {"run": run, "limit": limit}):
             yield from page.steps
 
     def traces(
@@ -136,9 +136,9 @@ class Client:
         """Distributions and curves of every reward."""
         return self._view(Statistics, "/v1/statistics", run=run, purpose=purpose, data_source=data_source)
 
-    def scalars(self, *, names: Sequence[str] | None = None) -> ScalarsView:
+    def scalars(self, *, run: str | None = None, names: Sequence[str] | None = None) -> ScalarsView:
         """The learner's curves."""
-        return self._view(ScalarsView, "/v1/scalars", names=names)
+        return self._view(ScalarsView, "/v1/scalars", run=run, names=names)
 
     def comparison(
         self,
@@ -149,7 +149,7 @@ class Client:
         min_version: int | None = None,
         max_version: int | None = None,
     ) -> Comparison:
-        """Two runs on the prompts that both were asked."""
+        """Two runs on the prompts that both were asked; without options, held-out ones at the newest version each."""
         asked = {"run": run, "purpose": purpose, "min_version": min_version, "max_version": max_version}
         return self._view(Comparison, "/v1/comparison", other=other, **asked)
 

@@ -136,6 +136,7 @@ class GroupView(BaseModel):
         description="By component of the objective, one for each trace; null where its reward is missing. "
         "Of a component with gdpo: over the deviation of the group instead of the batch."
     )
+    tokens: dict[str, list[str]] = Field(description="By component, the token sets that it trains.")
 
 
 class TokenView(BaseModel):
@@ -223,21 +224,44 @@ class ScalarsView(BaseModel):
     scalars: dict[str, list[float | None]] = Field(description="By name, one for each step; null where it has none.")
 
 
+class Said(BaseModel):
+    """One of a run's answers to a prompt."""
+
+    group_id: str
+    policy_version: int
+    description: str
+    answer: str
+    requery_answer: str = Field(description="From the description alone; empty without a re-query.")
+
+
 class Difference(BaseModel):
-    """A prompt that both runs were asked."""
+    """A prompt that both runs were asked, and what they do not have in common."""
 
     groups: tuple[str, str] = Field(description="Its group in either run.")
     answers: tuple[int, int]
     rewards: dict[str, tuple[float | None, float | None]]
+    data_source: str
+    question: str
+    reference_answer: str
+    images: list[str] = Field(description="SHA-256 of each.")
+    said: tuple[Said, Said] = Field(description="The first answer of either run.")
 
 
-class Comparison(BaseModel):
-    """Two runs on the prompts that both were asked: the same question, answer and images."""
+class SourceComparison(BaseModel):
+    """Two runs on the prompts of a data source that both were asked."""
 
-    runs: tuple[str, str]
     prompts: int
     means: dict[str, tuple[float | None, float | None]] = Field(description="Over those prompts.")
     better: dict[str, tuple[int, int]] = Field(description="On how many prompts either run has the higher mean.")
+
+
+class Comparison(SourceComparison):
+    """Two runs on the prompts that both were asked: the same question, answer and images."""
+
+    runs: tuple[str, str]
+    purpose: str = Field(description="Empty: both.")
+    versions: tuple[int | None, int | None] = Field(description="Of either run; null: more than one.")
+    data_sources: dict[str, SourceComparison]
     differences: list[Difference] = Field(description="Prompts whose accuracy and visual reward differ most.")
 
 

@@ -6,11 +6,13 @@ from pydantic import Field
 
 from vision_sr1.config.section import HomePath, Section
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of a folder, and within keys of Redis
+
 
 class RunConfig(Section):
     """What this run is called and where its files go."""
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="Name of the run.")
+    name: str = Field("run", pattern=NAME, description="Name of the run.")
     dir: HomePath = Field(
         Path("runs"), description="Folder that contains all runs; the files of this run go to dir/name."
     )

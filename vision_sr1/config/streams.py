@@ -1,9 +1,10 @@
 """The section `streams`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
+from vision_sr1.config.run import NAME
 from vision_sr1.config.section import Positive, Seconds, Section, Url
 
 
@@ -14,6 +15,11 @@ class StreamsConfig(Section):
         None,
         description="redis://, rediss:// or redis+sentinel://host:port,host:port/service/db; "
         "null: the local launcher starts an embedded server.",
+    )
+    name: Annotated[str, Field(pattern=NAME)] | None = Field(
+        None,
+        description="Name of the streams. Runs that have it in common, one after the other, are served by the same "
+        "actors and the same reward service, and their traces are in one store; null: the name of the run.",
     )
     password: SecretStr | None = Field(None, description="Set it with VISION_SR1_REDIS_PASSWORD, not in a file.")
     lease_s: Seconds = Field(

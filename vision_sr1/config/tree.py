@@ -1,5 +1,6 @@
 """The whole tree, and what its sections require of one another."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
@@ -93,6 +94,16 @@ class Config(Section):
         return when != "never"
 
     @property
+    def streams_name(self) -> str:
+        """The run's name, or what it has in common with others that the same services serve."""
+        return self.streams.name or self.run.name
+
+    @property
+    def services_path(self) -> Path:
+        """Folder of what actors and the reward service keep: the run's own, or that of all runs of `streams.name`."""
+        return self.run.dir / self.streams_name
+
+    @property
     def traces_url(self) -> str:
         """SQLAlchemy URL of the trace store."""
-        return self.reward.traces.url or f"sqlite:///{(self.run.path / TRACES).absolute()}"
+        return self.reward.traces.url or f"sqlite:///{(self.services_path / TRACES).absolute()}"

@@ -24,7 +24,7 @@ class EvaluationPrompts:
     """
 
     def __init__(self, config: Config, redis: RetryingRedis, images: PromptImages, consumer: str) -> None:
-        keys = Keys(config.run.name)
+        keys = Keys(config.streams_name)
         self._images = images
         self._issuer = PromptIssuer(config, redis, images)
         self._arrivals = GroupArrivals(

@@ -15,7 +15,7 @@ class PromptIssuer:
     def __init__(self, config: Config, redis: RetryingRedis, images: PromptImages) -> None:
         self._config = config
         self._images = images
-        self._prompts = Stream(redis, Keys(config.run.name), "prompts", config.streams)
+        self._prompts = Stream(redis, Keys(config.streams_name), "prompts", config.streams)
 
     async def issue(
         self, prompts: Iterable[tuple[str, QuestionRow]], purpose: "pb.Purpose", policy_version: int

@@ -55,11 +55,11 @@ async def connect_to_run(config: Config) -> AsyncIterator[RetryingRedis]:
     """
     streams = config.streams
     if streams.url is None:
-        found = running_server(config.run.path / REDIS)
+        found = running_server(config.services_path / REDIS)
         if found is None:
             raise ConfigError(
-                f"no Redis of the run {config.run.name!r} is running under {config.run.path}: start the run, or name "
-                "its server in VISION_SR1_REDIS_URL"
+                f"no Redis of the run {config.run.name!r} is running under {config.services_path}: start the run, or "
+                "name its server in VISION_SR1_REDIS_URL"
             )
         streams = found
     redis = await connect(streams)

@@ -164,10 +164,12 @@ class UpdateWeightsResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class FinishWeightUpdateRequest(_message.Message):
-    __slots__ = ("policy_version",)
+    __slots__ = ("policy_version", "run")
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     policy_version: int
-    def __init__(self, policy_version: _Optional[int] = ...) -> None: ...
+    run: str
+    def __init__(self, policy_version: _Optional[int] = ..., run: _Optional[str] = ...) -> None: ...
 
 class FinishWeightUpdateResponse(_message.Message):
     __slots__ = ("checksum", "frozen_s")

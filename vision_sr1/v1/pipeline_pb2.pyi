@@ -252,7 +252,7 @@ class ActorInfo(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., address: _Optional[str] = ..., device: _Optional[str] = ..., weight_transfer: _Optional[str] = ..., world_size: _Optional[int] = ..., capacity: _Optional[int] = ..., policy_version: _Optional[int] = ..., dtype: _Optional[str] = ..., beat: _Optional[int] = ...) -> None: ...
 
 class PublishedWeights(_message.Message):
-    __slots__ = ("schema_version", "policy_version", "folder", "sha256")
+    __slots__ = ("schema_version", "policy_version", "folder", "run", "sha256")
     class Sha256Entry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -263,9 +263,11 @@ class PublishedWeights(_message.Message):
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     FOLDER_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     SHA256_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     policy_version: int
     folder: str
+    run: str
     sha256: _containers.ScalarMap[str, str]
-    def __init__(self, schema_version: _Optional[int] = ..., policy_version: _Optional[int] = ..., folder: _Optional[str] = ..., sha256: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    def __init__(self, schema_version: _Optional[int] = ..., policy_version: _Optional[int] = ..., folder: _Optional[str] = ..., run: _Optional[str] = ..., sha256: _Optional[_Mapping[str, str]] = ...) -> None: ...

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from vision_sr1.config import TlsConfig, WeightsConfig
+from vision_sr1.config import Config, TlsConfig
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2 as pb
@@ -27,15 +27,16 @@ class FleetClient:
     Set `policy_version` before the weights are sent: the last phase commits them under it.
     """
 
-    def __init__(self, actors: list[ActorInfo], group_number: int, settings: WeightsConfig, tls: TlsConfig) -> None:
+    def __init__(self, actors: list[ActorInfo], group_number: int, config: Config) -> None:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
         self.frozen_s: dict[str, float] = {}
         self._actors = actors
         self._group_number = group_number
-        self._settings = settings
-        self._timeout_s = settings.sync_timeout_s
-        self._channels = [rpc.channel(actor.address, tls) for actor in actors]
+        self._run = config.run.name
+        self._settings = config.learner.weights
+        self._timeout_s = self._settings.sync_timeout_s
+        self._channels = [rpc.channel(actor.address, config.tls) for actor in actors]
         self._stubs = [actor_pb2_grpc.ActorStub(channel) for channel in self._channels]
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -84,7 +85,8 @@ class FleetClient:
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Commits the update under `policy_version` and keeps each actor's checksum."""
         version = self.policy_version if weight_version is None else int(weight_version)
-        replies = self._on_all("FinishWeightUpdate", lambda _: pb.FinishWeightUpdateRequest(policy_version=version))
+        request = pb.FinishWeightUpdateRequest(policy_version=version, run=self._run)
+        replies = self._on_all("FinishWeightUpdate", lambda _: request)
         for actor, reply in zip(self._actors, replies, strict=True):
             self.checksums[actor.id], self.frozen_s[actor.id] = reply.checksum, reply.frozen_s
 

@@ -1,4 +1,6 @@
-// The REST API. The token, where one is asked for, is kept for this tab only.
+// The REST API, asked about the run in the address. The token, where one is asked for, is kept for this tab only.
+
+import { chosenRun } from "./route.js";
 
 const KEY = "vision-sr1-token";
 
@@ -43,9 +45,11 @@ export function query(values) {
   return text ? `?${text}` : "";
 }
 
+const ofRun = (values) => ({ run: chosenRun(), ...values });
+
 // A view gives its signal: where it has been left meanwhile, its answers are not shown any more.
-export const get = async (path, values = {}, signal = null) => (await ask(`v1/${path}${query(values)}`, { signal })).json();
-export const post = async (path, values = {}) => (await ask(`v1/${path}${query(values)}`, { method: "POST" })).json();
+export const get = async (path, values = {}, signal = null) => (await ask(`v1/${path}${query(ofRun(values))}`, { signal })).json();
+export const post = async (path, values = {}) => (await ask(`v1/${path}${query(ofRun(values))}`, { method: "POST" })).json();
 
 const pictures = new Map();
 
@@ -62,7 +66,7 @@ export async function live(wanted, onTrace, signal) {
   let last = null;
   while (!signal.aborted) {
     try {
-      const response = await ask(`v1/live${query(wanted)}`, { signal, headers: last === null ? {} : { "Last-Event-ID": last } });
+      const response = await ask(`v1/live${query(ofRun(wanted))}`, { signal, headers: last === null ? {} : { "Last-Event-ID": last } });
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (let part = await reader.read(); !part.done; part = await reader.read()) {

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { bars, curves } from "./chart.js";
 import { h, show } from "./dom.js";
+import { chosenOf } from "./runs.js";
 import { go } from "./route.js";
 
 const RENEW_MS = 5000;
@@ -11,7 +12,7 @@ export async function curvesView({ filters }, signal) {
   const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || "train";
   const place = h("div", { class: "cards" });
   const runs = await get("runs", {}, signal);
-  const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
+  const sources = chosenOf(runs)?.data_sources ?? [];
   const choose = (name, label, options, chosen) => h("label", {}, label,
     h("select", { name, onchange: (event) => go("curves", "", { data_source: source, purpose, [name]: event.target.value }) },
       options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));

@@ -30,7 +30,7 @@ export async function group({ id, filters }, signal) {
         h("div", { class: "legend", "aria-label": "Segments" },
           ["description", "think", "answer"].map((name) => h("span", { class: `segment-${name}` }, name)))),
       h("section", { class: "answers", "aria-label": "Answers" },
-        found.traces.map((trace, number) => answer(trace, number, found.advantages)))));
+        found.traces.map((trace, number) => answer(trace, number, found)))));
 }
 
 function image(sha, number) {
@@ -42,7 +42,7 @@ function image(sha, number) {
 
 const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
 
-function answer(trace, number, advantages) {
+function answer(trace, number, { advantages, tokens }) {
   const kind = pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value);
   const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
@@ -59,7 +59,7 @@ function answer(trace, number, advantages) {
       h("p", { class: "dim" }, `version ${requery.policy_version}${requery.same_weights ? ", the same weights" : ", other weights"}` +
         `${requery.shared ? "; asked for another answer with the same description" : ""}`),
       h("div", { class: "response", tabindex: 0, "aria-label": "Prompt of the re-query" }, requery.prompt),
-      h("div", { class: "response", tabindex: 0, "aria-label": "Response to the re-query" }, requery.response))),
+      h("div", { class: "response requeried", tabindex: 0, "aria-label": "Response to the re-query" }, requery.response))),
     trace.requeries.length ? null : h("p", { class: "dim" }, "No re-query: there was no description to ask about, or nobody answered."),
     trace.judgement ? h("details", {}, h("summary", {}, `Judge ${trace.judgement.model}: ${trace.judgement.answer || "no answer"}`),
       h("div", { class: "response" }, trace.judgement.response)) : null,
@@ -69,15 +69,19 @@ function answer(trace, number, advantages) {
       h("tbody", {}, h("tr", {}, own.map(([, value]) =>
         h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
     rescore(trace));
-  colour(trace, own, response, colours);
+  colour(trace, own.map(([name, value]) => ({ name, value, sets: tokens[name] })), box, response, colours);
   return box;
 }
 
-const SEGMENT_OF = (component, segment) =>
-  component === "description" ? segment === "description" : segment !== "description";
+// Whether token sets contain a token of the response, by the segment that the token is in.
+const contain = (sets, segment) =>
+  sets.includes("response") || sets.includes(segment === "description" ? "description" : "reasoning");
+
+const colourOf = (shade) =>
+  (shade ? `rgba(${shade < 0 ? "220, 70, 50" : "40, 160, 90"}, ${(0.75 * Math.abs(shade)).toFixed(2)})` : "");
 
 // Tokens in colours: by segment at once, by log-probability or an advantage on demand.
-async function colour(trace, own, response, buttons) {
+async function colour(trace, components, box, response, buttons) {
   let tokens;
   try {
     ({ tokens } = await get(`traces/${trace.id}/tokens`));
@@ -88,20 +92,20 @@ async function colour(trace, own, response, buttons) {
     segments: (token) => ({ class: token.segment ? `segment-${token.segment}` : "" }),
     "log-probability": (token) => ({ shade: Math.max(-1, token.logprob / 3) }),
   };
-  for (const [name, value] of own) {
-    if (value !== null && name !== "requery") {
-      ways[`advantage ${name}`] = (token) => ({ shade: SEGMENT_OF(name, token.segment) ? Math.max(-1, Math.min(1, value / 2)) : 0 });
-    }
+  const trainsRequery = {};
+  for (const { name, value, sets } of components) {
+    if (value === null) continue;
+    const shade = Math.max(-1, Math.min(1, value / 2));
+    ways[`advantage ${name}`] = (token) => ({ shade: contain(sets, token.segment) ? shade : 0 });
+    if (sets.includes("requery")) trainsRequery[`advantage ${name}`] = shade;
   }
   const paint = (name) => {
+    for (const requery of box.querySelectorAll(".requeried")) requery.style.backgroundColor = colourOf(trainsRequery[name]);
     response.replaceChildren(...tokens.map((token) => {
       const { shade, ...attributes } = ways[name](token);
       const title = `${token.logprob.toFixed(3)} · version ${token.policy_version}${token.segment ? ` · ${token.segment}` : ""}`;
       const element = h("span", { title, ...attributes }, token.text);
-      if (shade) {
-        const hue = shade < 0 ? "220, 70, 50" : "40, 160, 90";
-        element.style.backgroundColor = `rgba(${hue}, ${(0.75 * Math.abs(shade)).toFixed(2)})`;
-      }
+      if (shade) element.style.backgroundColor = colourOf(shade);
       return element;
     }));
     for (const button of buttons.children) button.setAttribute("aria-pressed", button.textContent === name);

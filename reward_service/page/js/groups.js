@@ -3,6 +3,7 @@
 import { get, live, picture } from "./api.js";
 import { ago, h, show } from "./dom.js";
 import { mark, pattern, PATTERNS } from "./rewards.js";
+import { chosenOf } from "./runs.js";
 import { go, link } from "./route.js";
 
 const PURPOSE = "train"; // what is listed unless another is chosen
@@ -16,7 +17,7 @@ export async function groups({ filters }, signal) {
   const purpose = chosen.purpose || PURPOSE;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
   const runs = await get("runs", {}, signal);
-  const sources = runs.find((run) => run.is_served)?.data_sources ?? [];
+  const sources = chosenOf(runs)?.data_sources ?? [];
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });

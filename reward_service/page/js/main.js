@@ -1,14 +1,15 @@
 // The page: one view at a time, by the address; keys; light and dark.
 
-import { get } from "./api.js";
 import { h, show } from "./dom.js";
+import { comparison } from "./comparison.js";
 import { curvesView } from "./curves.js";
 import { group } from "./group.js";
 import { groups } from "./groups.js";
 import { pipeline } from "./pipeline.js";
-import { go, route } from "./route.js";
+import { go, link, route } from "./route.js";
+import { showRuns } from "./runs.js";
 
-const VIEWS = { groups, group, curves: curvesView, pipeline };
+const VIEWS = { groups, group, curves: curvesView, comparison, pipeline };
 let leaving = new AbortController();
 
 async function render() {
@@ -18,8 +19,10 @@ async function render() {
   const asked = route();
   for (const anchor of document.querySelectorAll("header nav a")) {
     const here = anchor.dataset.view === asked.view || (asked.view === "group" && anchor.dataset.view === "groups");
+    anchor.href = link(anchor.dataset.view);
     here ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
+  showRuns().catch(() => {});
   try {
     await (VIEWS[asked.view] ?? groups)(asked, signal);
     if (!signal.aborted && asked.view === "group") window.scrollTo(0, 0);
@@ -47,6 +50,7 @@ const KEYS = {
   1: () => go("groups"),
   2: () => go("curves"),
   3: () => go("pipeline"),
+  4: () => go("comparison"),
   "?": () => document.getElementById("help").showModal(),
 };
 
@@ -70,9 +74,4 @@ const theme = localStorage.getItem("vision-sr1-theme");
 if (theme) document.documentElement.dataset.theme = theme;
 
 window.addEventListener("hashchange", render);
-get("runs").then((runs) => {
-  const served = runs.find((run) => run.is_served);
-  document.getElementById("run").textContent = served ? served.name : "Vision-SR1";
-  if (served) document.title = `${served.name} – Vision-SR1 traces`;
-}, () => {});
 render();

@@ -6,8 +6,11 @@ export function route() {
   return { view: view || "groups", id: rest.map(decodeURIComponent).join("/"), filters: new URLSearchParams(text) };
 }
 
+// The run that is looked at; empty: the one that the service serves.
+export const chosenRun = () => route().filters.get("run") ?? "";
+
 export function link(view, id = "", filters = {}) {
-  const given = Object.entries(filters).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const given = Object.entries({ run: chosenRun(), ...filters }).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const text = new URLSearchParams(given).toString();
   return `#/${view}${id ? `/${id}` : ""}${text ? `?${text}` : ""}`;
 }

@@ -8,6 +8,7 @@ import pytest
 from vision_sr1.cli.tasks.digits import DigitsTask, _hard_pool, _pool, _scans
 from vision_sr1.cli.tasks.distributions import TASKS, parse_kinds, write_task
 from vision_sr1.cli.tasks.shapes import PRIOR_COLOR, answer_by_rule
+from vision_sr1.cli.tasks.task import Task
 from vision_sr1.pipeline.answer_record import description_fidelity
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.prompting.response import parse_response
@@ -151,13 +152,27 @@ def test_fidelity_punishes_what_is_missing_and_what_is_not_there(description: st
     assert description_fidelity(description, scene) == pytest.approx(fidelity)
 
 
-def test_a_rule_answers_every_question_from_the_true_description(tmp_path: Path):
-    task = TASKS["shapes"]
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_rule_answers_every_question_from_the_true_description(task: Task, tmp_path: Path):
     files = write_task(
         task, tmp_path, seed=0, base=1, cold_start=1, train=300, held_out=1, kinds=dict.fromkeys(task.all_kinds, 1.0)
     )
     for row in rows(files["train"]):
-        assert answer_by_rule(row["scene"], row["problem"].removeprefix("<image>")) == row["answer"]
+        assert task.answer_by_rule(row["scene"], row["problem"].removeprefix("<image>")) == row["answer"]
+
+
+@pytest.mark.parametrize(
+    ("description", "question", "answer"),
+    [
+        ("top left 7 ; top right 3", "which is larger , top left or top right", "7"),
+        ("top left 7", "which is larger , top left or top right", None),
+        ("top left 7 ; top left 3", "is the digit at the top left odd", None),
+        ("top left 7 ; bottom left", "which digit is at the bottom left", None),
+        ("seven", "how many digits are even", None),
+    ],
+)
+def test_the_rule_for_digits_reads_what_is_there_and_nothing_else(description: str, question: str, answer: str | None):
+    assert TASKS["digits"].answer_by_rule(description, question) == answer
 
 
 @pytest.mark.parametrize(

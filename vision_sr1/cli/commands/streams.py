@@ -33,7 +33,7 @@ def show_status(config: Config, console: Console) -> None:
 
     async def look(redis: RetryingRedis) -> None:
         table = Table("stream", "entries", "oldest", "held by consumers", "dead", "consumers", box=None, pad_edge=False)
-        for stream in await stream_statuses(redis, Keys(config.run.name)):
+        for stream in await stream_statuses(redis, Keys(config.streams_name)):
             consumers = ", ".join(f"{c.name} ({c.pending}, idle {c.idle_s:.0f} s)" for c in stream.consumers)
             counts = [str(stream.depth), f"{stream.age_s:.0f} s", str(stream.pending), str(stream.dead)]
             table.add_row(stream.name, *counts, consumers or "none")
@@ -46,7 +46,7 @@ def list_dead(config: Config, console: Console) -> None:
     """Prints all dead letters, a line each."""
 
     async def look(redis: RetryingRedis) -> None:
-        letters = await DeadLetters(redis, Keys(config.run.name)).all()
+        letters = await DeadLetters(redis, Keys(config.streams_name)).all()
         table = Table("letter", "moved", "deliveries", "error", box=None, pad_edge=False)
         for letter in letters:
             table.add_row(letter.name, f"{letter.age_s:.0f} s ago", str(letter.deliveries), letter.error)
@@ -59,7 +59,7 @@ def show_dead(config: Config, name: str, console: Console) -> None:
     """Prints a dead letter with its message."""
 
     async def look(redis: RetryingRedis) -> None:
-        for letter in await _named(DeadLetters(redis, Keys(config.run.name)), name):
+        for letter in await _named(DeadLetters(redis, Keys(config.streams_name)), name):
             console.print(f"{letter.name}: {letter.error}", style="bold", highlight=False, markup=False)
             console.print(f"delivered {letter.deliveries} times, last to {letter.consumer}", highlight=False)
             console.print(_message(letter), highlight=False, markup=False, soft_wrap=True)
@@ -81,7 +81,7 @@ def _with_each(
     config: Config, name: str, do: Callable[[DeadLetters, DeadLetter], Awaitable[None]], say: Callable[[str], None]
 ) -> None:
     async def work(redis: RetryingRedis) -> None:
-        dead = DeadLetters(redis, Keys(config.run.name))
+        dead = DeadLetters(redis, Keys(config.streams_name))
         for letter in await _named(dead, name):
             await do(dead, letter)
             say(letter.name)

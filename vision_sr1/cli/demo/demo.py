@@ -1,4 +1,4 @@
-"""The demo's stages: data, tiny model, base, cold start, evaluation of the base, RL with all services, report."""
+"""The demo's stages: data, tiny model, base, cold start, RL with two objectives by the same services, report."""
 
 import json
 import time
@@ -7,16 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vision_sr1.cli.demo.summary import write_report
+from vision_sr1.cli.demo.summary import ANSWER_ONLY, VISION_SR1, write_report
 from vision_sr1.cli.launcher.folder import LOCK, RunFolder
-from vision_sr1.cli.launcher.launch import run_sft, run_training
+from vision_sr1.cli.launcher.launch import run_sft, standing_services
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
 from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.families import TINY_FAMILY, family_of, family_of_model
-from vision_sr1.run_folder.names import EVALUATION, SETTINGS
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import SCALARS, SETTINGS
 
+SERVICES = "services"  # the folder of actors and reward service, which serve both objectives
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
 
 
@@ -91,10 +93,15 @@ def _run_stages(
     data = root / "data"
     evaluation = {split: str(data / f"{split}.parquet") for split in splits}
 
+    def made_for(file: str) -> str:
+        """The supervised stage's file among those that are made."""
+        return override("data.sft", data / Path(load_config(examples / f"{file}.yaml").config.data.sft[0].path).name)
+
     def stage(name: str, file: str, *more: str) -> Config:
         paths = [
             override("run.dir", root),
             override("run.name", name),
+            override("streams.name", SERVICES),
             f"model.min_pixels={made.tiny_pixels}",
             f"model.max_pixels={made.tiny_pixels}",
             override("data.train", data / "train.parquet"),
@@ -108,19 +115,19 @@ def _run_stages(
         "base",
         "base",
         override("model.path", tiny),
-        override("data.sft", data / "base.parquet"),
+        made_for("base"),
         override("learner.sft.output", base_model),
     )
     cold_start = stage(
         "cold_start",
         "cold_start",
         override("model.path", base_model),
-        override("data.sft", data / "cold_start.parquet"),
+        made_for("cold_start"),
         override("learner.sft.output", cold_model),
     )
-    base_evaluation = stage(
-        "base_evaluation", "rl", override("model.path", base_model), "learner.batches=0", "learner.resume=false"
-    )
+    base_evaluation = stage("base_evaluation", "rl", override("model.path", base_model), "learner.batches=0")
+    services = stage(SERVICES, "rl", override("model.path", cold_model), "learner.resume=false")
+    answer_only = stage("answer_only", "rl", override("model.path", cold_model), "learner.preset=see_think")
     rl = stage("rl", "rl", override("model.path", cold_model))
     if is_demo(root) and fresh:
         folder.move_aside()
@@ -133,10 +140,13 @@ def _run_stages(
         run_sft(cold_start, console, "cold start", fresh=False)
     if prepare:
         return
-    if not (base_evaluation.run.path / EVALUATION).is_dir():
-        run_training(base_evaluation, console, "evaluating the base", fresh=True)
-    run_training(rl, console, "RL", fresh=False)
-    write_report(root, base_evaluation, rl, console)
+    runs = {"evaluating the base": base_evaluation, ANSWER_ONLY: answer_only, VISION_SR1: rl}
+    remaining = {phase: run for phase, run in runs.items() if not _is_finished(run)}
+    if remaining:
+        with standing_services(services, console) as train:
+            for phase, run in remaining.items():
+                train(run, phase)
+    write_report(root, task, base_evaluation, {name: runs[name] for name in (ANSWER_ONLY, VISION_SR1)}, console)
     console.print(f"look at what every reward saw: vision-sr1 traces {rl.run.path}", highlight=False)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
 
@@ -167,6 +177,12 @@ def make_data_and_model(
         kinds=kinds,
     )
     make_tiny_model(model, corpus(task), family=family, seed=base.run.seed)
+
+
+def _is_finished(run: Config) -> bool:
+    """Whether a run has made its last batch, and the evaluation after it."""
+    last = f"eval_accuracy/{next(iter(run.data.evaluation))}"
+    return any(line["step"] == run.learner.batches and last in line for line in jsonl.read(run.run.path / SCALARS))
 
 
 def _rows(config: Config) -> int:

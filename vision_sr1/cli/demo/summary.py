@@ -1,8 +1,10 @@
-"""The demo's report: a table, summary.json, learning curves, and one image described before and after RL."""
+"""The demo's report: a table, summary.json, curves, and one image as both objectives have it described."""
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from PIL import Image
@@ -12,125 +14,151 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from vision_sr1.cli.tasks.task import Task
 from vision_sr1.config import Config
 from vision_sr1.data import Questions
+from vision_sr1.pipeline.answer_record import means
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import EVALUATION, SCALARS
 
+ANSWER_ONLY, VISION_SR1 = "answer-only RL", "Vision-SR1"
 METRICS = {
     "accuracy": "answer right",
     "visual": "right by description",
     "format": "valid format",
-    "shortcut": "language shortcut rate",
+    "shortcut": "shortcuts, by the policy",
+    "shortcut_by_rule": "shortcuts, by a rule",
     "fidelity": "description fidelity",
 }
+CURVES = {"accuracy": "answer right", "shortcut": "language shortcut rate", "fidelity": "description fidelity"}
+COLORS = {ANSWER_ONLY: "tab:orange", VISION_SR1: "tab:blue"}
 
+Answer = dict[str, Any]
 Summary = dict[str, dict[str, dict[str, float]]]
 
 
-def write_report(root: Path, base: Config, rl: Config, console: Console) -> Summary:
-    """Writes summary.json, learning_curves.png and before_after.png to `root`, prints the table and the example."""
-    base_log, rl_log = _scalars(base), _scalars(rl)
-    splits = list(rl.data.evaluation)
-    evaluations = [line for line in rl_log if f"eval_accuracy/{splits[0]}" in line]
+def write_report(root: Path, task: Task, base: Config, runs: Mapping[str, Config], console: Console) -> Summary:
+    """Writes summary.json, learning_curves.png and an example to `root`, prints the table and the example.
+
+    Args:
+        base: whose run evaluated the base model.
+        runs: `ANSWER_ONLY` and `VISION_SR1`, from the same cold start.
+    """
+    first = next(iter(runs.values()))
+    policies = {"base": (base, 0), "cold start": (first, 0)}
+    policies |= {name: (run, _evaluated_versions(run)[-1]) for name, run in runs.items()}
     summary: Summary = {
-        "base": _phase(next(line for line in base_log if f"eval_accuracy/{splits[0]}" in line), splits),
-        "after cold start": _phase(evaluations[0], splits),
-        "after RL": _phase(evaluations[-1], splits),
+        name: {split: _shares(task, _answers(run, version, split)) for split in run.data.evaluation}
+        for name, (run, version) in policies.items()
     }
     (root / "summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    console.print(_table(summary, splits))
-    _plot(root / "learning_curves.png", rl_log, evaluations, splits)
-    _show_example(root, rl, int(evaluations[-1]["policy/version"]), console)
-    for name in ("summary.json", "learning_curves.png", "before_after.png"):
-        console.print(f"wrote {root / name}", highlight=False)
+    console.print(_table(summary, list(first.data.evaluation)))
+    _plot(root / "learning_curves.png", runs)
+    _show_example(root, {name: _answers_by_index(*policies[name]) for name in runs}, first, console)
+    for name in ("summary.json", "learning_curves.png", "example.png"):
+        if (root / name).is_file():
+            console.print(f"wrote {root / name}", highlight=False)
     return summary
 
 
-def _scalars(config: Config) -> list[dict[str, float]]:
-    return jsonl.read(config.run.path / SCALARS)
+def _evaluated_versions(run: Config) -> list[int]:
+    split = next(iter(run.data.evaluation))
+    return [int(line["policy/version"]) for line in _scalars(run) if f"eval_accuracy/{split}" in line]
 
 
-def _phase(evaluation: dict[str, float], splits: list[str]) -> dict[str, dict[str, float]]:
-    return {
-        split: {name: evaluation[f"eval_{name}/{split}"] for name in METRICS if f"eval_{name}/{split}" in evaluation}
-        for split in splits
-    }
+def _scalars(run: Config) -> list[dict[str, float]]:
+    return jsonl.read(run.run.path / SCALARS)
+
+
+def _answers(run: Config, version: int, split: str) -> list[Answer]:
+    return jsonl.read(run.run.path / EVALUATION / f"v{version}-{split}.jsonl")
+
+
+def _shares(task: Task, answers: list[Answer]) -> dict[str, float]:
+    """Means over a split's answers, with shortcuts also as a rule finds them that takes every word literally."""
+
+    def is_shortcut(answer: Answer) -> bool:
+        question = answer["question"].replace(IMAGE_MARKER, "")
+        said = task.answer_by_rule(answer.get("description", ""), question)
+        return bool(answer["accuracy"]) and said != answer["reference"]
+
+    found = means(answers) | {"shortcut_by_rule": fmean(map(is_shortcut, answers))}
+    return {name: found[name] for name in METRICS if name in found}
 
 
 def _table(summary: Summary, splits: list[str]) -> Table:
     table = Table("held-out examples", "split")
-    for phase in summary:
-        table.add_column(phase, justify="right")
+    for policy in summary:
+        table.add_column(policy, justify="right")
     for name, label in METRICS.items():
         for split in splits:
-            values = [summary[phase][split].get(name) for phase in summary]
+            values = [shares[split].get(name) for shares in summary.values()]
             shown = ["-" if value is None else f"{value:.2f}" for value in values]
             table.add_row(label if split == splits[0] else "", split.replace("_", "-"), *shown)
     return table
 
 
-def _plot(path: Path, log: list[dict[str, float]], evaluations: list[dict[str, float]], splits: list[str]) -> None:
+def _plot(path: Path, runs: Mapping[str, Config]) -> None:
+    """Of both runs: training rewards as lines, held-out splits as points."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels: list[tuple[str, list[tuple[str, str]], list[dict[str, float]]]] = [
-        ("training rewards", [(f"reward/{n}", n) for n in ("accuracy", "visual", "format", "shortcut")], log)
-    ]
-    panels += [
-        (
-            f"held out: {split.replace('_', '-')}",
-            [(f"eval_{n}/{split}", label) for n, label in METRICS.items()],
-            evaluations,
-        )
-        for split in splits
-    ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), sharey=True)
-    for axis, (title, curves, lines) in zip(axes, panels, strict=True):
-        for name, label in curves:
-            points = [(line["step"], line[name]) for line in lines if name in line]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 20 else None)
+    figure, axes = plt.subplots(1, len(CURVES), figsize=(5 * len(CURVES), 4), sharey=True)
+    for axis, (name, title) in zip(axes, CURVES.items(), strict=True):
+        for objective, run in runs.items():
+            lines, color = _scalars(run), COLORS[objective]
+            curves = {f"reward/{name}": ("", "-", f"{objective}, training")}
+            for marker, style, split in zip("osv", ("--", ":", "-."), run.data.evaluation, strict=False):
+                curves[f"eval_{name}/{split}"] = (marker, style, f"{objective}, {split.replace('_', '-')}")
+            for scalar, (marker, style, label) in curves.items():
+                points = [(line["step"], line[scalar]) for line in lines if scalar in line]
+                if points:
+                    axis.plot(*zip(*points, strict=True), style, marker=marker, color=color, label=label)
         axis.set(title=title, xlabel="batch", ylim=(-0.02, 1.02))
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+    axes[0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _show_example(root: Path, rl: Config, last_version: int, console: Console) -> None:
-    """The held-out image whose description improved most: wrong before RL, right after it."""
-    split = "counter_prior" if "counter_prior" in rl.data.evaluation else next(iter(rl.data.evaluation))
-    before, after = (_answers(rl, version, split) for version in (0, last_version))
-    improved = [
-        (index, before[index], after[index])
-        for index in sorted(before.keys() & after.keys())
-        if (before[index]["fidelity"] or 0) < 1 and after[index]["fidelity"] == 1 and after[index]["accuracy"]
-    ]
-    if not improved:
-        console.print("no held-out description went from wrong to right")
+def _answers_by_index(run: Config, version: int) -> dict[int, Answer]:
+    return {answer["index"]: answer for answer in _answers(run, version, _example_split(run))}
+
+
+def _example_split(run: Config) -> str:
+    return "counter_prior" if "counter_prior" in run.data.evaluation else next(iter(run.data.evaluation))
+
+
+def _show_example(root: Path, answers: dict[str, dict[int, Answer]], run: Config, console: Console) -> None:
+    """A held-out image that both answer rightly: one with a wrong description, the other with a true one."""
+    without, with_reward = answers[ANSWER_ONLY], answers[VISION_SR1]
+    telling = [
+        index
+        for index in sorted(without.keys() & with_reward.keys())
+        if without[index]["accuracy"] and not without[index].get("visual") and (without[index]["fidelity"] or 0) < 1
+        and with_reward[index]["accuracy"] and with_reward[index].get("visual") and with_reward[index]["fidelity"] == 1
+    ]  # fmt: skip
+    if not telling:
+        console.print(f"no held-out image was described wrongly by {ANSWER_ONLY} and rightly by {VISION_SR1}")
         return
-    index, old, new = min(improved, key=lambda item: (item[1]["accuracy"], item[1]["fidelity"]))
-    row = Questions(rl.data.evaluation[split], rl.data)[index]
-    image = Image.open(io.BytesIO(row.images[0])).convert("RGB")
-    question = old["question"].replace("<image>", "")
-    panels = [Panel(_answer(old), title="after cold start", width=44), Panel(_answer(new), title="after RL", width=44)]
+    index = min(telling, key=lambda i: without[i]["fidelity"])
+    split = _example_split(run)
+    image = Image.open(io.BytesIO(Questions(run.data.evaluation[split], run.data)[index].images[0])).convert("RGB")
+    question = without[index]["question"].replace(IMAGE_MARKER, "")
+    told = {name: _answer(by_index[index]) for name, by_index in answers.items()}
+    panels = [Panel(text, title=name, width=38) for name, text in told.items()]
     if console.is_terminal:  # in colour; elsewhere the picture is in the file
         panels.insert(0, Panel(_blocks(image), title="held-out image", subtitle=question))
     console.print(f"a held-out image, asked: {question}")
     console.print(Columns(panels))
-    _draw_example(root / "before_after.png", image, old, new)
+    _draw_example(root / "example.png", image, question, {name: text.plain for name, text in told.items()})
 
 
-def _answers(rl: Config, version: int, split: str) -> dict[int, dict[str, Any]]:
-    answers = jsonl.read(rl.run.path / EVALUATION / f"v{version}-{split}.jsonl")
-    return {answer["index"]: answer for answer in answers}
-
-
-def _answer(answer: dict[str, Any]) -> Text:
+def _answer(answer: Answer) -> Text:
     true = {phrase.strip() for phrase in answer["scene"].split(";")}
     text = Text()
     for phrase in answer["description"].split(";"):
@@ -157,16 +185,15 @@ def _rgb(pixel: Any) -> str:
     return ",".join(str(channel) for channel in pixel)
 
 
-def _draw_example(path: Path, image: Image.Image, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _draw_example(path: Path, image: Image.Image, question: str, told: Mapping[str, str]) -> None:
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), width_ratios=[1, 1.4, 1.4])
+    figure, axes = plt.subplots(1, 1 + len(told), figsize=(12, 4), width_ratios=[1, *[1.4] * len(told)])
     axes[0].imshow(image, interpolation="nearest")
-    axes[0].set_title(old["question"].replace("<image>", ""))
-    for axis, title, answer in ((axes[1], "after cold start", old), (axes[2], "after RL", new)):
-        lines = _answer(answer).plain
+    axes[0].set_title(question)
+    for axis, (name, lines) in zip(axes[1:], told.items(), strict=True):
         axis.text(0, 0.95, lines, va="top", family="monospace", fontsize=9, transform=axis.transAxes)
-        axis.set_title(title)
+        axis.set_title(name)
     for axis in axes:
         axis.axis("off")
     figure.tight_layout()

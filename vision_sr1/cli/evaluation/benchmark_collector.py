@@ -54,7 +54,7 @@ class BenchmarkCollector:
     """
 
     def __init__(self, config: Config, version: int, redis: RetryingRedis) -> None:
-        keys = Keys(config.run.name)
+        keys = Keys(config.streams_name)
         self._config = config
         self._version = version
         self._redis = redis

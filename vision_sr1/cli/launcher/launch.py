@@ -89,9 +89,38 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         _interruptible() as interrupted,
         Services(config) as services,
     ):
-        actors = [services.actor(index) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=config.learner.batches)
-        _run(services, actors, services.learner(), interrupted, view, console, has_learner=True)
+        with _served(services, console) as others:
+            _run(services, others, services.learner(), interrupted, view, console, has_learner=True)
+
+
+@contextlib.contextmanager
+def standing_services(config: Config, console: Console) -> Iterator[Callable[[Config, str], None]]:
+    """Actors and a reward service, which serve one run after another.
+
+    Args:
+        config: theirs; its run's name is that of the streams (`streams.name`), which all runs have in common.
+
+    Yields:
+        What trains a run with its progress under a name, as `run_training` does.
+
+    Raises:
+        ConfigError, RedisStartError, StageFailedError, InterruptedRunError: as `run_training` does.
+    """
+    with (
+        RunFolder(config.run.path, console),
+        _interruptible() as interrupted,
+        Services(config) as services,
+        _served(services, console) as others,
+    ):
+
+        def train(run: Config, phase: str) -> None:
+            with _prepared(run, "rl", console, fresh=False):
+                services.serve(run)
+                view = partial(ProgressView, console, phase, total=run.learner.batches)
+                _run(services, others, services.learner(), interrupted, view, console, has_learner=True)
+
+        yield train
 
 
 def run_evaluation(config: Config, policy_version: int, console: Console, phase: str, questions: int) -> None:
@@ -107,14 +136,29 @@ def run_evaluation(config: Config, policy_version: int, console: Console, phase:
     """
     holding = ("--policy-version", str(policy_version))
     with _interruptible() as interrupted, Services(config, learners=0) as services:
-        actors = [services.actor(index, *holding) for index in range(config.actors.count)]
         view = partial(ProgressView, console, phase, total=questions)
-        _run(services, actors, services.evaluation(*holding), interrupted, view, console, has_learner=False)
+        with _served(services, console, *holding) as others:
+            _run(services, others, services.evaluation(*holding), interrupted, view, console, has_learner=False)
+
+
+@contextlib.contextmanager
+def _served(services: Services, console: Console, *actor_options: str) -> Iterator[list[ServiceProcess]]:
+    """Starts actors and the reward service, and stops them in the end."""
+    config = services.config
+    others = [services.actor(index, *actor_options) for index in range(config.actors.count)]
+    others.append(services.reward_service())
+    console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
+    try:
+        for service in others:
+            service.start()
+        yield others
+    finally:
+        stop_all([(others, SERVICES_STOP_S)])
 
 
 def _run(
     services: Services,
-    actors: list[ServiceProcess],
+    others: list[ServiceProcess],
     main: ServiceProcess,
     interrupted: Callable[[], bool],
     progress: Callable[..., ProgressView],
@@ -122,10 +166,9 @@ def _run(
     *,
     has_learner: bool,
 ) -> None:
-    """Runs actors, the reward service, and whom they work for, until that one is done."""
-    config, reward = services.config, services.reward_service()
+    """Runs the one that the others work for, until it is done."""
+    config = services.config
     tail = ScalarTail(config.run.path / SCALARS)
-    console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
     state = RunState(config, services.environment, has_learner=has_learner)
 
     def look() -> None:
@@ -134,11 +177,10 @@ def _run(
 
     try:
         with progress(tail=tail) as view:
-            for service in (*actors, reward, main):
-                service.start()
-            _watch([*actors, reward, main], main, tail, interrupted, look, console)
+            main.start()
+            _watch([*others, main], main, tail, interrupted, look, console)
     finally:
-        stop_all([([main], MAIN_STOP_S), ([*actors, reward], SERVICES_STOP_S)])
+        stop_all([([main], MAIN_STOP_S)])
         state.close()
 
 

@@ -32,7 +32,7 @@ class RunState:
         self._client = (
             redis.Redis.from_url(url, password=password, socket_timeout=1.0) if "sentinel" not in url else None
         )
-        self._keys = Keys(config.run.name)
+        self._keys = Keys(config.streams_name)
         self._config = config
         self._has_learner = has_learner
         self._started = time.monotonic()
@@ -49,7 +49,7 @@ class RunState:
         """What is waited for before the first batch."""
         if time.monotonic() - self._started < NAME_AFTER_S:
             return "starting services"
-        return f"waiting for {self._awaited()} (logs: {self._config.run.path / LOGS})"
+        return f"waiting for {self._awaited()} (logs: {self._config.services_path / LOGS})"
 
     def _awaited(self) -> str:
         count, reward = self._config.actors.count, self._config.reward

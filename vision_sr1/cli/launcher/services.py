@@ -26,7 +26,7 @@ class Services(ExitStack):
             default: as configured.
 
     Attributes:
-        config: as given, with ports that are taken replaced by free ones.
+        config: of the run that is served, with ports that are taken replaced by free ones.
         redis: the embedded server; None where one is configured.
 
     Raises:
@@ -55,6 +55,15 @@ class Services(ExitStack):
         config.run.path.mkdir(parents=True, exist_ok=True)
         self._file = config.run.path / SETTINGS
         save_config(self.config, self._file)
+
+    def serve(self, run: Config) -> None:
+        """Has the next learner train another run, with the ports that these services have."""
+        config = run.model_copy(deep=True)
+        config.reward.port, config.metrics.learner_port = self.config.reward.port, self.config.metrics.learner_port
+        self.config = config
+        config.run.path.mkdir(parents=True, exist_ok=True)
+        self._file = config.run.path / SETTINGS
+        save_config(config, self._file)
 
     @property
     def environment(self) -> Mapping[str, str]:

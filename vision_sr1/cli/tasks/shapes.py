@@ -97,6 +97,34 @@ class ShapesScene:
         return ShapesScene(tuple(replace(s, color=PRIOR_COLOR[s.kind]) for s in self.shapes))
 
 
+def answer_by_rule(description: str, question: str) -> str | None:
+    """Phrases are read as position, shape and colour, others are passed over.
+
+    Two phrases that contradict each other on what is asked say nothing: None.
+    """
+    told = [match.groups() for phrase in description.split(";") if (match := _PHRASE.fullmatch(phrase.strip()))]
+    words = question.split()
+
+    def only(values: Iterable[str]) -> str | None:
+        different = set(values)
+        return different.pop() if len(different) == 1 else None
+
+    def color_at(position: str) -> str | None:
+        return only(color for place, _, color in told if place == position)
+
+    if question == "how many shapes":
+        return str(len({place for place, _, _ in told})) if told else None
+    if question.startswith("what color is the"):
+        return only(color for _, kind, color in told if kind == words[-1])
+    if question.startswith("what shape is at the"):
+        return only(kind for place, kind, _ in told if place == " ".join(words[-2:]))
+    if question.startswith("where is the"):
+        return only(place for place, kind, _ in told if kind == words[-1])
+    asked = re.fullmatch(r"do the (.+) and the (.+) have the same color", question)
+    colors = [color_at(place) for place in asked.groups()] if asked else [None]
+    return None if None in colors else "yes" if colors[0] == colors[1] else "no"
+
+
 class ShapesTask:
     """Colours follow the prior as often as the caller says; every other property is uniform."""
 
@@ -106,6 +134,7 @@ class ShapesTask:
     counter_prior_kinds: Mapping[str, float] = {"color": 1.0}
 
     own_splits: Mapping[str, Callable[[np.random.Generator], ShapesScene]] = {}
+    answer_by_rule = staticmethod(answer_by_rule)
 
     def draw(self, rng: np.random.Generator, prior_share: float) -> ShapesScene:
         """A scene whose colours are the prior's with probability `prior_share`, uniform otherwise."""
@@ -133,32 +162,3 @@ class ShapesTask:
             x, y = rng.uniform(radius + 1.5, CELL - radius - 1.5, 2)
             shapes.append(Shape(cell, kind, color_of(kind), (x, y), radius))
         return ShapesScene(tuple(shapes))
-
-
-def answer_by_rule(description: str, question: str) -> str | None:
-    """What a reader who takes every word at its worth would answer from a description, None where it does not say.
-
-    The judge of descriptions that no policy can talk to: phrases are read as position, shape and colour, others are
-    passed over, and two phrases that contradict each other on what is asked say nothing.
-    """
-    told = [match.groups() for phrase in description.split(";") if (match := _PHRASE.fullmatch(phrase.strip()))]
-    words = question.split()
-
-    def only(values: Iterable[str]) -> str | None:
-        different = set(values)
-        return different.pop() if len(different) == 1 else None
-
-    def color_at(position: str) -> str | None:
-        return only(color for place, _, color in told if place == position)
-
-    if question == "how many shapes":
-        return str(len({place for place, _, _ in told})) if told else None
-    if question.startswith("what color is the"):
-        return only(color for _, kind, color in told if kind == words[-1])
-    if question.startswith("what shape is at the"):
-        return only(kind for place, kind, _ in told if place == " ".join(words[-2:]))
-    if question.startswith("where is the"):
-        return only(place for place, kind, _ in told if kind == words[-1])
-    asked = re.fullmatch(r"do the (.+) and the (.+) have the same color", question)
-    colors = [color_at(place) for place in asked.groups()] if asked else [None]
-    return None if None in colors else "yes" if colors[0] == colors[1] else "no"

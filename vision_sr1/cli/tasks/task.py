@@ -43,6 +43,9 @@ class Task(Protocol):
     kinds: Mapping[str, float]
     counter_prior_kinds: Mapping[str, float]
 
+    def answer_by_rule(self, description: str, question: str) -> str | None:
+        """What a reader who takes every word literally answers from a description; None where it does not say."""
+
     @property
     def own_splits(self) -> Mapping[str, "Callable[[np.random.Generator], Scene]"]:
         """Held-out splits of this task alone, by name: how a scene is drawn."""

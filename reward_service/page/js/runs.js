@@ -1,0 +1,29 @@
+// The runs of the store: which one is looked at, and the choice of another.
+
+import { get } from "./api.js";
+import { h } from "./dom.js";
+import { chosenRun, go, route } from "./route.js";
+
+export const chosenOf = (runs) =>
+  runs.find((run) => (chosenRun() ? run.name === chosenRun() : run.is_served));
+
+// The header: the name of the only run, or a choice; links of the views lead to the same run.
+export async function showRuns() {
+  const runs = await get("runs");
+  const chosen = chosenOf(runs);
+  document.title = chosen ? `${chosen.name} – Vision-SR1 traces` : "Vision-SR1 traces";
+  const place = document.getElementById("run");
+  document.querySelector("[data-view=comparison]").hidden = runs.length < 2;
+  if (runs.length < 2) {
+    place.replaceChildren(chosen ? chosen.name : "Vision-SR1");
+    return;
+  }
+  place.replaceChildren(h("select", { "aria-label": "Run", onchange: (event) => changeRun(event.target.value) },
+    runs.map((run) => h("option", { value: run.name, selected: run === chosen }, run.name))));
+}
+
+function changeRun(run) {
+  const { view, filters } = route();
+  const kept = view === "groups" || view === "curves" ? Object.fromEntries(filters) : {};
+  go(view === "group" ? "groups" : view, "", { ...kept, run });
+}
