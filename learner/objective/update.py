@@ -131,8 +131,9 @@ class PolicyUpdate:
             for parameters in self._engine.optimizer.param_groups:
                 parameters["lr"] = learning_rate
             norms.append(self._take(step, fetch_images, statistics, is_first=number == 0))
-            OPTIMIZER_STEPS.inc()
-            if norms[-1] is None:
+            if norms[-1] is not None:
+                OPTIMIZER_STEPS.inc()
+            else:
                 log.error(
                     "step_skipped",
                     message="The loss or gradient is not finite; the optimizer step was skipped",
