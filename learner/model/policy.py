@@ -182,5 +182,5 @@ def _chunk_logprobs(
     with torch.set_grad_enabled(entropies == "differentiable" and torch.is_grad_enabled()):
         every = logits - normalizer.unsqueeze(1)
         probabilities = every.exp()
-        every = every.index_fill(1, head.forbidden_token_ids, 0.0)  # 0 · log 0 = 0
+        every.index_fill_(1, head.forbidden_token_ids, 0.0)  # 0 · log 0 = 0
         return logprobs, -torch.linalg.vecdot(probabilities, every)
