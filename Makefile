@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-rest test-all format lint types check protos compose-up compose-down clean
+.PHONY: help install demo quick test test-rest test-all format lint types check protos metrics compose-up compose-down clean
 
 help:  ## List the targets.
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | column -t -s '|'
@@ -54,6 +54,9 @@ check: format lint types quick  ## Format, lint, types and quick tests: before e
 
 protos: $(STAMP)  ## Rebuild vision_sr1/v1 from proto/.
 	PYTHON=$(BIN)/python scripts/build_protos
+
+metrics: $(STAMP)  ## Rebuild docs/metrics.md from learner/metrics/reference.py.
+	PYTHON=$(BIN)/python scripts/build_metrics
 
 COMPOSE := docker compose --file deploy/compose.yaml
 

@@ -13,6 +13,7 @@ from learner.publishing.probe import ProbeError
 from learner.publishing.publisher import PublishError
 from learner.rl import Trainer
 from learner.sft import SftTrainer
+from learner.stop_conditions import DivergedError
 from vision_sr1.config import Config
 from vision_sr1.models.check import check_model
 from vision_sr1.runtime.parent_death import end_with_parent
@@ -35,7 +36,7 @@ def main() -> int:
 
     try:
         return run_service(parser, run)
-    except (ProbeError, SupersededError) as error:
+    except (ProbeError, SupersededError, DivergedError) as error:
         sys.stderr.write(f"{error}\n")
         return 2  # to start again would not mend it
     except (PublishError, GroupsTimeoutError, CheckpointError) as error:

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NoReturn
 
 import structlog
 import torch
@@ -34,12 +35,13 @@ from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe
 from learner.publishing.publisher import Publisher
 from learner.run_connection import RunConnection
+from learner.stop_conditions import DivergedError, StopConditions
 from learner.stop_request import StoppedError, StopRequest
 from learner.trainer_state import TrainerState, UnfinishedBatch
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import QuestionRow, questions
 from vision_sr1.data.lengths import PromptLengths
-from vision_sr1.run_folder.checkpoints import POLICY, REFERENCE
+from vision_sr1.run_folder.checkpoints import POLICY, REFERENCE, newest_healthy, newest_whole
 from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.tracing import span
@@ -91,6 +93,7 @@ class Trainer:
                 policy_version=self._state.policy_version,
             )
         self._score = BestScore(settings.keep_best, self._state.best)
+        self._stop_conditions = StopConditions(settings.stop_when, self._state.in_a_row)
         self._covered = CoveredPrompts()
         self._reference = build_reference(config, self._engine, load, latest, device)
         frozen = [] if self._reference is None else [self._reference.model]
@@ -114,7 +117,11 @@ class Trainer:
         self._scalars = ScalarLog(config, phase="rl", total_steps=settings.batches, enabled=is_main())
 
     def run(self) -> bool:
-        """Trains to the last batch; False where it was stopped before, with a checkpoint to resume from."""
+        """Trains to the last batch; False where it was stopped before, with a checkpoint to resume from.
+
+        Raises:
+            DivergedError: it stopped by itself; see `learner.stop_when`.
+        """
         self._stop.listen()
         try:
             self._begin()
@@ -137,6 +144,7 @@ class Trainer:
 
         Raises:
             StoppedError: the learner was asked to stop; `unfinished` says where in the batch.
+            DivergedError: the batch exceeded a limit of `learner.stop_when`; its weights are not published.
         """
         started = time.monotonic()
         groups = self._answered_and_scored()
@@ -145,10 +153,12 @@ class Trainer:
             self._checkpoint()
         self._turns.take()
         learned = self._learn(groups)
+        reason = self._stop_conditions.batch(learned.skipped, learned.scalars)
         self._turns.give()
         published = time.monotonic()
         try:
-            self._publish()
+            if reason is None:
+                self._publish()
         finally:  # a learner that is stopped while it waits for an actor has learned all the same
             now = time.monotonic()
             rollouts = sum(len(group.rollouts) for group in groups)
@@ -161,6 +171,8 @@ class Trainer:
             }
             scalars = learned.scalars | batch_scalars(groups, self._config.learner) | timings | self._turns.scalars()
             self._scalars.log(self._state.batch, scalars)
+        if reason is not None:
+            self._end_diverged(reason)
 
     def _answered_and_scored(self) -> list[pb.ScoredGroup]:
         """A batch of groups in an order of its own, whatever order they came in; see `GroupsConfig`."""
@@ -242,6 +254,7 @@ class Trainer:
             interrupted=(lambda: False) if settings.off_policy.recompute_proximal else lambda: any_rank(self._stop()),
         )
         if not learned.is_whole:
+            self._stop_conditions.batch(learned.skipped, {})
             state.unfinished = UnfinishedBatch([group.id for group in groups], learned.steps)
             raise StoppedError
         state.unfinished = None
@@ -309,6 +322,22 @@ class Trainer:
             self._checkpoint()
         self._finalize_checkpoint(wait=True, last=True)
 
+    def _end_diverged(self, reason: str) -> NoReturn:
+        """The end of a run that stops by itself, with its state on the disk."""
+        batch, run = self._state.batch, self._config.run.path
+        log.error("diverged", message="The run stops by learner.stop_when", batch=batch, reason=reason)
+        self._finalize_checkpoint(wait=True)
+        self._checkpoint()
+        self._finalize_checkpoint(wait=True, last=True)
+        newest, healthy = newest_whole(run), newest_healthy(run)
+        way_out = "--resume continues from it with other settings"
+        if healthy is not None:
+            way_out += f"; run.name=OTHER model.path={healthy / POLICY} starts from the last healthy one"
+        raise DivergedError(
+            f"learner.stop_when ended the run after batch {batch}: {reason}. Checkpoint {newest} has its state: "
+            + way_out
+        )
+
     def _begin_evaluation(self) -> None:
         """Issues its questions together with the next batch's prompts: the actors stand still for neither."""
         version = self._state.policy_version
@@ -357,7 +386,12 @@ class Trainer:
         self._finalize_checkpoint(wait=True)
         self._score.keep()
         self._state.best = self._score.best
-        held = {"learned": self._covered.hold(), "score": self._score.current}
+        self._state.in_a_row = self._stop_conditions.in_a_row
+        held = {
+            "learned": self._covered.hold(),
+            "score": self._score.current,
+            "healthy": self._stop_conditions.is_healthy,
+        }
         also = {}
         if self._reference is not None and (weights := self._reference.snapshot(self._turns.read)) is not None:
             also[REFERENCE] = (self._reference.model, weights)

@@ -17,11 +17,13 @@ from torch.utils.data import DataLoader, Dataset
 from learner.checkpoints.hf_folder import export_policy
 from learner.checkpoints.saver import Checkpoints
 from learner.distributed.deepspeed_engine import build_engine
+from learner.distributed.optimizer_step import OptimizerStep, nan_unless_finite
 from learner.distributed.ranks import init_process_group, is_main
 from learner.metrics.scalars import ScalarLog
 from learner.model.packing import micro_batches, pack
 from learner.model.policy import choose_trainable, layout_of, load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
+from learner.stop_conditions import DivergedError, StopConditions
 from learner.stop_request import StopRequest
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.data import ConversationRow, DataError, Mixture, conversations
@@ -62,6 +64,7 @@ class SftTrainer:
         self._engine = build_engine(
             config, model, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay
         )
+        self._optimizer_step = OptimizerStep(self._engine)
         self._rope, self._layout_of = partial(rope_positions, model), partial(layout_of, model)
         self._filler = self._builder.filler()
         self._data = _Sequences(conversations(config.data.sft, config.data, config.run.seed), self._builder)
@@ -72,11 +75,15 @@ class SftTrainer:
         self._step = 0
         self._drawn = 0  # conversations, over all epochs
         self._refused = 0  # of those drawn last, one after the other
+        in_a_row: dict[str, int] = {}
         if latest is not None:
             state = self._checkpoints.load(self._engine, latest)
             self._step, self._refused = state["step"], state.get("refused", 0)
             self._drawn = state.get("drawn", self._step * settings.sequences_per_step)
+            in_a_row = state.get("in_a_row", {})
             log.info("resumed", message="Resumed from a checkpoint", checkpoint=str(latest), step=self._step)
+        self._stop_conditions = StopConditions(config.learner.stop_when, in_a_row)
+        self._diverged: str | None = None  # why the stage is to end
         remaining = settings.epochs * len(self._data) - self._drawn
         self._steps = settings.steps or self._step + max(0, math.ceil(remaining / settings.sequences_per_step))
         self._scalars = ScalarLog(config, phase="sft", total_steps=self._steps, enabled=is_main())
@@ -86,14 +93,21 @@ class SftTrainer:
 
         Raises:
             DataError: a whole epoch, or all that was drawn, has no conversation that can be used.
+            DivergedError: several steps in a row had to be skipped; see `learner.stop_when`.
         """
         self._stop.listen()
         settings = self._settings
         with self._scalars:
             for batch in self._batches():
-                if self._learn(batch):
+                is_stopping = self._learn(batch)
+                if is_stopping or self._diverged:
                     self._checkpoint()
                     self._checkpoints.finalize(wait=True, last=True)
+                    if self._diverged:
+                        raise DivergedError(
+                            f"learner.stop_when ended the stage after step {self._step}: {self._diverged}. Its last "
+                            "checkpoint has the state before them: --resume continues from it with other settings"
+                        )
                     return False
                 self._checkpoints.finalize()
                 last = self._step == self._steps
@@ -134,7 +148,7 @@ class SftTrainer:
         self._refused = 0 if used else self._refused + int(refused)
         scalars = {"sft/tokens": tokens, "sft/refused": refused}
         if used:
-            scalars |= {"sft/loss": self._take(usable, tokens)}
+            scalars |= self._take(usable, tokens)
         else:
             log.warning(
                 "sft_step_skipped",
@@ -145,16 +159,19 @@ class SftTrainer:
         self._scalars.log(self._step, scalars)
         return bool(stopping)
 
-    def _take(self, usable: list[Sequence], tokens: float) -> float:
-        """The optimizer step; returns the mean cross-entropy over the tokens of all ranks."""
+    def _take(self, usable: list[Sequence], tokens: float) -> dict[str, float]:
+        """The optimizer step; returns its scalars."""
         loss = torch.zeros((), device=self._device)
         for members in micro_batches([len(s) for s in usable], self._config.learner.micro_batch_tokens):
             part = self._loss([usable[i] for i in members]) / tokens
-            self._engine.backward(part * dist.get_world_size(), scale_wrt_gas=False)
+            self._engine.backward(nan_unless_finite(part) * dist.get_world_size(), scale_wrt_gas=False)
             loss += part.detach()
-        self._engine.step()
+        norm = self._optimizer_step()
+        self._diverged = self._stop_conditions.batch([norm is None], {})
         dist.all_reduce(loss)
-        return float(loss)
+        scalars = {"sft/loss": float(loss), "optimizer/skipped_steps": float(norm is None)}
+        scalars["optimizer/learning_rate"] = self._engine.optimizer.param_groups[0]["lr"]
+        return scalars if norm is None else scalars | {"grad_norm/mean": norm}
 
     def _require_usable(self, batch: list[Sequence | str]) -> None:
         """Ends the stage where an epoch, or all that it draws, has nothing to learn from: every rank alike."""
@@ -199,7 +216,13 @@ class SftTrainer:
         ).sum()
 
     def _checkpoint(self) -> None:
-        state = {"step": self._step, "drawn": self._drawn, "refused": self._refused}
+        state = {
+            "step": self._step,
+            "drawn": self._drawn,
+            "refused": self._refused,
+            "in_a_row": self._stop_conditions.in_a_row,
+            "healthy": self._stop_conditions.is_healthy,
+        }
         self._checkpoints.begin(self._engine, self._builder.processor, self._step, state)
 
     def _batches(self) -> Iterator[list[Sequence | str]]:

@@ -24,6 +24,7 @@ class TrainerState:
         feeder: which prompts come next, and which are outstanding.
         unfinished: the batch in whose midst it was stopped, if it was.
         best: the best score by `learner.keep_best` that a checkpoint has held.
+        in_a_row: how often limits of `learner.stop_when` were exceeded in a row, by name.
         evaluating: whether this version is to be evaluated, or its evaluation is under way: that of the policy which a
             run begins with is.
     """
@@ -33,6 +34,7 @@ class TrainerState:
     feeder: FeederState = field(default_factory=FeederState)
     unfinished: UnfinishedBatch | None = None
     best: float | None = None
+    in_a_row: dict[str, int] = field(default_factory=dict)
     evaluating: bool = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,5 +51,6 @@ class TrainerState:
             feeder=FeederState(**state["feeder"]),
             unfinished=UnfinishedBatch(**unfinished) if unfinished else None,
             best=state["best"],
+            in_a_row=state.get("in_a_row", {}),
             evaluating=state.get("evaluating", False),
         )

@@ -160,7 +160,8 @@ class Checkpoints:
 
         Args:
             state: what the trainer keeps besides weights and optimizer; must be JSON. Its `score`, if any, says how
-                good the policy is; the best checkpoint is kept.
+                good the policy is; the best checkpoint is kept. `healthy` is false where the run was about to diverge:
+                healthy checkpoints are not pruned in favour of such a one.
             also: by folder, other models and their snapshots.
             shards: of this rank; default: those that the engine holds now.
         """
@@ -274,7 +275,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {writing.number} could not be written to {self._folder}: {reason}")
 
     def _prune(self) -> None:
-        """Keeps the latest and the best."""
+        """Keeps the latest, as many healthy ones as configured, and the best."""
         found = checkpoints(self._run_folder)
         states = {folder: manifest(folder) for folder in found}
         scores = {
@@ -282,7 +283,8 @@ class Checkpoints:
             for folder, state in states.items()
             if state.get("score") is not None and self._is_comparable(state)
         }
-        kept = set(found[-self._keep :])
+        healthy = [folder for folder in found if states[folder].get("healthy", True)]
+        kept = {found[-1], *healthy[-self._keep :]}
         if scores:
             best = max(scores, key=lambda folder: (scores[folder], folder))
             kept.add(best)

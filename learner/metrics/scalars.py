@@ -1,21 +1,25 @@
 """Training curves: each step's scalars go to Prometheus gauges, a JSON-lines file, and the trackers.
 
 A scalar is named `family/member`: `kl/description` becomes the Prometheus gauge `vision_sr1_learner_kl` with the label
-`name="description"`, and the TensorBoard tag `kl/description`.
+`name="description"`, and the TensorBoard tag `kl/description`. `reference` declares all of them.
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from functools import cache
 from types import TracebackType
 from typing import Self
 
+import structlog
 from prometheus_client import Gauge
 
 from learner.metrics.trackers import TrackedExample, Trackers
 from vision_sr1.config import Config
 from vision_sr1.run_folder.names import SCALARS
+
+log = structlog.get_logger()
 
 PHASE = Gauge("vision_sr1_learner_phase", "1 for the phase the learner is in.", ["phase"])
 STEP = Gauge("vision_sr1_learner_step", "Steps finished in this phase.")
@@ -41,9 +45,12 @@ class ScalarLog:
         TOTAL.set(total_steps)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Records the scalars of a step; names are `family/member`."""
+        """Records the scalars of a step; names are `family/member`. One that is not finite is left out, and logged."""
         if not self._enabled:
             return
+        if wrong := {name: str(value) for name, value in scalars.items() if not math.isfinite(value)}:
+            log.error("scalars_not_finite", message="Scalars are not finite and are left out", step=step, scalars=wrong)
+            scalars = {name: value for name, value in scalars.items() if name not in wrong}
         STEP.set(step)
         for name, value in scalars.items():
             family, _, member = name.partition("/")

@@ -1,7 +1,7 @@
 """The policy under training: a Hugging Face model whose forward pass returns log-probabilities of chosen tokens."""
 
 import types
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -20,6 +20,7 @@ from vision_sr1.families import family_of
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
+Entropies = Literal["none", "detached", "differentiable"]
 
 
 def load_policy(
@@ -95,8 +96,27 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
 
     `model` is the policy or the DeepSpeed engine around it.
     """
+    logprobs: Tensor = _forward(model, pack, device)
+    return logprobs
+
+
+def token_logprobs_and_entropies(
+    model: Any, pack: Pack, device: torch.device, *, differentiable: bool = False
+) -> tuple[Float[Tensor, " selected"], Float[Tensor, " selected"]]:
+    """As `token_logprobs`, and the entropy of the distribution that each token was drawn from, in nats, float32.
+
+    Both are of one forward pass, over the same logits.
+
+    Args:
+        differentiable: whether entropies are connected to the weights; backward then keeps more of a chunk in memory.
+    """
+    logprobs, entropies = _forward(model, pack, device, entropies="differentiable" if differentiable else "detached")
+    return logprobs, entropies
+
+
+def _forward(model: Any, pack: Pack, device: torch.device, entropies: Entropies = "none") -> Any:
     pack = pack.to(device, next(model.parameters()).dtype)
-    logprobs: Tensor = model(
+    return model(
         input_ids=pack.input_ids,
         position_ids=pack.position_ids,
         layout=pack.layout,
@@ -104,8 +124,8 @@ def token_logprobs(model: Any, pack: Pack, device: torch.device) -> Float[Tensor
         shown=pack.shown,
         predict_at=pack.predict_at,
         targets=pack.targets,
+        entropies=entropies,
     )
-    return logprobs
 
 
 def _packed_logprobs(
@@ -117,7 +137,8 @@ def _packed_logprobs(
     shown: list[int],
     predict_at: Int[Tensor, " selected"],
     targets: Int[Tensor, " selected"],
-) -> Float[Tensor, " selected"]:
+    entropies: Entropies,
+) -> Float[Tensor, " selected"] | tuple[Float[Tensor, " selected"], Float[Tensor, " selected"]]:
     family = family_of(self.config.model_type)
     features = family.features(self, images, shown)
     positions = position_ids if len(position_ids) > 1 else position_ids[0]
@@ -125,28 +146,38 @@ def _packed_logprobs(
     hidden = self.model(
         **inputs, attention_mask=family.attention_mask, use_cache=False, layout=layout
     ).last_hidden_state[0]
-    return self.get_output_embeddings()(hidden[predict_at], targets)
+    return self.get_output_embeddings()(hidden[predict_at], targets, entropies)
 
 
 def _head_logprobs(
-    self: Any, hidden: Float[Tensor, "selected hidden"], targets: Int[Tensor, " selected"]
-) -> Float[Tensor, " selected"]:
+    self: Any, hidden: Float[Tensor, "selected hidden"], targets: Int[Tensor, " selected"], entropies: Entropies
+) -> Float[Tensor, " selected"] | tuple[Float[Tensor, " selected"], Float[Tensor, " selected"]]:
     """The output head fused with log-softmax: the logits of one chunk exist at a time, forward and backward.
 
     All chunks go through one call of the module, so that ZeRO-3 gathers its weight once and ranks may differ in
     their number of chunks.
     """
-
-    logprobs = [
-        checkpoint(_chunk_logprobs, self, h, t, use_reentrant=False)
+    chunks = [
+        checkpoint(_chunk_logprobs, self, h, t, entropies, use_reentrant=False)
         for h, t in zip(hidden.split(self.chunk_tokens), targets.split(self.chunk_tokens), strict=True)
     ]
-    return torch.cat(logprobs)
+    logprobs = torch.cat([chunk[0] for chunk in chunks])
+    return logprobs if entropies == "none" else (logprobs, torch.cat([chunk[1] for chunk in chunks]))
 
 
 def _chunk_logprobs(
-    head: Any, hidden: Float[Tensor, "chunk hidden"], targets: Int[Tensor, " chunk"]
-) -> Float[Tensor, " chunk"]:
+    head: Any, hidden: Float[Tensor, "chunk hidden"], targets: Int[Tensor, " chunk"], entropies: Entropies
+) -> tuple[Float[Tensor, " chunk"], ...]:
+    """Log-probabilities of the targets, and entropies where they are asked for."""
     logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() / head.temperature
     logits.index_fill_(1, head.forbidden_token_ids, float("-inf"))
-    return torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, dim=1)
+    normalizer = torch.logsumexp(logits, dim=1)
+    logprobs = torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - normalizer
+    if entropies == "none":
+        return (logprobs,)
+    # Last, so that a backward pass which needs no entropies does not compute them again (checkpoint's early stop).
+    with torch.set_grad_enabled(entropies == "differentiable" and torch.is_grad_enabled()):
+        every = logits - normalizer.unsqueeze(1)
+        probabilities = every.exp()
+        every.index_fill_(1, head.forbidden_token_ids, 0.0)  # 0 · log 0 = 0
+        return logprobs, -torch.linalg.vecdot(probabilities, every)

@@ -2,12 +2,14 @@
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from learner.objective.loss import kl_estimate
+from learner.objective.samples import TrainingSample
 from vision_sr1.config import LearnerConfig
 
 _RATIO_RANGE, _RATIO_BINS = 2.0, 4001  # of log-ratios: quantiles are exact to a thousandth
@@ -49,14 +51,20 @@ class BatchStatistics:
         inside = log_ratios.detach().clamp(-_RATIO_RANGE, _RATIO_RANGE)
         self._log_ratios += torch.histc(inside, bins=_RATIO_BINS, min=-_RATIO_RANGE, max=_RATIO_RANGE)
 
-    def tokens(self, staleness: Int[Tensor, " tokens"], truncated: Bool[Tensor, " tokens"]) -> None:
-        """All response tokens of a micro-batch: how stale, and whether their importance weight was truncated."""
+    def tokens(
+        self,
+        staleness: Int[Tensor, " tokens"],
+        truncated: Bool[Tensor, " tokens"],
+        masked: Bool[Tensor, " tokens"],
+    ) -> None:
+        """All response tokens of a micro-batch: how stale, and whether the correction truncated or masked them."""
         bound = self._settings.max_staleness
         for age in range(bound + 1):
             self._sums[f"staleness/{age}"] += (staleness == age).sum()
         self._sums["staleness/beyond"] += (staleness > bound).sum()
         self._sums["staleness_sum"] += staleness.sum()
         self._sums["truncated"] += truncated.sum()
+        self._sums["masked"] += masked.sum()
         self._sums["tokens"] += len(staleness)
 
     def scalars(self, steps: int) -> dict[str, float]:
@@ -73,6 +81,7 @@ class BatchStatistics:
                 if total[f"mismatch_tokens/{age}"]  # without such tokens nothing is known
             },
             "off_policy/truncated": total["truncated"] / tokens,
+            "off_policy/masked": total["masked"] / tokens,
             "staleness/mean": total["staleness_sum"] / tokens,
             **{
                 f"token_staleness/{name.removeprefix('staleness/')}": value / tokens
@@ -84,10 +93,23 @@ class BatchStatistics:
         for component in self._settings.components:
             trained = max(1.0, total[f"tokens/{component.name}"])
             result[f"tokens/{component.name}"] = total[f"tokens/{component.name}"]
-            result[f"kl/{component.name}"] = total[f"kl/{component.name}"] / trained
+            for scalar in ("kl", "approx_kl", "entropy"):
+                result[f"{scalar}/{component.name}"] = total[f"{scalar}/{component.name}"] / trained
             result[f"clip_fraction/{component.name}"] = total[f"clipped/{component.name}"] / trained
             result[f"loss/{component.name}"] = total[f"loss/{component.name}"] / steps
         return result
+
+
+def advantage_spread(samples: list[TrainingSample], components: list[str]) -> dict[str, float]:
+    """Deviation, least and greatest of each component's advantages, over the sequences of which it trains tokens."""
+    found = {}
+    for name in components:
+        advantages = [sample.advantages[name] for sample in samples if sample.masks[name].any()]
+        if advantages:
+            found[f"advantage_std/{name}"] = float(np.std(advantages))
+            found[f"advantage_min/{name}"] = min(advantages)
+            found[f"advantage_max/{name}"] = max(advantages)
+    return found
 
 
 def _quantiles(histogram: Float[Tensor, " bins"]) -> dict[str, float]:

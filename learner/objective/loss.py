@@ -2,12 +2,13 @@
 
 Pure functions. Notation of the paper's equations 4 to 9: the loss of component k on the tokens t of its mask m_k is
 
-    L_k = sum_t m_k (beta_k KL(pi || ref) - w_t min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)) / N_k
+    L_k = sum_t m_k (beta_k KL(pi || ref) - eta_k H(pi) - w_t s_t) / N_k
+    s_t = min(rho A_k, clip(rho, 1 - eps_low, 1 + eps_high) A_k)
 
-with rho = pi / pi_old, N_k the number of its tokens over all ranks and micro-batches of the optimizer step, and
-L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729) bounds the surrogate of a token with A_k < 0 from below: c A_k.
-The weights w_t are 1 on-policy; off-policy they are `importance_weights` (decoupled PPO, arXiv 2110.00641). Advantages
-A_k are those of `vision_sr1.credit.advantages`.
+with rho = pi / pi_old, H the entropy of the distribution that the token was drawn from, N_k the number of its tokens
+over all ranks and micro-batches of the optimizer step, and L = sum_k lambda_k L_k. Dual clipping (arXiv 1912.09729)
+bounds the surrogate of a token with A_k < 0 from below: c A_k. The weights w_t are 1 on-policy; off-policy they are
+`importance_weights` (decoupled PPO, arXiv 2110.00641). Advantages A_k are those of `vision_sr1.credit.advantages`.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vision_sr1.config import ComponentConfig, KlEstimator
+from vision_sr1.config import ComponentConfig, KlEstimator, OffPolicyConfig
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,50 @@ class ComponentTokens:
     normalizer: float
 
 
+@dataclass(frozen=True)
+class ImportanceWeights:
+    """What makes up for another policy having sampled.
+
+    Attributes:
+        weights: w_t.
+        is_truncated: tokens whose weight was lowered to the upper bound.
+        is_masked: tokens whose weight is 0 because it was out of bounds.
+    """
+
+    weights: Float[Tensor, " tokens"]
+    is_truncated: Bool[Tensor, " tokens"]
+    is_masked: Bool[Tensor, " tokens"]
+
+
 def importance_weights(
-    proximal_logprobs: Float[Tensor, " tokens"], behaviour_logprobs: Float[Tensor, " tokens"], limit: float
-) -> tuple[Float[Tensor, " tokens"], Bool[Tensor, " tokens"]]:
-    """Truncated importance sampling: pi_proximal / pi_behaviour of each token, at most `limit`; and which were cut."""
-    weights = (proximal_logprobs - behaviour_logprobs).exp()
-    return weights.clamp(max=limit), weights > limit
+    settings: OffPolicyConfig,
+    proximal_logprobs: Float[Tensor, " tokens"],
+    behaviour_logprobs: Float[Tensor, " tokens"],
+    sequences: Int[Tensor, " tokens"],
+) -> ImportanceWeights:
+    """Bounded importance weights, from rho_t = pi_proximal / pi_behaviour of each token.
+
+    `truncated`: min(rho_t, C), with C = `max_importance_weight` (TIS, fengyao.notion.site/off-policy-rl).
+    `masked_token`: rho_t, or 0 where it exceeds C. `masked_sequence`: the product of rho over all tokens of the
+    sequence, for each of them, or 0 where it exceeds C (both: MIS of "When Speed Kills Stability",
+    richardli.xyz/rl-collapse; TRL's `token_mask` and `sequence_mask`). `icepop`: rho_t, or 0 outside
+    [`icepop_low`, `icepop_high`] (IcePop, "Every Step Evolves", arXiv 2510.18855).
+
+    Args:
+        sequences: which sequence each token belongs to, from 0.
+    """
+    log_ratios = proximal_logprobs - behaviour_logprobs
+    if settings.correction == "masked_sequence":
+        log_ratios = _sequence_sums(log_ratios, sequences)[sequences]
+    weights = log_ratios.exp()
+    low, high = 0.0, settings.max_importance_weight
+    if settings.correction == "icepop":
+        low, high = settings.icepop_low, settings.icepop_high
+    none = torch.zeros_like(weights, dtype=torch.bool)
+    if settings.correction == "truncated":
+        return ImportanceWeights(weights.clamp(max=high), weights > high, none)
+    is_masked = (weights < low) | (weights > high)
+    return ImportanceWeights(weights.masked_fill(is_masked, 0.0), none, is_masked)
 
 
 def kl_estimate(
@@ -79,15 +118,29 @@ def kl_estimate(
 
 
 def component_loss(
-    component: ComponentConfig, tokens: ComponentTokens, logprobs: Float[Tensor, " selected"], pack: PackTokens
+    component: ComponentConfig,
+    tokens: ComponentTokens,
+    logprobs: Float[Tensor, " selected"],
+    pack: PackTokens,
+    entropies: Float[Tensor, " selected"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """One component's share of the loss, lambda included, and sums over its tokens for metrics.
 
+    Args:
+        entropies: of the policy at each token, in nats; with a graph where the component has an entropy bonus.
+
     Returns:
-        The loss, connected to `logprobs` even where the mask is empty, and detached sums `clipped`, `kl` and `tokens`.
+        The loss, connected to `logprobs` even where the mask is empty, and detached sums: `clipped`, `tokens`, `kl` (to
+        the reference), `approx_kl` (KL(pi_old || pi) by k3, at most 10 a token) and `entropy`.
+
+    Raises:
+        ValueError: the component has an entropy bonus, and there are no entropies.
     """
+    if component.entropy_coef and entropies is None:
+        raise ValueError(f"component {component.name!r} has an entropy bonus, which needs entropies")
     zero = logprobs.new_zeros(())
     log_ratio = torch.where(tokens.mask, logprobs - pack.old_logprobs, zero)
+    approx_kl = kl_estimate("low_var_kl", torch.zeros_like(log_ratio), log_ratio.detach()).sum()
     if component.ratio == "sequence":
         log_ratio = _sequence_means(log_ratio, tokens.mask, pack.sequences)
     ratio = log_ratio.exp()
@@ -103,11 +156,17 @@ def component_loss(
         "clipped": (tokens.mask & (surrogate != unclipped)).sum().float(),
         "tokens": tokens.mask.sum().float(),
         "kl": zero,
+        "approx_kl": approx_kl,
     }
     if pack.ref_logprobs is not None and component.kl_coef > 0:
         kl = torch.where(tokens.mask, kl_estimate(component.kl_estimator, logprobs, pack.ref_logprobs), zero).sum()
         loss = loss + component.kl_coef * kl
         sums["kl"] = kl.detach()
+    if entropies is not None:
+        entropy = torch.where(tokens.mask, entropies, zero).sum()
+        sums["entropy"] = entropy.detach()
+        if component.entropy_coef:
+            loss = loss - component.entropy_coef * entropy
     return component.weight * loss / tokens.normalizer, sums
 
 
@@ -118,7 +177,10 @@ def _sequence_means(
 
     Log-ratios outside the mask must be 0.
     """
-    count = int(sequences.max()) + 1 if len(sequences) else 0
-    total = log_ratio.new_zeros(count).index_add(0, sequences, log_ratio)
-    size = log_ratio.new_zeros(count).index_add(0, sequences, mask.to(log_ratio.dtype))
+    total, size = (_sequence_sums(values, sequences) for values in (log_ratio, mask.to(log_ratio.dtype)))
     return (total / size.clamp(min=1.0))[sequences]
+
+
+def _sequence_sums(values: Float[Tensor, " tokens"], sequences: Int[Tensor, " tokens"]) -> Float[Tensor, " count"]:
+    count = int(sequences.max()) + 1 if len(sequences) else 0
+    return values.new_zeros(count).index_add(0, sequences, values)

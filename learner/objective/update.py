@@ -16,15 +16,17 @@ from jaxtyping import Float
 from prometheus_client import Counter
 from torch import Tensor
 
+from learner.distributed.optimizer_step import OptimizerStep, nan_unless_finite
 from learner.model.flops import ModelFlops
 from learner.model.packing import Pack, balance, micro_batches, pack
-from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs
+from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs, token_logprobs_and_entropies
 from learner.model.reference import Reference
 from learner.model.sequences import Images, Sequence, SequenceBuilder
-from learner.objective.batch_statistics import BatchStatistics
+from learner.objective.batch_statistics import BatchStatistics, advantage_spread
 from learner.objective.loss import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.objective.micro_batch import MicroBatch, micro_batch
 from learner.objective.samples import TrainingSample, by_prompt, tokens_of, training_samples
+from learner.objective.schedule import LearningRate
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -43,11 +45,13 @@ class UpdateResult:
     Attributes:
         steps: optimizer steps of the batch that have been taken, those before this call included.
         is_whole: whether these are all of them.
+        skipped: of each step of this call, whether it was skipped because of a loss or gradient that is not finite.
     """
 
     steps: int
     is_whole: bool
     scalars: dict[str, float]
+    skipped: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class PolicyUpdate:
         self._engine = engine
         self._reference = reference
         self._builder = builder
+        self._optimizer_step = OptimizerStep(engine)
+        self._learning_rate = LearningRate(config.learner)
+        self._has_entropy_bonus = any(component.entropy_coef for component in config.learner.components)
         self._filler = builder.filler()
         self._rope, self._layout_of = partial(rope_positions, engine.module), partial(layout_of, engine.module)
         self._device = device
@@ -92,7 +99,7 @@ class PolicyUpdate:
 
         Args:
             groups: the batch; those without rollouts are left out.
-            policy_version: of the policy as it was before the batch.
+            policy_version: of the policy as it was before the batch, which is the number of batches before this one.
             fetch_images: encoded images by their hash.
             first_step: steps of this batch that were taken before.
             interrupted: asked after each step, on every rank with the same answer; the batch ends there if true.
@@ -118,17 +125,37 @@ class PolicyUpdate:
         statistics = BatchStatistics(settings, self._device)
         if settings.off_policy.recompute_proximal:
             self._compute_proximal(steps, fetch_images, statistics)
-        norms: list[float] = []
-        for step in steps:
-            self._take(step, fetch_images, statistics, is_first=first_step == 0 and not norms)
-            norms.append(float(self._engine.get_global_grad_norm() or 0.0))
-            OPTIMIZER_STEPS.inc()
+        norms: list[float | None] = []  # None where the step was skipped
+        learning_rate = 0.0
+        for number, step in enumerate(steps, first_step):
+            learning_rate = self._learning_rate.at(policy_version, number)
+            for parameters in self._engine.optimizer.param_groups:
+                parameters["lr"] = learning_rate
+            norms.append(self._take(step, fetch_images, statistics, is_first=number == 0))
+            if norms[-1] is not None:
+                OPTIMIZER_STEPS.inc()
+            else:
+                log.error(
+                    "step_skipped",
+                    message="The loss or gradient is not finite; the optimizer step was skipped",
+                    policy_version=policy_version,
+                    step=number,
+                )
             if len(norms) < len(steps) and interrupted():
                 break
         seconds = time.monotonic() - started
-        scalars = statistics.scalars(len(norms)) | self._speed(list(chain(*parts[: len(norms)])), seconds)
-        scalars |= {"grad_norm/mean": float(np.mean(norms)), "seconds/learn": seconds}
-        return UpdateResult(first_step + len(norms), len(norms) == len(steps), scalars)
+        learned = list(chain(*parts[: len(norms)]))
+        scalars = statistics.scalars(len(norms)) | self._speed(learned, seconds)
+        scalars |= advantage_spread(learned, [component.name for component in settings.components])
+        if finite := [norm for norm in norms if norm is not None]:
+            scalars |= {"grad_norm/mean": float(np.mean(finite)), "grad_norm/max": max(finite)}
+        scalars |= {
+            "optimizer/learning_rate": learning_rate,
+            "optimizer/skipped_steps": float(norms.count(None)),
+            "seconds/learn": seconds,
+        }
+        skipped = tuple(norm is None for norm in norms)
+        return UpdateResult(first_step + len(norms), len(norms) == len(steps), scalars, skipped)
 
     def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
         """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""
@@ -192,11 +219,15 @@ class PolicyUpdate:
                     batch.proximal_logprobs = token_logprobs(self._engine, packed, self._device)
                 statistics.mismatch(batch.proximal_logprobs, batch.behaviour_logprobs, batch.staleness)
 
-    def _take(self, step: _Step, fetch_images: FetchImages, statistics: BatchStatistics, *, is_first: bool) -> None:
-        """One optimizer step."""
+    def _take(
+        self, step: _Step, fetch_images: FetchImages, statistics: BatchStatistics, *, is_first: bool
+    ) -> float | None:
+        """One optimizer step; see `OptimizerStep` for what it returns."""
         for batch, packed in self._packs(step, fetch_images):
             ref_logprobs = None if self._reference is None else self._reference.logprobs(packed)
-            logprobs = token_logprobs(self._engine, packed, self._device)
+            logprobs, entropies = token_logprobs_and_entropies(
+                self._engine, packed, self._device, differentiable=self._has_entropy_bonus
+            )
             if is_first and batch.proximal_logprobs is None:  # the weights are still those before the batch
                 statistics.mismatch(logprobs.detach(), batch.behaviour_logprobs, batch.staleness)
             tokens = self._correct(batch, packed, ref_logprobs, statistics)
@@ -205,12 +236,12 @@ class PolicyUpdate:
                 own = ComponentTokens(
                     batch.masks[component.name], batch.advantages[component.name], step.normalizers[component.name]
                 )
-                part, sums = component_loss(component, own, logprobs, tokens)
+                part, sums = component_loss(component, own, logprobs, tokens, entropies)
                 statistics.component(component.name, part, sums)
                 loss = loss + part
             statistics.ratios((logprobs - tokens.old_logprobs)[batch.trained])
-            self._engine.backward(loss * dist.get_world_size(), scale_wrt_gas=False)
-        self._engine.step()
+            self._engine.backward(nan_unless_finite(loss) * dist.get_world_size(), scale_wrt_gas=False)
+        return self._optimizer_step()
 
     def _correct(
         self,
@@ -223,16 +254,14 @@ class PolicyUpdate:
         settings = self._settings.off_policy
         excess = (batch.staleness - self._settings.max_staleness).clamp(min=0)
         weights = torch.pow(torch.full_like(batch.behaviour_logprobs, settings.stale_token_weight), excess)
-        truncated = torch.zeros_like(batch.trained)
-        old_logprobs = batch.behaviour_logprobs
+        truncated = masked = torch.zeros_like(batch.trained)
+        old_logprobs, sequences = batch.behaviour_logprobs, packed.indices
         if batch.proximal_logprobs is not None:
             old_logprobs = batch.proximal_logprobs
-            importance, truncated = importance_weights(
-                old_logprobs, batch.behaviour_logprobs, settings.max_importance_weight
-            )
-            weights = weights * importance
-        statistics.tokens(batch.staleness, truncated)
-        return PackTokens(packed.indices, old_logprobs, ref_logprobs, weights)
+            importance = importance_weights(settings, old_logprobs, batch.behaviour_logprobs, sequences)
+            weights, truncated, masked = weights * importance.weights, importance.is_truncated, importance.is_masked
+        statistics.tokens(batch.staleness, truncated, masked)
+        return PackTokens(sequences, old_logprobs, ref_logprobs, weights)
 
     def _packs(self, step: _Step, fetch_images: FetchImages) -> Iterator[tuple[MicroBatch, Pack]]:
         """Each micro-batch with its pack on the device, made while the one before it is computed: images take time."""

@@ -1,6 +1,7 @@
 """Supervised fine-tuning on one rank: conversations that cannot be used, wherever they are."""
 
 import itertools
+import json
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from learner.sft import SftTrainer
+from learner.stop_conditions import DivergedError
 from tests.conftest import TINY
 from vision_sr1.config import load_config
 from vision_sr1.data import DataError
@@ -70,6 +72,23 @@ def test_a_stage_resumed_with_other_batches_draws_each_conversation_once_an_epoc
         options = ["learner.sft.epochs=1", "learner.resume=true"]
     assert len(set(drawn)) == len(drawn) == len(rows)
     assert (one._step, one._steps) == (5, 5)
+
+
+@pytest.mark.usefixtures("own_signal_handlers")
+def test_steps_in_a_row_that_are_not_finite_end_the_stage_with_a_checkpoint(
+    tmp_path: Path, tiny_model: Path, single_rank: torch.device
+):
+    options = ["learner.sft.steps=6", "learner.sft.sequences_per_step=1", "learner.sft.freeze_vision=false"]
+    options += ["learner.sft.learning_rate=1e35", "learner.stop_when.skipped_steps=2"]  # of the first step
+    one = trainer(tmp_path, tiny_model, [GOOD] * 6, *options)
+    with pytest.raises(DivergedError, match="ended the stage after step 3: 2 optimizer steps in a row had a loss"):
+        one.run()
+    lines = [json.loads(line) for line in (one._config.run.path / "scalars.jsonl").read_text().splitlines()]
+    assert [line["optimizer/skipped_steps"] for line in lines] == [0.0, 1.0, 1.0]
+    assert ["sft/loss" in line for line in lines] == [True, False, False]
+    assert all(bool(value.isfinite().all()) for value in weights(one))
+    saved = json.loads((one._config.run.path / "checkpoints" / "000003" / "trainer.json").read_text())
+    assert (saved["healthy"], saved["in_a_row"]["skipped_steps"]) == (False, 2)
 
 
 @pytest.mark.parametrize(("steps", "count"), [("null", 3), ("2", 2), ("100", 3)])

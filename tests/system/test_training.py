@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from typer.testing import CliRunner
 
+from learner.metrics.reference import undeclared
 from tests.system.conftest import (
     PROMPTS,
     STEPS,
@@ -69,6 +70,9 @@ def test_every_batch_is_learned_published_and_logged(trained: Run):
         assert line["same_weights/share"] == 1.0
         assert line["staleness/mean"] == 0.0
         assert abs(line["mismatch_kl/engine_trainer"]) < 1e-6
+        assert {"entropy/answer", "approx_kl/answer", "pass_at/4", "optimizer/learning_rate"} <= line.keys()
+        assert line["optimizer/skipped_steps"] == 0.0
+    assert undeclared({name for line in trained.scalars() for name in line} - {"step", "time"}) == []
     assert [line["step"] for line in trained.scalars() if "eval_accuracy/normal" in line] == [0, 3]
 
 
@@ -229,6 +233,17 @@ def test_groups_without_signal_are_replaced_and_a_refreshed_reference_is_resumed
     saved = tmp_path / "runs" / "run" / "checkpoints" / "000003"
     reference, policy = (load_file(saved / name / "model.safetensors") for name in ("reference", "policy"))
     assert all(torch.equal(reference[name], policy[name]) for name in policy)
+
+    limit = "learner.stop_when.grad_norm={above: 1e-9, batches: 1}"
+    status, output = run.finish("learner.batches=5", "--resume", "learner.learning_rate=2e-4", limit)
+    assert status == 1, output + run.logs()
+    text = " ".join(output.split())
+    assert "the learner ended with status 2" in text
+    assert "learner.stop_when ended the run after batch 4: grad_norm/mean is" in text
+    assert "run.name=OTHER model.path=" in text
+    stopped = json.loads((tmp_path / "runs" / "run" / "checkpoints" / "000004" / "trainer.json").read_text())
+    assert (stopped["batch"], stopped["healthy"]) == (4, False)
+    assert run.scalars()[-1]["step"] == 4
 
 
 def test_a_description_that_states_the_answer_is_visible(

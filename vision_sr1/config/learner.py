@@ -11,6 +11,7 @@ TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
 Placement = Literal["policy", "sharded", "cpu"]
 KlEstimator = Literal["k1", "k2", "k3", "low_var_kl"]
+Correction = Literal["truncated", "masked_token", "masked_sequence", "icepop"]
 
 
 class ComponentConfig(Section):
@@ -43,6 +44,12 @@ class ComponentConfig(Section):
     kl_estimator: KlEstimator = Field(
         "low_var_kl",
         description="KL estimator: Schulman's k1, k2 or k3; low_var_kl is k3 clamped as in the authors' code.",
+    )
+    entropy_coef: float = Field(
+        0.0,
+        ge=0,
+        description="Coefficient of the policy's entropy, which is subtracted from the loss (entropy bonus); backward "
+        "then keeps more of the logits of a chunk in memory.",
     )
 
     @property
@@ -78,18 +85,68 @@ class OffPolicyConfig(Section):
     recompute_proximal: bool = Field(
         False,
         description="Recompute old log-probabilities with the trainer before each batch (one extra forward pass); "
-        "ratios are clipped against them, and tokens are weighted by the truncated importance ratio "
-        "(decoupled PPO). Off: ratios are taken against the actors' log-probabilities.",
+        "ratios are clipped against them, and tokens are weighted by the importance ratio to the actors' policy, as "
+        "`correction` says (decoupled PPO). Off: ratios are taken against the actors' log-probabilities.",
+    )
+    correction: Correction = Field(
+        "truncated",
+        description="How importance weights are bounded; requires recompute_proximal. truncated: at most "
+        "max_importance_weight. masked_token: tokens above it get weight 0. masked_sequence: every token gets its "
+        "sequence's weight, the product over its tokens, and sequences above the bound get 0. icepop: tokens outside "
+        "[icepop_low, icepop_high] get 0.",
     )
     max_importance_weight: float = Field(
-        2.0, ge=1, description="Upper bound of importance weights; used with recompute_proximal."
+        2.0, ge=1, description="Upper bound of importance weights; used with recompute_proximal, not by icepop."
     )
+    icepop_low: float = Field(0.5, ge=0, le=1, description="Lower bound of importance weights with icepop (alpha).")
+    icepop_high: float = Field(5.0, ge=1, description="Upper bound of importance weights with icepop (beta).")
     stale_token_weight: float = Field(
         0.0,
         ge=0,
         le=1,
         description="Weight factor per version by which a token exceeds max_staleness; 0 masks such tokens, 1 keeps "
         "their full weight.",
+    )
+
+    @model_validator(mode="after")
+    def _correction_has_weights(self) -> Self:
+        if self.correction != "truncated" and not self.recompute_proximal:
+            raise ValueError(
+                f"correction {self.correction} needs the trainer's own log-probabilities: set recompute_proximal=true"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    """The learning rate over the optimizer steps of an RL run, as in transformers' get_scheduler."""
+
+    name: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="After warm-up: constant, or a linear or cosine decay to 0 at the run's last step."
+    )
+    warmup_steps: int = Field(
+        0, ge=0, description="Optimizer steps in which the learning rate rises linearly from 0 to learning_rate."
+    )
+
+
+class LimitConfig(Section):
+    """A limit of a scalar."""
+
+    above: float | None = Field(None, gt=0, description="The run stops when the scalar exceeds it; null: never.")
+    batches: Positive = Field(3, description="Number of batches in a row that must exceed it.")
+
+
+class StopWhenConfig(Section):
+    """When an RL run stops before its last batch: it writes a checkpoint, and ends with status 2 and the reason."""
+
+    grad_norm: LimitConfig = Field(LimitConfig(), description="Limit of grad_norm/mean, before clipping.")
+    kl: LimitConfig = Field(LimitConfig(), description="Limit of kl/COMPONENT, to the reference, of any component.")
+    approx_kl: LimitConfig = Field(
+        LimitConfig(), description="Limit of approx_kl/COMPONENT, to the old policy, of any component."
+    )
+    skipped_steps: Positive = Field(
+        3,
+        description="Number of optimizer steps in a row that are skipped because of a loss or gradient that is not "
+        "finite, in supervised fine-tuning too.",
     )
 
 
@@ -209,7 +266,7 @@ class LearnerConfig(Section):
     max_staleness: int = Field(
         0, ge=0, description="Maximum number of versions by which a rollout may be behind; 0 is synchronous."
     )
-    learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate, constant.")
+    learning_rate: float = Field(1e-6, gt=0, description="AdamW learning rate; the peak of `schedule`.")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
     freeze_vision: bool = Field(False, description="Freeze the vision tower and the projector in RL.")
@@ -242,6 +299,8 @@ class LearnerConfig(Section):
     )
     groups_timeout_s: Seconds = Field(600.0, description="The run stops when no scored group arrives for this time.")
     resume: bool = Field(False, description="Continue from the run's last checkpoint.")
+    schedule: ScheduleConfig = ScheduleConfig()
+    stop_when: StopWhenConfig = StopWhenConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
     lora: LoraConfig = LoraConfig()
     reference: ReferenceConfig = ReferenceConfig()
@@ -263,5 +322,29 @@ class LearnerConfig(Section):
         if self.prompts_per_batch % self.prompts_per_step:
             raise ValueError(
                 f"prompts_per_step ({self.prompts_per_step}) must divide prompts_per_batch ({self.prompts_per_batch})"
+            )
+        return self
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimizer steps of a whole batch."""
+        return self.prompts_per_batch // self.prompts_per_step
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        steps = self.batches * self.steps_per_batch
+        if self.schedule.warmup_steps > steps > 0:
+            raise ValueError(
+                f"schedule.warmup_steps ({self.schedule.warmup_steps}) exceeds the run's {steps} optimizer steps: "
+                f"{self.batches} batches of {self.steps_per_batch}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kl_is_known(self) -> Self:
+        if self.stop_when.kl.above is not None and not any(component.kl_coef > 0 for component in self.components):
+            raise ValueError(
+                "stop_when.kl has no KL to the reference to look at, for kl_coef is 0 in every component: set "
+                "stop_when.approx_kl instead"
             )
         return self

@@ -25,6 +25,12 @@ def newest_whole(run_folder: Path) -> Path | None:
     return next((found for found in reversed(checkpoints(run_folder)) if damage_of(found) is None), None)
 
 
+def newest_healthy(run_folder: Path) -> Path | None:
+    """The newest whole one that was not written while the run was about to diverge; None where there is none."""
+    whole = (found for found in reversed(checkpoints(run_folder)) if damage_of(found) is None)
+    return next((found for found in whole if manifest(found).get("healthy", True)), None)
+
+
 def manifest(checkpoint: Path) -> dict[str, Any]:
     """What the trainer keeps besides weights and optimizer, and the sizes of all `files`."""
     found: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))

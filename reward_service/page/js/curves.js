@@ -47,6 +47,8 @@ function panels({ overall, data_sources: sources }, learner) {
     curves("Response length (tokens)", "policy version", versions, of("response_tokens")),
     curves("Other rewards", "policy version", versions, of(...others)),
     curves("KL to the reference", "step", learner.steps, family("kl")),
+    curves("Entropy (nats per token)", "step", learner.steps, family("entropy")),
+    curves("pass@k", "step", learner.steps, family("pass_at")),
     curves("Loss", "step", learner.steps, family("loss")),
     curves("Gradient norm", "step", learner.steps, family("grad_norm")),
     curves("Staleness and mismatch", "step", learner.steps, [...family("staleness"), ...family("mismatch_kl")]),

@@ -19,7 +19,7 @@ from learner.model.policy import choose_trainable, load_policy
 from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import ConfigError, load_config
-from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY
+from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY, newest_healthy
 
 
 class Saver:
@@ -130,6 +130,15 @@ def test_training_goes_on_without_a_checkpoint_until_the_third_fails_in_a_row(sa
                     with pytest.raises(CheckpointError, match="checkpoint 2 could not be written to"):
                         one.checkpoints.finalize(wait=True)
         one.save(7)
+
+
+def test_checkpoints_of_a_run_that_diverges_do_not_replace_healthy_ones(saver):
+    one = saver("learner.keep_checkpoints=2")
+    for number in range(1, 8):
+        one.save(number, healthy=number not in (4, 5, 7))
+        kept = {3: [2, 3], 4: [2, 3, 4], 5: [2, 3, 5], 6: [3, 6], 7: [3, 6, 7]}.get(number)
+        assert kept is None or one.names() == [f"{folder:06d}" for folder in kept]
+    assert newest_healthy(one.config.run.path) == one.folder / "000006"
 
 
 def test_what_a_killed_learner_was_writing_is_cleared_away(saver):

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForImageTextToText
 
 from learner.model.packing import balance, pack, split_by_budget
-from learner.model.policy import load_policy, rope_positions, token_logprobs
+from learner.model.policy import load_policy, rope_positions, token_logprobs, token_logprobs_and_entropies
 from learner.model.sequences import Sequence, SequenceBuilder, SequenceError
 from tests.conftest import TINY
 from vision_sr1.config import Config, load_config
@@ -34,20 +34,26 @@ def sequences(tiny_model: Path, shapes: dict[str, Path]) -> list[Sequence]:
     return [builder.from_messages(rows[i].messages, rows[i].images) for i in range(12)]
 
 
+def logits_of(model: Any, s: Sequence) -> torch.Tensor:
+    """That predict the selected tokens, by transformers' own forward pass."""
+    images = {} if s.images is None else joined(s.images.inputs)
+    every = model(
+        input_ids=torch.from_numpy(s.token_ids)[None],
+        attention_mask=torch.ones(1, len(s), dtype=torch.long),
+        mm_token_type_ids=torch.from_numpy(s.is_image).int()[None],
+        **images,
+    ).logits[0]
+    return every[s.selected - 1]
+
+
 def one_by_one(path: Path, sequences: list[Sequence], temperature: float = 1.0) -> list[torch.Tensor]:
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
     results = []
     for s in sequences:
-        images = {} if s.images is None else joined(s.images.inputs)
         with torch.no_grad():
-            logits = model(
-                input_ids=torch.from_numpy(s.token_ids)[None],
-                attention_mask=torch.ones(1, len(s), dtype=torch.long),
-                mm_token_type_ids=torch.from_numpy(s.is_image).int()[None],
-                **images,
-            ).logits[0]
+            logits = logits_of(model, s)
         targets = torch.from_numpy(s.token_ids[s.selected])
-        results.append((logits / temperature).log_softmax(-1)[s.selected - 1].gather(1, targets[:, None])[:, 0])
+        results.append((logits / temperature).log_softmax(-1).gather(1, targets[:, None])[:, 0])
     return results
 
 
@@ -76,6 +82,37 @@ def test_logprobs_are_those_of_the_sampling_temperature(tiny_model: Path, sequen
     assert torch.allclose(logprobs, torch.cat(one_by_one(tiny_model, sequences[:3], temperature=0.5)), atol=1e-5)
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_entropies_are_those_of_the_distribution_that_tokens_are_sampled_from(
+    tiny_model: Path, sequences: list[Sequence], differentiable: bool
+):
+    """Without forbidden tokens, at the temperature; with their gradient where it is asked for."""
+    forbidden = [3, 5]
+    policy = load_policy(config_for(tiny_model), str(tiny_model), forbidden_token_ids=forbidden, temperature=0.7)
+    plain = AutoModelForImageTextToText.from_pretrained(tiny_model, dtype=torch.float32)
+    packed = pack(
+        [sequences[0]], SequenceBuilder(config_for(tiny_model).model).filler(), partial(rope_positions, policy)
+    )
+    logprobs, entropies = token_logprobs_and_entropies(policy, packed, CPU, differentiable=differentiable)
+    logits = logits_of(plain, sequences[0]) / 0.7
+    allowed = [token for token in range(logits.shape[1]) if token not in forbidden]
+    every = logits[:, allowed].log_softmax(-1)
+    expected = -(every.exp() * every).sum(-1)
+    torch.testing.assert_close(entropies, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logprobs, token_logprobs(policy, packed, CPU), rtol=0, atol=0)
+    assert entropies.requires_grad == differentiable
+    (entropies if differentiable else logprobs).sum().backward()
+    targets = torch.tensor([allowed.index(token) for token in packed.targets.tolist()])
+    (expected if differentiable else every.gather(1, targets[:, None])).sum().backward()
+    gradients = dict(plain.named_parameters())
+    learned = [(name, parameter.grad) for name, parameter in policy.named_parameters() if parameter.grad is not None]
+    assert len(learned) > 20
+    for name, gradient in learned:
+        right = gradients[name].grad
+        right = torch.zeros_like(gradient) if right is None else right  # the tower sees the filler of an imageless pack
+        assert float((gradient - right).norm()) <= 1e-3 * float(right.norm()) + 1e-5, name
+
+
 class LargestTensor(TorchDispatchMode):
     """Elements of the largest tensor that any operation returns while it is active."""
 
@@ -91,7 +128,8 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-def test_logits_of_one_chunk_exist_at_a_time_forward_and_backward(tiny_model: Path, sequences: list[Sequence]):
+@pytest.mark.parametrize("entropies", ["none", "detached", "differentiable"])
+def test_logits_of_one_chunk_exist_at_a_time_forward_and_backward(tiny_model: Path, entropies: str):
     config = load_config(None, [f"model.path={tiny_model}", "learner.logits_chunk_tokens=16", *TINY]).config
     policy: Any = load_policy(config, str(tiny_model), forbidden_token_ids=[])
     head = policy.get_output_embeddings()
@@ -100,7 +138,8 @@ def test_logits_of_one_chunk_exist_at_a_time_forward_and_backward(tiny_model: Pa
     hidden = torch.randn(tokens, width, requires_grad=True)
     targets = torch.randint(0, vocabulary, (tokens,))
     with LargestTensor() as largest:
-        logprobs = head(hidden, targets)
+        predicted = head(hidden, targets, entropies)
+        logprobs = predicted if entropies == "none" else predicted[0]
         (in_chunks,) = torch.autograd.grad(logprobs.sum(), hidden)
     assert largest.elements <= max(16 * vocabulary, vocabulary * width)
     whole = (hidden @ head.weight.T).log_softmax(-1).gather(1, targets[:, None])[:, 0]

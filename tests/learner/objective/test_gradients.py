@@ -46,3 +46,20 @@ def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Pat
             for name, expected in whole.items():
                 difference = float((cut[name] - expected).norm())
                 assert difference <= 1e-4 * float(expected.norm()), (ranks, stage, name)
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_skips_the_step_on_all(
+    tmp_path: Path, tiny_model: Path, shapes: dict[str, Path]
+):
+    config = load_config(None, [f"model.path={tiny_model}", *STEP], environment={}).config
+    groups, images = make_groups(config, shapes["cold_start"], prompts=4, group_size=4)
+    for name, batch in (("healthy", groups[:2]), ("broken", groups[2:])):
+        (tmp_path / name).mkdir()
+        if name == "broken":
+            sample = batch[0].rollouts[0].rollout.sample
+            tokens = len(sample.logprobs)
+            sample.ClearField("logprobs")
+            sample.logprobs.extend([-1e30] * tokens)
+        write_groups(tmp_path / name, batch, images)
+    options = [*STEP[:-1], f"model.path={tiny_model}"]
+    run_ranks("tests.learner.distributed.skipped_step", 2, tmp_path, *options)

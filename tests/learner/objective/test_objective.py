@@ -14,7 +14,7 @@ from learner.objective.loss import (
     importance_weights,
     kl_estimate,
 )
-from vision_sr1.config import ComponentConfig, KlEstimator, load_config
+from vision_sr1.config import ComponentConfig, Correction, KlEstimator, OffPolicyConfig, load_config
 from vision_sr1.credit.advantages import component_advantages
 
 
@@ -208,11 +208,65 @@ def test_dual_clip_bounds_what_a_negative_advantage_can_do():
     assert float(sums["clipped"]) == 1.0
 
 
-def test_importance_weights_are_truncated_ratios():
-    proximal, behaviour = torch.tensor([-1.0, -1.0, -1.0]), torch.tensor([-1.0, -3.0, 0.0])
-    weights, cut = importance_weights(proximal, behaviour, limit=2.0)
-    assert weights.tolist() == pytest.approx([1.0, 2.0, math.exp(-1.0)])
-    assert cut.tolist() == [False, True, False]
+def by_hand_weights(correction: str, ratios: list[float], sequences: list[int]) -> list[float]:
+    """With the bounds of the test below, in plain Python."""
+    products = {s: math.prod(r for r, of in zip(ratios, sequences, strict=True) if of == s) for s in sequences}
+    match correction:
+        case "truncated":
+            return [min(ratio, 2.0) for ratio in ratios]
+        case "masked_token":
+            return [ratio if ratio <= 2.0 else 0.0 for ratio in ratios]
+        case "masked_sequence":
+            return [products[s] if products[s] <= 2.0 else 0.0 for s in sequences]
+        case _:
+            return [ratio if 0.4 <= ratio <= 3.0 else 0.0 for ratio in ratios]
+
+
+@pytest.mark.parametrize("correction", get_args(Correction))
+def test_importance_weights_are_those_of_the_correction(correction: Correction):
+    settings = OffPolicyConfig(
+        recompute_proximal=True, correction=correction, max_importance_weight=2.0, icepop_low=0.4, icepop_high=3.0
+    )
+    ratios, sequences = [1.0, 2.5, 0.3, 0.9, 4.0, 0.45, 1.5, 1.5], [0, 0, 0, 1, 2, 2, 3, 3]
+    behaviour = torch.linspace(-3, -1, 8)
+    proximal = behaviour + torch.tensor(ratios).log()
+    found = importance_weights(settings, proximal, behaviour, torch.tensor(sequences))
+    expected = by_hand_weights(correction, ratios, sequences)
+    assert found.weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert found.is_masked.tolist() == [weight == 0.0 for weight in expected]
+    truncated = [ratio > 2.0 for ratio in ratios] if correction == "truncated" else [False] * 8
+    assert found.is_truncated.tolist() == truncated
+    assert correction == "truncated" or 0 < int(found.is_masked.sum()) < 8
+
+
+def test_an_entropy_bonus_is_the_entropy_over_the_tokens_of_the_component():
+    torch.manual_seed(0)
+    c = component(kl_coef=0.0, entropy_coef=0.1, weight=0.5)
+    logits = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([True, False, True, True, False])
+    tokens = ComponentTokens(mask, torch.zeros(5, dtype=torch.float64), normalizer=3.0)
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        every = values.log_softmax(-1)
+        return component_loss(
+            c, tokens, every[:, 0], pack_tokens(every[:, 0].detach()), -(every.exp() * every).sum(-1)
+        )[0]
+
+    probabilities = logits.detach().softmax(-1).tolist()
+    by_hand = [-sum(p * math.log(p) for p in row) for row in probabilities]
+    kept = [entropy for entropy, inside in zip(by_hand, mask.tolist(), strict=True) if inside]
+    assert loss(logits).item() == pytest.approx(-0.5 * 0.1 * sum(kept) / 3.0, rel=1e-12)
+    assert torch.autograd.gradcheck(loss, logits)
+    with pytest.raises(ValueError, match="'c' has an entropy bonus, which needs entropies"):
+        component_loss(c, tokens, torch.zeros(5), pack_tokens(torch.zeros(5)))
+
+
+def test_the_approximate_kl_is_to_the_policy_that_ratios_are_clipped_against():
+    old, logprobs = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([-1.5, -1.8, -9.0])
+    tokens = ComponentTokens(torch.tensor([True, True, False]), torch.zeros(3), normalizer=2.0)
+    _, sums = component_loss(component(kl_coef=0.0), tokens, logprobs, pack_tokens(old))
+    expected = sum(math.exp(r) - 1 - r for r in (-0.5, 0.2))
+    assert float(sums["approx_kl"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_low_var_kl_stays_finite_where_k3_does_not():

@@ -12,6 +12,8 @@ from structlog.testing import capture_logs
 from learner.checkpoints.hf_folder import write_export
 from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.gather import full_parameters
+from learner.metrics.batch_scalars import batch_scalars
+from learner.metrics.reference import undeclared
 from learner.model.packing import Pack, pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.model.reference import FrozenCopy
@@ -262,7 +264,7 @@ def test_quantiles_are_those_of_all_ratios(single_rank: torch.device, learner):
     log_ratios = torch.linspace(-0.5, 0.5, 10_001)
     for part in log_ratios[torch.randperm(10_001)].split(1000):
         statistics.ratios(part)
-    statistics.tokens(torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.bool))
+    statistics.tokens(torch.zeros(4, dtype=torch.int64), *(torch.zeros(4, dtype=torch.bool),) * 2)
     for name in ("answer", "description", "requery"):
         zero = torch.zeros(())
         statistics.component(name, zero, {"clipped": zero, "tokens": zero, "kl": zero})
@@ -270,6 +272,101 @@ def test_quantiles_are_those_of_all_ratios(single_rank: torch.device, learner):
     scalars = statistics.scalars(steps=1)
     for name, share in (("p01", 0.01), ("p50", 0.5), ("p99", 0.99)):
         assert scalars[f"ratio/{name}"] == pytest.approx(float(log_ratios.quantile(share).exp()), rel=2e-3)
+
+
+def broken(group: pb.ScoredGroup) -> None:
+    """Makes the loss of its rollouts not finite: tokens sampled with a probability of next to nothing."""
+    for scored in group.rollouts:
+        tokens = len(scored.rollout.sample.logprobs)
+        scored.rollout.sample.ClearField("logprobs")
+        scored.rollout.sample.logprobs.extend([-1e30] * tokens)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(f"learner.zero_stage={stage}" for stage in range(3)),
+        pytest.param("learner.zero_stage=3", marks=pytest.mark.slow),
+        "model.dtype=bfloat16",
+    ],
+)
+def test_a_step_whose_loss_is_not_finite_is_skipped_and_the_next_is_as_if_it_had_not_been(learner, option: str):
+    undisturbed, disturbed = (learner("learner.max_staleness=1", option) for _ in range(2))
+    healthy = [disturbed.groups[2], disturbed.groups[3]]
+    broken(disturbed.groups[1])
+    before = disturbed.weights()
+    with capture_logs() as logs:
+        result = disturbed.update.learn(disturbed.groups[:2], 0, lambda _: disturbed._images)
+    assert result.skipped == (True,)
+    assert (result.steps, result.is_whole) == (1, True)
+    assert changed(before, disturbed.weights()) == set()
+    assert [entry["event"] for entry in logs] == ["step_skipped"]
+    assert result.scalars["optimizer/skipped_steps"] == 1.0
+    assert "grad_norm/mean" not in result.scalars
+    after = disturbed.update.learn(healthy, 1, lambda _: disturbed._images)
+    alone = undisturbed.update.learn(undisturbed.groups[2:], 0, lambda _: undisturbed._images)
+    assert after.skipped == alone.skipped == (False,)
+    assert after.scalars["grad_norm/mean"] == pytest.approx(alone.scalars["grad_norm/mean"], rel=1e-6)
+    assert changed(undisturbed.weights(), disturbed.weights()) == set()
+    assert changed(before, disturbed.weights())
+
+
+def test_every_scalar_is_declared_and_measures_what_it_says(learner):
+    measured = learner("learner.off_policy.recompute_proximal=true", "learner.max_staleness=1")
+    measured.sample_on_policy()
+    measured.groups[0].rollouts[0].rollout.sample.finish_reason = "length"
+    scalars = measured.learn() | batch_scalars(measured.groups, measured.config.learner)
+    assert undeclared(scalars) == []
+    vocabulary = measured.policy.get_output_embeddings().weight.shape[0]
+    assert 0.0 < scalars["entropy/answer"] < math.log(vocabulary)
+    assert scalars["approx_kl/answer"] > 0.0
+    assert scalars["advantage_min/answer"] < 0 < scalars["advantage_std/answer"] < scalars["advantage_max/answer"]
+    assert scalars["optimizer/learning_rate"] == pytest.approx(1e-3)
+    assert scalars["grad_norm/max"] >= scalars["grad_norm/mean"] > 0
+    assert scalars["responses/truncated"] == 1 / 16
+
+
+def test_an_entropy_bonus_raises_the_entropy(learner):
+    """With no other term, and its own gradient through the whole model."""
+    c = "{name: answer, reward: {accuracy: 0.0}, tokens: [response], kl_coef: 0, entropy_coef: 1.0}"
+    free = learner("learner.preset=see_think", f"learner.components=[{c}]", "learner.learning_rate=3e-4")
+    assert free.learn()["entropy/answer"] < free.learn()["entropy/answer"]
+
+
+def test_the_learning_rate_follows_its_schedule(learner):
+    """Half of it is half the change of a parameter without decay, by Adam's first step."""
+    schedule = ["learner.batches=4", "learner.schedule.name=linear", "learner.prompts_per_step=4"]
+    schedule += ["learner.max_staleness=2"]
+    moves = []
+    for batch in (0, 2):
+        scheduled = learner(*schedule)
+        before = scheduled.weights()
+        scalars = scheduled.update.learn(scheduled.groups, batch, lambda _, s=scheduled: s._images).scalars
+        assert scalars["optimizer/learning_rate"] == pytest.approx(1e-3 * (1 - batch / 4))
+        name = "model.language_model.norm.weight"
+        moves.append(float((scheduled.weights()[name] - before[name]).norm()))
+    assert moves[1] == pytest.approx(moves[0] / 2, rel=1e-2)
+
+
+def test_tokens_out_of_the_corrections_bounds_are_not_trained_and_are_counted(learner):
+    masked = learner(
+        "learner.off_policy.recompute_proximal=true",
+        "learner.off_policy.correction=icepop",
+        "learner.prompts_per_step=4",
+        "learner.preset=see_think",
+        "learner.components=[{name: answer, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}]",
+    )
+    masked.sample_on_policy()
+    for group in masked.groups:
+        for scored in group.rollouts:
+            unlikely = [value - 2.0 for value in scored.rollout.sample.logprobs]  # a ratio of 7.4, above 5
+            scored.rollout.sample.ClearField("logprobs")
+            scored.rollout.sample.logprobs.extend(unlikely)
+    scalars = masked.learn()
+    answers = sum(len(s.rollout.sample.response_token_ids) for g in masked.groups for s in g.rollouts)
+    requeries = sum(len(r.sample.response_token_ids) for g in masked.groups for s in g.rollouts for r in s.requeries)
+    assert scalars["off_policy/masked"] == pytest.approx(answers / (answers + requeries))
+    assert scalars["grad_norm/mean"] == 0.0
 
 
 def test_every_sample_of_every_group_is_learned_from(learner):

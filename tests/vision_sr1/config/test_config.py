@@ -69,11 +69,21 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
         ("actors.engine_args.load_format=dummy", "random weights"),
         ("actors.engine_args.pipeline_parallel_size=0", "must be a positive integer, not 0"),
         ("nonsense", "section.key=value"),
+        ("learner.off_policy.correction=icepop", r"off_policy: correction icepop needs .* set recompute_proximal=true"),
+        ("learner.schedule.name=cosin", r"learner\.schedule\.name: Input should be 'constant', 'linear' or 'cosine'"),
     ],
 )
 def test_bad_value_is_named(override: str, message: str):
     with pytest.raises(ConfigError, match=message):
         load_config(None, [override], environment={})
+
+
+def test_a_limit_of_a_kl_that_is_not_computed_is_refused():
+    limit = "learner.stop_when.kl.above=0.5"
+    component = "{name: a, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}"
+    with pytest.raises(ConfigError, match=r"kl_coef is 0 in every component: set stop_when\.approx_kl instead"):
+        load_config(None, [limit, f"learner.components=[{component}]"], environment={})
+    assert load_config(None, [limit], environment={}).config.learner.stop_when.kl.above == 0.5
 
 
 def test_changed_elements_are_not_sent_to_quantized_weights():

@@ -139,6 +139,8 @@ def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path):
         ("rl", "learner.preset=gdpo", "learner.components[0].advantage", "from the next optimizer step on"),
         ("rl", "learner.learning_rate=1e-5", "learner.learning_rate", "from the next optimizer step on"),
         ("rl", "learner.batches=7", "learner.batches", "training ends at the new total"),
+        ("rl", "learner.schedule.name=cosine", "learner.schedule.name", "the learning rate's schedule for the new"),
+        ("rl", "learner.stop_when.kl.above=1", "learner.stop_when.kl.above", "from the next batch on"),
         ("rl", "data.prompt_template=plain_answer", "data.prompt_template", "for prompts issued from now on"),
         ("rl", "data.evaluation={a: b}", "data.evaluation.a", "from the next evaluation on"),
         ("rl", "sampling.top_p=0.5", "sampling.top_p", "for prompts issued from now on"),
