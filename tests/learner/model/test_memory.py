@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from learner.model.attention_kernels import Varlen, kernel_for
+from learner.model.policy import choose_trainable, load_policy
+from learner.model.sequences import SequenceBuilder
 from tests.architectures import qwen3_vl, qwen25_vl
 from tests.conftest import TINY
 from tests.learner.model.traced import META, image_pack, response_pack, traced_bytes, traced_policy
@@ -17,14 +19,16 @@ from vision_sr1.families import family_of
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 LARGE_CHUNKS = "learner.logits_chunk_tokens=4096"  # so that the output head takes the most
+NAME = "test_a_plan_knows_the_activations_of_a_traced_pass_within_a_tenth"
+OTHERS = pytest.mark.full(sibling=f"tests/learner/model/test_memory.py::{NAME}")
 SETTINGS = [  # examples whose activations differ: others divide the same ones over other GPUs
-    ("vision_sr1_3b", qwen25_vl, "3b", []),
-    ("gpus/vision_sr1_3b_1gpu", qwen25_vl, "3b", []),
-    ("gpus/vision_sr1_3b_1gpu", qwen25_vl, "3b", [LARGE_CHUNKS]),
-    ("vision_sr1_7b", qwen25_vl, "7b", []),
-    ("gpus/vision_sr1_7b_1gpu", qwen25_vl, "7b", []),
-    ("vision_sr1_qwen3_4b", qwen3_vl, "4b", []),
-    ("vision_sr1_qwen3_8b", qwen3_vl, "8b", []),
+    pytest.param("vision_sr1_3b", qwen25_vl, "3b", [], id="3b"),
+    pytest.param("vision_sr1_7b", qwen25_vl, "7b", [], id="7b"),
+    pytest.param("vision_sr1_qwen3_4b", qwen3_vl, "4b", [], id="qwen3-4b"),
+    pytest.param("gpus/vision_sr1_3b_1gpu", qwen25_vl, "3b", [LARGE_CHUNKS], id="3b-adapters-large-chunks"),
+    pytest.param("gpus/vision_sr1_3b_1gpu", qwen25_vl, "3b", [], id="3b-adapters", marks=OTHERS),
+    pytest.param("gpus/vision_sr1_7b_1gpu", qwen25_vl, "7b", [], id="7b-adapters", marks=OTHERS),
+    pytest.param("vision_sr1_qwen3_8b", qwen3_vl, "8b", [], id="qwen3-8b", marks=OTHERS),
 ]
 
 
@@ -42,7 +46,7 @@ def test_a_plan_knows_the_activations_of_a_traced_pass_within_a_tenth(
 
 
 def test_every_example_of_rl_has_the_activations_of_one_that_is_traced():
-    traced = {_what_matters(_example(example, overrides)) for example, _, _, overrides in SETTINGS}
+    traced = {_what_matters(_example(*(parameters.values[place] for place in (0, 3)))) for parameters in SETTINGS}
     files = [*EXAMPLES.glob("vision_sr1_*.yaml"), *EXAMPLES.glob("gpus/*.yaml")]
     assert len(files) == 10
     for file in files:
@@ -77,18 +81,12 @@ def test_a_trace_takes_the_kernels_of_cuda_and_frees_what_is_no_longer_needed():
 def test_a_frozen_vision_tower_keeps_nothing_for_a_backward_pass(tiny_model: Path, freeze_vision: bool):
     options = [f"learner.freeze_vision={freeze_vision}", "learner.gradient_checkpointing=true"]
     config = load_config(None, [f"model.path={tiny_model}", *TINY, *options], environment={}).config
-    model = qwen25_vl("3b")
-    model.text_config.num_hidden_layers = 1
-    model.vision_config.depth = 1
-    policy = traced_policy(config, model)
-    images = {"pixel_values": torch.empty(4, 1176, device=META), "image_grid_thw": torch.tensor([[1, 2, 2]])}
-    with torch.device(META):
-        assert _features(policy, images).requires_grad != freeze_vision
-
-
-def _features(policy: Any, images: dict[str, torch.Tensor]) -> torch.Tensor:
-    found: torch.Tensor = family_of(policy.config.model_type).features(policy, images, [0]).pooler_output[0]
-    return found
+    policy: Any = load_policy(config, str(tiny_model), forbidden_token_ids=[])
+    choose_trainable(policy, config.learner.lora, freeze_vision=freeze_vision)
+    image = SequenceBuilder(config.model).filler().images
+    assert image is not None
+    features = family_of(policy.config.model_type).features(policy.train(), image.inputs[0].tensors, [0])
+    assert features.pooler_output[0].requires_grad != freeze_vision
 
 
 def _example(name: str, overrides: list[str]) -> Config:
