@@ -1,4 +1,4 @@
-"""Activation memory at real sizes: what `vision-sr1 plan` estimates is what a traced forward and backward pass takes."""
+"""Activation memory at real sizes: `vision-sr1 plan` estimates what a traced forward and backward pass takes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,8 @@ def test_a_plan_knows_the_activations_of_a_traced_pass_within_a_tenth(
 
 
 def test_every_example_of_rl_has_the_activations_of_one_that_is_traced():
-    traced = {_what_matters(_example(*(parameters.values[place] for place in (0, 3)))) for parameters in SETTINGS}
+    given: Any = [parameters.values for parameters in SETTINGS]
+    traced = {_what_matters(_example(example, overrides)) for example, _, _, overrides in given}
     files = [*EXAMPLES.glob("vision_sr1_*.yaml"), *EXAMPLES.glob("gpus/*.yaml")]
     assert len(files) == 10
     for file in files:

@@ -82,8 +82,9 @@ class LiveBytes(TorchDispatchMode):
 
 def _places(index: Tensor | None) -> tuple[Tensor | None, ...]:
     """A mask as positions, as CUDA takes it: how many there are is not known of a meta tensor."""
-    is_mask = index is not None and index.dtype == torch.bool
-    return index.nonzero(as_tuple=True) if is_mask else (index,)
+    if index is None or index.dtype != torch.bool:
+        return (index,)
+    return tuple(index.nonzero(as_tuple=True))
 
 
 def traced_policy(config: Config, architecture: Any) -> Any:
