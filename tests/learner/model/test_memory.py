@@ -54,6 +54,7 @@ def test_every_example_of_rl_has_the_activations_of_one_that_is_traced():
         assert _what_matters(_example(str(file.relative_to(EXAMPLES).with_suffix("")), [])) in traced, file.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", ["vision_sr1_3b", "gpus/vision_sr1_3b_1gpu"])
 def test_a_pack_of_images_takes_more_than_one_of_responses(example: str):
     """With a tenth of the layers."""
