@@ -17,7 +17,6 @@ from transformers import AutoModelForImageTextToText
 from learner.model.attention import Trees
 from learner.model.policy import ATTENTION, as_policy, choose_trainable, layout_of
 from vision_sr1.config import Config
-from vision_sr1.families import family_of
 
 META = torch.device("meta")
 INDEXED = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
@@ -151,10 +150,9 @@ def _inputs(policy: Any, trees: Trees, grids: Tensor, is_image: Callable[[int, i
         images.append(range(len(ids), len(ids) + sum(inside)))
         ids += [policy.config.image_token_id if image else 1 for image in inside] + [1] * sum(branches)
     selected = torch.empty(sum(sum(branches) for _, branches in trees), dtype=torch.long, device=META)
-    axes = 3 if hasattr(family_of(policy.config.model_type), "patch_size") else 1
     return {
         "input_ids": torch.tensor([ids]),
-        "position_ids": torch.empty(axes, 1, len(ids), dtype=torch.long, device=META),
+        "position_ids": torch.empty(3, 1, len(ids), dtype=torch.long, device=META),
         "layout": layout_of(policy, trees, images).to(META),
         "images": {
             "pixel_values": torch.empty(int(grids.prod(1).sum()), patch, dtype=torch.bfloat16, device=META),
