@@ -49,6 +49,7 @@ def as_policy(
     model.config.use_cache = False
     if config.learner.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.disable_input_require_grads()  # or a frozen vision tower would keep activations and be differentiated
     family = family_of(model.config.model_type)
     if family.windows:
         use_window_attention(model.model.get_submodule(family.windows))

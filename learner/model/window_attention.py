@@ -44,7 +44,7 @@ def window_attention(
     """
     if attention_mask is not None or dropout:
         raise ValueError("window attention takes neither a mask nor a dropout")
-    if query.is_cuda and query.dtype != torch.float32:
+    if query.device.type != "cpu" and query.dtype != torch.float32:
         q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         ends = cu_seq_lens_q.to(torch.int32)
         out = varlen_attn(q, k, v, ends, ends, max_length_q, max_length_q, scale=scaling)

@@ -42,6 +42,7 @@ class VisionSizes:
     Attributes:
         full_attention_layers: in which all patches of an image attend to each other; in others, those of a window.
         patches_per_token: of which the projector makes one.
+        projectors: one for the last layer, and one for each earlier layer whose features the language model takes.
         tokens_per_tile: where images are cut into tiles, each an image to the tower.
     """
 
@@ -50,6 +51,7 @@ class VisionSizes:
     hidden: int
     intermediate: int
     patches_per_token: int
+    projectors: int = 1
     tokens_per_tile: int | None = None
 
 

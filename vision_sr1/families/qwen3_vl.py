@@ -1,11 +1,12 @@
 """Qwen3-VL: features of several depths of the vision tower go into the first layers of the language model (deepstack),
 and rotary sections are interleaved."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from vision_sr1.families.family import TinySizes
+from vision_sr1.families.family import TinySizes, VisionSizes
 from vision_sr1.families.qwen2_5_vl import Qwen25VL, sections
 
 
@@ -22,6 +23,11 @@ class Qwen3VL(Qwen25VL):
         found = super().features(model, tensors, shown)
         found.deepstack_features = [tuple(level[index] for index in shown) for level in found.deepstack_features]
         return found
+
+    def vision_sizes(self, config: Any) -> VisionSizes:
+        """See `Family`."""
+        deeper = len(getattr(config.vision_config, "deepstack_visual_indexes", ()))
+        return replace(super().vision_sizes(config), projectors=1 + deeper)
 
     def tiny_config(self, sizes: TinySizes, tokenizer: Any) -> Any:
         """See `Family`."""

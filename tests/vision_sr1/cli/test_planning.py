@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoConfig, Qwen3VLConfig
+from transformers import AutoConfig
 from typer.testing import CliRunner
 
 from bench.learner_gpu import TEXT_3B, VISION_3B, scaled
+from tests.architectures import TEXT_7B, VISION_7B, qwen3_vl
 from vision_sr1.cli.main import app
 from vision_sr1.cli.planning import publication
 from vision_sr1.cli.planning.division import make_plan
@@ -26,15 +27,6 @@ from vision_sr1.cli.planning.estimates import (
 from vision_sr1.config import Config, ConfigError, Placement, load_config
 from vision_sr1.runtime.gpus import GPUS
 
-TEXT_7B = {
-    "vocab_size": 152_064,
-    "hidden_size": 3584,
-    "intermediate_size": 18_944,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 28,
-    "num_key_value_heads": 4,
-}
-VISION_7B = {"out_hidden_size": 3584}
 EXAMPLE = Path(__file__).parents[3] / "examples" / "vision_sr1_3b.yaml"
 
 
@@ -64,7 +56,7 @@ def test_memory_falls_with_each_stage_and_with_ranks(size: ModelSize, config: Co
     totals = [memory.total for memory in all_memories(size, config, ranks=4)]
     assert totals == sorted(totals, reverse=True)
     few, many = (learner_memory(size, config, ranks, zero_stage=3, placement="policy") for ranks in (2, 8))
-    gathered, largest = 2 * GATHERED_PARAMETERS / GIB, 6 * 151_936 * 2048 / GIB
+    gathered, largest = 2 * GATHERED_PARAMETERS / GIB, 4 * 151_936 * 2048 / GIB
     assert few.optimizer == pytest.approx(4 * many.optimizer) == pytest.approx(12 * size.parameters / 2 / GIB)
     assert few.weights - gathered == pytest.approx(4 * (many.weights - gathered))
     assert few.gradients - largest == pytest.approx(4 * (many.gradients - largest))
@@ -74,8 +66,8 @@ def test_memory_falls_with_each_stage_and_with_ranks(size: ModelSize, config: Co
 def test_the_whole_gradient_is_in_float32_before_ranks_divide_it(size: ModelSize, config: Config):
     whole, divided = (learner_memory(size, config, 4, zero_stage=stage, placement="policy") for stage in (1, 2))
     of_matrix = 151_936 * 2048 / GIB
-    assert whole.gradients == pytest.approx(4 * size.parameters / GIB + 2 * of_matrix)
-    assert divided.gradients == pytest.approx(size.parameters / GIB + 6 * of_matrix)
+    assert whole.gradients == pytest.approx(4 * size.parameters / GIB)
+    assert divided.gradients == pytest.approx(size.parameters / GIB + 4 * of_matrix)
 
 
 def test_the_reference_counts_where_it_is(size: ModelSize, config: Config, folder_3b: Path):
@@ -176,27 +168,9 @@ def test_pods_of_the_overlays_have_the_memory_that_a_plan_says(
     assert _gib(resources["actor"]) >= plan.actor_host_gib
 
 
-QWEN3 = {  # text, vision, whether embeddings are tied
-    "4b": (
-        {"hidden_size": 2560, "intermediate_size": 9728},
-        {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]},
-        True,
-    ),
-    "8b": (
-        {"hidden_size": 4096, "intermediate_size": 12_288},
-        {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]},
-        False,
-    ),
-}
-
-
 @pytest.mark.parametrize(("name", "parameters"), [("4b", 4_437_815_808), ("8b", 8_767_123_696)])
 def test_examples_for_qwen3_divide_eight_gpus_as_the_plan_says(tmp_path: Path, name: str, parameters: int):
-    text, vision, is_tied = QWEN3[name]
-    text = text | {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128}
-    text |= {"vocab_size": 151_936, "tie_word_embeddings": is_tied}
-    vision = vision | {"num_heads": 16, "out_hidden_size": text["hidden_size"], "num_position_embeddings": 2304}
-    Qwen3VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=is_tied).save_pretrained(tmp_path)
+    qwen3_vl(name).save_pretrained(tmp_path)
     config = load_config(EXAMPLE.with_name(f"vision_sr1_qwen3_{name}.yaml"), environment={}).config
     size = model_size(str(tmp_path), config.learner)
     assert size.parameters == parameters

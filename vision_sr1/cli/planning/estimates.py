@@ -21,6 +21,7 @@ GATHERED_PARAMETERS = 1e9  # that ZeRO-3 has whole at once, at the most: DeepSpe
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
+LOGIT_BYTES = 16  # four float32: a logit, its probability, its gradient from either term of log-softmax
 NODE_GPUS = 8
 RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
 
@@ -29,7 +30,8 @@ ASSUMPTIONS = (
     f"(AdamW); ranks divide the optimizer from ZeRO-1 on, gradients from 2 on, weights at 3, with "
     f"{2 * GATHERED_PARAMETERS / GIB:.1f} GiB of them gathered at once; while the largest matrix's gradient is reduced "
     "it is there in bfloat16, from ZeRO-2 on in float32 too",
-    "activations: as many as a pack of learner.micro_batch_tokens needs where all of it is image tokens",
+    "activations: as many as a pack of learner.micro_batch_tokens needs where all of it is image tokens but for "
+    "learner.logits_chunk_tokens of responses, with gradient checkpointing",
     f"{RESERVE_GIB:g} GiB of a learner's GPU and {ACTOR_WORK_GIB:g} GiB of an actor's are not for tensors, "
     f"{FRAGMENTATION:.0%} is lost to fragmentation",
     f"host memory: {RANK_HOST_GIB:g} GiB a rank and {ACTOR_HOST_GIB:g} GiB an actor beside weights, which each loads "
@@ -44,6 +46,8 @@ class ModelSize:
     Attributes:
         vision_parameters: of the vision tower and its projector.
         trainable: parameters that learn: all, those outside the vision tower, or low-rank adapters.
+        attention_width: heads times their size, in the language model.
+        tied: the output head's weight is the input embedding's.
         published: bytes that actors are sent, in bfloat16.
         kv_bytes: of one token in an actor's cache, in bfloat16.
         state_bytes: of one sequence there, in float32; 0 without linear attention.
@@ -56,7 +60,9 @@ class ModelSize:
     layers: int
     hidden: int
     intermediate: int
+    attention_width: int
     vocabulary: int
+    tied: bool
     kv_bytes: int
     state_bytes: int
     vision: VisionSizes
@@ -157,7 +163,9 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
         intermediate=text.intermediate_size,
+        attention_width=attention.attention_width,
         vocabulary=text.vocab_size,
+        tied=model.get_output_embeddings().weight is model.get_input_embeddings().weight,
         kv_bytes=2 * attention.attention_layers * attention.kv_width,
         state_bytes=4 * attention.state,
         vision=vision,
@@ -188,24 +196,16 @@ def learner_memory(
     gathered = min(size.parameters, GATHERED_PARAMETERS) / GIB if zero_stage == 3 else 0.0
     shards = {stage: ranks if zero_stage >= stage else 1 for stage in (1, 2, 3)}
     reference = 2 * count / (shards[3] if placement == "policy" else ranks) if has_reference(config.learner) else 0.0
-    tokens = config.learner.micro_batch_tokens
-    vision = size.vision
-    patches = tokens * vision.patches_per_token
-    kept = 2 * (tokens * size.layers * size.hidden + patches * vision.layers * vision.hidden)
-    of_layer = max(
-        tokens * _layer_bytes(size.hidden, size.intermediate),
-        patches * _layer_bytes(vision.hidden, vision.intermediate),
-    )
-    logits = config.learner.logits_chunk_tokens * size.vocabulary * (2 + 4 + 4)
     return LearnerMemory(
         zero_stage=zero_stage,
         placement=placement,
         weights=2 * (count / shards[3] + gathered),
-        gradients=GRADIENT_BYTES * trainable / shards[2] + (6 if zero_stage >= 2 else 2) * largest,
+        gradients=GRADIENT_BYTES * trainable / shards[2]
+        + (4 if zero_stage >= 2 else 0) * largest,  # in bfloat16: in activations
         optimizer=OPTIMIZER_BYTES * trainable / shards[1],
         reference=0.0 if placement == "cpu" else reference,
         reference_host=reference if placement == "cpu" else 0.0,
-        activations=(kept + of_layer + logits) / GIB,
+        activations=activation_bytes(size, config.learner) / GIB,
     )
 
 
@@ -255,6 +255,41 @@ def has_reference(learner: LearnerConfig) -> bool:
     return is_used and not (learner.lora.rank and not learner.reference.refresh_every)
 
 
-def _layer_bytes(hidden: int, intermediate: int) -> int:
-    """Of one token in one layer whose activations are recomputed: attention, norms in float32, gated MLP."""
-    return 2 * 6 * hidden + 4 * 2 * hidden + 2 * 4 * intermediate
+def activation_bytes(size: ModelSize, learner: LearnerConfig) -> int:
+    """The most that activations of a forward and backward pass take on one rank, in bytes.
+
+    Where the peak is, the inputs of all layers are kept, and one layer is computed again and differentiated, or the
+    output head is. What operations save for the backward pass, and what they need besides, was counted in traces of
+    Qwen2.5-VL and Qwen3-VL on meta tensors (`tests/learner/model/test_memory.py`). bfloat16 takes 2 bytes, float32 4:
+
+    - Inputs of the language model's layers: 2 hidden a token and layer. Those of the vision tower: 2 hidden a patch and
+      layer, once that for the patches themselves, and four times for each projector, which is not computed again (its
+      norm, between its matrices); nothing where the tower does not learn.
+    - A layer: see `_layer_bytes`; of the language model by token, or of the tower by patch, after the former is done.
+    - The output head, for learner.logits_chunk_tokens: `LOGIT_BYTES` a logit.
+    - The gradient of the output head's weight, while parts of it are added up. If tied, it is held until the input
+      embedding's part comes last.
+    """
+    learns_all = not learner.lora.rank
+    tokens, vision = learner.micro_batch_tokens, size.vision
+    patches = max(0, tokens - learner.logits_chunk_tokens) * vision.patches_per_token
+    language_inputs = 2 * tokens * size.layers * size.hidden
+    vision_inputs = 2 * patches * (vision.layers + 1 + 4 * vision.projectors) * vision.hidden
+    if not learns_all or learner.freeze_vision:
+        vision_inputs = 0
+    head_gradient = 2 * size.vocabulary * size.hidden * learns_all
+    held_gradient = head_gradient * size.tied
+    head = learner.logits_chunk_tokens * size.vocabulary * LOGIT_BYTES + head_gradient
+    language_layer = tokens * _layer_bytes(size.hidden, size.intermediate, size.attention_width) + held_gradient
+    vision_layer = patches * _layer_bytes(vision.hidden, vision.intermediate, vision.hidden) + held_gradient
+    return vision_inputs + max(language_inputs + max(head, language_layer), vision_layer)
+
+
+def _layer_bytes(hidden: int, intermediate: int, attention_width: int) -> int:
+    """Of one token in a layer that is computed again and differentiated, at its largest: in the gated MLP.
+
+    There, six values of the MLP's width: gate, up, the activated gate, their product, and gradients of two. Of the
+    hidden width, both norms' inputs in float32, and five values: residuals, what norms give, gradients. Of the
+    attention's width, query and output, and as much again where queries are normalized in float32.
+    """
+    return 2 * 6 * intermediate + (2 * 4 + 2 * 5) * hidden + 2 * 4 * attention_width
