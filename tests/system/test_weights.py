@@ -488,6 +488,23 @@ def test_weights_of_a_checkpoint_replace_those_that_came_with_changes(actor: Act
     assert sorted(digests(actor).values()) == sorted(read.values())
 
 
+@on_each_actor
+def test_weights_of_another_run_are_not_answered_with(actor: Actor, learner: Learner):
+    """An actor that missed how another run began on its streams, though that has come to the same number."""
+    version = actor.version() + 1
+    transfer = transfer_with(learner, actor)
+    assert transfer.send(version, [actor.info])
+    publish_checkpoint(actor, pb.PublishedWeights(schema_version=SCHEMA_VERSION, policy_version=version, run="another"))
+    deadline = time.monotonic() + 60
+    while actor.version() == version:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    holds_nothing(actor)
+    publish_checkpoint(actor, None)
+    assert transfer.send(version + 1, [actor.info])
+    assert actor.version() == version + 1
+
+
 @pytest.fixture
 def images(actor: Actor) -> Iterator[RunImages]:
     with closing(RedisSession(actor.config, lambda: False)) as session:

@@ -27,8 +27,8 @@ METRICS = {
     "accuracy": "answer right",
     "visual": "right by description",
     "format": "valid format",
-    "shortcut": "shortcuts, by the policy",
-    "shortcut_by_rule": "shortcuts, by a rule",
+    "shortcut": "shortcuts, by policy",
+    "shortcut_by_rule": "shortcuts, by rule",
     "fidelity": "description fidelity",
 }
 CURVES = {"accuracy": "answer right", "shortcut": "language shortcut rate", "fidelity": "description fidelity"}
@@ -88,7 +88,9 @@ def _shares(task: Task, answers: list[Answer]) -> dict[str, float]:
 
 
 def _table(summary: Summary, splits: list[str]) -> Table:
-    table = Table("held-out examples", "split")
+    table = Table()
+    for heading in ("held-out examples", "split"):
+        table.add_column(heading, no_wrap=True)
     for policy in summary:
         table.add_column(policy, justify="right")
     for name, label in METRICS.items():
