@@ -28,7 +28,8 @@ def events(log: Path, name: str) -> list[str]:
     return [line for line in log.read_text(errors="replace").splitlines() if f'"event": "{name}"' in line]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.full(sibling="tests/system/test_weights.py::test_weights_of_another_run_are_not_answered_with")
+@pytest.mark.timeout(600)
 def test_both_objectives_are_trained_by_the_same_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "TRAIN_ROWS", 64)
     monkeypatch.setattr(demo, "HELD_OUT_ROWS", 8)

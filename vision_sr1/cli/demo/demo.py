@@ -125,7 +125,8 @@ def _run_stages(
         made_for("cold_start"),
         override("learner.sft.output", cold_model),
     )
-    base_evaluation = stage("base_evaluation", "rl", override("model.path", base_model), "learner.batches=0")
+    base_evaluation = stage("base_evaluation", "rl", override("model.path", base_model))
+    base_evaluation.learner.batches = 0  # whatever the overrides say
     services = stage(SERVICES, "rl", override("model.path", cold_model), "learner.resume=false")
     answer_only = stage("answer_only", "rl", override("model.path", cold_model), "learner.preset=see_think")
     rl = stage("rl", "rl", override("model.path", cold_model))

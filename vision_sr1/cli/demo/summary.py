@@ -25,11 +25,11 @@ from vision_sr1.run_folder.names import EVALUATION, SCALARS
 ANSWER_ONLY, VISION_SR1 = "answer-only RL", "Vision-SR1"
 METRICS = {
     "accuracy": "answer right",
-    "visual": "right by description",
+    "visual": "re-query right",
     "format": "valid format",
-    "shortcut": "shortcuts, by policy",
-    "shortcut_by_rule": "shortcuts, by rule",
-    "fidelity": "description fidelity",
+    "shortcut": "shortcuts, policy",
+    "shortcut_by_rule": "shortcuts, rule",
+    "fidelity": "fidelity",
 }
 CURVES = {"accuracy": "answer right", "shortcut": "language shortcut rate", "fidelity": "description fidelity"}
 COLORS = {ANSWER_ONLY: "tab:orange", VISION_SR1: "tab:blue"}
@@ -92,7 +92,7 @@ def _table(summary: Summary, splits: list[str]) -> Table:
     for heading in ("held-out examples", "split"):
         table.add_column(heading, no_wrap=True)
     for policy in summary:
-        table.add_column(policy, justify="right")
+        table.add_column(policy, justify="right", width=max(map(len, policy.split())))
     for name, label in METRICS.items():
         for split in splits:
             values = [shares[split].get(name) for shares in summary.values()]
