@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 
 from vision_sr1.cli.dataset.schemas import CONVERSATIONS, QUESTIONS
 from vision_sr1.cli.tasks.digits import DigitsTask
+from vision_sr1.cli.tasks.easy_vqa import EasyVqaTask
 from vision_sr1.cli.tasks.shapes import ShapesTask
 from vision_sr1.cli.tasks.task import Question, Scene, Task, describe
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 
-TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
+TASKS: dict[str, Task] = {task.name: task for task in (ShapesTask(), DigitsTask(), EasyVqaTask())}
 CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.75
 
@@ -53,7 +54,6 @@ def write_task(
             `held_out`.
         kinds: relative frequencies of the kinds of questions; default: the task's own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     mix = kinds or task.kinds
     answer, requery = PromptTemplate("plain_answer"), PromptTemplate("plain_requery")
 
@@ -116,11 +116,13 @@ def write_task(
     }
     for name, draw in task.own_splits.items():
         plan[name] = held_out, QUESTIONS, question_row(name, draw, mix)
-    paths = {}
+    tables = {}
     for stream, (name, (count, schema, row)) in enumerate(plan.items()):
         rng = np.random.default_rng((seed, stream))
-        table = pa.Table.from_pylist([row(rng) for _ in range(count)], schema=schema)
-        paths[name] = folder / f"{name}.parquet"
+        tables[name] = pa.Table.from_pylist([row(rng) for _ in range(count)], schema=schema)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.parquet" for name in tables}
+    for name, table in tables.items():
         pq.write_table(table, paths[name])
     return paths
 
