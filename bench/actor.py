@@ -109,6 +109,7 @@ async def rounds(config: Config, folder: Path, sizes: Sizes) -> list[float]:
             prompt = pb.Prompt(
                 schema_version=1,
                 id=f"0/{index}",
+                run=config.run.name,
                 question=row.question,
                 images=[await blobs.put(image) for image in row.images],
                 group_size=sizes.samples,

@@ -172,13 +172,14 @@ def _chunk_logprobs(
     """Log-probabilities of the targets, and entropies where they are asked for."""
     logits = torch.nn.functional.linear(hidden, head.weight, head.bias).float() / head.temperature
     logits.index_fill_(1, head.forbidden_token_ids, float("-inf"))
-    normalizer = torch.logsumexp(logits, dim=1)
-    logprobs = torch.gather(logits, 1, targets.unsqueeze(1)).squeeze(1) - normalizer
+    every = torch.log_softmax(logits, dim=1)
+    del logits  # the backward pass needs `every` alone
+    logprobs = torch.gather(every, 1, targets.unsqueeze(1)).squeeze(1)
     if entropies == "none":
         return (logprobs,)
     # Last, so that a backward pass which needs no entropies does not compute them again (checkpoint's early stop).
-    with torch.set_grad_enabled(entropies == "differentiable" and torch.is_grad_enabled()):
-        every = logits - normalizer.unsqueeze(1)
-        probabilities = every.exp()
-        every.index_fill_(1, head.forbidden_token_ids, 0.0)  # 0 · log 0 = 0
-        return logprobs, -torch.linalg.vecdot(probabilities, every)
+    if entropies == "differentiable" and torch.is_grad_enabled():
+        terms = every.exp() * every.index_fill(1, head.forbidden_token_ids, 0.0)  # 0 · log 0 = 0
+    else:
+        terms = every.detach().exp().mul_(every.detach()).index_fill_(1, head.forbidden_token_ids, 0.0)
+    return logprobs, -terms.sum(1)

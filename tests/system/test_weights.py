@@ -30,6 +30,7 @@ from learner.publishing.probe import ImagesIgnoredError, Probe
 from tests.conftest import TINY
 from tests.system import nccl_over_gloo
 from tests.system.actors import TOKENS, Actor, greedy, redis_for, running_actor
+from vision_sr1.config import RunConfig
 from vision_sr1.data import Mixture, Questions
 from vision_sr1.families import family_of
 from vision_sr1.pipeline.fleet import Fleet, file_digests
@@ -632,6 +633,7 @@ async def feed(
         prompt = pb.Prompt(
             schema_version=1,
             id=item,
+            run=RunConfig().name,
             question="what color is the square",
             images=images,
             group_size=8,

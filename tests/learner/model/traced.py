@@ -105,7 +105,8 @@ def traced_bytes(policy: Any, inputs: dict[str, Any]) -> int:
     taken = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     hooks = [parameter.register_post_accumulate_grad_hook(_drop) for parameter in taken]
     with LiveBytes([*policy.parameters(), *policy.buffers()]) as memory:
-        policy(**inputs).sum().backward()
+        logprobs, _ = policy(**inputs, entropies="detached")
+        logprobs.sum().backward()
     for hook in hooks:
         hook.remove()
     return memory.peak

@@ -21,7 +21,7 @@ GATHERED_PARAMETERS = 1e9  # that ZeRO-3 has whole at once, at the most: DeepSpe
 RESERVE_GIB = 3.0  # CUDA context, NCCL buffers, kernels' workspace
 FRAGMENTATION = 0.08  # of a GPU's memory that the allocator cannot use
 ACTOR_WORK_GIB = 4.0  # activations of the longest batch, captured graphs
-LOGIT_BYTES = 16  # four float32: a logit, its probability, its gradient from either term of log-softmax
+LOGIT_BYTES = 12  # three float32: a log-probability, its gradient, and the gradient of its logit
 NODE_GPUS = 8
 RANK_HOST_GIB, ACTOR_HOST_GIB = 5.0, 12.0  # of the host's memory: a process with CUDA, and what it prepares
 
