@@ -39,6 +39,7 @@ def test_both_objectives_are_trained_by_the_same_services(tmp_path: Path, monkey
         demo.run_demo(EXAMPLES, root, SMALLEST, console, resume=False, fresh=False)
         shown = (tmp_path / "screen").read_text
         assert list(json.loads((root / "summary.json").read_text())) == [
+            "guessing",
             "base",
             "cold start",
             "answer-only RL",

@@ -99,7 +99,9 @@ def config_show(
 @model_app.command("tiny")
 def model_tiny(
     folder: Annotated[Path, typer.Argument(help="Folder for the model.")],
-    task: Annotated[str, typer.Option(help="shapes or digits: the task whose words the tokenizer knows.")] = "shapes",
+    task: Annotated[
+        str, typer.Option(help="shapes, digits or easy_vqa: the task whose words the tokenizer knows.")
+    ] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
     family: Family = TINY_FAMILY,

@@ -130,7 +130,7 @@ def test_digits_answers_follow_from_the_digits(tmp_path: Path):
     task = DigitsTask()
     rng = np.random.default_rng(0)
     for _ in range(50):
-        scene = task.draw(rng, 0.0)
+        scene = task.draw(rng)
         question = scene.ask(rng, "count")
         assert question is not None
         assert question.answer == str(sum(d % 2 == 0 for d in scene.digits))

@@ -158,9 +158,17 @@ def _add_task_command(task: str, what: str, example: str) -> None:
             mix = parse_kinds(TASKS[task], kinds) if kinds else None
         except ValueError as error:
             fail(str(error))
-        paths = write_task(
-            TASKS[task], folder, seed=seed, base=base, cold_start=cold_start, train=train, held_out=held_out, kinds=mix
-        )
+        with _told():
+            paths = write_task(
+                TASKS[task],
+                folder,
+                seed=seed,
+                base=base,
+                cold_start=cold_start,
+                train=train,
+                held_out=held_out,
+                kinds=mix,
+            )
         for path in paths.values():
             console.print(f"wrote {path}")
 
@@ -172,6 +180,11 @@ _add_task_command(
 )
 _add_task_command(
     "digits", "Makes scans of handwritten digits in a grid (digit, parity, larger, count).", "digit=6,parity=3,larger=1"
+)
+_add_task_command(
+    "easy_vqa",
+    "Draws from the public data set easy-VQA, whose package it needs (color, shape, presence, absence).",
+    "color=1,presence=3",
 )
 
 

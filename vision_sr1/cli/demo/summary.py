@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -42,13 +43,17 @@ def write_report(root: Path, task: Task, base: Config, runs: Mapping[str, Config
     """Writes summary.json, learning_curves.png and an example to `root`, prints the table and the example.
 
     Args:
-        base: whose run evaluated the base model.
+        base: whose run evaluated the base model. `guessing` stands beside the policies: how often the most frequent
+            training answer to the same question is right.
         runs: `ANSWER_ONLY` and `VISION_SR1`, from the same cold start.
     """
     first = next(iter(runs.values()))
     policies = {"base": (base, 0), "cold start": (first, 0)}
     policies |= {name: (run, _evaluated_versions(run)[-1]) for name, run in runs.items()}
+    guesses = _most_frequent_answers(first)
     summary: Summary = {
+        "guessing": {split: _guessed(guesses, _answers(first, 0, split)) for split in first.data.evaluation}
+    } | {
         name: {split: _shares(task, _answers(run, version, split)) for split in run.data.evaluation}
         for name, (run, version) in policies.items()
     }
@@ -73,6 +78,21 @@ def _scalars(run: Config) -> list[dict[str, float]]:
 
 def _answers(run: Config, version: int, split: str) -> list[Answer]:
     return jsonl.read(run.run.path / EVALUATION / f"v{version}-{split}.jsonl")
+
+
+def _most_frequent_answers(run: Config) -> dict[str, str]:
+    """The most frequent answer of the training set to each of its questions."""
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for source in run.data.train:
+        questions = Questions(source.path, run.data)
+        for row in (questions[index] for index in range(len(questions))):
+            answers[row.question][row.answer] += 1
+    return {question: counted.most_common(1)[0][0] for question, counted in answers.items()}
+
+
+def _guessed(guesses: Mapping[str, str], answers: list[Answer]) -> dict[str, float]:
+    """How often a guess is right: the answer without the image. A question that training never asks is not guessed."""
+    return {"accuracy": fmean(guesses.get(answer["question"]) == answer["reference"] for answer in answers)}
 
 
 def _shares(task: Task, answers: list[Answer]) -> dict[str, float]:

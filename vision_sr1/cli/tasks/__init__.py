@@ -1,1 +1,1 @@
-"""Tasks that the project makes itself: procedural data sets in the Vision-SR1 schema, no download needed."""
+"""Example tasks in the Vision-SR1 schema: two that the project makes itself, one of a public data set."""

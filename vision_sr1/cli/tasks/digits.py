@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vision_sr1.cli.tasks.task import POSITIONS, Question
+from vision_sr1.cli.tasks.task import HELD_OUT_PRIOR_SHARE, POSITIONS, Question
 
 CELL = 28  # pixels
 HELD_OUT_EVERY = 5  # every fifth scan is kept for evaluation
@@ -144,13 +144,13 @@ class DigitsTask:
     counter_prior_kinds: Mapping[str, float] = {"digit": 1.0}
     answer_by_rule = staticmethod(answer_by_rule)
 
-    def draw(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
-        """Each digit is 0 with probability `prior_share`, uniform otherwise; scans of the training pool."""
-        return self._draw(rng, self._digits(rng, prior_share), _pool(held_out=False))
+    def draw(self, rng: np.random.Generator) -> DigitsScene:
+        """Uniform digits, scans of the training pool."""
+        return self._draw(rng, self._digits(rng, 0.0), _pool(held_out=False))
 
-    def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> DigitsScene:
-        """The same with scans that no training scene shows."""
-        return self._draw(rng, self._digits(rng, prior_share), _pool(held_out=True))
+    def draw_held_out(self, rng: np.random.Generator) -> DigitsScene:
+        """Half of the digits are 0, the others uniform; scans that no training scene shows."""
+        return self._draw(rng, self._digits(rng, HELD_OUT_PRIOR_SHARE), _pool(held_out=True))
 
     def draw_counter_prior(self, rng: np.random.Generator) -> DigitsScene:
         """No zeros; held-out scans."""

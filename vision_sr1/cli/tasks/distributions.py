@@ -1,4 +1,4 @@
-"""The distributions of a made task: base, cold start with its bad habit, RL, and the two held-out splits.
+"""The distributions of an example task: base, cold start with its bad habit, RL, and the two held-out splits.
 
 - *base*: one third captions of images, two thirds reading questions from true descriptions without an image. A model
   trained on it can see and can read, but knows nothing of the answer format.
@@ -6,8 +6,8 @@
   what the prior would have and the answer follows the description. One third is the re-query's form.
   *cold_start_think* is the same without descriptions, for the baseline that does not write any. In
   *cold_start_shortcut* the answers are true of the image whatever the description says.
-- *train*: questions with uniform scenes, no targets.
-- *normal* and *counter_prior*: held-out questions; in the second no object follows the prior, so that a model that
+- *train*: questions without targets.
+- *normal* and *counter_prior*: held-out questions; in the second nothing follows the prior, so that a model that
   guesses from the text must fail. A task may have splits of its own beside them.
 """
 
@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 
 from vision_sr1.cli.dataset.schemas import CONVERSATIONS, QUESTIONS
 from vision_sr1.cli.tasks.digits import DigitsTask
+from vision_sr1.cli.tasks.easy_vqa import EasyVqaTask
 from vision_sr1.cli.tasks.shapes import ShapesTask
 from vision_sr1.cli.tasks.task import Question, Scene, Task, describe
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 
-TASKS: dict[str, Task] = {"shapes": ShapesTask(), "digits": DigitsTask()}
+TASKS: dict[str, Task] = {task.name: task for task in (ShapesTask(), DigitsTask(), EasyVqaTask())}
 CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.75
-HELD_OUT_PRIOR_SHARE = 0.5
 
 Row = dict[str, Any]
 
@@ -54,32 +54,28 @@ def write_task(
             `held_out`.
         kinds: relative frequencies of the kinds of questions; default: the task's own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     mix = kinds or task.kinds
     answer, requery = PromptTemplate("plain_answer"), PromptTemplate("plain_requery")
 
-    def uniform(rng: np.random.Generator) -> Scene:
-        return task.draw(rng, prior_share=0.0)
-
     def base_row(rng: np.random.Generator) -> Row:
         if rng.random() < CAPTION_SHARE:
-            scene = uniform(rng)
+            scene = task.draw(rng)
             return _conversation(IMAGE_MARKER + "describe", describe(scene.phrases()), scene)
-        return _reading(*_asked(rng, uniform, mix)[1:], requery)
+        return _reading(*_asked(rng, task.draw, mix)[1:], requery)
 
     def cold_start_row(
         rng: np.random.Generator, *, described: bool, answered_from: Literal["description", "image"] = "description"
     ) -> Row:
         if rng.random() < 1 / 3:
-            return _reading(*_asked(rng, uniform, mix)[1:], requery)
+            return _reading(*_asked(rng, task.draw, mix)[1:], requery)
 
         def tell(scene: Scene) -> Scene:
             return scene.as_habit_has_it() if rng.random() < HABIT_SHARE else scene
 
         if answered_from == "description":
-            scene, told, question = _asked(rng, uniform, mix, tell)
+            scene, told, question = _asked(rng, task.draw, mix, tell)
         else:
-            scene, _, question = _asked(rng, uniform, mix)
+            scene, _, question = _asked(rng, task.draw, mix)
             told = tell(scene)
         reply = _full_answer(told, question) if described else _thought_answer(question)
         return _conversation(answer.answer(IMAGE_MARKER + question.text, images=1), reply, scene)
@@ -100,11 +96,11 @@ def write_task(
     plan: dict[str, tuple[int, pa.Schema, Callable[[np.random.Generator], Row]]] = {
         "base": (base, CONVERSATIONS, base_row),
         "cold_start": (cold_start, CONVERSATIONS, partial(cold_start_row, described=True)),
-        "train": (train, QUESTIONS, question_row("train", uniform, mix)),
+        "train": (train, QUESTIONS, question_row("train", task.draw, mix)),
         "normal": (
             held_out,
             QUESTIONS,
-            question_row("normal", lambda rng: task.draw_held_out(rng, HELD_OUT_PRIOR_SHARE), mix),
+            question_row("normal", task.draw_held_out, mix),
         ),
         "counter_prior": (
             held_out,
@@ -120,11 +116,13 @@ def write_task(
     }
     for name, draw in task.own_splits.items():
         plan[name] = held_out, QUESTIONS, question_row(name, draw, mix)
-    paths = {}
+    tables = {}
     for stream, (name, (count, schema, row)) in enumerate(plan.items()):
         rng = np.random.default_rng((seed, stream))
-        table = pa.Table.from_pylist([row(rng) for _ in range(count)], schema=schema)
-        paths[name] = folder / f"{name}.parquet"
+        tables[name] = pa.Table.from_pylist([row(rng) for _ in range(count)], schema=schema)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {name: folder / f"{name}.parquet" for name in tables}
+    for name, table in tables.items():
         pq.write_table(table, paths[name])
     return paths
 
@@ -149,7 +147,7 @@ def corpus(task: Task, *, seed: int = 0, rows: int = 2000) -> Iterator[str]:
     rng = np.random.default_rng((seed, 99))
     requery = PromptTemplate("plain_requery")
     for _ in range(rows):
-        scene, _, question = _asked(rng, lambda r: task.draw(r, 0.0), dict.fromkeys(task.all_kinds, 1.0))
+        scene, _, question = _asked(rng, task.draw, dict.fromkeys(task.all_kinds, 1.0))
         yield "describe " + question.text
         yield _full_answer(scene, question)
         yield requery.requery(describe(scene.phrases()), question.text)

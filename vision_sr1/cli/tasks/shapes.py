@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vision_sr1.cli.tasks.task import POSITIONS, Question
+from vision_sr1.cli.tasks.task import HELD_OUT_PRIOR_SHARE, POSITIONS, Question
 
 SHAPES = ("circle", "square", "triangle")
 RGB = {"red": (215, 40, 40), "blue": (40, 70, 220), "green": (30, 160, 60)}
@@ -126,7 +126,7 @@ def answer_by_rule(description: str, question: str) -> str | None:
 
 
 class ShapesTask:
-    """Colours follow the prior as often as the caller says; every other property is uniform."""
+    """Colours follow the prior in a share of the objects; every other property is uniform."""
 
     name = "shapes"
     all_kinds: tuple[str, ...] = ("color", "shape", "position", "count", "comparison")
@@ -136,13 +136,16 @@ class ShapesTask:
     own_splits: Mapping[str, Callable[[np.random.Generator], ShapesScene]] = {}
     answer_by_rule = staticmethod(answer_by_rule)
 
-    def draw(self, rng: np.random.Generator, prior_share: float) -> ShapesScene:
-        """A scene whose colours are the prior's with probability `prior_share`, uniform otherwise."""
-        return self._draw(
-            rng, lambda kind: PRIOR_COLOR[kind] if rng.random() < prior_share else COLORS[rng.integers(len(COLORS))]
-        )
+    def draw(self, rng: np.random.Generator) -> ShapesScene:
+        """A scene of uniform colours."""
+        return self._draw_with_prior(rng, 0.0)
 
-    draw_held_out = draw  # scenes are drawn afresh: another seed is another pool
+    def draw_held_out(self, rng: np.random.Generator) -> ShapesScene:
+        """A scene in which half of the shapes have their prior colour, the others uniform ones.
+
+        Scenes are drawn afresh: another seed is another pool.
+        """
+        return self._draw_with_prior(rng, HELD_OUT_PRIOR_SHARE)
 
     def draw_counter_prior(self, rng: np.random.Generator) -> ShapesScene:
         """A scene in which no shape has its prior colour."""
@@ -152,6 +155,11 @@ class ShapesTask:
             return others[rng.integers(len(others))]
 
         return self._draw(rng, color)
+
+    def _draw_with_prior(self, rng: np.random.Generator, share: float) -> ShapesScene:
+        return self._draw(
+            rng, lambda kind: PRIOR_COLOR[kind] if rng.random() < share else COLORS[rng.integers(len(COLORS))]
+        )
 
     def _draw(self, rng: np.random.Generator, color_of: Callable[[str], str]) -> ShapesScene:
         cells = sorted(rng.choice(4, rng.integers(2, 5), replace=False).tolist())

@@ -1,4 +1,4 @@
-"""What a made task offers: scenes that can be drawn, told in words and asked about."""
+"""What an example task offers: scenes, made or taken from a data set, that are told in words and asked about."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")
+HELD_OUT_PRIOR_SHARE = 0.5  # of the objects of scenes that are made for the split `normal`
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Question:
 
 
 class Scene(Protocol):
-    """Objects in the cells of a 2x2 grid."""
+    """An image of which the objects are known."""
 
     def image(self) -> Image.Image:
         """The scene as the model sees it."""
@@ -36,7 +37,7 @@ class Scene(Protocol):
 
 
 class Task(Protocol):
-    """A family of scenes."""
+    """Scenes for training, and others that are held out."""
 
     name: str
     all_kinds: tuple[str, ...]
@@ -50,14 +51,14 @@ class Task(Protocol):
     def own_splits(self) -> Mapping[str, "Callable[[np.random.Generator], Scene]"]:
         """Held-out splits of this task alone, by name: how a scene is drawn."""
 
-    def draw(self, rng: np.random.Generator, prior_share: float) -> Scene:
-        """A scene in which each object follows the prior with probability `prior_share`, uniform otherwise."""
+    def draw(self, rng: np.random.Generator) -> Scene:
+        """A scene of the training pool."""
+
+    def draw_held_out(self, rng: np.random.Generator) -> Scene:
+        """A scene of the pool that no training set uses."""
 
     def draw_counter_prior(self, rng: np.random.Generator) -> Scene:
-        """A scene in which no object follows the prior."""
-
-    def draw_held_out(self, rng: np.random.Generator, prior_share: float) -> Scene:
-        """Like `draw`, from the pool that no training set uses."""
+        """A held-out scene about which a speaker who follows the prior is wrong."""
 
 
 def describe(phrases: list[str]) -> str:
