@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from PIL import Image
+from rich.box import SIMPLE_HEAD
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
@@ -28,8 +29,8 @@ METRICS = {
     "accuracy": "answer right",
     "visual": "re-query right",
     "format": "valid format",
-    "shortcut": "shortcuts, policy",
-    "shortcut_by_rule": "shortcuts, rule",
+    "shortcut": "shortcuts",
+    "shortcut_by_rule": "… by a rule",
     "fidelity": "fidelity",
 }
 CURVES = {"accuracy": "answer right", "shortcut": "language shortcut rate", "fidelity": "description fidelity"}
@@ -108,8 +109,8 @@ def _shares(task: Task, answers: list[Answer]) -> dict[str, float]:
 
 
 def _table(summary: Summary, splits: list[str]) -> Table:
-    table = Table()
-    for heading in ("held-out examples", "split"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)  # within 80 columns
+    for heading in ("held out", "split"):
         table.add_column(heading, no_wrap=True)
     for policy in summary:
         table.add_column(policy, justify="right", width=max(map(len, policy.split())))
