@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from learner.connection.fleet_view import LearnerFleet
 from learner.devices.offload import Offload
-from learner.distributed.rank_collectives import main_rank
+from learner.distributed.rank_collectives import any_rank, main_rank
 from learner.distributed.ranks import is_first_of_node, is_main
 from learner.distributed.state_shards import Shard
 from learner.stop_request import StoppedError
@@ -101,21 +101,25 @@ class SharedDevices:
         # All ranks of a machine without GPUs are on one device: its first rank speaks for them.
         has_lease = device.type == "cuda" or is_first_of_node()
         self._lease = DeviceLease(config.services_path / DEVICES, device_name(device)) if has_lease else None
+        self._slept: set[int] = set()  # processes that have given this rank's device back before: they have started
         self._memory: Offload | None = None
         self._seconds = 0.0
 
     def take(self) -> None:
         """See `Turns`."""
         started = time.monotonic()
+        awake = self._holders()
         silent = put_to_sleep(self._fleet.announced(), self._timeout_s, self._tls) if is_main() else []
-        if main_rank(len(silent)):
+        # One that hangs for long is announced no more; one that starts holds the device for as long as it must.
+        if main_rank(len(silent)) or any_rank(bool(self._holders() & self._slept)):
             try:
                 self._acquire(self._timeout_s)
             except DeviceHeldError as error:
                 self._end_holders(error)
-                self._acquire(self._timeout_s)
+                self._acquire(ACTOR_START_S)
         else:
             self._acquire(ACTOR_START_S)
+        self._slept |= awake
         if self._memory is not None:
             self._memory.restore()
         self._seconds = time.monotonic() - started
@@ -178,11 +182,14 @@ class SharedDevices:
                 raise wait.error() if wait is not None and not has else DeviceHeldError("see the other ranks' logs")
             time.sleep(POLL_S)
 
+    def _holders(self) -> set[int]:
+        """Processes that hold this rank's device."""
+        return set() if self._lease is None else set(self._lease.holders())
+
     def _end_holders(self, why: DeviceHeldError) -> None:
-        """Ends the processes that hold this rank's device although their actor was told to sleep: they hang."""
-        if self._lease is None:
-            return
-        for pid in self._lease.holders():
+        """Ends the processes that hold this rank's device although they have started, or were told to sleep."""
+        holders = self._holders()
+        for pid in holders & self._slept or holders:
             log.error(
                 "device_holder_ended",
                 message="An actor did not sleep in time; its process is killed to free the device",
