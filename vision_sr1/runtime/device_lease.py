@@ -78,6 +78,8 @@ class DeviceLease:
 
     def holders(self) -> list[int]:
         """Ids of the processes that hold it, as far as they can be seen from here."""
+        if not self._path.exists():  # nobody has had it yet
+            return []
         inode = self._path.stat().st_ino
         locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
         return [
