@@ -9,7 +9,7 @@ from actors.server import ActorService
 from vision_sr1.config import Config
 from vision_sr1.pipeline.ids import requery_id
 from vision_sr1.pipeline.response_parts import parse_parts
-from vision_sr1.pipeline.scored_groups import without_group
+from vision_sr1.pipeline.scored_groups import is_empty, without_group
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.prompting.response import TokenBytes
@@ -72,7 +72,7 @@ class PromptWorker:
                 else:
                     await self._prompts.commit(entry, [output])
                 metrics.ROLLOUTS.inc()
-                metrics.EMPTY_ROLLOUTS.inc(len(sample.response_token_ids) <= 1)
+                metrics.EMPTY_ROLLOUTS.inc(is_empty(sample))
                 metrics.ROLLOUT_SECONDS.observe(time.time() - started)
                 self._service.count_tokens("image" if images else "text", len(sample.response_token_ids))
         finally:

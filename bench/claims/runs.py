@@ -16,6 +16,7 @@ from vision_sr1.cli.tasks.distributions import TASKS
 from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS
 from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.curves import has_scalar
 from vision_sr1.run_folder.names import SCALARS
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "shapes"
@@ -91,7 +92,7 @@ class Study:
     def is_finished(self, seed: int, objective: str) -> bool:
         """Whether the run has made its last batch, and its last evaluation."""
         last = "eval_accuracy/normal" if self.evaluated else "reward/accuracy"
-        return any(line["step"] == self.batches and last in line for line in self.scalars(seed, objective))
+        return has_scalar(self.run(seed, objective), self.batches, last)
 
     def make_cold_start(self, seed: int) -> None:
         """Data, tiny model, base and cold start of a seed, as far as they are not there yet."""

@@ -36,6 +36,7 @@ from vision_sr1.run_folder.checkpoints import (
     POLICY,
     checkpoints,
     damage_of,
+    is_healthy,
     manifest,
 )
 
@@ -283,7 +284,7 @@ class Checkpoints:
             for folder, state in states.items()
             if state.get("score") is not None and self._is_comparable(state)
         }
-        healthy = [folder for folder in found if states[folder].get("healthy", True)]
+        healthy = [folder for folder in found if is_healthy(states[folder])]
         kept = {found[-1], *healthy[-self._keep :]}
         if scores:
             best = max(scores, key=lambda folder: (scores[folder], folder))

@@ -10,11 +10,10 @@ import numpy as np
 
 from learner.objective.samples import group_has_signal
 from vision_sr1.config import LearnerConfig
-from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
+from vision_sr1.pipeline.scored_groups import is_empty, is_truncated, sample_version
 from vision_sr1.rewards.names import JUDGE
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-EMPTY_TOKENS = 1  # an answer of at most so many is empty: the actors' counter of empty rollouts has the same bound
 PERCENTILES = (10, 50, 90, 99)
 DISAGREEMENTS = {"accuracy_visual": ("accuracy", "visual"), "visual_judge": ("visual", JUDGE)}
 
@@ -94,5 +93,5 @@ def _lengths(rollouts: list[pb.ScoredRollout]) -> dict[str, float]:
         **{f"response_tokens/p{share}": value for share, value in zip(PERCENTILES, percentiles, strict=True)},
         "response_tokens/max": float(max(lengths)),
         "responses/truncated": fmean(is_truncated(r.rollout.sample) for r in rollouts),
-        "responses/empty": fmean(length <= EMPTY_TOKENS for length in lengths),
+        "responses/empty": fmean(is_empty(r.rollout.sample) for r in rollouts),
     }

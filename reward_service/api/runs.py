@@ -29,11 +29,10 @@ class Runs:
         Raises:
             HTTPException: 404, no run of that name is known here.
         """
-        known = await run_in_threadpool(self._reader.runs)
         served = await self.served()
         if asked is None or asked == served:
             return served
-        if asked not in known:
+        if asked not in (known := await run_in_threadpool(self._reader.runs)):
             raise HTTPException(404, f"no run {asked!r} in this store; it has {', '.join(known) or 'none'}")
         return asked
 

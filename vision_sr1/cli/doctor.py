@@ -27,7 +27,7 @@ from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc
-from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, visible_gpus
+from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus
 from vision_sr1.streams import Keys, RetryingRedis, StreamsUnavailableError, connect_to_run
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
@@ -132,8 +132,7 @@ def devices(config: Config) -> list[Finding]:
 
 def precision(config: Config) -> list[Finding]:
     """A warning where the run's GPUs would compute in float32."""
-    on_gpus = config.actors.device == "cuda" or (config.actors.device == "auto" and bool(visible_gpus()))
-    if not on_gpus or config.model.dtype != "float32":
+    if not actors_use_gpus(config.actors.device) or config.model.dtype != "float32":
         return []
     said, _, cure = FLOAT32_IS_SLOW.partition("; ")
     return [Finding("precision", "warning", said, cure)]

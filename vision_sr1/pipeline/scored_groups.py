@@ -18,6 +18,11 @@ def is_truncated(sample: pb.Sample) -> bool:
     return sample.finish_reason == "length"
 
 
+def is_empty(sample: pb.Sample) -> bool:
+    """Whether a sample has no token but its end."""
+    return len(sample.response_token_ids) <= 1
+
+
 def group_stream(prompt_id: str) -> str:
     """The stream that a prompt's scored group is written to."""
     return "evaluated" if is_evaluation(prompt_id) else "scored"

@@ -1,6 +1,7 @@
 """Checkpoints on disk, as the learner writes them and others find them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,14 @@ def newest_whole(run_folder: Path) -> Path | None:
 
 
 def newest_healthy(run_folder: Path) -> Path | None:
-    """The newest whole one that was not written while the run was about to diverge; None where there is none."""
+    """The newest whole one of which `is_healthy` holds; None where there is none."""
     whole = (found for found in reversed(checkpoints(run_folder)) if damage_of(found) is None)
-    return next((found for found in whole if manifest(found).get("healthy", True)), None)
+    return next((found for found in whole if is_healthy(manifest(found))), None)
+
+
+def is_healthy(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint with this manifest was not written while the run was about to diverge."""
+    return bool(state.get("healthy", True))
 
 
 def manifest(checkpoint: Path) -> dict[str, Any]:

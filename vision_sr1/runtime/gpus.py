@@ -36,6 +36,11 @@ def known_gpu(device_name: str) -> Gpu | None:
     return next((gpu for kind, gpu in GPUS.items() if all(part in name for part in kind.split("-"))), None)
 
 
+def actors_use_gpus(device: str) -> bool:
+    """Whether actors run on GPUs here, by the setting `actors.device`."""
+    return device == "cuda" or (device == "auto" and bool(visible_gpus()))
+
+
 def visible_gpus() -> list[str]:
     """Those of this machine that its processes may use, as CUDA_VISIBLE_DEVICES names them."""
     here = sorted(Path("/dev").glob("nvidia[0-9]*"))

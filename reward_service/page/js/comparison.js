@@ -8,10 +8,10 @@ import { chosenOf } from "./runs.js";
 
 const REWARDS = { accuracy: "answer right", visual: "right by description", format: "valid format" };
 
-export async function comparison({ filters }, signal) {
-  const runs = await get("runs", {}, signal);
-  const run = chosenOf(runs);
-  const others = runs.filter((other) => other !== run);
+export async function comparison({ filters, runs }, signal) {
+  const known = await runs;
+  const run = chosenOf(known);
+  const others = known.filter((other) => other !== run);
   if (!run || !others.length) {
     show(h("h1", {}, "Comparison"), h("p", { class: "notice" }, "The store has the traces of one run only."));
     return;

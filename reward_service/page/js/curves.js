@@ -8,11 +8,10 @@ import { go } from "./route.js";
 
 const RENEW_MS = 5000;
 
-export async function curvesView({ filters }, signal) {
+export async function curvesView({ filters, runs }, signal) {
   const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || "train";
   const place = h("div", { class: "cards" });
-  const runs = await get("runs", {}, signal);
-  const sources = chosenOf(runs)?.data_sources ?? [];
+  const sources = chosenOf(await runs)?.data_sources ?? [];
   const choose = (name, label, options, chosen) => h("label", {}, label,
     h("select", { name, onchange: (event) => go("curves", "", { data_source: source, purpose, [name]: event.target.value }) },
       options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));

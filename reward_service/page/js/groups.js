@@ -12,12 +12,11 @@ const FIELDS = ["pattern", "step", "min_version", "max_version", "data_source", 
 export let listed = []; // ids of the groups shown last, for going from one to the next
 export let listedFilters = {};
 
-export async function groups({ filters }, signal) {
+export async function groups({ filters, runs }, signal) {
   const chosen = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
   const purpose = chosen.purpose || PURPOSE;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
-  const runs = await get("runs", {}, signal);
-  const sources = chosenOf(runs)?.data_sources ?? [];
+  const sources = chosenOf(await runs)?.data_sources ?? [];
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });

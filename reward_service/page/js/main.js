@@ -1,6 +1,7 @@
 // The page: one view at a time, by the address; keys; light and dark.
 
 import { h, show } from "./dom.js";
+import { get } from "./api.js";
 import { comparison } from "./comparison.js";
 import { curvesView } from "./curves.js";
 import { group } from "./group.js";
@@ -22,9 +23,10 @@ async function render() {
     anchor.href = link(anchor.dataset.view);
     here ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
-  showRuns().catch(() => {});
+  const runs = get("runs", {}, signal);
+  runs.then(showRuns, () => {}); // the view says what is wrong
   try {
-    await (VIEWS[asked.view] ?? groups)(asked, signal);
+    await (VIEWS[asked.view] ?? groups)({ ...asked, runs }, signal);
     if (!signal.aborted && asked.view === "group") window.scrollTo(0, 0);
   } catch (problem) {
     if (!signal.aborted) show(h("p", { class: "notice" }, problem.message));

@@ -1,6 +1,5 @@
 // The runs of the store: which one is looked at, and the choice of another.
 
-import { get } from "./api.js";
 import { h } from "./dom.js";
 import { chosenRun, go, route } from "./route.js";
 
@@ -8,8 +7,7 @@ export const chosenOf = (runs) =>
   runs.find((run) => (chosenRun() ? run.name === chosenRun() : run.is_served));
 
 // The header: the name of the only run, or a choice; links of the views lead to the same run.
-export async function showRuns() {
-  const runs = await get("runs");
+export function showRuns(runs) {
   const chosen = chosenOf(runs);
   document.title = chosen ? `${chosen.name} – Vision-SR1 traces` : "Vision-SR1 traces";
   const place = document.getElementById("run");

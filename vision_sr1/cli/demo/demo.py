@@ -15,8 +15,8 @@ from vision_sr1.cli.tasks.task import Task
 from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.families import TINY_FAMILY, family_of, family_of_model
-from vision_sr1.run_folder import jsonl
-from vision_sr1.run_folder.names import SCALARS, SETTINGS
+from vision_sr1.run_folder.curves import has_scalar
+from vision_sr1.run_folder.names import SETTINGS
 
 SERVICES = "services"  # the folder of actors and reward service, which serve both objectives
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
@@ -185,7 +185,7 @@ def make_data_and_model(
 def _is_finished(run: Config) -> bool:
     """Whether a run has made its last batch, and the evaluation after it."""
     last = f"eval_accuracy/{next(iter(run.data.evaluation))}"
-    return any(line["step"] == run.learner.batches and last in line for line in jsonl.read(run.run.path / SCALARS))
+    return has_scalar(run.run.path, run.learner.batches, last)
 
 
 def _rows(config: Config) -> int:

@@ -19,7 +19,7 @@ from rich.text import Text
 from vision_sr1.cli.tasks.task import Task
 from vision_sr1.config import Config
 from vision_sr1.data import Questions
-from vision_sr1.pipeline.answer_record import means
+from vision_sr1.pipeline.answer_record import is_shortcut, means
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import EVALUATION, SCALARS
@@ -99,12 +99,13 @@ def _guessed(guesses: Mapping[str, str], answers: list[Answer]) -> dict[str, flo
 def _shares(task: Task, answers: list[Answer]) -> dict[str, float]:
     """Means over a split's answers, with shortcuts also as a rule finds them that takes every word literally."""
 
-    def is_shortcut(answer: Answer) -> bool:
+    def judged(answer: Answer) -> Answer:
         question = answer["question"].replace(IMAGE_MARKER, "")
         said = task.answer_by_rule(answer.get("description", ""), question)
-        return bool(answer["accuracy"]) and said != answer["reference"]
+        return answer | {"rule": float(said == answer["reference"])}
 
-    found = means(answers) | {"shortcut_by_rule": fmean(map(is_shortcut, answers))}
+    by_rule = fmean(is_shortcut(judged(answer), "rule") for answer in answers)
+    found = means(answers) | {"shortcut_by_rule": by_rule}
     return {name: found[name] for name in METRICS if name in found}
 
 

@@ -10,7 +10,7 @@ from vision_sr1.data.questions import Questions
 from vision_sr1.models.check import check_cpu_actors, check_model
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.resuming.changes import Stage
-from vision_sr1.runtime.gpus import visible_gpus
+from vision_sr1.runtime.gpus import actors_use_gpus, visible_gpus
 from vision_sr1.runtime.ports import Ports
 from vision_sr1.streams import connect
 
@@ -47,8 +47,7 @@ def check(config: Config, stage: Stage) -> None:
             PromptTemplate(template)
         check_services(config, learners=config.learner.processes, actors=config.actors.count)
     check_model(config.model)
-    on_cpus = config.actors.device == "cpu" or (config.actors.device == "auto" and not visible_gpus())
-    if stage != "sft" and on_cpus:
+    if stage != "sft" and not actors_use_gpus(config.actors.device):
         check_cpu_actors(config)
 
 

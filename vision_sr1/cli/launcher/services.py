@@ -43,27 +43,30 @@ class Services(ExitStack):
         self._ports = self.enter_context(Ports())
         self._environment: dict[str, str] = {}
         self._marks = marks(config.run.path)
-        self.config = config.model_copy(deep=True)
+        self.config = config = config.model_copy(deep=True)
         if needs_redis and config.streams.url is None:
             self.redis = EmbeddedRedis(config.run.path / REDIS, port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
         if needs_redis:
-            self.config.reward.port = self._ports.keep(config.reward.host, config.reward.port)
+            config.reward.port = self._ports.keep(config.reward.host, config.reward.port)
         if config.metrics.learner_port:
-            self.config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
-        config.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = config.run.path / SETTINGS
-        save_config(self.config, self._file)
+            config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
+        self._file = self._saved()
 
     def serve(self, run: Config) -> None:
         """Has the next learner train another run, with the ports that these services have."""
         config = run.model_copy(deep=True)
         config.reward.port, config.metrics.learner_port = self.config.reward.port, self.config.metrics.learner_port
         self.config = config
-        config.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = config.run.path / SETTINGS
-        save_config(config, self._file)
+        self._file = self._saved()
+
+    def _saved(self) -> Path:
+        """Writes the configuration into its run's folder, where services read it."""
+        self.config.run.path.mkdir(parents=True, exist_ok=True)
+        file = self.config.run.path / SETTINGS
+        save_config(self.config, file)
+        return file
 
     @property
     def environment(self) -> Mapping[str, str]:

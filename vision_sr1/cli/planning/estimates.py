@@ -192,7 +192,7 @@ def learner_memory(
 ) -> LearnerMemory:
     """What one of so many ranks needs, as DeepSpeed divides it."""
     count, trainable = size.parameters / GIB, size.trainable / GIB
-    largest = 0.0 if config.learner.lora.rank else size.vocabulary * size.hidden / GIB  # adapters are small
+    largest = 0.0 if config.learner.lora.rank else size.vocabulary * size.hidden / GIB  # bfloat16: in activations
     gathered = min(size.parameters, GATHERED_PARAMETERS) / GIB if zero_stage == 3 else 0.0
     shards = {stage: ranks if zero_stage >= stage else 1 for stage in (1, 2, 3)}
     reference = 2 * count / (shards[3] if placement == "policy" else ranks) if has_reference(config.learner) else 0.0
@@ -200,8 +200,7 @@ def learner_memory(
         zero_stage=zero_stage,
         placement=placement,
         weights=2 * (count / shards[3] + gathered),
-        gradients=GRADIENT_BYTES * trainable / shards[2]
-        + (4 if zero_stage >= 2 else 0) * largest,  # in bfloat16: in activations
+        gradients=GRADIENT_BYTES * (trainable / shards[2] + (largest if zero_stage >= 2 else 0.0)),
         optimizer=OPTIMIZER_BYTES * trainable / shards[1],
         reference=0.0 if placement == "cpu" else reference,
         reference_host=reference if placement == "cpu" else 0.0,
