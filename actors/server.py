@@ -206,8 +206,8 @@ class ActorService(actor_pb2_grpc.ActorServicer):
     async def _update_ended(self) -> None:
         version = self.info.policy_version = self._engine.policy_version
         metrics.POLICY_VERSION.set(version)
-        await self.announce()
         await self._show_health()
+        await self.announce()
 
     async def _show_health(self) -> None:
         status = health_pb2.HealthCheckResponse
