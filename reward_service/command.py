@@ -14,11 +14,14 @@ def main() -> int:
     """Runs it; the exit status is 2 for a mistake in the configuration."""
     parser = argparse.ArgumentParser(prog="reward_service", description=__doc__)
     parser.add_argument("--read-only", action="store_true", help="serve the traces of a run that is over")
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the run's traces to a parquet file")
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the run's traces to a .parquet or .jsonl file"
+    )
+    parser.add_argument("--images", action="store_true", help="with --export: and the encoded images")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         if arguments.export is not None:
-            export(config, arguments.export)
+            export(config, arguments.export, images=arguments.images)
         elif arguments.read_only:
             serve_traces(config)
         else:

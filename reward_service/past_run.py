@@ -1,16 +1,17 @@
 """After the run: its traces served from the store, read-only, with nothing else running; or written to a file."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import structlog
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, http_server
+from reward_service.api.run_folder import RunFolder
 from reward_service.api.security import check_closed
-from reward_service.store import TraceFilter, TraceReader, open_store
-from reward_service.store.parquet import export_traces
+from reward_service.api.table import TraceTable
+from reward_service.export import check_suffix, export_traces
+from reward_service.store import TraceReader, open_store
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
@@ -27,22 +28,30 @@ def serve_traces(config: Config) -> None:
     check_closed(config)
     reader = _reader(config)
     server = http_server(ApiContext(config=config, reader=reader, tokens=_tokens(config)))
-    with contextlib.suppress(KeyboardInterrupt):  # as it ends: uvicorn raises it once it has closed
+    try:
         asyncio.run(server.serve())
-    reader.close()
+    finally:
+        reader.close()
 
 
-def export(config: Config, path: Path) -> None:
-    """Writes the run's traces as parquet.
+def export(config: Config, path: Path, *, images: bool) -> None:
+    """Writes the run's traces as a file.
+
+    Args:
+        images: with the encoded images.
 
     Raises:
-        ConfigError: the run has no traces, or there is something at `path`.
+        ConfigError: the suffix names no format, there is something at `path`, or the run has no traces.
     """
+    check_suffix(path)
     if path.exists():
         raise ConfigError(f"{path} is there already; remove it or choose another name")
     reader = _reader(config)
-    count = export_traces(reader, TraceFilter(run=config.run.name), path)
-    reader.close()
+    try:
+        table = TraceTable.of(reader, config.run.name, RunFolder(config.run.path), config.learner)
+        count = export_traces(table, path, images=images)
+    finally:
+        reader.close()
     log.info("traces_exported", message="Exported traces to a file", traces=count, file=str(path))
 
 

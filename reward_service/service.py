@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from reward_service.api import ApiContext, http_server
 from reward_service.api.security import check_closed
 from reward_service.scoring import open_scorer
-from reward_service.store import TraceReader, TraceWriter, connect_store, prepare_store
+from reward_service.store import TraceReader, TraceWriter, close_store, connect_store, prepare_store
 from reward_service.worker import ScoringWorker
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
@@ -61,7 +61,7 @@ async def serve(config: Config) -> None:
             )
             await _run(api, worker, traces, stop)
     finally:
-        engine.dispose()
+        close_store(engine)
         await redis.aclose()
 
 

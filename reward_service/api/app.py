@@ -1,5 +1,9 @@
 """The application: routes, and what stands before them."""
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -76,7 +80,7 @@ def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> u
         port=reward.port,
         traces=api.config.traces_url,
     )
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             create_app(api, lifespan),
             host=reward.host,
@@ -86,6 +90,25 @@ def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> u
             timeout_graceful_shutdown=END_TIMEOUT_S,
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """Returns once a signal has ended it. uvicorn's own raises the signal again, which ends the process before what was
+    opened around the server is closed.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Lets SIGINT and SIGTERM end the server, while it serves in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _is_page(path: str) -> bool:

@@ -9,10 +9,11 @@ from pydantic import BaseModel, Field
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
+from reward_service.api.table import TraceTable
 from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
 from reward_service.store import SEARCHED, TraceFilter
 from reward_service.store.reader import FoundTrace
-from vision_sr1.client.models import GroupPage, GroupView, StepPage, StepView, TokensView, TracePage, TraceView
+from vision_sr1.client.models import GroupPage, GroupView, RowPage, StepPage, StepView, TokensView, TracePage, TraceView
 from vision_sr1.client.models import Pattern as PatternName
 from vision_sr1.client.models import Purpose as PurposeName
 
@@ -118,6 +119,20 @@ def trace_routes(api: ApiContext) -> APIRouter:
         wanted = asked.wanted(await api.runs.named(asked.run))
         found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
         return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
+
+    @routes.get("/rows", responses=problem_responses(400, 404, 422))
+    async def list_rows(asked: Annotated[TraceSearch, Query()]) -> RowPage:
+        """Traces as rows of a table, in the same order."""
+        wanted = asked.wanted(await api.runs.named(asked.run))
+        learner = await run_in_threadpool(api.runs.learner, wanted.run)
+        folder = api.runs.folder(wanted.run)
+
+        def read() -> RowPage:
+            found, next_cursor = api.reader.traces(wanted, asked.cursor, asked.limit)
+            table = TraceTable.of(api.reader, wanted.run, folder, learner)
+            return RowPage(rows=table.rows(found), next_cursor=next_cursor)
+
+        return await run_in_threadpool(read)
 
     @routes.get("/traces/{trace_id:path}/tokens", responses=problem_responses(404, 422, 503))
     async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:

@@ -94,21 +94,27 @@ def group_summary(found: Sequence[FoundTrace], step: int | None) -> GroupSummary
 def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerConfig) -> GroupView:
     """A group with all of its traces and the advantages that its rewards give them."""
     prompt = found[0].scored.rollout.prompt
-    group = pb.ScoredGroup(id=prompt.id, rollouts=[trace.scored for trace in found])
-    rewards = group_rewards(group)
-    advantages = {
-        component.name: component_advantages(component, [rewards], settings.advantage_epsilon)[0]
-        for component in settings.components
-        if component.reward.keys() <= rewards.keys()
-    }
     return GroupView(
         id=prompt.id,
         run=prompt.run,
         step=step,
         traces=[trace_view(trace) for trace in found],
-        advantages={name: [_or_none(value) for value in values] for name, values in advantages.items()},
+        advantages=advantages_of(found, settings),
         tokens={component.name: list(component.tokens) for component in settings.components},
     )
+
+
+def advantages_of(found: Sequence[FoundTrace], settings: LearnerConfig) -> dict[str, list[float | None]]:
+    """Advantages by component of the objective, one for each trace of a whole group; None where a reward is missing."""
+    group = pb.ScoredGroup(rollouts=[trace.scored for trace in found])
+    rewards = group_rewards(group)
+    return {
+        component.name: [
+            _or_none(value) for value in component_advantages(component, [rewards], settings.advantage_epsilon)[0]
+        ]
+        for component in settings.components
+        if component.reward.keys() <= rewards.keys()
+    }
 
 
 def said_view(scored: pb.ScoredRollout) -> Said:

@@ -1,6 +1,6 @@
 """The trace store: what every reward saw, in SQLite or PostgreSQL. Writing never blocks scoring."""
 
-from reward_service.store.database import StoreError, connect_store, open_store, prepare_store
+from reward_service.store.database import StoreError, close_store, connect_store, open_store, prepare_store
 from reward_service.store.reader import CursorError, TraceFilter, TraceReader
 from reward_service.store.tables import SEARCHED, Trace
 from reward_service.store.writer import TraceWriter
@@ -13,6 +13,7 @@ __all__ = [
     "TraceFilter",
     "TraceReader",
     "TraceWriter",
+    "close_store",
     "connect_store",
     "open_store",
     "prepare_store",

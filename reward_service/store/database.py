@@ -1,5 +1,6 @@
-"""Opening the store: a connection pool to SQLite or PostgreSQL, and its tables as this version needs them."""
+"""Opening and closing the store: connections to SQLite or PostgreSQL, and its tables as this version needs them."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reward_service.store.tables import Base
 from vision_sr1.config import ConfigError, TracesConfig
 
 TIMEOUT_S = 10.0  # for a lock that another replica holds
+CHECKPOINT_TIMEOUT_MS = 1000  # for other processes that read the store as this one closes it
 _WRITES = "writes"
 _LOCK = 0x7653_5231  # of migrations, on PostgreSQL
 
@@ -69,6 +71,24 @@ def connect_store(config: TracesConfig, url: str, *, read_only: bool = False) ->
         event.listen(engine, "connect", _prepare_sqlite_reading if read_only else _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def close_store(engine: Engine) -> None:
+    """Closes all connections. SQLite's write-ahead log is moved into the file, which is then whole on its own; where
+    another process uses the store meanwhile, the last to close it does so.
+    """
+    database = engine.url.database
+    if engine.dialect.name == "sqlite" and database and Path(database).is_file():
+        # Where it fails, nothing is lost: the log stays beside the file.
+        with contextlib.suppress(engine.dialect.loaded_dbapi.Error, SQLAlchemyError):
+            connection = engine.raw_connection()
+            try:
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout={CHECKPOINT_TIMEOUT_MS}")
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.close()
+    engine.dispose()
 
 
 def prepare_store(engine: Engine) -> None:

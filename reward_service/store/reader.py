@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Select, and_, column, func, literal_column, select, table, tuple_
 from sqlalchemy.orm import Session
 
-from reward_service.store.tables import OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
+from reward_service.store.database import close_store
+from reward_service.store.tables import NO_REWARDS, OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
 from vision_sr1.client.models import Pattern
 from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -192,6 +193,12 @@ class TraceReader:
         with Session(self._engine) as session:
             return list(session.scalars(select(RewardCount.run).distinct().order_by(RewardCount.run)))
 
+    def reward_names(self, run: str) -> list[str]:
+        """Names of the rewards that the run's rollouts were given, or lack."""
+        counted = select(RewardCount.name).where(RewardCount.run == run, RewardCount.name.not_in(NO_REWARDS))
+        with Session(self._engine) as session:
+            return list(session.scalars(counted.distinct().order_by(RewardCount.name)))
+
     def newest_run(self) -> str | None:
         """The run of the newest trace."""
         with Session(self._engine) as session:
@@ -270,8 +277,8 @@ class TraceReader:
             session.execute(select(1))
 
     def close(self) -> None:
-        """Closes all connections."""
-        self._engine.dispose()
+        """Closes the store."""
+        close_store(self._engine)
 
     def _whole(self, wanted: TraceFilter) -> Any:
         """What `_found` reads."""

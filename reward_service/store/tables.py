@@ -14,6 +14,7 @@ Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts rows in i
 
 # What an answer and its description are worth, as Trace.outcome counts it.
 OUTCOMES: tuple[Pattern, ...] = get_args(Pattern)
+NO_REWARDS = ("outcome", "response_tokens")  # what RewardCount counts besides rewards
 SEARCHED = ("format", "accuracy", "visual")  # rewards with a column of Trace
 
 

@@ -1,6 +1,7 @@
 """The Python client against a running service, and against its OpenAPI document."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ from vision_sr1.config import load_config
 METHODS: dict[tuple[str, str], Callable[..., Any]] = {
     ("get", "/v1/runs"): Client.runs,
     ("get", "/v1/traces"): Client.traces,
+    ("get", "/v1/rows"): Client.rows,
     ("get", "/v1/steps"): Client.steps,
     ("get", "/v1/traces/{trace_id}"): Client.trace,
     ("get", "/v1/traces/{trace_id}/tokens"): Client.tokens,
@@ -85,6 +87,28 @@ async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
         assert client.comparison(RUN).prompts == 5
         first = next(islice(client.live(last_event_id=1), 1))
         assert first.id == "0/0/1"
+
+
+async def test_a_frame_has_a_row_for_each_trace_that_fits(store: Store, url: str):
+    await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
+    with Client(url, token="geheim") as client:
+        frame = client.frame(limit=3)
+        assert list(frame["policy_version"]) == list(range(9, -1, -1))
+        assert list(frame["reward_accuracy"]) == [1.0, 0.0] * 5
+        assert (frame["advantage_answer"] > 0).tolist() == [True, False] * 5
+        assert frame["advantage_description"].tolist() == [0.0] * 10
+        assert frame["step"].isna().all()
+        chosen = client.frame(pattern="shortcut", images=True)
+        assert list(chosen["policy_version"]) == [9, 7, 5, 3, 1]
+        assert list(chosen["image_bytes"]) == [[]] * 5
+        assert set(chosen) - set(frame) == {"image_bytes"}
+        assert client.frame(q="nothing of that").empty
+
+
+def test_a_frame_without_pandas_names_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with Client("http://127.0.0.1:1") as client, pytest.raises(ModuleNotFoundError, match="the extra `pandas`"):
+        client.frame()
 
 
 def test_a_refusal_says_why(url: str):

@@ -1,24 +1,33 @@
 """What a run that is over has left: served and exported by the command line."""
 
+import base64
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import datasets
 import httpx
-import pyarrow.parquet as pq
+import pandas as pd
 import pytest
+from sqlalchemy import insert
 
+from reward_service.store.tables import StoredImage
 from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.test_store import scored, write
 from vision_sr1.client import Client
 from vision_sr1.config import load_config, save_config
+from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import LEDGER
 from vision_sr1.runtime.ports import free_port
 
 pytestmark = pytest.mark.slow
+
+SHA, IMAGE = "ab" * 32, b"an encoded image"
 
 
 @pytest.fixture
@@ -31,8 +40,14 @@ async def run(tmp_path: Path, tiny_model: Path) -> Path:
     store = Store(f"sqlite:///{folder}/traces.sqlite")
     missing = scored(1, visual=None)
     missing.explanations["visual"] = "no actor answered"
-    await write(store, scored(0), missing, scored(2))
+    first = scored(0)
+    first.response += "<think>so</think>\\boxed{red}"
+    first.rollout.prompt.images.add(sha256=SHA, media_type="image/png")
+    await write(store, first, missing, scored(2))
+    with store.engine.begin() as connection:
+        connection.execute(insert(StoredImage).values(sha256=SHA, media_type="image/png", data=IMAGE, used_at=0.0))
     store.engine.dispose()
+    jsonl.append(folder / LEDGER, {"batch": 5, "policy_version": 5, "prompts": {"0/0": 2}})
     return folder
 
 
@@ -60,22 +75,63 @@ def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
         served.send_signal(signal.SIGINT)
         output, _ = served.communicate(timeout=30)
     assert served.returncode == 0, output
-    assert sorted(file.name for file in run.iterdir()) == ["config.yaml", "traces.sqlite"]
+    assert sorted(file.name for file in run.iterdir()) == ["batches.jsonl", "config.yaml", "traces.sqlite"]
 
 
-def test_a_runs_traces_become_a_parquet_file(run: Path, tmp_path: Path):
-    file = tmp_path / "traces.parquet"
-    for status, said in ((0, f"wrote {file}"), (2, "is there already; remove it or choose another name")):
-        done = subprocess.run(command(run, "--export", file), capture_output=True, text=True, env=WIDE, check=False)
-        assert done.returncode == status, done.stderr
+def exported(run: Path, file: Path, *options: str) -> Path:
+    done = subprocess.run(command(run, "--export", file, *options), capture_output=True, text=True, env=WIDE)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {file}" in done.stdout
+    return file
+
+
+def test_a_runs_traces_become_plain_columns_of_pandas(run: Path, tmp_path: Path):
+    for file in (exported(run, tmp_path / "traces.parquet"), exported(run, tmp_path / "traces.jsonl")):
+        read = (
+            pd.read_parquet if file.suffix == ".parquet" else partial(pd.read_json, lines=True, dtype={"answer": str})
+        )
+        frame = read(file)
+        assert list(frame["id"]) == ["0/0/0", "0/0/1", "0/1/0"]
+        assert list(frame["reward_accuracy"]) == [1.0] * 3
+        assert frame["reward_visual"].isna().tolist() == [False, True, False]
+        assert frame["explanation_visual"][1] == "no actor answered"
+        assert list(frame["advantage_answer"]) == [0.0] * 3
+        assert frame["advantage_description"].isna().tolist() == [False, True, False]
+        assert list(frame["step"][:2]) == [5, 5]
+        assert frame["step"].isna().tolist() == [False, False, True]
+        assert list(frame["policy_version"]) == [0, 0, 0]
+        assert frame["question"][0] == "what is number 0"
+        assert frame["description"][0] == "100% red, answer 0"
+        assert frame["answer"][0] == "red"
+        assert frame["requery_response"][1] == "navy blue"
+        assert frame["response_tokens"][0] == 10
+        assert list(frame["response_token_ids"][0]) == list(range(10))
+        assert list(frame["images"][0]) == [SHA]
+        assert "image_bytes" not in frame
+
+
+def test_images_come_when_they_are_wanted_and_the_data_sets_library_reads_it_all(run: Path, tmp_path: Path):
+    parquet = exported(run, tmp_path / "traces.parquet", "--images")
+    rows = datasets.Dataset.from_parquet(str(parquet), cache_dir=str(tmp_path / "cache"))
+    assert rows["image_bytes"][0] == [IMAGE]
+    assert rows["image_bytes"][1] == []
+    assert rows["reward_visual"][:] == [0.0, None, 0.0]
+    lines = exported(run, tmp_path / "traces.jsonl", "--images")
+    rows = datasets.Dataset.from_json(str(lines), cache_dir=str(tmp_path / "cache"))
+    assert base64.b64decode(rows["image_bytes"][0][0]) == IMAGE
+    assert rows["response_tokens"][:] == [10, 10, 10]
+
+
+def test_an_export_that_cannot_be_written_is_said(run: Path, tmp_path: Path):
+    exported(run, tmp_path / "traces.parquet")
+    for options, said in (
+        (["--export", tmp_path / "traces.parquet"], "is there already; remove it or choose another name"),
+        (["--export", tmp_path / "traces.csv"], "the suffix names no format of an export; use .parquet or .jsonl"),
+        (["--images"], "--images belongs to --export FILE"),
+    ):
+        done = subprocess.run(command(run, *options), capture_output=True, text=True, env=WIDE)
+        assert done.returncode == 2, done.stderr
         assert said in done.stdout + done.stderr
-    rows = pq.read_table(file).to_pylist()
-    assert [row["id"] for row in rows] == ["0/0/0", "0/0/1", "0/1/0"]
-    assert dict(rows[0]["rewards"]) == {"accuracy": 1.0, "format": 0.0, "visual": 0.0}
-    assert rows[1]["missing"] == ["visual"]
-    assert dict(rows[1]["explanations"]) == {"visual": "no actor answered"}
-    assert rows[1]["requeries"][0]["response"] == "navy blue"
-    assert rows[0]["response_token_ids"] == list(range(10))
 
 
 WIDE = {**os.environ, "COLUMNS": "300"}

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import httpx
 import pytest
 from transformers import AutoTokenizer
 
+from reward_service.store import TraceFilter, TraceReader, open_store
 from tests.reward_service.test_scoring import GROUP_SIZE, rollout
 from tests.stream_entries import stream_entries
 from vision_sr1.client import Client
-from vision_sr1.config import Config, load_config, save_config
+from vision_sr1.config import Config, TracesConfig, load_config, save_config
 from vision_sr1.runtime.ports import free_port
 from vision_sr1.streams import Keys, Output, Stream, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
@@ -117,6 +119,25 @@ async def test_two_replicas_share_groups_and_either_shows_all_traces(
         assert len(counts) == 2
         assert sum(counts) == 40 * GROUP_SIZE
         assert min(counts) > 0
+
+
+async def test_the_stores_file_alone_is_whole_once_its_service_has_ended(
+    tmp_path: Path, embedded_redis: EmbeddedRedis, tiny_model: Path
+):
+    options = [f"model.path={tiny_model}", f"sampling.group_size={GROUP_SIZE}"]
+    with replicas(tmp_path, embedded_redis, 1, *options) as (config, (url,), log):
+        await scored_groups(config, 2, tiny_model)
+        with Client(url) as client:
+            for _ in range(100):
+                if len(list(client.traces())) == 2 * GROUP_SIZE:
+                    break
+                await asyncio.sleep(0.1)
+    file = config.run.path / "traces.sqlite"
+    assert not file.with_name("traces.sqlite-wal").exists(), log.read_text()
+    copy = shutil.copy(file, tmp_path / "copy.sqlite")
+    reader = TraceReader(open_store(TracesConfig(), f"sqlite:///{copy}", read_only=True))
+    assert len(reader.traces(TraceFilter(run=config.run.name), None, 100)[0]) == 2 * GROUP_SIZE
+    reader.close()
 
 
 async def test_a_store_that_is_out_loses_traces_only_and_says_so(

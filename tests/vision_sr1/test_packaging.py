@@ -19,6 +19,7 @@ OURS = {"actors", "learner", "reward_service", "vision_sr1"}
 EXTRAS = {"actors": "actors", "learner": "learner", "reward_service": "reward", "vision_sr1/cli": "cli"}
 ENGINE = {"vllm", "triton"}  # of the extras `cpu` and `gpu`
 TRACKERS = {"wandb", "mlflow", "trackio"}  # of the extra `tracking`
+TABLES = {"pandas"}  # of the extra of the same name
 DATA_SETS = {"easy_vqa"}  # of the extra of the same name
 # What comes with a package whose extra it is part of, and is imported beside it.
 COMES_WITH = {
@@ -97,7 +98,7 @@ def test_an_extra_brings_what_its_package_imports(folder: str):
     brought = installed_by(EXTRAS[folder])
     lacking = {
         name
-        for name in libraries(folder) - ENGINE - TRACKERS - DATA_SETS
+        for name in libraries(folder) - ENGINE - TRACKERS - TABLES - DATA_SETS
         if not {COMES_WITH.get(name, ""), *map(canonicalize_name, distributions.get(name, [name]))} & brought
     }
     assert not lacking, f"{EXTRAS[folder]} lacks {lacking}"
@@ -157,7 +158,7 @@ def test_the_locks_give_a_package_to_the_same_images():
 
 
 def test_the_client_needs_what_every_installation_has():
-    assert libraries("vision_sr1/client") <= installed_by(None)
+    assert libraries("vision_sr1/client") - TABLES <= installed_by(None)
 
 
 def test_the_client_is_there_without_anything_else():

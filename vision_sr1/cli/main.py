@@ -153,8 +153,9 @@ def traces(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, such as runs/NAME.")],
     overrides: Overrides = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Export the traces to a parquet file instead.")
+        Path | None, typer.Option(metavar="FILE", help="Export the traces to a .parquet or .jsonl file instead.")
     ] = None,
+    images: Annotated[bool, typer.Option("--images", help="With --export: add the encoded images.")] = False,
 ) -> None:
     """Serve the reward traces of a finished or stopped run, read-only."""
     from vision_sr1.cli.export.policy import place_of
@@ -165,7 +166,9 @@ def traces(
     place = [*place_of(run), *(overrides or [])]
     effective = load(run / SETTINGS, place).config
     if export is not None:
-        raise typer.Exit(export_traces(run / SETTINGS, place, export, console))
+        raise typer.Exit(export_traces(run / SETTINGS, place, export, console, images=images))
+    if images:
+        fail("--images belongs to --export FILE: add it, or leave --images out")
     serve_traces(run / SETTINGS, place, effective, console)
 
 

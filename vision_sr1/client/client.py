@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
@@ -17,6 +17,8 @@ from vision_sr1.client.models import (
     Pipeline,
     Purpose,
     Rescored,
+    Row,
+    RowPage,
     RunView,
     ScalarsView,
     ScoreRequest,
@@ -27,6 +29,9 @@ from vision_sr1.client.models import (
     TracePage,
     TraceView,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -95,6 +100,60 @@ class Client:
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
         for page in self._pages("/v1/traces", TracePage, given):
             yield from page.traces
+
+    def rows(
+        self,
+        *,
+        run: str | None = None,
+        purpose: Purpose | None = None,
+        data_source: str | None = None,
+        min_version: int | None = None,
+        max_version: int | None = None,
+        pattern: Pattern | None = None,
+        min_format: float | None = None,
+        max_format: float | None = None,
+        min_accuracy: float | None = None,
+        max_accuracy: float | None = None,
+        min_visual: float | None = None,
+        max_visual: float | None = None,
+        q: str | None = None,
+        limit: int = 200,
+    ) -> Iterator[Row]:
+        """All traces that fit as rows of a table, newest first; `limit` at a time."""
+        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
+        for page in self._pages("/v1/rows", RowPage, given):
+            yield from page.rows
+
+    def frame(self, *, images: bool = False, **filters: Any) -> "pd.DataFrame":
+        """All traces that fit as a pandas DataFrame, with the columns that `vision-sr1 traces RUN --export` writes.
+
+        Args:
+            images: add the column `image_bytes`, a list of encoded images for each answer.
+            filters: of `rows`.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("Client.frame needs pandas: install the extra `pandas`", name="pandas") from error
+
+        rows = list(self.rows(**filters))
+        if images:
+            fetched = {sha: self._image_or_none(sha) for sha in {sha for row in rows for sha in row["images"]}}
+            for row in rows:
+                row["image_bytes"] = [data for sha in row["images"] if (data := fetched[sha]) is not None]
+        return pd.DataFrame(rows)
+
+    def _image_or_none(self, sha: str) -> bytes | None:
+        """None of an image that the store does not have."""
+        try:
+            return self.image(sha)
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
 
     def trace(self, trace_id: str, *, run: str | None = None) -> TraceView:
         """One trace by its rollout's id."""

@@ -1,11 +1,12 @@
 """What the REST API takes and gives: one definition for the service and its clients."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 Text = Annotated[str, Field(max_length=200_000)]
 Purpose = Literal["train", "evaluation"]
+Row = dict[str, Any]  # of the table of answers, by column: text, numbers, lists of them, None
 Pattern = Literal["both_wrong", "sufficient_only", "shortcut", "both_right"]
 
 
@@ -91,6 +92,13 @@ class TracePage(BaseModel):
     """One page of traces, newest first."""
 
     traces: list[TraceView]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
+
+
+class RowPage(BaseModel):
+    """One page of the table of answers, newest first: the same columns in every row, null where there is no value."""
+
+    rows: list[Row]
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
 
 

@@ -23,9 +23,10 @@ def serve_traces(file: Path, overrides: Sequence[str], config: Config, console: 
     os.execv(command[0], command)
 
 
-def export_traces(file: Path, overrides: Sequence[str], path: Path, console: Console) -> int:
-    """Writes them to a parquet file; returns the exit status."""
-    status = subprocess.run(_command(file, overrides, "--export", str(path)), check=False).returncode
+def export_traces(file: Path, overrides: Sequence[str], path: Path, console: Console, *, images: bool) -> int:
+    """Writes them to a .parquet or .jsonl file, with the encoded images if wanted; returns the exit status."""
+    options = ["--export", str(path), *(["--images"] if images else [])]
+    status = subprocess.run(_command(file, overrides, *options), check=False).returncode
     if status == 0:
         console.print(f"wrote {path}", highlight=False)
     return status
