@@ -8,7 +8,10 @@ def main() -> None:
     try:
         from vision_sr1.cli.main import app
     except ModuleNotFoundError as error:
-        sys.exit(f"{error.name} is not installed: the command needs `pip install 'vision-sr1[cli,cpu]'`, or [cli,gpu]")
+        sys.exit(
+            f"{error.name} is not installed: the command needs the extra `cli` and an engine; in a checkout, "
+            "`make install` for CPUs, `pip install '.[cli,gpu]'` for GPUs"
+        )
     app(prog_name="vision-sr1")
 
 

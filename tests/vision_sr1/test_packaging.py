@@ -2,9 +2,14 @@
 
 import ast
 import importlib.metadata
+import json
+import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -172,7 +177,7 @@ def test_the_command_names_what_is_not_installed():
     code = "import sys; sys.modules['typer'] = None; from vision_sr1.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr.startswith("typer is not installed: the command needs `pip install 'vision-sr1[cli,cpu]'`")
+    assert done.stderr.startswith("typer is not installed: the command needs the extra `cli` and an engine")
 
 
 def test_the_doctor_is_there_beside_any_service():
@@ -191,3 +196,68 @@ def test_the_doctor_is_there_beside_any_service():
     code = f"import sys; sys.modules.update(dict.fromkeys({others})); import vision_sr1.cli.main, vision_sr1.cli.doctor"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def run(*command: object, folder: Path, timeout_s: float = 300) -> str:
+    """What a command prints, without this checkout on Python's path and with nothing forked."""
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=folder, timeout=timeout_s, env={**own, "VISION_SR1_TESTS_FORK": "0"}
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.full(
+    sibling="tests/vision_sr1/test_packaging.py::test_the_client_is_there_without_anything_else",
+)
+def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wheel: Path, tmp_path: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    examples = {file.relative_to(ROOT / "examples") for file in (ROOT / "examples").rglob("*.yaml")}
+    prefix = "vision_sr1/examples/"
+    assert {Path(name.removeprefix(prefix)) for name in names if name.startswith(prefix)} == examples
+    assert not [name for name in names if name.endswith(".pth")], "nothing runs at the start of every interpreter"
+    assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == OURS
+
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "venv", tmp_path / "venv", folder=tmp_path)
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[client]", folder=tmp_path)
+    code = (
+        "from importlib.util import find_spec; from vision_sr1.client import Client; print(find_spec('torch'), Client)"
+    )
+    assert run(python, "-c", code, folder=tmp_path) == "None <class 'vision_sr1.client.client.Client'>\n"
+
+
+@pytest.mark.full(sibling="tests/vision_sr1/config/test_config.py::test_examples_are_found_wherever_a_command_runs")
+@pytest.mark.timeout(900)
+def test_the_demo_runs_from_a_wheel_outside_the_checkout(wheel: Path, tmp_path: Path):
+    """With the other packages of this environment, but not its editable installation."""
+    python = tmp_path / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", folder=tmp_path)
+    packages = Path(
+        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip()
+    )
+    for name in ("vision_sr1_torchvision.py", "vision_sr1_torchvision.pth"):  # as scripts/install does
+        shutil.copy(ROOT / "scripts" / name, packages)
+    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, folder=tmp_path)
+    where = run(
+        python, "-c", "import learner, vision_sr1; print(learner.__file__, vision_sr1.__file__)", folder=tmp_path
+    )
+    assert all(Path(file).is_relative_to(packages) for file in where.split())
+
+    smallest = ["learner.processes=1", "learner.sft.steps=2", "learner.batches=1", "sampling.group_size=4"]
+    smallest += ["learner.prompts_per_batch=4", "learner.prompts_per_step=4", "metrics.learner_port=0"]
+    run(python.with_name("vision-sr1"), "demo", *smallest, folder=tmp_path, timeout_s=800)
+    assert "Vision-SR1" in json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())

@@ -83,7 +83,7 @@ def versions() -> list[Finding]:
         if not requirement.specifier.contains(found.partition("+")[0], prereleases=True):
             wrong.append(f"{requirement.name} {found}, not {requirement.specifier}")
     if wrong:
-        cure = "install them as this release names them: `make install`, or `pip install 'vision-sr1[cli,gpu]'`"
+        cure = "install them as this release names them: `make install`, or `pip install '.[cli,gpu]'` in a checkout"
         return [Finding("versions", "failed", "; ".join(wrong), cure)]
     return [Finding("versions", "ok", f"{checked} packages, of {', '.join(services)}")]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from vision_sr1.config.examples import example_path
 from vision_sr1.config.learner import LearnerConfig
 from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
@@ -79,6 +80,9 @@ def load_config(
 ) -> LoadedConfig:
     """Reads the file, the environment's secrets and the command line's overrides into one tree.
 
+    Args:
+        path: of the file, see `example_path`; None: defaults.
+
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown, or a value does not fit.
     """
@@ -86,7 +90,7 @@ def load_config(
     origins: dict[str, str] = {}
     renamed: list[str] = []
     if path is not None:
-        for file, part in _files(path):
+        for file, part in _files(example_path(path)):
             renamed += _rename(part, str(file))
             _put_beneath(tree, part, str(file), origins)
     for variable, key in ENVIRONMENT.items():

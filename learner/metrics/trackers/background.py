@@ -45,7 +45,7 @@ def check_trackers(config: Config) -> None:
     for name in config.metrics.trackers:
         if importlib.util.find_spec(TRACKERS[name][0]) is None:
             raise ConfigError(
-                f"metrics.trackers: {name} is not installed: pip install 'vision-sr1[tracking]', or leave it out"
+                f"metrics.trackers: {name} is not installed: pip install '.[tracking]' in a checkout, or leave it out"
             )
 
 

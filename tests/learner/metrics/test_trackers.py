@@ -137,7 +137,7 @@ def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
 ):
     monkeypatch.setitem(background.TRACKERS, "wandb", ("wandb_that_nobody_has", WeightsAndBiases))
     config.metrics.trackers = ["wandb"]
-    with pytest.raises(ConfigError, match=r"metrics.trackers: wandb is not installed: pip install 'vision-sr1\[tra"):
+    with pytest.raises(ConfigError, match=r"metrics.trackers: wandb is not installed: pip install '.\[tracking\]'"):
         check_trackers(config)
 
 

@@ -9,6 +9,17 @@ from vision_sr1.config.loading import RENAMED
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
+def test_examples_are_found_wherever_a_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config(Path("examples/shapes/gdpo.yaml"), environment={}).config.learner.preset == "gdpo"
+    with pytest.raises(ConfigError, match="no configuration file examples/shapes/none.yaml"):
+        load_config(Path("examples/shapes/none.yaml"), environment={})
+    own = tmp_path / "examples" / "shapes" / "gdpo.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("run: {name: mine}")
+    assert load_config(Path("examples/shapes/gdpo.yaml"), environment={}).config.run.name == "mine"
+
+
 def test_unknown_key_is_refused_with_the_nearest_name():
     with pytest.raises(
         ConfigError, match=r"unknown key learner\.prompts_per_bach: did you mean learner\.prompts_per_batch\?"

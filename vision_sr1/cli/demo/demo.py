@@ -36,7 +36,7 @@ def run_demo(
     """Runs every stage and ends with the report.
 
     Args:
-        examples: folder with base.yaml, cold_start.yaml and rl.yaml; its name is the task's.
+        examples: folder with base.yaml, cold_start.yaml and rl.yaml, see `example_path`; its name is the task's.
         root: where everything goes.
         overrides: `section.key=value`, applied to every stage.
         resume: keep finished stages and continue the RL run from its last checkpoint.

@@ -1,6 +1,7 @@
 """Mistakes that are found before anything is started or moved: settings, data, model, GPUs, addresses, Redis."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from vision_sr1.cli.launcher.services import divided
 from vision_sr1.config import Config, ConfigError
@@ -73,7 +74,8 @@ def check_services(config: Config, *, learners: int, actors: int) -> None:
         if actors and wanted and ports.keep(config.actors.host, wanted) != wanted:
             raise ConfigError(f"actors.port {wanted} is in use: choose another, or 0 for a free one")
     if actors and config.streams.url is not None:
-        asyncio.run(_reach_redis(config))
+        with ThreadPoolExecutor(1) as thread:  # a notebook's cells run in a thread that has an event loop
+            thread.submit(asyncio.run, _reach_redis(config)).result()
 
 
 async def _reach_redis(config: Config) -> None:

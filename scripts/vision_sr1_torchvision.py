@@ -4,7 +4,8 @@ Package indexes carry torchvision as a CUDA build only, whose C++ operators do n
 import then fails with "operator torchvision::nms does not exist". transformers needs torchvision for image
 processing, none of which uses those operators, so declaring their schemas is enough.
 
-A `.pth` file imports this module at interpreter start, because vLLM imports torchvision in processes of its own.
+`scripts/install` copies this module into environments for CPUs, and a `.pth` file beside it that imports it at
+interpreter start, because vLLM imports torchvision in processes of its own.
 Nothing is imported here until torchvision itself is, and nothing is done where torch has CUDA or where the two
 builds match.
 """
