@@ -263,6 +263,24 @@ def evaluate(
 
 
 @app.command()
+def answers(
+    evaluation: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder that `vision-sr1 eval` wrote.")],
+    harness: Annotated[str, typer.Option("--for", metavar="HARNESS", help="lmms-eval or vlmevalkit.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Default: FOLDER/HARNESS. The files go to a folder in it.")
+    ] = None,
+) -> None:
+    """Write an evaluation's answers as the sample files of lmms-eval or the prediction files of VLMEvalKit."""
+    from vision_sr1.cli.evaluation.harness_files import write_harness_files
+
+    def work() -> None:
+        for file in write_harness_files(evaluation, harness, output or evaluation / harness):
+            console.print(f"wrote {file}", highlight=False)
+
+    _guarded(work)
+
+
+@app.command()
 def plan(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder or hub name; only its configuration is read.")],
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs for learner and actors together.")],

@@ -5,20 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import Browser
+from typer.testing import CliRunner
 
 from tests.vision_sr1.cli.test_benchmarks import png
 from vision_sr1.cli.evaluation.benchmark_graders import data_source, with_graders
 from vision_sr1.cli.evaluation.benchmarks import SUITES, Item, benchmark
 from vision_sr1.cli.evaluation.evaluate import chosen_benchmarks
 from vision_sr1.cli.evaluation.failures import write_failures
+from vision_sr1.cli.evaluation.harness_files import write_harness_files
 from vision_sr1.cli.evaluation.paper_results import PAPER
 from vision_sr1.cli.evaluation.records import Records
 from vision_sr1.cli.evaluation.report import Evaluated, markdown, report, write_report
 from vision_sr1.cli.evaluation.results import Interval, Result, average, result
+from vision_sr1.cli.main import app
 from vision_sr1.config import Config, ConfigError, EvaluationConfig, RewardConfig, load_config
 
 
@@ -201,3 +205,57 @@ def test_each_answer_is_graded_by_its_benchmarks_rule_or_by_a_judge():
     assert graders[data_source("mathverse", opened, judged)] == "judge"
     with pytest.raises(ConfigError, match="mm_vet needs a judge"):
         with_graders(own, EvaluationConfig(benchmarks={"mm_vet": []}))
+
+
+def answered(folder: Path) -> Path:
+    """An evaluation's folder with answers to two benchmarks."""
+    boxed = r"<description>red</description><think>so</think>\boxed{red}"
+    records = Records(folder, "mine")
+    records.add(answer(0, response=boxed, tags={"level": "easy"}))
+    records.add(answer(1, 0.0, 0.0, response='a "quoted"\tline\nand another'))
+    records.add({"index": 2, "refused": "row 2: no question"})
+    records.add(answer(3, 0.0, 0.0, unanswered=True, response=""))
+    Records(folder, "other").add(answer(0))
+    return folder
+
+
+def test_answers_become_lmms_evals_samples(tmp_path: Path):
+    folder = answered(tmp_path / "rl-3")
+    result = CliRunner().invoke(app, ["answers", str(folder), "--for", "lmms-eval"])
+    assert result.exit_code == 0, result.output
+    place = folder / "lmms-eval" / "rl-3"
+    (samples,) = place.glob("*_samples_mine.jsonl")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [line["doc_id"] for line in lines] == [0, 1, 3]
+    assert lines[0]["target"] == "red"
+    assert lines[0]["filtered_resps"] == ["red"]
+    assert lines[0]["resps"][0][0].endswith(r"\boxed{red}")
+    assert lines[0]["doc"] == {"question": "what?", "answer": "red", "level": "easy"}
+    assert (lines[0]["accuracy"], lines[1]["accuracy"]) == (1.0, 0.0)
+    assert lines[1]["filtered_resps"] == ['a "quoted"\tline\nand another']
+    summary = json.loads(samples.with_name(samples.name.replace("samples_mine.jsonl", "results.json")).read_text())
+    assert summary["results"]["mine"]["accuracy,none"] == pytest.approx(1 / 3)
+    assert summary["n-samples"]["mine"] == {"original": 3, "effective": 3}
+    assert summary["results"].keys() == {"mine", "other"}
+
+
+def test_answers_become_vlmevalkits_predictions(tmp_path: Path):
+    folder = answered(tmp_path / "rl-3")
+    write_harness_files(folder, "vlmevalkit", tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / "rl-3" / "rl-3_mine.tsv", sep="\t", keep_default_na=False)
+    assert list(table["index"]) == [0, 1, 3]
+    assert list(table["question"]) == ["what?"] * 3
+    assert list(table["answer"]) == ["red"] * 3
+    assert list(table["prediction"]) == ["red", 'a "quoted"\tline\nand another', ""]
+    assert list(table["level"]) == ["easy", "", ""]
+
+
+def test_what_cannot_be_written_for_a_harness_is_refused(tmp_path: Path):
+    folder = answered(tmp_path / "rl-3")
+    write_harness_files(folder, "lmms-eval", tmp_path / "out")
+    with pytest.raises(ConfigError, match="is there already; remove it or choose another --output"):
+        write_harness_files(folder, "lmms-eval", tmp_path / "out")
+    with pytest.raises(ConfigError, match="no harness 'helm'; known: lmms-eval, vlmevalkit"):
+        write_harness_files(folder, "helm", tmp_path)
+    with pytest.raises(ConfigError, match="has no answers: name the folder that `vision-sr1 eval` wrote"):
+        write_harness_files(tmp_path / "none", "vlmevalkit", tmp_path)
