@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,19 @@ def test_vllm_serves_it_and_answers_as_the_actors_did(api_server: str, run_folde
         )
         assert reply.is_success, reply.text
         assert reply.json()["choices"][0]["message"]["content"].strip() == record["response"].strip()
+
+
+def test_the_cards_example_answers_as_the_actors_did(exported: Path, run_folder: Path, tmp_path: Path):
+    folder = shutil.copytree(exported, tmp_path / "model")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    example = card.partition("```python\n")[2].partition("```")[0]
+    for record, question, image in held_out(run_folder)[:2]:
+        (folder / "picture.png").write_bytes(image)
+        asked = example.replace('"what color is the triangle"', repr(question.removeprefix(IMAGE_MARKER)))
+        assert asked != example or question.endswith("what color is the triangle")
+        done = subprocess.run([sys.executable, "-c", asked], cwd=folder, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == record["response"].strip()
 
 
 def test_a_question_is_asked_by_hand_and_answered_as_by_the_actors(exported: Path, run_folder: Path, tmp_path: Path):

@@ -259,5 +259,9 @@ def test_the_demo_runs_from_a_wheel_outside_the_checkout(wheel: Path, tmp_path: 
 
     smallest = ["learner.processes=1", "learner.sft.steps=2", "learner.batches=1", "sampling.group_size=4"]
     smallest += ["learner.prompts_per_batch=4", "learner.prompts_per_step=4", "metrics.learner_port=0"]
-    run(python.with_name("vision-sr1"), "demo", *smallest, folder=tmp_path, timeout_s=800)
+    command = python.with_name("vision-sr1")
+    run(command, "demo", "--prepare", *smallest, folder=tmp_path)
+    fewer = ["--base", 64, "--cold-start", 64, "--train", 64, "--held-out", 8]
+    run(command, "data", "shapes", "runs/demo/data", *fewer, folder=tmp_path)
+    run(command, "demo", "--resume", *smallest, folder=tmp_path, timeout_s=600)
     assert "Vision-SR1" in json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())

@@ -10,7 +10,7 @@ import yaml
 from vision_sr1 import __version__
 from vision_sr1.config import Config
 from vision_sr1.data.sources import kind_of, name_and_split
-from vision_sr1.prompting.prompt_template import template_text
+from vision_sr1.prompting.prompt_template import PromptTemplate, template_text
 
 TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -57,6 +57,7 @@ def model_card(
     }
     metadata = {key: value for key, value in metadata.items() if value}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["repr"] = repr
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         config=config,
         version=version,
@@ -65,6 +66,7 @@ def model_card(
         adapter=adapter,
         release=__version__,
         prompt=template_text(config.data.prompt_template),
+        turn=PromptTemplate(config.data.prompt_template).answer("QUESTION", images=1),
     )
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n{text}"
 
