@@ -198,13 +198,14 @@ def test_the_doctor_is_there_beside_any_service():
     assert done.returncode == 0, done.stderr
 
 
-def run(*command: object, folder: Path, timeout_s: float = 300) -> str:
-    """What a command prints, without this checkout on Python's path and with nothing forked."""
+PYTHON = sys.executable  # with an option, it starts as a user's: see tests/forking.py
+
+
+def run(*command: object, folder: Path) -> str:
+    """What a command prints, without this checkout on Python's path."""
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     words = [str(word) for word in command]
-    done = subprocess.run(
-        words, capture_output=True, text=True, cwd=folder, timeout=timeout_s, env={**own, "VISION_SR1_TESTS_FORK": "0"}
-    )
+    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env={**own, "VISION_SR1_TESTS_FORK": "0"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     return done.stdout
 
@@ -213,7 +214,7 @@ def run(*command: object, folder: Path, timeout_s: float = 300) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel of this checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
+    run(PYTHON, "-s", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
     (built,) = folder.glob("*.whl")
     return built
 
@@ -231,7 +232,7 @@ def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wh
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == OURS
 
     python = tmp_path / "venv" / "bin" / "python"
-    run(sys.executable, "-m", "venv", tmp_path / "venv", folder=tmp_path)
+    run(PYTHON, "-s", "-m", "venv", tmp_path / "venv", folder=tmp_path)
     run(python, "-m", "pip", "install", "--quiet", f"{wheel}[client]", folder=tmp_path)
     code = (
         "from importlib.util import find_spec; from vision_sr1.client import Client; print(find_spec('torch'), Client)"
@@ -244,14 +245,14 @@ def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wh
 def test_the_demo_runs_from_a_wheel_outside_the_checkout(wheel: Path, tmp_path: Path):
     """With the other packages of this environment, but not its editable installation."""
     python = tmp_path / "venv" / "bin" / "python"
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", folder=tmp_path)
+    run(PYTHON, "-s", "-m", "venv", "--without-pip", tmp_path / "venv", folder=tmp_path)
     packages = Path(
         run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip()
     )
     for name in ("vision_sr1_torchvision.py", "vision_sr1_torchvision.pth"):  # as scripts/install does
         shutil.copy(ROOT / "scripts" / name, packages)
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, folder=tmp_path)
+    run(PYTHON, "-s", "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, folder=tmp_path)
     where = run(
         python, "-c", "import learner, vision_sr1; print(learner.__file__, vision_sr1.__file__)", folder=tmp_path
     )
@@ -263,5 +264,5 @@ def test_the_demo_runs_from_a_wheel_outside_the_checkout(wheel: Path, tmp_path: 
     run(command, "demo", "--prepare", *smallest, folder=tmp_path)
     fewer = ["--base", 64, "--cold-start", 64, "--train", 64, "--held-out", 8]
     run(command, "data", "shapes", "runs/demo/data", *fewer, folder=tmp_path)
-    run(command, "demo", "--resume", *smallest, folder=tmp_path, timeout_s=600)
+    run(command, "demo", "--resume", *smallest, folder=tmp_path)
     assert "Vision-SR1" in json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())

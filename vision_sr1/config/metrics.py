@@ -23,7 +23,7 @@ class MetricsConfig(Section):
     trackers: list[TrackerName] = Field(
         [],
         description="Experiment trackers that also receive curves and examples; needs the packages of "
-        "`vision-sr1[tracking]`.",
+        "the extra `tracking`.",
     )
     project: str = Field("vision-sr1", description="Project name in trackers; MLflow calls it an experiment.")
     samples: int = Field(
