@@ -56,7 +56,12 @@ SOURCES = sources()
 
 
 def imported(module: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))):
+    """What a module imports when it runs; not what only its annotations name."""
+    tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body.clear()
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
