@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo quick test test-rest test-all format lint types check protos metrics compose-up compose-down clean
+.PHONY: help install demo quick test test-rest test-all format lint types check protos metrics site coverage compose-up compose-down clean
 
 help:  ## List the targets.
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | sort | column -t -s '|'
@@ -49,6 +49,16 @@ lint: $(STAMP)  ## Check format, code and what may import what.
 
 types: $(STAMP)  ## Check types.
 	$(BIN)/mypy
+
+site: $(STAMP)  ## Build the documentation as a site in build/site; broken links are errors.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(FLAGS)
+
+# Packages whose code decides what is trained, lost or misread.
+COVERED := learner.objective vision_sr1.credit vision_sr1.streams vision_sr1.prompting
+coverage: $(STAMP)  ## Run the unit tests of objective, streams and parsing; fail below 90 % of their lines.
+	VISION_SR1_TESTS_FORK=0 $(PYTEST) $(PARALLEL) -m "not full" $(COVERED:%=--cov=%) --cov-branch \
+	  --cov-report=term:skip-covered --cov-fail-under=90 tests/learner/objective tests/vision_sr1/credit \
+	  tests/vision_sr1/streams tests/vision_sr1/prompting $(FLAGS)
 
 check: format lint types quick  ## Format, lint, types and quick tests: before each commit.
 
