@@ -176,6 +176,21 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         ),
         Scalar("token_staleness/{age}", SHARE, "response tokens of this staleness; `beyond`: above the bound"),
     ),
+    "Visual dependency": (
+        Scalar(
+            "dependency/{part}",
+            NATS,
+            "KL(policy || policy with masked images, `learner.dependency`), by k3, at most 10 a token; "
+            "mean over the part's tokens in answers to prompts with images: `response`, `description`, `think`, "
+            "`answer`. Near 0: the policy does not look",
+        ),
+        Scalar("dependency/loss", "loss", "part of the loss that `learner.dependency.kl_bonus` adds"),
+        Scalar(
+            "dependency/capped",
+            SHARE,
+            "tokens that the bonus trains and whose dependency is above `learner.dependency.kl_bonus_cap`",
+        ),
+    ),
     "Optimizer": (
         Scalar(
             "grad_norm/mean",

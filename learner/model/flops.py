@@ -13,13 +13,15 @@ class ModelFlops:
 
     Args:
         forward_passes: of other policies over the same sequences, such as a reference.
+        image_passes: further ones, over sequences with images alone.
     """
 
-    def __init__(self, policy: Any, forward_passes: int) -> None:
+    def __init__(self, policy: Any, forward_passes: int, image_passes: int = 0) -> None:
         sizes = {name: _size(parameter) for name, parameter in policy.named_parameters()}
         frozen = sum(_size(p) for p in policy.parameters() if not p.requires_grad)
         backward = 1 if frozen > sum(sizes.values()) / 2 else 2  # with adapters no gradient of the weights themselves
         self._passes = 1 + backward + forward_passes
+        self._image_passes = image_passes
         family = family_of(policy.config.model_type)
         self._image_token_id = policy.config.image_token_id
         vision = {name: size for name, size in sizes.items() if family.is_vision(name)}
@@ -45,10 +47,11 @@ class ModelFlops:
         for prompt, responses in trees:
             weights = self._language * (len(prompt) + sum(responses)) + self._head * sum(responses)
             pairs = len(prompt) ** 2 + sum(2 * len(prompt) * length + length**2 for length in responses)
-            operations += 2 * (weights + self._attention * pairs)
             runs = groupby(prompt, key=lambda token: token == self._image_token_id)
-            operations += sum(self._of_image(sum(1 for _ in run)) for is_image, run in runs if is_image)
-        return float(self._passes * operations)
+            images = [self._of_image(sum(1 for _ in run)) for is_image, run in runs if is_image]
+            passes = self._passes + (self._image_passes if images else 0)
+            operations += passes * (2 * (weights + self._attention * pairs) + sum(images))
+        return float(operations)
 
     def _of_image(self, tokens: int) -> int:
         vision = self._vision_sizes

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import jinja2
 import numpy as np
 from jaxtyping import Bool, Int64
+from PIL import Image
 from transformers import AutoProcessor
 
+from learner.model.masking import Mask
 from vision_sr1.config import ModelConfig
 from vision_sr1.families import family_of_model
 from vision_sr1.families.family import ImageInput
@@ -74,19 +76,28 @@ class SequenceBuilder:
         self.processor = AutoProcessor.from_pretrained(config.path)
         self.tokenizer = self.processor.tokenizer
         self.family = family_of_model(config.path)
+        self._config = config
         self._settings = self.family.processor_settings(config)
-        self._max_len = config.max_model_len
         self._image_token: int = self.tokenizer.convert_tokens_to_ids(self.family.image_token)
         self._template_token: int = self.tokenizer.convert_tokens_to_ids(self.family.template_token)
         self._chat = config.chat(self.tokenizer)
 
-    def images(self, encoded: list[bytes]) -> Images | None:
-        """Decodes and preprocesses images exactly as the actors' processor does; None for an empty list."""
+    def images(self, encoded: list[bytes], mask: Mask | None = None) -> Images | None:
+        """Decodes and preprocesses images exactly as the actors' processor does; None for an empty list.
+
+        Args:
+            mask: put on each before it is preprocessed.
+        """
         if not encoded:
             return None
         pictures = [plain_image(data) for data in encoded]
-        inputs = self.family.images(self.processor, pictures, self._settings)
-        return Images(tuple(inputs), tuple(hashlib.sha256(data).hexdigest() for data in encoded))
+        digests = tuple(hashlib.sha256(data).hexdigest() for data in encoded)
+        if mask is not None:
+            pictures = [
+                mask(picture, digest, self._tokens_of(picture))
+                for picture, digest in zip(pictures, digests, strict=True)
+            ]
+        return Images(tuple(self.family.images(self.processor, pictures, self._settings)), digests)
 
     def from_tokens(self, prompt_ids: list[int], response_ids: list[int], images: Images | None) -> Sequence:
         """A rollout: every response token is selected. Image positions are marked from the prompt alone.
@@ -139,7 +150,7 @@ class SequenceBuilder:
             raise SequenceError(
                 f"{len(unplaced)} of {len(encoded_images)} images have no marker in a turn that is answered"
             )
-        if len(ids) > self._max_len:
+        if len(ids) > self._config.max_model_len:
             raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
         token_ids = np.asarray(ids, dtype=np.int64)
         return Sequence(token_ids, token_ids == self._image_token, np.asarray(selected), images)
@@ -153,6 +164,9 @@ class SequenceBuilder:
         token_ids = np.array(image.token_ids)
         none = np.array([], dtype=np.int64)
         return Sequence(token_ids, token_ids == self._image_token, none, Images((image,), ("filler",)))
+
+    def _tokens_of(self, picture: Image.Image) -> int:
+        return self.family.image_tokens(self.processor, self._config, height=picture.height, width=picture.width)
 
     def _reply(self, turns: list[Turn], prefix: str) -> str:
         """The last turn, as the model is to write it behind `prefix`, with the end of the turn."""

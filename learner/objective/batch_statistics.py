@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from learner.objective.loss import kl_estimate
-from learner.objective.samples import TrainingSample
+from learner.objective.samples import Part, TrainingSample
 from vision_sr1.config import LearnerConfig
 
 _RATIO_RANGE, _RATIO_BINS = 2.0, 4001  # of log-ratios: quantiles are exact to a thousandth
@@ -45,6 +45,18 @@ class BatchStatistics:
         for key, tokens in (("fresh", fresh), ("stale", ~fresh)):
             self._sums[f"mismatch/{key}"] += kl[tokens].sum()
             self._sums[f"mismatch_tokens/{key}"] += tokens.sum()
+
+    def dependency(self, values: Float[Tensor, " tokens"], parts: dict[Part, Bool[Tensor, " tokens"]]) -> None:
+        """Visual dependency of a micro-batch's tokens, those of answers to prompts with images; and their parts."""
+        for part, tokens in {"response": torch.ones_like(values, dtype=torch.bool), **parts}.items():
+            self._sums[f"dependency/{part}"] += values[tokens].sum()
+            self._sums[f"dependency_tokens/{part}"] += tokens.sum()
+
+    def bonus(self, loss: Float[Tensor, ""], capped: Int[Tensor, ""], trained: Bool[Tensor, " tokens"]) -> None:
+        """The dependency bonus of one micro-batch, and how many of the tokens that it trains are beyond its cap."""
+        self._sums["bonus"] += loss.detach()
+        self._sums["capped"] += capped
+        self._sums["bonus_tokens"] += trained.sum()
 
     def ratios(self, log_ratios: Float[Tensor, " tokens"]) -> None:
         """Of the policy to the one that ratios are clipped against, on tokens that are trained."""
@@ -89,7 +101,15 @@ class BatchStatistics:
                 if name.startswith("staleness/")
             },
             **_quantiles(every[len(names) :]),
+            **{
+                name: value / total[name.replace("dependency", "dependency_tokens")]
+                for name, value in total.items()
+                if name.startswith("dependency/") and total[name.replace("dependency", "dependency_tokens")]
+            },
         }
+        if "bonus" in names:
+            result["dependency/loss"] = total["bonus"] / steps
+            result["dependency/capped"] = total["capped"] / max(1.0, total["bonus_tokens"])
         for component in self._settings.components:
             trained = max(1.0, total[f"tokens/{component.name}"])
             result[f"tokens/{component.name}"] = total[f"tokens/{component.name}"]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from learner.objective.samples import TrainingSample
+from learner.objective.samples import PARTS, Part, TrainingSample
 from vision_sr1.config import ComponentConfig
 
 
@@ -23,6 +23,8 @@ class MicroBatch:
         masks: by component name, the tokens that it trains.
         advantages: by component name, those of the tokens' rollouts.
         trained: tokens that any component trains.
+        sees_images: tokens of answers to prompts with images.
+        parts: by name, the tokens of each of a response's parts.
         proximal_logprobs: by the trainer before the batch; None where they are not computed.
     """
 
@@ -32,6 +34,8 @@ class MicroBatch:
     masks: dict[str, Bool[Tensor, " selected"]]
     advantages: dict[str, Float[Tensor, " selected"]]
     trained: Bool[Tensor, " selected"]
+    sees_images: Bool[Tensor, " selected"]
+    parts: dict[Part, Bool[Tensor, " selected"]]
     proximal_logprobs: Float[Tensor, " selected"] | None = None
 
 
@@ -48,6 +52,11 @@ def micro_batch(samples: list[TrainingSample], components: list[ComponentConfig]
             for c in components
         },
         trained=torch.stack(list(masks.values())).any(dim=0),
+        sees_images=_flat([np.full(len(s.staleness), bool(s.images)) for s in samples], np.bool_, device),
+        parts={
+            part: _flat([s.parts.get(part, np.zeros(len(s.staleness))) for s in samples], np.bool_, device)
+            for part in PARTS
+        },
     )
 
 

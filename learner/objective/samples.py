@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,9 @@ from vision_sr1.credit.advantages import BatchRewards, component_advantages, has
 from vision_sr1.credit.assignment import group_rewards, requery_entries, requery_rewards, token_sets
 from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.v1 import pipeline_pb2 as pb
+
+Part = Literal["description", "think", "answer"]
+PARTS: tuple[Part, ...] = ("description", "think", "answer")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class TrainingSample:
         images: of the prompt; empty for a re-query.
         behaviour_logprobs: of the response tokens, under the policy that sampled them.
         staleness: of the response tokens: versions between the policy that sampled them and the one that learns.
+        parts: response tokens of each of `PARTS` that the answering rollout has; none of a re-query.
         masks: by component name, the response tokens that it trains; none where the component's reward is missing.
         advantages: by component name.
     """
@@ -31,6 +36,7 @@ class TrainingSample:
     images: tuple[str, ...]
     behaviour_logprobs: Float[np.ndarray, " response"]
     staleness: Int[np.ndarray, " response"]
+    parts: dict[str, Bool[np.ndarray, " response"]]
     masks: dict[str, Bool[np.ndarray, " response"]]
     advantages: dict[str, float]
 
@@ -72,13 +78,21 @@ def training_samples(
         for scored, advantages in zip(group.rollouts, own, strict=True):
             images = tuple(ref.sha256 for ref in scored.rollout.prompt.images)
             samples[-1].append(
-                _sample(scored.rollout.sample, images, token_sets(scored), advantages, settings, policy_version)
+                _sample(
+                    scored.rollout.sample,
+                    images,
+                    token_sets(scored),
+                    _parts(scored),
+                    advantages,
+                    settings,
+                    policy_version,
+                )
             )
             asked = list(islice(second, requery_entries(scored, group)))
             for requery, advantages in zip(scored.requeries, asked, strict=False):
                 every = np.ones(len(requery.sample.response_token_ids), dtype=bool)
                 samples[-1].append(
-                    _sample(requery.sample, (), {"requery": every}, advantages, settings, policy_version)
+                    _sample(requery.sample, (), {"requery": every}, {}, advantages, settings, policy_version)
                 )
     return samples
 
@@ -109,10 +123,17 @@ def _advantages(rewards: BatchRewards, settings: LearnerConfig) -> Iterator[Iter
         yield (dict(zip(names, map(float, entry), strict=True)) for entry in zip(*of_group, strict=True))
 
 
+def _parts(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " response"]]:
+    places = np.arange(len(scored.rollout.sample.response_token_ids))
+    spans = {part: getattr(scored, part) for part in PARTS if scored.HasField(part)}
+    return {part: (span.start <= places) & (places < span.end) for part, span in spans.items()}
+
+
 def _sample(
     sample: pb.Sample,
     images: tuple[str, ...],
     sets: dict[str, Bool[np.ndarray, " response"]],
+    parts: dict[str, Bool[np.ndarray, " response"]],
     advantages: dict[str, float],
     settings: LearnerConfig,
     policy_version: int,
@@ -129,6 +150,7 @@ def _sample(
         images=images,
         behaviour_logprobs=np.asarray(sample.logprobs, dtype=np.float32),
         staleness=staleness,
+        parts=parts,
         masks={
             c.name: none
             if np.isnan(advantages[c.name])

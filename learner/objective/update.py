@@ -2,9 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -12,26 +10,27 @@ import numpy as np
 import structlog
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from prometheus_client import Counter
 from torch import Tensor
 
 from learner.distributed.optimizer_step import OptimizerStep, nan_unless_finite
 from learner.model.flops import ModelFlops
-from learner.model.packing import Pack, balance, micro_batches, pack
-from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs, token_logprobs_and_entropies
+from learner.model.masking import Mask
+from learner.model.packing import Pack, balance, micro_batches
+from learner.model.policy import ROUNDING, token_logprobs, token_logprobs_and_entropies
 from learner.model.reference import Reference
-from learner.model.sequences import Images, Sequence, SequenceBuilder
+from learner.model.sequences import SequenceBuilder
 from learner.objective.batch_statistics import BatchStatistics, advantage_spread
+from learner.objective.dependency import bonus_loss, share_weights, visual_dependency
 from learner.objective.loss import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.objective.micro_batch import MicroBatch, micro_batch
+from learner.objective.packer import FetchImages, Packer
 from learner.objective.samples import TrainingSample, by_prompt, tokens_of, training_samples
 from learner.objective.schedule import LearningRate
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import known_gpu
 from vision_sr1.v1 import pipeline_pb2 as pb
-
-FetchImages = Callable[[set[str]], dict[str, bytes]]
 
 log = structlog.get_logger()
 
@@ -56,10 +55,11 @@ class UpdateResult:
 
 @dataclass(frozen=True)
 class _Step:
-    """This rank's part of one optimizer step, and N_k of every component over all ranks."""
+    """This rank's part of one optimizer step; over all ranks, N_k of every component and N of the dependency bonus."""
 
     micro_batches: list[MicroBatch]
     normalizers: dict[str, float]
+    bonus_normalizer: float
 
 
 class PolicyUpdate:
@@ -69,18 +69,17 @@ class PolicyUpdate:
         self, config: Config, engine: Any, reference: Reference | None, builder: SequenceBuilder, device: torch.device
     ) -> None:
         self._settings = config.learner
+        self._seed = config.run.seed
         self._engine = engine
         self._reference = reference
-        self._builder = builder
+        self._packer = Packer(engine.module, builder, device, getattr(torch, config.model.dtype))
         self._optimizer_step = OptimizerStep(engine)
         self._learning_rate = LearningRate(config.learner)
         self._has_entropy_bonus = any(component.entropy_coef for component in config.learner.components)
-        self._filler = builder.filler()
-        self._rope, self._layout_of = partial(rope_positions, engine.module), partial(layout_of, engine.module)
         self._device = device
-        self._dtype = getattr(torch, config.model.dtype)
         extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
-        self._model_flops = ModelFlops(engine.module, forward_passes=extra)
+        masked = int(config.learner.dependency.is_used)
+        self._model_flops = ModelFlops(engine.module, forward_passes=extra, image_passes=masked)
         gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._rounding = ROUNDING[config.model.dtype]
         self._shares_prompts: bool | None = None  # not known before the first batch
@@ -123,6 +122,9 @@ class PolicyUpdate:
         ]
         steps = [self._share(part) for part in parts]
         statistics = BatchStatistics(settings, self._device)
+        mask = None
+        if settings.dependency.is_used:
+            mask = Mask(settings.dependency.mask_ratio, f"{self._seed}/{policy_version}")
         if settings.off_policy.recompute_proximal:
             self._compute_proximal(steps, fetch_images, statistics)
         norms: list[float | None] = []  # None where the step was skipped
@@ -131,7 +133,7 @@ class PolicyUpdate:
             learning_rate = self._learning_rate.at(policy_version, number)
             for parameters in self._engine.optimizer.param_groups:
                 parameters["lr"] = learning_rate
-            norms.append(self._take(step, fetch_images, statistics, is_first=number == 0))
+            norms.append(self._take(step, fetch_images, mask, statistics, is_first=number == 0))
             if norms[-1] is not None:
                 OPTIMIZER_STEPS.inc()
             else:
@@ -171,6 +173,7 @@ class PolicyUpdate:
         normalizers = {
             c.name: float(max(1, sum(int(s.masks[c.name].sum()) for s in samples))) for c in self._settings.components
         }
+        visual = sum(int(np.logical_or.reduce(list(s.masks.values())).sum()) for s in samples if s.images)
         bundles = self._bundles(samples)
         shares = balance([self._flops(bundle) for bundle in bundles], dist.get_world_size())
         mine = [bundles[i] for i in shares[dist.get_rank()]]
@@ -179,7 +182,7 @@ class PolicyUpdate:
             micro_batch(list(chain(*(mine[i] for i in members))), self._settings.components, self._device)
             for members in cuts
         ]
-        return _Step(batches, normalizers)
+        return _Step(batches, normalizers, float(max(1, visual)))
 
     def _flops(self, bundle: list[TrainingSample]) -> float:
         """Of learning from samples with one prompt, which is computed once."""
@@ -198,7 +201,7 @@ class PolicyUpdate:
         fits = max(2, self._settings.micro_batch_tokens // max(len(sample) for sample in group))
         encoded = fetch_images({sha for sample in group for sha in sample.images})
         with torch.no_grad():
-            packs = (self._pack(group[:fits], encoded, share_prompts=shared) for shared in (True, False))
+            packs = (self._packer.pack(group[:fits], encoded, share_prompts=shared) for shared in (True, False))
             shared, plain = (token_logprobs(self._engine, pack, self._device) for pack in packs)
         deviation = (shared - plain).abs().mean() if len(plain) else plain.new_zeros(())
         dist.all_reduce(deviation, op=dist.ReduceOp.MAX)
@@ -214,17 +217,23 @@ class PolicyUpdate:
 
     def _compute_proximal(self, steps: list[_Step], fetch_images: FetchImages, statistics: BatchStatistics) -> None:
         for step in steps:
-            for batch, packed in self._packs(step, fetch_images):
-                with torch.no_grad():
-                    batch.proximal_logprobs = token_logprobs(self._engine, packed, self._device)
+            for batch, packed, _ in self._packs(step, fetch_images):
+                batch.proximal_logprobs = self._predict(packed)
                 statistics.mismatch(batch.proximal_logprobs, batch.behaviour_logprobs, batch.staleness)
 
     def _take(
-        self, step: _Step, fetch_images: FetchImages, statistics: BatchStatistics, *, is_first: bool
+        self,
+        step: _Step,
+        fetch_images: FetchImages,
+        mask: Mask | None,
+        statistics: BatchStatistics,
+        *,
+        is_first: bool,
     ) -> float | None:
         """One optimizer step; see `OptimizerStep` for what it returns."""
-        for batch, packed in self._packs(step, fetch_images):
+        for batch, packed, masked in self._packs(step, fetch_images, mask):
             ref_logprobs = None if self._reference is None else self._reference.logprobs(packed)
+            masked_logprobs = None if masked is None else self._predict(masked)
             logprobs, entropies = token_logprobs_and_entropies(
                 self._engine, packed, self._device, differentiable=self._has_entropy_bonus
             )
@@ -232,6 +241,12 @@ class PolicyUpdate:
                 statistics.mismatch(logprobs.detach(), batch.behaviour_logprobs, batch.staleness)
             tokens = self._correct(batch, packed, ref_logprobs, statistics)
             loss = logprobs.sum() * 0.0  # connects micro-batches without tokens too
+            if masked is not None and masked_logprobs is not None:
+                dependency = visual_dependency(logprobs[batch.sees_images], masked_logprobs)
+                tokens, bonus = self._depend(
+                    batch, tokens, dependency, masked.indices, step.bonus_normalizer, statistics
+                )
+                loss = loss + bonus
             for component in self._settings.components:
                 own = ComponentTokens(
                     batch.masks[component.name], batch.advantages[component.name], step.normalizers[component.name]
@@ -263,33 +278,41 @@ class PolicyUpdate:
         statistics.tokens(batch.staleness, truncated, masked)
         return PackTokens(sequences, old_logprobs, ref_logprobs, weights)
 
-    def _packs(self, step: _Step, fetch_images: FetchImages) -> Iterator[tuple[MicroBatch, Pack]]:
-        """Each micro-batch with its pack on the device, made while the one before it is computed: images take time."""
-        batches = step.micro_batches
-        encoded = fetch_images({sha for batch in batches for sample in batch.samples for sha in sample.images})
-        with ThreadPoolExecutor(1) as aside:
-            made = aside.submit(self._pack, batches[0].samples, encoded)
-            for batch, following in zip(batches, [*batches[1:], None], strict=True):
-                packed = made.result()
-                if following is not None:
-                    made = aside.submit(self._pack, following.samples, encoded)
-                yield batch, packed
+    def _packs(
+        self, step: _Step, fetch_images: FetchImages, mask: Mask | None = None
+    ) -> Iterator[tuple[MicroBatch, Pack, Pack | None]]:
+        shares = bool(self._shares_prompts)
+        return self._packer.packs(step.micro_batches, fetch_images, share_prompts=shares, mask=mask)
 
-    def _pack(
-        self, samples: list[TrainingSample], encoded: dict[str, bytes], *, share_prompts: bool | None = None
-    ) -> Pack:
-        prepared: dict[tuple[str, ...], Images | None] = {}
-        sequences: list[Sequence] = []
-        for sample in samples:
-            if sample.images not in prepared:
-                prepared[sample.images] = self._builder.images([encoded[sha] for sha in sample.images])
-            sequences.append(
-                self._builder.from_tokens(
-                    list(sample.sample.prompt_token_ids),
-                    list(sample.sample.response_token_ids),
-                    prepared[sample.images],
-                )
-            )
-        shares = bool(self._shares_prompts) if share_prompts is None else share_prompts
-        packed = pack(sequences, self._filler, self._rope, share_prompts=shares, layout_of=self._layout_of)
-        return packed.to(self._device, self._dtype)
+    def _depend(
+        self,
+        batch: MicroBatch,
+        tokens: PackTokens,
+        dependency: Float[Tensor, " visual"],
+        sequences: Int[Tensor, " visual"],
+        normalizer: float,
+        statistics: BatchStatistics,
+    ) -> tuple[PackTokens, Float[Tensor, ""]]:
+        """The pack's tokens, weighted by visual dependency, and the loss of its bonus, as far as they are asked for.
+
+        Args:
+            dependency: of the tokens of answers to prompts with images.
+            sequences: which of the answers each of them belongs to.
+        """
+        settings, visual = self._settings.dependency, batch.sees_images
+        statistics.dependency(dependency.detach(), {part: inside[visual] for part, inside in batch.parts.items()})
+        if settings.token_share is not None:
+            weights = tokens.weights.clone()
+            weights[visual] *= share_weights(dependency.detach(), sequences, settings.token_share)
+            tokens = replace(tokens, weights=weights)
+        loss = dependency.new_zeros(())
+        if settings.kl_bonus:
+            trained = batch.trained[visual]
+            loss, capped = bonus_loss(settings, dependency, trained, normalizer)
+            statistics.bonus(loss, capped, trained)
+        return tokens, loss
+
+    def _predict(self, packed: Pack) -> Float[Tensor, " selected"]:
+        """Log-probabilities without a gradient."""
+        with torch.no_grad():
+            return token_logprobs(self._engine, packed, self._device)

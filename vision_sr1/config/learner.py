@@ -117,6 +117,45 @@ class OffPolicyConfig(Section):
         return self
 
 
+class DependencyConfig(Section):
+    """Visual dependency of response tokens: the policy's divergence from itself with masked images, one more forward
+    pass over answers to prompts with images. Off unless measured or used."""
+
+    measure: bool = Field(
+        False, description="Log dependency/PART: the mean over tokens of the response, description, think and answer."
+    )
+    mask_ratio: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="Share of an image's squares that are masked, each about as large as what one image token shows.",
+    )
+    token_share: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of each response's tokens, those of highest dependency, that the surrogate trains (after "
+        "VPPO, arXiv 2510.09285); null: all. Answers to prompts without images are trained whole.",
+    )
+    kl_bonus: float = Field(
+        0.0,
+        ge=0,
+        description="Coefficient gamma of the mean dependency, which is subtracted from the loss (after PAPO, arXiv "
+        "2507.06448).",
+    )
+    kl_bonus_cap: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Dependency, in nats, above which a token gets no more bonus; keeps the policy from collapsing.",
+    )
+
+    @property
+    def is_used(self) -> bool:
+        """Whether masked images are needed."""
+        return self.measure or self.token_share is not None or self.kl_bonus > 0
+
+
 class ScheduleConfig(Section):
     """The learning rate over the optimizer steps of an RL run, as in transformers' get_scheduler."""
 
@@ -302,6 +341,7 @@ class LearnerConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     stop_when: StopWhenConfig = StopWhenConfig()
     off_policy: OffPolicyConfig = OffPolicyConfig()
+    dependency: DependencyConfig = DependencyConfig()
     lora: LoraConfig = LoraConfig()
     reference: ReferenceConfig = ReferenceConfig()
     groups: GroupsConfig = GroupsConfig()

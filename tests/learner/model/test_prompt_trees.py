@@ -188,7 +188,7 @@ def test_a_token_attends_to_what_its_layer_and_its_image_allow(trees: list[tuple
 def training_sample(prompt: int, length: int) -> TrainingSample:
     none: Any = np.zeros(length)
     sample = pb.Sample(prompt_token_ids=[prompt] * (3 + prompt), response_token_ids=[9] * length)
-    return TrainingSample(sample, (), none.astype(np.float32), none.astype(np.int64), {}, {})
+    return TrainingSample(sample, (), none.astype(np.float32), none.astype(np.int64), {}, {}, {})
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 20)), max_size=30), st.integers(10, 60))

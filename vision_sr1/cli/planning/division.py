@@ -196,4 +196,7 @@ def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
     group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + REQUERY_TOKENS)  # its prompt once
     tokens = config.learner.prompts_per_batch * group
     flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
+    if config.learner.dependency.is_used:  # one more forward pass, without re-queries
+        answers = config.learner.prompts_per_batch * (PROMPT_TOKENS + config.sampling.group_size * RESPONSE_TOKENS)
+        flops += 2.0 * size.parameters * answers
     return flops / (ranks * gpu.tflops * 1e12 * TRAINING_EFFICIENCY)
