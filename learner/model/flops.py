@@ -5,7 +5,10 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from vision_sr1.config import DependencyConfig
 from vision_sr1.families import family_of
+
+NO_DEPENDENCY = DependencyConfig()
 
 
 class ModelFlops:
@@ -13,15 +16,15 @@ class ModelFlops:
 
     Args:
         forward_passes: of other policies over the same sequences, such as a reference.
-        image_passes: further ones, over sequences with images alone.
+        dependency: what is computed with masked images, of sequences with images alone.
     """
 
-    def __init__(self, policy: Any, forward_passes: int, image_passes: int = 0) -> None:
+    def __init__(self, policy: Any, forward_passes: int, dependency: DependencyConfig = NO_DEPENDENCY) -> None:
         sizes = {name: _size(parameter) for name, parameter in policy.named_parameters()}
         frozen = sum(_size(p) for p in policy.parameters() if not p.requires_grad)
         backward = 1 if frozen > sum(sizes.values()) / 2 else 2  # with adapters no gradient of the weights themselves
         self._passes = 1 + backward + forward_passes
-        self._image_passes = image_passes
+        self._masked_passes = int(dependency.is_used) + (1 + backward) * bool(dependency.kl_bonus)
         family = family_of(policy.config.model_type)
         self._image_token_id = policy.config.image_token_id
         vision = {name: size for name, size in sizes.items() if family.is_vision(name)}
@@ -49,7 +52,7 @@ class ModelFlops:
             pairs = len(prompt) ** 2 + sum(2 * len(prompt) * length + length**2 for length in responses)
             runs = groupby(prompt, key=lambda token: token == self._image_token_id)
             images = [self._of_image(sum(1 for _ in run)) for is_image, run in runs if is_image]
-            passes = self._passes + (self._image_passes if images else 0)
+            passes = self._passes + (self._masked_passes if images else 0)
             operations += passes * (2 * (weights + self._attention * pairs) + sum(images))
         return float(operations)
 

@@ -5,8 +5,7 @@ masked,
 
     d_t = min(exp(m_t - l_t) - (m_t - l_t) - 1, 10)
 
-estimates KL(pi(. | image) || pi(. | masked image)) by k3. The masked side is a constant. Answers to prompts without
-images have none.
+estimates KL(pi(. | image) || pi(. | masked image)) by k3. Answers to prompts without images have none.
 """
 
 import torch

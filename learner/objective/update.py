@@ -78,8 +78,7 @@ class PolicyUpdate:
         self._has_entropy_bonus = any(component.entropy_coef for component in config.learner.components)
         self._device = device
         extra = int(reference is not None) + int(config.learner.off_policy.recompute_proximal)
-        masked = int(config.learner.dependency.is_used)
-        self._model_flops = ModelFlops(engine.module, forward_passes=extra, image_passes=masked)
+        self._model_flops = ModelFlops(engine.module, forward_passes=extra, dependency=config.learner.dependency)
         gpu = known_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._rounding = ROUNDING[config.model.dtype]
         self._shares_prompts: bool | None = None  # not known before the first batch
@@ -255,8 +254,21 @@ class PolicyUpdate:
                 statistics.component(component.name, part, sums)
                 loss = loss + part
             statistics.ratios((logprobs - tokens.old_logprobs)[batch.trained])
-            self._engine.backward(nan_unless_finite(loss) * dist.get_world_size(), scale_wrt_gas=False)
+            self._backward(loss)
+            if masked is not None and self._settings.dependency.kl_bonus:
+                self._backward_masked(batch, masked, logprobs.detach(), step.bonus_normalizer)
         return self._optimizer_step()
+
+    def _backward(self, loss: Float[Tensor, ""]) -> None:
+        self._engine.backward(nan_unless_finite(loss) * dist.get_world_size(), scale_wrt_gas=False)
+
+    def _backward_masked(
+        self, batch: MicroBatch, masked: Pack, logprobs: Float[Tensor, " selected"], normalizer: float
+    ) -> None:
+        """The gradient of the dependency bonus through the masked side, once activations of the other are released."""
+        dependency = visual_dependency(logprobs[batch.sees_images], token_logprobs(self._engine, masked, self._device))
+        trained = batch.trained[batch.sees_images]
+        self._backward(bonus_loss(self._settings.dependency, dependency, trained, normalizer)[0])
 
     def _correct(
         self,

@@ -37,6 +37,8 @@ def make_groups(
                 scored.rewards[reward] = float(rng.integers(0, 2))
             if index % 3:  # some have no description
                 scored.description.CopyFrom(pb.TokenSpan(start=1, end=length // 2))
+                scored.think.CopyFrom(pb.TokenSpan(start=length // 2, end=length - 2))
+                scored.answer.CopyFrom(pb.TokenSpan(start=length - 2, end=length))
                 requery = scored.requeries.add(
                     rewards={name: scored.rewards[name] for name in ("visual", "requery_format")}
                 )

@@ -42,7 +42,7 @@ def gradient_file(folder: Path, ranks: int, stage: int, tokens: int) -> Path:
 
 
 def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> dict[str, torch.Tensor]:
-    """By parameter; beside them the `loss` and this rank's number of `micro_batches`."""
+    """By parameter; beside them the `loss` and this rank's number of `backward_passes`."""
     policy, reference = (load_policy(config, config.model.path, forbidden_token_ids=[]) for _ in range(2))
     engine = build_engine(config, policy, learning_rate=1e-3, weight_decay=0.0)
     backward, passes = engine.backward, 0
@@ -57,8 +57,10 @@ def gradient_of_one_step(config: Config, folder: Path, device: torch.device) -> 
     update = PolicyUpdate(config, engine, frozen, SequenceBuilder(config.model), device)
     scalars = update.learn(read_groups(folder), 0, lambda _: read_images(folder)).scalars
     gradient = {
-        "micro_batches": torch.tensor(passes),
-        "loss": torch.tensor(sum(scalars[f"loss/{c.name}"] for c in config.learner.components)),
+        "backward_passes": torch.tensor(passes),
+        "loss": torch.tensor(
+            sum(scalars[f"loss/{c.name}"] for c in config.learner.components) + scalars.get("dependency/loss", 0.0)
+        ),
     }
     for name, parameter in policy.named_parameters():
         if config.learner.zero_stage == 0:

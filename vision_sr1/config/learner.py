@@ -118,8 +118,8 @@ class OffPolicyConfig(Section):
 
 
 class DependencyConfig(Section):
-    """Visual dependency of response tokens: the policy's divergence from itself with masked images, one more forward
-    pass over answers to prompts with images. Off unless measured or used."""
+    """Visual dependency of response tokens: the policy's divergence from itself with masked images. It takes one more
+    forward pass over answers to prompts with images, and one more forward and backward pass with a bonus."""
 
     measure: bool = Field(
         False, description="Log dependency/PART: the mean over tokens of the response, description, think and answer."

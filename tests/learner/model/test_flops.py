@@ -12,7 +12,7 @@ from learner.model.packing import pack
 from learner.model.policy import load_policy, rope_positions, token_logprobs
 from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
-from vision_sr1.config import load_config
+from vision_sr1.config import DependencyConfig, load_config
 from vision_sr1.runtime.gpus import GPUS, known_gpu
 
 
@@ -37,6 +37,14 @@ def test_a_reference_adds_a_pass_and_adapters_save_one(tiny_model: Path):
     sequences = [([1, 2, 3], [4])]
     full = ModelFlops(policy, forward_passes=0)(sequences)
     assert ModelFlops(policy, forward_passes=1)(sequences) == pytest.approx(full * 4 / 3)
+    image = [([1, policy.config.image_token_id, 3], [4])]
+    measured, bonus = DependencyConfig(measure=True), DependencyConfig(kl_bonus=0.1)
+    of_images = ModelFlops(policy, forward_passes=0)(image)
+    assert ModelFlops(policy, forward_passes=0, dependency=measured)(image) == pytest.approx(of_images * 4 / 3)
+    assert ModelFlops(policy, forward_passes=0, dependency=measured)(image + sequences) == pytest.approx(
+        of_images * 4 / 3 + full
+    )
+    assert ModelFlops(policy, forward_passes=0, dependency=bonus)(image) == pytest.approx(of_images * 7 / 3)
     policy.requires_grad_(False)
     assert ModelFlops(policy, forward_passes=0)(sequences) == pytest.approx(full * 2 / 3)
 

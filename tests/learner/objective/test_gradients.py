@@ -27,22 +27,26 @@ def batch(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: di
     return folder
 
 
-def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Path):
+DEPENDENCY = ["learner.dependency.token_share=0.5", "learner.dependency.kl_bonus=0.1"]
+
+
+@pytest.mark.parametrize(("objective", "passes"), [([], 1), (DEPENDENCY, 2)], ids=["plain", "dependency"])
+def test_gradients_are_equal_however_a_batch_is_cut(batch: Path, tiny_model: Path, objective: list[str], passes: int):
     def gradient(ranks: int, stage: int, tokens: int) -> Gradient:
         return load_file(gradient_file(batch, ranks, stage, tokens))
 
     stages = [0, 1, 2, 3]
     small = ",".join(f"{stage}:{SMALL}" for stage in stages)
     for ranks, cuts in ((1, f"0:{ALL},{small}"), (2, small)):
-        run_ranks("tests.learner.one_step", ranks, batch, cuts, f"model.path={tiny_model}", *STEP)
+        run_ranks("tests.learner.one_step", ranks, batch, cuts, f"model.path={tiny_model}", *STEP, *objective)
     whole = gradient(1, 0, ALL)
-    assert int(whole.pop("micro_batches")) == 1
+    assert int(whole.pop("backward_passes")) == passes
     assert float(whole["model.language_model.norm.weight"].norm()) > 0
     assert float(whole["model.visual.patch_embed.proj.weight"].norm()) > 0
     for ranks, micro_batches in ((1, 7), (2, 4)):
         for stage in stages:
             cut = gradient(ranks, stage, SMALL)
-            assert int(cut["micro_batches"]) == micro_batches
+            assert int(cut["backward_passes"]) == passes * micro_batches
             for name, expected in whole.items():
                 difference = float((cut[name] - expected).norm())
                 assert difference <= 1e-4 * float(expected.norm()), (ranks, stage, name)

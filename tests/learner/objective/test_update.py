@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from deepspeed.utils import safe_get_full_fp32_param
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from structlog.testing import capture_logs
 
 from learner.checkpoints.hf_folder import write_export
@@ -14,6 +14,7 @@ from learner.distributed.deepspeed_engine import build_engine
 from learner.distributed.gather import full_parameters
 from learner.metrics.batch_scalars import batch_scalars
 from learner.metrics.reference import undeclared
+from learner.model.masking import Mask
 from learner.model.packing import Pack, pack
 from learner.model.policy import choose_trainable, load_policy, rope_positions, token_logprobs
 from learner.model.reference import FrozenCopy
@@ -63,14 +64,14 @@ class Learner:
                         sample.ClearField("logprobs")
                         sample.logprobs.extend(self.logprobs(sample, scored.rollout.prompt.images if images else ()))
 
-    def packed(self, sample: pb.Sample, images: Any) -> Pack:
-        prepared = self.builder.images([self._images[ref.sha256] for ref in images])
+    def packed(self, sample: pb.Sample, images: Any, mask: Mask | None = None) -> Pack:
+        prepared = self.builder.images([self._images[ref.sha256] for ref in images], mask)
         sequence = self.builder.from_tokens(list(sample.prompt_token_ids), list(sample.response_token_ids), prepared)
         return pack([sequence], self.builder.filler(), lambda s: rope_positions(self.policy, s))
 
-    def logprobs(self, sample: pb.Sample, images: Any) -> list[float]:
+    def logprobs(self, sample: pb.Sample, images: Any, mask: Mask | None = None) -> list[float]:
         with torch.no_grad():
-            return token_logprobs(self.policy, self.packed(sample, images), self.device).tolist()
+            return token_logprobs(self.policy, self.packed(sample, images, mask), self.device).tolist()
 
 
 @pytest.fixture
@@ -397,3 +398,125 @@ def test_prompts_are_computed_for_each_response_where_sharing_them_is_not_exact(
     assert packs[0] < 0.7 * packs[1]
     for name, value in plain.weights().items():
         assert float((shared.weights()[name] - value).norm()) <= 1e-2 * float((value - before[name]).norm()), name
+
+
+ONE_STEP = ("learner.prompts_per_step=4", "learner.dependency.mask_ratio=0.5")
+MEASURED = (*ONE_STEP, "learner.dependency.measure=true")
+
+
+def test_visual_dependency_is_that_of_each_answer_alone(learner):
+    """Masked answers of a group in one pack, re-queries left out, against sequences one by one."""
+    measured = learner(*MEASURED)
+    measured.sample_on_policy()
+    mask = Mask(0.5, f"{measured.config.run.seed}/0")
+    of_part: dict[str, list[float]] = {part: [] for part in ("response", "description", "think", "answer")}
+    for group in measured.groups:
+        for scored in group.rollouts:
+            sample, images = scored.rollout.sample, scored.rollout.prompt.images
+            seen, masked = measured.logprobs(sample, images), measured.logprobs(sample, images, mask)
+            values = [min(math.exp(m - s) - 1 - (m - s), 10.0) for s, m in zip(seen, masked, strict=True)]
+            of_part["response"] += values
+            for part in ("description", "think", "answer"):
+                if scored.HasField(part):
+                    of_part[part] += values[getattr(scored, part).start : getattr(scored, part).end]
+    scalars = measured.learn()
+    assert undeclared(scalars) == []
+    for part, values in of_part.items():
+        assert scalars[f"dependency/{part}"] == pytest.approx(sum(values) / len(values), rel=1e-3)
+    assert scalars["dependency/response"] > 1e-3
+    assert "dependency/loss" not in scalars
+
+
+def test_a_policy_that_ignores_images_has_no_visual_dependency(learner):
+    blind = learner(*MEASURED)
+    last = blind.policy.model.visual.merger.mlp[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    assert blind.learn()["dependency/response"] < 1e-9
+
+
+def test_measuring_visual_dependency_does_not_change_the_step(learner):
+    plain, measured = learner("learner.prompts_per_step=4"), learner(*MEASURED)
+    assert "dependency/response" not in plain.learn()
+    measured.learn()
+    assert changed(plain.weights(), measured.weights()) == set()
+
+
+def test_answers_to_prompts_without_images_are_trained_whole(learner):
+    """Re-queries have none: their component learns the same whatever share of the answers' tokens is trained."""
+    requery = "[{name: requery, reward: {visual: 1}, tokens: [requery], kl_coef: 0}]"
+    objective = (*ONE_STEP, f"learner.components={requery}")
+    plain, weighted = learner(*objective), learner(*objective, "learner.dependency.token_share=0.3")
+    norms = [trained.learn()["grad_norm/mean"] for trained in (plain, weighted)]
+    assert norms[0] > 0
+    assert norms[1] == pytest.approx(norms[0], rel=1e-6)
+
+
+def test_a_share_of_the_tokens_gets_the_whole_weight_of_its_answer(learner):
+    """Of the gradient of the loss by log-probabilities, which the weights multiply at the old policy."""
+    answer = "[{name: answer, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}]"
+    found: list[torch.Tensor] = []
+    for share in ("null", "0.4"):
+        trained = learner(*ONE_STEP, f"learner.components={answer}", f"learner.dependency.token_share={share}")
+        trained.sample_on_policy()
+        head = trained.policy.get_output_embeddings()
+        gradients: list[torch.Tensor] = []
+
+        def watch(*arguments: Any, gradients: list[torch.Tensor] = gradients) -> None:
+            if arguments[-1][0].requires_grad:
+                arguments[-1][0].register_hook(gradients.append)
+
+        head.register_forward_hook(watch)
+        trained.learn()
+        found.append(torch.cat(gradients))
+    plain, weighted = found
+    sizes = [len(s.rollout.sample.response_token_ids) for g in trained.groups for s in g.rollouts]
+    kept, learned = (float((values.abs() > 0).sum()) for values in (weighted, plain))
+    assert kept / learned == pytest.approx(0.4, abs=0.03)
+    ratio = (weighted / plain)[plain.abs() > 0]
+    weights = {round(float(r), 2) for r in ratio if r}
+    assert len(weights) > 3
+    assert weights <= {round(n / round(0.4 * n), 2) for n in sizes}
+
+
+BONUS = (
+    *ONE_STEP,
+    "learner.components=[{name: answer, reward: {accuracy: 0.0}, tokens: [response], kl_coef: 0}]",
+    "learner.dependency.kl_bonus=0.5",
+    "learner.max_grad_norm=1e9",
+)
+
+
+def test_the_gradient_of_a_bonus_goes_through_both_sides(learner):
+    """Against torch's own, of the formula over answers one by one."""
+    packed, plain = learner(*BONUS), learner(*BONUS)
+    packed.learn()
+    mask, bounded = Mask(0.5, f"{plain.config.run.seed}/0"), []
+    for group in plain.groups:
+        for scored in group.rollouts:
+            sample, images = scored.rollout.sample, scored.rollout.prompt.images
+            packs = (plain.packed(sample, images, one) for one in (None, mask))
+            seen, masked = (token_logprobs(plain.policy, one, plain.device) for one in packs)
+            bounded.append(((masked - seen).exp() - 1 - (masked - seen)).clamp(max=1.0))
+    (-0.5 * torch.cat(bounded).mean()).backward()
+    expected = {name: p.grad for name, p in plain.policy.named_parameters() if p.grad is not None}
+    scale = max(float(gradient.norm()) for gradient in expected.values())
+    for name, parameter in packed.policy.named_parameters():
+        found = safe_get_full_optimizer_state(parameter, "exp_avg") / 0.1
+        assert float((found - expected[name]).norm()) <= 1e-4 * max(float(expected[name].norm()), 0.01 * scale), name
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["learner.lora.rank=4", *(pytest.param(f"learner.zero_stage={s}", marks=pytest.mark.slow) for s in (0, 3))],
+)
+def test_a_bonus_raises_visual_dependency(learner, option: str):
+    """With no other term, on the same answers; of a token as far as its cap."""
+    looking = learner(*BONUS, "learner.learning_rate=3e-4", option)
+    looking.sample_on_policy()
+    first, second = looking.learn(), looking.learn()
+    assert undeclared(first) == []
+    assert second["dependency/loss"] < first["dependency/loss"] < 0
+    assert -first["dependency/loss"] < first["dependency/response"]
+    assert 0 < first["dependency/capped"] < 0.5

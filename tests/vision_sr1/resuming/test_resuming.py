@@ -138,6 +138,7 @@ def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path):
         ("rl", "learner.prompts_per_step=64", "learner.prompts_per_step", "from the next batch on"),
         ("rl", "learner.preset=gdpo", "learner.components[0].advantage", "from the next optimizer step on"),
         ("rl", "learner.learning_rate=1e-5", "learner.learning_rate", "from the next optimizer step on"),
+        ("rl", "learner.dependency.kl_bonus=0.1", "learner.dependency.kl_bonus", "from the next optimizer step on"),
         ("rl", "learner.batches=7", "learner.batches", "training ends at the new total"),
         ("rl", "learner.schedule.name=cosine", "learner.schedule.name", "the learning rate's schedule for the new"),
         ("rl", "learner.stop_when.kl.above=1", "learner.stop_when.kl.above", "from the next batch on"),

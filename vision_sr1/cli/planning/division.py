@@ -196,7 +196,10 @@ def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
     group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + REQUERY_TOKENS)  # its prompt once
     tokens = config.learner.prompts_per_batch * group
     flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
-    if config.learner.dependency.is_used:  # one more forward pass, without re-queries
-        answers = config.learner.prompts_per_batch * (PROMPT_TOKENS + config.sampling.group_size * RESPONSE_TOKENS)
-        flops += 2.0 * size.parameters * answers
+    dependency = config.learner.dependency
+    masked = 2.0 * dependency.is_used + 8.0 * bool(
+        dependency.kl_bonus
+    )  # forward; forward, backward, recomputed forward
+    answers = config.learner.prompts_per_batch * (PROMPT_TOKENS + config.sampling.group_size * RESPONSE_TOKENS)
+    flops += masked * size.parameters * answers  # re-queries have no images
     return flops / (ranks * gpu.tflops * 1e12 * TRAINING_EFFICIENCY)
