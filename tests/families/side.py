@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from learner.model.masking import Mask
 from learner.model.packing import pack
 from learner.model.policy import layout_of, load_policy, rope_positions, token_logprobs
 from learner.model.sequences import Sequence, SequenceBuilder
@@ -31,8 +32,13 @@ PROMPTS = [  # which of the pictures, and words
 def picture(width: int, height: int, seed: int) -> bytes:
     """A PNG of noise."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return png(Image.fromarray(pixels))
+
+
+def png(image: Image.Image) -> bytes:
+    """An encoded image."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG")
+    image.save(encoded, "PNG")
     return encoded.getvalue()
 
 
@@ -69,19 +75,19 @@ class Side:
         self.policy: Any = load_policy(config, str(model), forbidden_token_ids=[])
         self.plain: Any = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32)
 
-    def inputs(self, prompt: int) -> Any:
+    def inputs(self, prompt: int, pictures: list[bytes] = PICTURES) -> Any:
         """A prompt as the model's own processor prepares it."""
         shown, words = PROMPTS[prompt]
-        return processor_inputs(self.builder, self.config, words, [PICTURES[index] for index in shown])
+        return processor_inputs(self.builder, self.config, words, [pictures[index] for index in shown])
 
-    def sequence(self, prompt: int, response: list[int]) -> Sequence:
+    def sequence(self, prompt: int, response: list[int], mask: Mask | None = None) -> Sequence:
         """As the learner has it."""
-        images = self.builder.images([PICTURES[index] for index in PROMPTS[prompt][0]])
+        images = self.builder.images([PICTURES[index] for index in PROMPTS[prompt][0]], mask)
         return self.builder.from_tokens(self.inputs(prompt).input_ids[0].tolist(), response, images)
 
-    def separately(self, prompt: int, response: list[int]) -> torch.Tensor:
+    def separately(self, prompt: int, response: list[int], pictures: list[bytes] = PICTURES) -> torch.Tensor:
         """Log-probabilities of the response by transformers."""
-        inputs = self.inputs(prompt)
+        inputs = self.inputs(prompt, pictures)
         length = inputs.input_ids.shape[1]
         append(inputs, response)
         logits = self.plain(**inputs).logits[0, length - 1 : -1]

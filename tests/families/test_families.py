@@ -1,5 +1,6 @@
 """Each family that is known: its packs compute what its sequences would one by one, and what is counted is right."""
 
+import hashlib
 import io
 import json
 import re
@@ -17,11 +18,12 @@ from typer.testing import CliRunner
 
 from learner.model.attention import Layout, Trees
 from learner.model.flops import ModelFlops
+from learner.model.masking import Mask
 from learner.model.packing import pack
 from learner.model.policy import choose_trainable, layout_of, load_policy, rope_positions, token_logprobs
 from tests.conftest import Once
 from tests.families.conftest import tiny_model_of
-from tests.families.side import CPU, PICTURES, PROMPTS, Side, picture
+from tests.families.side import CPU, PICTURES, PROMPTS, Side, picture, png
 from vision_sr1.cli.main import app
 from vision_sr1.cli.planning.estimates import model_size
 from vision_sr1.config import ConfigError, LoraConfig, ModelConfig
@@ -105,6 +107,18 @@ def test_every_image_changes_what_follows_it(side: Side):
     response = list(range(20, 30))
     one, other = (side.packed([side.sequence(prompt, response)]) for prompt in (1, 3))
     assert (one - other).abs().max() > 1e-3
+
+
+def test_masked_images_are_what_the_model_s_own_processor_makes_of_masked_pictures(side: Side):
+    mask, masked = Mask(0.5, "0/0"), []
+    for encoded in PICTURES:
+        plain = Image.open(io.BytesIO(encoded))
+        tokens = PromptLengths(side.config, side.builder.processor).image_tokens(encoded)
+        masked.append(png(mask(plain, hashlib.sha256(encoded).hexdigest(), tokens)))
+    answers = [(prompt, list(range(20, 20 + length))) for prompt, length in ((2, 9), (2, 5), (4, 7), (5, 8))]
+    packed = side.packed([side.sequence(*answer, mask) for answer in answers])
+    assert torch.allclose(packed, torch.cat([side.separately(*answer, masked) for answer in answers]), atol=2e-5)
+    assert (packed - side.packed([side.sequence(*answer) for answer in answers])).abs().max() > 1e-3
 
 
 def test_tokens_are_counted_without_decoding_an_image(side: Side):

@@ -117,6 +117,18 @@ def test_where_learner_and_actors_do_not_fit_beside_one_another_they_take_turns(
     assert plan.batch_s > plan.generation_s + plan.training_s
 
 
+def test_passes_with_masked_images_take_time(size: ModelSize, config: Config):
+    def training_s(*overrides: str) -> float:
+        changed = load_config(EXAMPLE, overrides, environment={}).config
+        return make_plan(size, changed, GPUS["H100"], 2).training_s
+
+    measured, bonus = training_s("learner.dependency.measure=true"), training_s("learner.dependency.kl_bonus=0.1")
+    group = config.sampling.group_size
+    share = (1500 + 500 * group) / (1500 + 1200 * group)  # of tokens that have images before them
+    assert measured == pytest.approx(training_s() * (1 + 0.2 * share))
+    assert bonus == pytest.approx(training_s() * (1 + share))
+
+
 def test_adapters_of_3b_are_learned_on_one_gpu(folder_3b: Path):
     config = load_config(EXAMPLE, ["learner.lora.rank=64"], environment={}).config
     plan = make_plan(model_size(str(folder_3b), config.learner), config, GPUS["H100"], 1)
