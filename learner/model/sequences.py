@@ -151,7 +151,7 @@ class SequenceBuilder:
                 f"{len(unplaced)} of {len(encoded_images)} images have no marker in a turn that is answered"
             )
         if len(ids) > self._config.max_model_len:
-            raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._max_len})")
+            raise SequenceError(f"{len(ids)} tokens are more than model.max_model_len ({self._config.max_model_len})")
         token_ids = np.asarray(ids, dtype=np.int64)
         return Sequence(token_ids, token_ids == self._image_token, np.asarray(selected), images)
 

@@ -48,7 +48,8 @@ class BatchStatistics:
 
     def dependency(self, values: Float[Tensor, " tokens"], parts: dict[Part, Bool[Tensor, " tokens"]]) -> None:
         """Visual dependency of a micro-batch's tokens, those of answers to prompts with images; and their parts."""
-        for part, tokens in {"response": torch.ones_like(values, dtype=torch.bool), **parts}.items():
+        whole = torch.ones_like(values, dtype=torch.bool)
+        for part, tokens in (("response", whole), *parts.items()):
             self._sums[f"dependency/{part}"] += values[tokens].sum()
             self._sums[f"dependency_tokens/{part}"] += tokens.sum()
 

@@ -44,7 +44,7 @@ def test_weights_keep_the_tokens_of_highest_dependency_of_each_response(share: f
     for index, length in enumerate(lengths):
         own = dependency[sequences == index].tolist()
         count = max(1, round(share * length))
-        kept = sorted(range(length), key=lambda place, own=own: (-own[place], place))[:count]
+        kept = [place for _, place in sorted((-value, place) for place, value in enumerate(own))][:count]
         expected += [length / count if place in kept else 0.0 for place in range(length)]
     assert found == pytest.approx(expected, rel=1e-6)  # lengths are divided in float32
     assert sum(found) == pytest.approx(sum(lengths), rel=1e-6)
