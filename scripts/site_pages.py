@@ -8,7 +8,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, get_args
@@ -132,7 +132,7 @@ def settings_page() -> str:
     for setting in settings():
         rows[setting.name.partition(".")[0].partition("[")[0]].append(setting)
     for section, found in rows.items():
-        introduction = inspect.getdoc(Config.model_fields[section].annotation) or ""  # type: ignore[arg-type]
+        introduction = inspect.getdoc(Config.model_fields[section].annotation) or ""
         table = _table(
             ("setting", "type", "default", "meaning"),
             [(f"`{one.name}`", f"`{one.type}`", f"`{one.default}`", one.meaning) for one in found],
@@ -181,7 +181,8 @@ def modules_with_metrics() -> Iterator[ModuleType]:
 def prometheus_metrics() -> dict[str, MetricWrapperBase]:
     """Every metric that a module declares, by name."""
     declared = (value for module in modules_with_metrics() for value in vars(module).values())
-    return {metric.describe()[0].name: metric for metric in declared if isinstance(metric, MetricWrapperBase)}
+    metrics = (value for value in declared if isinstance(value, MetricWrapperBase))
+    return {next(iter(metric.describe())).name: metric for metric in metrics}
 
 
 def prometheus_page() -> str:
@@ -222,27 +223,27 @@ def rest_page() -> str:
     for path, methods in document["paths"].items():
         for method, route in methods.items():
             parts.append(f"## {method.upper()} {path}\n\n{route.get('description') or route.get('summary', '')}")
-            rows = [
+            parameters = [
                 (f"`{one['name']}`", one["in"], _schema(one.get("schema", {})), _one_line(one.get("description", "")))
                 for one in route.get("parameters", [])
             ]
-            if rows:
-                parts.append(_table(("parameter", "in", "type", "meaning"), rows))
+            if parameters:
+                parts.append(_table(("parameter", "in", "type", "meaning"), parameters))
             answers = [
                 f"{status}: {answer['description']}{_answered(answer)}" for status, answer in route["responses"].items()
             ]
             parts.append("Answers: " + "; ".join(answers) + ".")
     parts.append("## Objects")
     for name, model in document["components"]["schemas"].items():
-        rows = [
+        fields = [
             (f"`{key}`", _schema(one), _one_line(one.get("description", "")))
             for key, one in model.get("properties", {}).items()
         ]
-        if rows:
+        if fields:
             parts += [
                 f"### {name}",
                 _one_line(model.get("description", "")),
-                _table(("field", "type", "meaning"), rows),
+                _table(("field", "type", "meaning"), fields),
             ]
     return "\n\n".join(parts) + "\n"
 
@@ -266,7 +267,7 @@ def _schema(schema: dict[str, Any]) -> str:
     return str(schema.get("type", ""))
 
 
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [heads, tuple("---" for _ in heads), *(tuple(_cell(text) for text in row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
