@@ -7,7 +7,7 @@ from actors.policy_engine import PolicyEngine
 from actors.prompt_renderer import BadRequestError
 from actors.server import ActorService
 from vision_sr1.config import Config
-from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.ids import question_id, requery_id
 from vision_sr1.pipeline.response_parts import parse_parts
 from vision_sr1.pipeline.scored_groups import is_empty, without_group
 from vision_sr1.pipeline.wire import SCHEMA_VERSION, WireError, decode
@@ -64,7 +64,8 @@ class PromptWorker:
                 rollout = self._rollout(prompt, index, sample, started)
                 if rollout.requery_id and rollout.requery_id not in asked:
                     asked.add(rollout.requery_id)
-                    self._updates.requeries.add(rollout.requery_id)
+                    for question in range(1 + len(prompt.further_questions)):
+                        self._updates.requeries.add(question_id(rollout.requery_id, question))
                 output = Output("rollouts", rollout.id, rollout.SerializeToString())
                 remaining -= 1
                 if remaining:

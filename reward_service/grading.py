@@ -19,6 +19,7 @@ REMEMBERED = 65_536  # answers to one question are few and come often
 SHOWN = 80  # characters of an answer in an explanation
 
 _Case = tuple[GraderName, str, str, str]
+Question = pb.Prompt | pb.FurtherQuestion  # with its reference answer
 
 
 class Grading:
@@ -35,13 +36,13 @@ class Grading:
         self._processes = ProcessPool(config.processes, MEMORY_BYTES, partial(warm_up, config.grader_names))
         self._known: OrderedDict[_Case, float] = OrderedDict()
 
-    async def grade(self, answer: str | None, prompt: pb.Prompt) -> Reward | MissingReward:
+    async def grade(self, answer: str | None, asked: Question) -> Reward | MissingReward:
         """1 for a right answer, 0 for a wrong one or none, what a judge says between; missing where the grader failed
         or took too long."""
-        return await self._grade(self._config.grader_of(prompt.data_source), answer, prompt)
+        return await self._grade(self._config.grader_of(asked.data_source), answer, asked)
 
     async def disagreement(
-        self, first: Reward | MissingReward, answer: str | None, prompt: pb.Prompt
+        self, first: Reward | MissingReward, answer: str | None, asked: Question
     ) -> Reward | MissingReward:
         """1 where the second grader says something else than the first did, 0 where not; missing where either is.
 
@@ -49,25 +50,25 @@ class Grading:
             first: what `grade` says of the answer.
         """
         assert self._config.second_grader is not None
-        second = await self._grade(self._config.second_grader, answer, prompt)
+        second = await self._grade(self._config.second_grader, answer, asked)
         if isinstance(first, MissingReward):
             return first
         if isinstance(second, MissingReward):
             return second
         return Reward(float(first.value != second.value), f"{first.explanation}; {second.explanation}")
 
-    async def _grade(self, name: GraderName, answer: str | None, prompt: pb.Prompt) -> Reward | MissingReward:
+    async def _grade(self, name: GraderName, answer: str | None, asked: Question) -> Reward | MissingReward:
         if answer is None:
             return Reward(0.0, r"no \boxed{} answer")
-        case = (name, answer, prompt.answer, prompt.question if name in ("choice", "judge") else "")
+        case = (name, answer, asked.answer, asked.question if name in ("choice", "judge") else "")
         try:
             worth = await self._worth(case)
         except (CallFailedError, JudgeFailedError) as error:
             metrics.GRADINGS.labels(name, "failed").inc()
-            return MissingReward(f"grader {name} on {shown(answer)} and {shown(prompt.answer)}: {error}")
+            return MissingReward(f"grader {name} on {shown(answer)} and {shown(asked.answer)}: {error}")
         metrics.GRADINGS.labels(name, "right" if worth else "wrong").inc()
         said = {0.0: "is not", 1.0: "is"}.get(worth, f"is {worth:g} of")
-        return Reward(worth, f"{name}: {shown(answer)} {said} {shown(prompt.answer)}")
+        return Reward(worth, f"{name}: {shown(answer)} {said} {shown(asked.answer)}")
 
     async def close(self) -> None:
         """Ends the processes."""

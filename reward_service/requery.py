@@ -11,7 +11,8 @@ import structlog
 from reward_service import metrics
 from vision_sr1.config import RequeryConfig, TlsConfig
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.ids import requery_id
+from vision_sr1.pipeline.ids import question_id, requery_id
+from vision_sr1.pipeline.prompt_properties import questions_of
 from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.prompting.prompt_template import PromptTemplate
@@ -46,20 +47,23 @@ class Requerier:
         """The user's turn of a re-query: nothing of the rollout but its description, and no image."""
         return self._template.requery(description, question)
 
-    async def ask(self, rollout: pb.Rollout) -> list[pb.Requery]:
+    async def ask(self, rollout: pb.Rollout, question: int = 0) -> list[pb.Requery]:
         """`samples` answers: from the rollout's own actor while it lives, then from another; under the rollout's
         policy version while an actor holds it. Rollouts of a group with equal descriptions may share them.
+
+        Args:
+            question: 0 for the prompt's own, n for the n-th of its further ones.
 
         Raises:
             RequeryFailedError: no actor answered.
         """
-        request = self._request(rollout)
+        request = self._request(rollout, question)
         if not self._config.is_shared(rollout.prompt.sampling.temperature):
-            return await self._ask(rollout, request)
+            return await self._ask(rollout, request, question)
         key = (request.request_id, request.required_policy_version)
         asking = self._shared.get(key)
         if asking is None or (asking.done() and (asking.cancelled() or asking.exception())):
-            asking = self._shared[key] = asyncio.create_task(self._ask(rollout, request))
+            asking = self._shared[key] = asyncio.create_task(self._ask(rollout, request, question))
             if len(self._shared) > SHARED_AT_MOST:
                 self._shared.popitem(last=False)
             return await asyncio.shield(asking)
@@ -70,7 +74,7 @@ class Requerier:
             shared[-1].MergeFrom(requery)
         return shared
 
-    async def _ask(self, rollout: pb.Rollout, request: actor_pb2.GenerateRequest) -> list[pb.Requery]:
+    async def _ask(self, rollout: pb.Rollout, request: actor_pb2.GenerateRequest, question: int) -> list[pb.Requery]:
         started = time.monotonic()
         wanted = request.required_policy_version
         asked, lost, last = pb.ActorInfo(id=rollout.actor_id, address=rollout.actor_address), set(), ""
@@ -100,24 +104,24 @@ class Requerier:
             else:
                 metrics.REQUERIES.labels("answered").inc()
                 metrics.REQUERY_SECONDS.observe(time.monotonic() - started)
-                return [_requery(request, reply) for reply in replies]
+                return [_requery(request, reply, question) for reply in replies]
         metrics.REQUERIES.labels("failed").inc()
         raise RequeryFailedError(f"no actor answered the re-query; {last}")
 
-    def _request(self, rollout: pb.Rollout) -> actor_pb2.GenerateRequest:
-        config = self._config
+    def _request(self, rollout: pb.Rollout, question: int) -> actor_pb2.GenerateRequest:
+        config, prompt = self._config, rollout.prompt
         sampling = pb.SamplingParams()
-        sampling.CopyFrom(rollout.prompt.sampling)
+        sampling.CopyFrom(prompt.sampling)
         sampling.max_tokens = config.max_tokens
         if config.temperature is not None:
             sampling.temperature = config.temperature
-        if sampling.HasField("seed") and not config.is_shared(rollout.prompt.sampling.temperature):
-            # Equal descriptions of a group are not asked with equal luck.
-            sampling.seed += rollout.sample_index * config.samples
+        if sampling.HasField("seed"):  # equal descriptions of a group are not asked with equal luck, nor questions
+            place = 0 if config.is_shared(prompt.sampling.temperature) else rollout.sample_index
+            sampling.seed += (question * prompt.group_size + place) * config.samples
         return actor_pb2.GenerateRequest(
             schema_version=SCHEMA_VERSION,
-            request_id=rollout.requery_id or requery_id(rollout, config),
-            text=self.prompt(rollout.parts.description, rollout.prompt.question),
+            request_id=question_id(rollout.requery_id or requery_id(rollout, config), question),
+            text=self.prompt(rollout.parts.description, questions_of(prompt)[question].question),
             num_samples=config.samples,
             sampling=sampling,
             priority=PRIORITY,
@@ -161,10 +165,11 @@ class Requerier:
         return sorted(replies, key=lambda reply: reply.sample_index)
 
 
-def _requery(request: actor_pb2.GenerateRequest, reply: actor_pb2.GenerateResponse) -> pb.Requery:
+def _requery(request: actor_pb2.GenerateRequest, reply: actor_pb2.GenerateResponse, question: int) -> pb.Requery:
     return pb.Requery(
         prompt=request.text,
         sample=reply.sample,
         actor_id=reply.actor_id,
         policy_version=sample_version(reply.sample),
+        question=question,
     )

@@ -17,12 +17,12 @@ from reward_service.rewards import RESPONSE_REWARDS
 from reward_service.rewards.user_functions import Outcome, RewardFunctions
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
-from vision_sr1.pipeline.prompt_properties import has_images
+from vision_sr1.pipeline.prompt_properties import has_images, questions_of
 from vision_sr1.pipeline.response_parts import parse_parts, response_format
 from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
-from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, OF_REQUERIES
+from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, OF_REQUERIES, VISUAL_OWN
 from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 NOTHING_TO_ASK = Reward(0.0, "no description: nothing to ask about")
 EXPLANATION_LENGTH = 500  # characters
+
+_Answers = list[pb.Requery] | MissingReward  # to one question, or why there are none
 
 
 class Scorer:
@@ -100,7 +102,11 @@ class Scorer:
         is_evaluation = scored.rollout.prompt.purpose == pb.PURPOSE_EVALUATION
         asks_again = recorded or self._has_requery(evaluation=is_evaluation)
         if not parts.description:
-            asked = (*(OF_REQUERIES if asks_again else ()), *([JUDGE] if self._judge is not None else ()))
+            asked = (
+                *(OF_REQUERIES if asks_again else ()),
+                *([VISUAL_OWN] if asks_again and self._gives_own(scored) else ()),
+                *([JUDGE] if self._judge is not None else ()),
+            )
             return {"accuracy": await grading, **dict.fromkeys(asked, NOTHING_TO_ASK)}
         accuracy, visual, judged = await asyncio.gather(
             grading,
@@ -110,17 +116,44 @@ class Scorer:
         return {"accuracy": accuracy, **visual, **judged}
 
     async def _visual(self, scored: pb.ScoredRollout, answered: pb.ScoredRollout | None) -> dict[str, Outcome]:
-        """The policy's own answers from the description."""
+        """The policy's own answers from the description, to each question that it is asked."""
+        questions = questions_of(scored.rollout.prompt)
+        if answered is not None and answered.requeries:
+            answers = [_recorded(answered, number) for number in range(len(questions))]
+        else:
+            answers = await asyncio.gather(*(self._asked(scored.rollout, number) for number in range(len(questions))))
+        worth = [await self._graded(scored, given, asked) for given, asked in zip(answers, questions, strict=True)]
+        formats = [requery.rewards["requery_format"] for requery in scored.requeries]
+        unanswered = next((given for given in answers if isinstance(given, MissingReward)), None)
+        return {
+            "visual": _mean_over_questions(worth),
+            **({VISUAL_OWN: worth[0]} if self._gives_own(scored) else {}),
+            "requery_format": unanswered
+            or Reward(fmean(formats), f"{sum(formats):g} of {len(formats)} are <think>, \\boxed{{}}"),
+        }
+
+    def _gives_own(self, scored: pb.ScoredRollout) -> bool:
+        """Whether `visual` may be about further questions, so that the own one's share is given beside it."""
+        return self._config.requery.questions > 1 or bool(scored.rollout.prompt.further_questions)
+
+    async def _asked(self, rollout: pb.Rollout, question: int) -> _Answers:
+        """Answers of the policy to one question."""
         try:
-            if answered is not None and answered.requeries:
-                answers = list(answered.requeries)
-            else:
-                answers = await self._requerier.ask(scored.rollout)
+            return await self._requerier.ask(rollout, question)
         except RequeryFailedError as error:
             log.error(
-                "requery_failed", message="No actor answered the re-query", rollout=scored.rollout.id, error=str(error)
+                "requery_failed",
+                message="No actor answered the re-query",
+                rollout=rollout.id,
+                question=question,
+                error=str(error),
             )
-            return {"visual": MissingReward(str(error)), "requery_format": MissingReward(str(error))}
+            return MissingReward(str(error))
+
+    async def _graded(self, scored: pb.ScoredRollout, answers: _Answers, asked: pb.FurtherQuestion) -> Outcome:
+        """Adds the answers to one question to the rollout, each with its own rewards; returns their mean."""
+        if isinstance(answers, MissingReward):
+            return answers
         right: list[Outcome] = []
         for answer in answers:
             requery = scored.requeries.add()
@@ -130,14 +163,10 @@ class Scorer:
             requery.answer = parsed.answer or ""
             requery.rewards.clear()
             requery.rewards["requery_format"] = float(parsed.format == "think_answer")
-            right.append(await self._grading.grade(parsed.answer, scored.rollout.prompt))
+            right.append(await self._grading.grade(parsed.answer, asked))
             if isinstance(right[-1], Reward):
                 requery.rewards["visual"] = right[-1].value
-        formats = [requery.rewards["requery_format"] for requery in scored.requeries]
-        return {
-            "visual": _mean(right),
-            "requery_format": Reward(fmean(formats), f"{sum(formats):g} of {len(formats)} are <think>, \\boxed{{}}"),
-        }
+        return _mean(right)
 
     async def _judged(self, scored: pb.ScoredRollout, answered: pb.ScoredRollout | None) -> dict[str, Outcome]:
         """The judge's answer from the description."""
@@ -220,6 +249,23 @@ def _mean(outcomes: list[Outcome]) -> Outcome:
     return Reward(value, said if len(outcomes) == 1 else f"mean of {len(given)} of {len(outcomes)}: {said}")
 
 
+def _recorded(answered: pb.ScoredRollout, question: int) -> _Answers:
+    found = [requery for requery in answered.requeries if requery.question == question]
+    return found or MissingReward("no answer to it was recorded")
+
+
+def _mean_over_questions(worth: list[Outcome]) -> Outcome:
+    """Each counts as much as another. Missing where one of them is: descriptions are compared by the same questions."""
+    if len(worth) == 1:
+        return worth[0]
+    for number, outcome in enumerate(worth):
+        if isinstance(outcome, MissingReward):
+            return MissingReward(f"question {number + 1} of {len(worth)}: {outcome.reason}")
+    given = [outcome for outcome in worth if isinstance(outcome, Reward)]
+    said = "; ".join(reward.explanation for reward in given)
+    return Reward(fmean(reward.value for reward in given), f"mean over {len(given)} questions: {said}")
+
+
 def _scored_response(scored: pb.ScoredRollout) -> ScoredResponse:
     rollout = scored.rollout
     prompt, parts = rollout.prompt, rollout.parts
@@ -235,7 +281,7 @@ def _scored_response(scored: pb.ScoredRollout) -> ScoredResponse:
         token_ids=tuple(rollout.sample.response_token_ids),
         max_tokens=prompt.sampling.max_tokens,
         is_truncated=is_truncated(rollout.sample),
-        requeries=tuple(requery.response for requery in scored.requeries),
+        requeries=tuple(requery.response for requery in scored.requeries if not requery.question),
         has_images=has_images(prompt),
         rewards=dict(scored.rewards),
     )

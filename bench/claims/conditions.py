@@ -96,7 +96,7 @@ def main() -> None:
             for objective, overrides in condition.runs.items():
                 study.train(seed, objective, overrides)
                 say(started, f"{condition.text}, seed {seed}: {objective}")
-        verdicts = _verdicts(study, condition)
+        verdicts = verdicts_of(study, condition)
         tables += [f"### {condition.text}\n", table(verdicts)]
         if condition.compares:
             for name in COMPARED:
@@ -114,7 +114,8 @@ def main() -> None:
     print(shortcut_result("claims_conditions_shortcut_rate_by_rule", compared))
 
 
-def _verdicts(study: Study, condition: Condition) -> dict[str, list[Verdict]]:
+def verdicts_of(study: Study, condition: Condition) -> dict[str, list[Verdict]]:
+    """Of the cold start and of every run, one per seed."""
     verdicts: dict[str, list[Verdict]] = {name: [] for name in (COLD_START, *condition.runs)}
     for seed in condition.seeds:
         base = Reader(study.model(seed, "base"))

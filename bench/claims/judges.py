@@ -21,6 +21,7 @@ from vision_sr1.pipeline.answer_record import answer_record
 from vision_sr1.prompting.chat import Chat
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 from vision_sr1.prompting.response import parse_response
+from vision_sr1.rewards.names import own_visual
 from vision_sr1.run_folder import jsonl
 
 JUDGES = ("self", "base", "rule")
@@ -112,7 +113,7 @@ def judge(answers: list[Answer], policy: Reader, base: Reader) -> Verdict:
     def right(by: list[str | None]) -> list[bool]:
         return [said is not None and mathruler(said, str(a["reference"])) for said, a in zip(by, answers, strict=True)]
 
-    enough = {"self": [bool(a["visual"]) for a in answers]} | {name: right(by) for name, by in said.items()}
+    enough = {"self": [bool(own_visual(a)) for a in answers]} | {name: right(by) for name, by in said.items()}
 
     def mean(name: str) -> float:
         return fmean(float(str(a[name])) for a in answers)

@@ -57,14 +57,19 @@ def spread(values: list[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def table(verdicts: dict[str, list[Verdict]]) -> str:
-    """A row by name with the mean over the seeds."""
+def table(verdicts: dict[str, list[Verdict]], more: Mapping[str, Mapping[str, list[float]]] | None = None) -> str:
+    """A row by name with the mean over the seeds.
+
+    Args:
+        more: further columns by title, each with its values by row, one per seed; a row that is not there has none.
+    """
     every = [verdict for seeds in verdicts.values() for verdict in seeds]
-    columns = _columns(every[0]).keys()
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    columns, more = _columns(every[0]).keys(), more or {}
+    lines = ["| | " + " | ".join([*columns, *more]) + " |", "|---" * (len(columns) + len(more) + 1) + "|"]
     for name, seeds in verdicts.items():
         figures = [_columns(verdict) for verdict in seeds]
         cells = [spread([of_seed[column] for of_seed in figures]) for column in columns]
+        cells += [spread(values[name]) if name in values else "" for values in more.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     lines.append(
         f"\nValid format: at least {min(v.format for v in every):.3f}; answer leaks: at most "

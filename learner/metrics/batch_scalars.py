@@ -11,11 +11,11 @@ import numpy as np
 from learner.objective.samples import group_has_signal
 from vision_sr1.config import LearnerConfig
 from vision_sr1.pipeline.scored_groups import is_empty, is_truncated, sample_version
-from vision_sr1.rewards.names import JUDGE
+from vision_sr1.rewards.names import JUDGE, own_visual
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 PERCENTILES = (10, 50, 90, 99)
-DISAGREEMENTS = {"accuracy_visual": ("accuracy", "visual"), "visual_judge": ("visual", JUDGE)}
+DISAGREEMENTS = {"accuracy_visual": ("accuracy", "visual"), "visual_judge": ("visual", JUDGE)}  # on the own question
 
 
 def batch_scalars(groups: list[pb.ScoredGroup], settings: LearnerConfig) -> dict[str, float]:
@@ -29,7 +29,8 @@ def batch_scalars(groups: list[pb.ScoredGroup], settings: LearnerConfig) -> dict
     signal = fmean(group_has_signal(group, settings) for group in groups)
     names = sorted({name for r in rollouts for name in (*r.rewards, *r.missing)})
     given = {name: [r.rewards[name] for r in rollouts if name in r.rewards] for name in names}
-    both = [r.rewards for r in rollouts if "accuracy" in r.rewards and "visual" in r.rewards]
+    own = [_of_own_question(r) for r in rollouts]
+    both = [rewards for rewards in own if {"accuracy", "visual"} <= rewards.keys()]
     same = [q.policy_version == sample_version(r.rollout.sample) for r in rollouts for q in r.requeries]
     return {
         **{f"reward/{name}": fmean(values) for name, values in given.items() if values},
@@ -80,9 +81,16 @@ def _source_name(data_source: str) -> str:
 
 def _disagreements(rollouts: list[pb.ScoredRollout]) -> Iterator[tuple[str, float]]:
     for title, (one, other) in DISAGREEMENTS.items():
-        both = [r.rewards for r in rollouts if one in r.rewards and other in r.rewards]
+        both = [rewards for rewards in map(_of_own_question, rollouts) if {one, other} <= rewards.keys()]
         if both:
             yield f"disagreement/{title}", fmean((r[one] > 0) != (r[other] > 0) for r in both)
+
+
+def _of_own_question(rollout: pb.ScoredRollout) -> dict[str, float]:
+    """The rewards with `visual` as it is for the prompt's own question."""
+    rewards = dict(rollout.rewards)
+    visual = own_visual(rewards)
+    return rewards if visual is None else {**rewards, "visual": visual}
 
 
 def _lengths(rollouts: list[pb.ScoredRollout]) -> dict[str, float]:

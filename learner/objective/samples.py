@@ -1,16 +1,17 @@
 """From scored groups to what the objective needs: sequences with behaviour log-probabilities, masks and advantages."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vision_sr1.config import LearnerConfig
-from vision_sr1.credit.advantages import BatchRewards, component_advantages, has_signal
-from vision_sr1.credit.assignment import group_rewards, requery_entries, requery_rewards, token_sets
+from vision_sr1.credit.advantages import component_advantages, has_signal
+from vision_sr1.credit.assignment import group_rewards, token_sets
+from vision_sr1.credit.requeries import Place, requery_advantages
 from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -63,47 +64,44 @@ def tokens_of(bundle: list[TrainingSample]) -> int:
 def training_samples(
     groups: list[pb.ScoredGroup], settings: LearnerConfig, policy_version: int
 ) -> list[list[TrainingSample]]:
-    """Each group's sequences, every rollout followed by its re-query where it has one.
+    """Each group's sequences, every rollout followed by its re-queries.
 
     Args:
         groups: a whole batch: advantages may depend on all of it.
         settings: the objective's components and which tokens are left out of them.
         policy_version: of the policy that is to learn, before the batch.
     """
-    answering = _advantages([group_rewards(group) for group in groups], settings)
-    asking = _advantages([requery_rewards(group) for group in groups], settings)
+    rewards, epsilon = [group_rewards(group) for group in groups], settings.advantage_epsilon
+    answering = {c.name: component_advantages(c, rewards, epsilon) for c in settings.components}
+    asking = {c.name: requery_advantages(c, groups, epsilon) for c in settings.components}
     samples: list[list[TrainingSample]] = []
-    for group, own, second in zip(groups, answering, asking, strict=True):
+    for number, group in enumerate(groups):
         samples.append([])
-        for scored, advantages in zip(group.rollouts, own, strict=True):
+        for place, scored in enumerate(group.rollouts):
             images = tuple(ref.sha256 for ref in scored.rollout.prompt.images)
+            own = {name: float(values[number][place]) for name, values in answering.items()}
             samples[-1].append(
                 _sample(
-                    scored.rollout.sample,
-                    images,
-                    token_sets(scored),
-                    _parts(scored),
-                    advantages,
-                    settings,
-                    policy_version,
+                    scored.rollout.sample, images, token_sets(scored), _parts(scored), own, settings, policy_version
                 )
             )
-            asked = list(islice(second, requery_entries(scored, group)))
-            for requery, advantages in zip(scored.requeries, asked, strict=False):
+            for which, requery in enumerate(scored.requeries):
                 every = np.ones(len(requery.sample.response_token_ids), dtype=bool)
-                samples[-1].append(
-                    _sample(requery.sample, (), {"requery": every}, {}, advantages, settings, policy_version)
-                )
+                own = {name: values[number][place, which] for name, values in asking.items()}
+                samples[-1].append(_sample(requery.sample, (), {"requery": every}, {}, own, settings, policy_version))
     return samples
 
 
 def group_has_signal(group: pb.ScoredGroup, settings: LearnerConfig) -> bool:
-    """Whether any component can learn something from the group: some answer has an advantage."""
-    rewards = group_rewards(group)
+    """Whether any component can learn something from the group: some answer or re-query has an advantage."""
+    if not group.rollouts:
+        return False
+    rewards, epsilon = group_rewards(group), settings.advantage_epsilon
     return any(
-        has_signal(component_advantages(component, [rewards], settings.advantage_epsilon)[0])
+        (component.tokens != ["requery"] and has_signal(component_advantages(component, [rewards], epsilon)[0]))
+        or (component.trains_requery and has_signal(_values(requery_advantages(component, [group], epsilon)[0])))
         for component in settings.components
-        if component.weight and group.rollouts
+        if component.weight
     )
 
 
@@ -115,12 +113,8 @@ def token_staleness(sample: pb.Sample, policy_version: int) -> Int[np.ndarray, "
     return staleness
 
 
-def _advantages(rewards: BatchRewards, settings: LearnerConfig) -> Iterator[Iterator[dict[str, float]]]:
-    """Advantages by component: of every group, those of its entries."""
-    names = [component.name for component in settings.components]
-    values = [component_advantages(c, rewards, settings.advantage_epsilon) for c in settings.components]
-    for of_group in zip(*values, strict=True):
-        yield (dict(zip(names, map(float, entry), strict=True)) for entry in zip(*of_group, strict=True))
+def _values(advantages: Mapping[Place, float]) -> Float[np.ndarray, " requeries"]:
+    return np.array(list(advantages.values()), dtype=float)
 
 
 def _parts(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " response"]]:

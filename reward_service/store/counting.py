@@ -78,5 +78,5 @@ def _values(scored: pb.ScoredRollout) -> dict[str, float | None]:
     given: dict[str, float | None] = dict.fromkeys(scored.missing)
     given |= dict(scored.rewards)
     given["response_tokens"] = float(len(scored.rollout.sample.response_token_ids))
-    given["outcome"] = outcome_of(given.get("accuracy"), given.get("visual"))
+    given["outcome"] = outcome_of(scored.rewards)
     return given

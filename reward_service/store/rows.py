@@ -2,11 +2,13 @@
 
 import hashlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from reward_service.store.tables import SEARCHED
 from vision_sr1.pipeline.prompt_properties import purpose_name
 from vision_sr1.pipeline.scored_groups import sample_version
+from vision_sr1.rewards.names import own_visual
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 TEXT_LENGTH = 100_000  # characters of a trace that it can be found by
@@ -27,7 +29,7 @@ def trace_row(scored: pb.ScoredRollout) -> dict[str, Any]:
         "policy_version": sample_version(rollout.sample),
         "recorded_at": time.time(),
         **given,
-        "outcome": outcome_of(given["accuracy"], given["visual"]),
+        "outcome": outcome_of(scored.rewards),
     }
 
 
@@ -39,13 +41,17 @@ def _prompt_key(prompt: pb.Prompt) -> str:
 def trace_body(scored: pb.ScoredRollout) -> dict[str, Any]:
     """Columns of TraceBody, the sequence left out."""
     prompt = scored.rollout.prompt
-    texts = (prompt.question, prompt.answer, scored.response, *(requery.response for requery in scored.requeries))
+    further = [text for asked in prompt.further_questions for text in (asked.question, asked.answer)]
+    requeries = [requery.response for requery in scored.requeries]
+    texts = (prompt.question, prompt.answer, scored.response, *requeries, *further)
     text = "\n".join(texts).replace("\0", " ")[:TEXT_LENGTH]  # PostgreSQL's text has no NUL
     return {"text": text, "message": scored.SerializeToString()}
 
 
-def outcome_of(accuracy: float | None, visual: float | None) -> int | None:
-    """The place in OUTCOMES. As the paper counts language shortcuts: right, and no re-query's answer was."""
+def outcome_of(rewards: Mapping[str, float]) -> int | None:
+    """The place in OUTCOMES. As the paper counts language shortcuts: right, and no re-query's answer to the prompt's
+    own question was."""
+    accuracy, visual = rewards.get("accuracy"), own_visual(rewards)
     if accuracy is None or visual is None:
         return None
     return 2 * (accuracy > 0) + (visual > 0)

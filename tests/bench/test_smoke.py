@@ -42,6 +42,7 @@ SMALLEST = [
     ("actor", "--prompts 1 --samples 2 --tokens 4 --rounds 1", [system, PUBLISHED, two_gpus]),
     ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
+    ("claims.extensions", "{study} --seeds 0 --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
     ("gpu", "--steps installation --output {folder}/gpu", [slow, CHECKED]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
@@ -50,7 +51,7 @@ SMALLEST = [
     ("streams", "--rollouts 8 --replicas 1", [slow, SMOKED]),
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
-COMPARING = {"actor", "claims", "claims.conditions", "peers", "streams", "weights"}
+COMPARING = {"actor", "claims", "claims.conditions", "claims.extensions", "peers", "streams", "weights"}
 
 
 def environment() -> dict[str, str]:

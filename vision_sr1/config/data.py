@@ -42,6 +42,11 @@ class DataConfig(Section):
     scene_key: str = Field(
         "scene", description="Column with the true description, for description fidelity; may be absent."
     )
+    further_questions_key: str = Field(
+        "further_questions",
+        description="Column with further questions about the same images, a list of {question, answer}; may be absent: "
+        "then they are those of other rows with the same images. Used where reward.requery.questions is more than 1.",
+    )
     prompt_template: str = Field(
         "answer", description="Jinja file, or name of a built-in template, that renders a question as a prompt."
     )

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from vision_sr1.config.section import HomePath, Positive, Seconds, Section
-from vision_sr1.rewards.names import OF_REQUERIES
+from vision_sr1.rewards.names import OF_REQUERIES, VISUAL_OWN
 
 TokenSet = Literal["response", "description", "reasoning", "requery"]
 AdvantageNormalizer = Literal["group", "group_mean", "leave_one_out", "gdpo"]
@@ -28,6 +28,12 @@ class ComponentConfig(Section):
         description="Advantage estimator over the group. group: (r - mean) / std (GRPO). group_mean: r - mean (Dr. "
         "GRPO). leave_one_out: r minus the mean of the others (RLOO). gdpo: every reward normalized in "
         "its group, summed by factors, divided by the std over the batch.",
+    )
+    group: Literal["prompt", "description"] = Field(
+        "prompt",
+        description="The group that an advantage is relative to. prompt: all answers to the prompt; of re-queries, all "
+        "that ask its descriptions the same question. description: the re-query's samples of one description and "
+        "question; for components that train `requery` alone, with reward.requery.samples of 2 or more.",
     )
     ratio: Literal["token", "sequence"] = Field(
         "token", description="Importance ratio per token, or its geometric mean over the sequence (sequence: GSPO)."
@@ -55,7 +61,21 @@ class ComponentConfig(Section):
     @property
     def uses_requery(self) -> bool:
         """Whether it learns from re-queries: from their tokens, or from a reward that they give."""
-        return "requery" in self.tokens or any(name in self.reward for name in OF_REQUERIES)
+        return self.trains_requery or any(name in self.reward for name in (*OF_REQUERIES, VISUAL_OWN))
+
+    @property
+    def trains_requery(self) -> bool:
+        """Whether it trains the tokens of re-queries."""
+        return "requery" in self.tokens
+
+    @model_validator(mode="after")
+    def _group_is_of_what_it_trains(self) -> Self:
+        if self.group == "description" and self.tokens != ["requery"]:
+            raise ValueError(
+                f"group: description compares re-queries, and this component trains {', '.join(self.tokens)}: set "
+                "tokens to [requery], or group to prompt"
+            )
+        return self
 
 
 class SftConfig(Section):

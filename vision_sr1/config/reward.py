@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, Url
 from vision_sr1.prompting.response import ResponseFormat
-from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES
+from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES, VISUAL_OWN
 
 GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
 
@@ -25,7 +25,15 @@ class RequeryConfig(Section):
         "component or a function of `functions` uses it, in evaluation all. never: none; the rewards `visual` and "
         "`requery_format` and the language shortcut rate are then not given.",
     )
-    samples: Positive = Field(1, description="Responses per re-query; the reward `visual` is the mean over them.")
+    questions: Positive = Field(
+        1,
+        description="Questions that a description is asked in training: the row's own, and up to questions - 1 further "
+        "ones about the same images (data.further_questions_key); the reward `visual` is the mean over them "
+        "(arXiv 2509.22647).",
+    )
+    samples: Positive = Field(
+        1, description="Responses per question of the re-query; the reward `visual` is the mean over them."
+    )
     temperature: float | None = Field(
         None, ge=0, description="Sampling temperature of the re-query; 0 is greedy, null uses the rollout's."
     )
@@ -37,6 +45,15 @@ class RequeryConfig(Section):
     max_tokens: Positive = Field(2048, description="Maximum number of response tokens.")
     timeout_s: Seconds = Field(120.0, description="A re-query without an answer is retried after this time.")
     attempts: Positive = Field(3, description="Attempts before the reward `visual` is missing.")
+
+    @model_validator(mode="after")
+    def _questions_are_asked(self) -> Self:
+        if self.questions > 1 and self.when == "never":
+            raise ValueError(
+                f"questions {self.questions} are asked by re-queries, and when: never makes none: set when to needed "
+                "or always, or questions to 1"
+            )
+        return self
 
     def is_shared(self, temperature: float) -> bool:
         """Whether equal descriptions share the re-query of a rollout that was sampled at this temperature."""
@@ -172,8 +189,15 @@ class RewardConfig(Section):
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Rewards that every rollout gets, and their least and greatest values."""
         judge = {JUDGE: (0.0, 1.0)} if self.judge.url and self.judge.answers else {}
+        own = {VISUAL_OWN: (0.0, 1.0)} if self.requery.questions > 1 else {}
         second = {GRADER_DISAGREEMENT: (0.0, 1.0)} if self.second_grader else {}
-        return {**RANGES, **judge, **second, **{name: function.range for name, function in self.functions.items()}}
+        return {
+            **RANGES,
+            **own,
+            **judge,
+            **second,
+            **{name: function.range for name, function in self.functions.items()},
+        }
 
     def grader_of(self, data_source: str) -> GraderName:
         """The rule for answers to questions of a data source."""

@@ -17,7 +17,7 @@ from vision_sr1.config.sampling import SamplingConfig
 from vision_sr1.config.section import Section
 from vision_sr1.config.streams import StreamsConfig
 from vision_sr1.config.tls import TlsConfig
-from vision_sr1.rewards.names import JUDGE
+from vision_sr1.rewards.names import JUDGE, VISUAL_OWN
 from vision_sr1.run_folder.names import TRACES
 
 
@@ -45,6 +45,11 @@ class Config(Section):
                         f"component {component.name!r} uses the reward 'judge': set reward.judge.url, and leave "
                         "reward.judge.answers true"
                     )
+                if name == VISUAL_OWN and VISUAL_OWN not in self.reward.names:
+                    raise ValueError(
+                        f"component {component.name!r} uses the reward 'visual_own': set reward.requery.questions to 2 "
+                        "or more; with one question it is `visual`"
+                    )
                 if name not in self.reward.names:
                     known = ", ".join(self.reward.names)
                     raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")
@@ -57,6 +62,18 @@ class Config(Section):
                 raise ValueError(
                     f"component {component.name!r} uses the re-query: set reward.requery.when to needed or always"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _descriptions_have_groups(self) -> Self:
+        for component in self.learner.components:
+            if component.group == "prompt":
+                continue
+            compares = f"component {component.name!r} compares the samples of one description (group: description)"
+            if self.reward.requery.samples == 1:
+                raise ValueError(f"{compares}, and there is one of each: set reward.requery.samples to 2 or more")
+            if self.reward.requery.temperature == 0:
+                raise ValueError(f"{compares}, and greedy ones are all alike: set reward.requery.temperature=null")
         return self
 
     @model_validator(mode="after")

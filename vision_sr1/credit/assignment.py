@@ -11,28 +11,21 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 def group_rewards(group: pb.ScoredGroup) -> Rewards:
     """The group's rewards by name, one of each per rollout; NaN where missing."""
-    return _rewards([dict(scored.rewards) for scored in group.rollouts], group)
+    return named_rewards([dict(scored.rewards) for scored in group.rollouts], group)
 
 
-def requery_rewards(group: pb.ScoredGroup) -> Rewards:
-    """The group's rewards by name, one of each per re-query: what it was given itself, and its rollout's others.
+def named_rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
+    """Rewards by name, one of each per entry; NaN where one is missing.
 
-    A rollout that was not asked, for it has no description, counts as much as one that was: see `requery_entries`.
+    Args:
+        given: of each entry.
+        group: that the entries are of, by whose rollouts the names are known.
     """
-    given: list[dict[str, float]] = []
-    for scored in group.rollouts:
-        rewards = dict(scored.rewards)
-        asked = [
-            {**rewards, "visual": np.nan, **requery.rewards} if requery.rewards else rewards  # schema 1 has none there
-            for requery in scored.requeries
-        ]
-        given += asked or [rewards] * requery_entries(scored, group)
-    return _rewards(given, group)
-
-
-def requery_entries(scored: pb.ScoredRollout, group: pb.ScoredGroup) -> int:
-    """How many of the group's `requery_rewards` are of this rollout."""
-    return len(scored.requeries) or max(1, *(len(other.requeries) for other in group.rollouts))
+    names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
+    found = {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
+    if group.rollouts and not has_images(group.rollouts[0].rollout.prompt):  # nothing is won or lost by a description
+        found |= {name: np.zeros(len(given)) for name in OF_DESCRIPTIONS if name not in names}
+    return found
 
 
 def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " response"]]:
@@ -45,11 +38,3 @@ def token_sets(scored: pb.ScoredRollout) -> dict[str, Bool[np.ndarray, " respons
     if scored.HasField("description"):
         description[scored.description.start : scored.description.end] = True
     return {"response": np.ones(length, dtype=bool), "description": description, "reasoning": ~description}
-
-
-def _rewards(given: list[dict[str, float]], group: pb.ScoredGroup) -> Rewards:
-    names = {name for scored in group.rollouts for name in (*scored.rewards, *scored.missing)}
-    found = {name: np.array([rewards.get(name, np.nan) for rewards in given]) for name in sorted(names)}
-    if group.rollouts and not has_images(group.rollouts[0].rollout.prompt):  # nothing is won or lost by a description
-        found |= {name: np.zeros(len(given)) for name in OF_DESCRIPTIONS if name not in names}
-    return found

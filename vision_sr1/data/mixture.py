@@ -65,12 +65,17 @@ class Mixture(Generic[Row]):
 
 
 def questions(config: Config, check: Callable[[QuestionRow], object] | None = None) -> Mixture[QuestionRow]:
-    """What `data.train` names.
+    """What `data.train` names, with further questions where a re-query asks some.
 
     Raises:
         DataError: one of the sets cannot be read, or lacks a column.
     """
-    return _mixed(config.data.train, lambda path: Questions(path, config.data, check, config.reward), config.run.seed)
+    with_further = config.reward.requery.questions > 1
+    return _mixed(
+        config.data.train,
+        lambda path: Questions(path, config.data, check, config.reward, with_further=with_further),
+        config.run.seed,
+    )
 
 
 def conversations(sources: Sequence[SourceConfig], config: DataConfig, seed: int) -> Mixture[ConversationRow]:

@@ -49,21 +49,39 @@ class Pictures:
         Raises:
             DataError: one of them cannot be used.
         """
+        items = enumerate(self.items(row, where))
+        return [self.read(item, f"{where}, image {number}", folder) for number, item in items]
+
+    def items(self, row: dict[str, Any], where: str) -> list[Any]:
+        """A row's images as they are stored, unread.
+
+        Raises:
+            DataError: it has videos.
+        """
         if any(row.get(key) for key in VIDEOS):
             raise DataError(f"{where}: videos cannot be used: sample frames of them, and give these as images", "image")
         value = next((value for key in self._keys if (value := value_of(row, key)) is not None), None)
         if value is None:
             return []
-        return [
-            self.read(item, f"{where}, image {number}", folder)
-            for number, item in enumerate(value if isinstance(value, list) else [value])
-        ]
+        return value if isinstance(value, list) else [value]
 
     def read(self, item: Any, what: str, folder: Path | None = None) -> bytes:
         """One image.
 
         Raises:
             DataError: it cannot be used.
+        """
+        data = self.encoded(item, what, folder)
+        try:
+            return stored_form(data, self._max_pixels)
+        except UnusableImageError as error:
+            raise DataError(f"{what}: {error}", "image") from error
+
+    def encoded(self, item: Any, what: str, folder: Path | None = None) -> bytes:
+        """One image's bytes, not decoded.
+
+        Raises:
+            DataError: there are none, or too many.
         """
         data = stored_image(item)
         if isinstance(data, str):
@@ -72,10 +90,7 @@ class Pictures:
             raise DataError(f"{what}: neither bytes nor a path", "image")
         if len(data) > self._max_bytes:
             raise DataError(f"{what}: {len(data)} bytes are over data.max_image_bytes ({self._max_bytes})", "image")
-        try:
-            return stored_form(data, self._max_pixels)
-        except UnusableImageError as error:
-            raise DataError(f"{what}: {error}", "image") from error
+        return data
 
     def _named(self, name: str, what: str, root: Path) -> bytes:
         """The image that a text is or names."""

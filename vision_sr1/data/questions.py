@@ -1,7 +1,9 @@
 """Questions for RL and evaluation."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -13,19 +15,34 @@ from vision_sr1.data.sources import title_of
 from vision_sr1.data.tables import load_table, value_of
 from vision_sr1.data.texts import Message, accepted_answers, messages, plain_text
 from vision_sr1.prompting.chat import ImageMarkerError, content_parts
+from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
+class FurtherQuestion:
+    """Another question about a row's images."""
+
+    question: str
+    answer: str
+    data_source: str
+
+
+@dataclass(frozen=True)
 class QuestionRow:
-    """One row of an RL or evaluation set; images are encoded bytes (PNG, JPEG, ...)."""
+    """One row of an RL or evaluation set; images are encoded bytes (PNG, JPEG, ...).
+
+    Attributes:
+        further_questions: about the same images, each once and none of them the row's own.
+    """
 
     question: str
     answer: str
     images: list[bytes]
     data_source: str
     scene: str | None
+    further_questions: tuple[FurtherQuestion, ...] = ()
 
 
 class Questions:
@@ -35,6 +52,8 @@ class Questions:
         source: as `load_table` takes it.
         check: raises `DataError` for a row that is not to be used, with a message that its place is put before.
         reward: says which data sources have the grader `any_of`: only for these an answer may be a list.
+        with_further: rows have further questions: those of their column `data.further_questions_key` or, in a set
+            without it, those of other rows with the same images.
 
     Raises:
         DataError: the set cannot be read, or lacks a column.
@@ -46,6 +65,8 @@ class Questions:
         config: DataConfig,
         check: Callable[[QuestionRow], object] | None = None,
         reward: RewardConfig | None = None,
+        *,
+        with_further: bool = False,
     ) -> None:
         self._rows = load_table(source)
         self.source = source
@@ -54,7 +75,9 @@ class Questions:
         self._check = check
         self._reward = reward or RewardConfig()
         self._told_of_system_prompts = False
+        self._with_further = with_further
         there = self._rows.column_names
+        self.has_further_column = config.further_questions_key in there
         for setting, column in (("prompt_key", config.prompt_key), ("answer_key", config.answer_key)):
             if column not in there:
                 raise DataError(f"{source} has no column {column!r} (data.{setting}); its columns: {', '.join(there)}")
@@ -72,19 +95,19 @@ class Questions:
         row = self._rows[index]
         folder = self._rows.folder(index)
         asked = self._asked(value_of(row, self._config.prompt_key), where)
-        if asked.images:
-            images = [self._pictures.read(item, f"{where}, image {n}", folder) for n, item in enumerate(asked.images)]
-        else:
-            images = self._pictures.of(row, where, folder)
-        source, scene = value_of(row, self._config.source_key), value_of(row, self._config.scene_key)
-        data_source = title_of(self.source) if source in (None, "") else plain_text(source, f"{where}: the data source")
+        items = asked.images or self._pictures.items(row, where)
+        images = [self._pictures.read(item, f"{where}, image {n}", folder) for n, item in enumerate(items)]
+        own, scene = self._question(asked, row, where), value_of(row, self._config.scene_key)
         found = QuestionRow(
-            question=asked.text,
-            answer=self._answer(value_of(row, self._config.answer_key), data_source, f"{where}: the answer"),
+            question=own.question,
+            answer=own.answer,
             images=images,
-            data_source=data_source,
+            data_source=own.data_source,
             scene=None if scene in (None, "") else plain_text(scene, f"{where}: the scene"),
         )
+        if self._with_further and images:
+            further = self._of_column(row, own, where) if self.has_further_column else self._of_same_images(index)
+            found = replace(found, further_questions=_others(own, further))
         try:
             content_parts(found.question, len(images))
         except ImageMarkerError as error:
@@ -95,6 +118,79 @@ class Questions:
             except DataError as error:
                 raise DataError(f"{where}: {error}", error.reason) from error
         return found
+
+    def has_further_questions(self) -> bool:
+        """Whether any row has some, those that cannot be used left out; reads rows until one has."""
+        if not self.has_further_column:
+            return bool(self._same_images)
+        for index in range(len(self)):
+            try:
+                row = self._rows[index]
+                if value_of(row, self._config.further_questions_key):
+                    return True
+            except DataError:
+                continue
+        return False
+
+    def _question(self, asked: Message, row: dict[str, Any], where: str) -> FurtherQuestion:
+        source = value_of(row, self._config.source_key)
+        data_source = title_of(self.source) if source in (None, "") else plain_text(source, f"{where}: the data source")
+        answer = self._answer(value_of(row, self._config.answer_key), data_source, f"{where}: the answer")
+        return FurtherQuestion(asked.text, answer, data_source)
+
+    def _of_column(self, row: dict[str, Any], own: FurtherQuestion, where: str) -> Iterator[FurtherQuestion]:
+        """The questions of the row's column, in its order."""
+        value = value_of(row, self._config.further_questions_key)
+        column = f"{where}: column {self._config.further_questions_key!r}"
+        if not isinstance(value, list | None):
+            raise DataError(f"{column} is no list of {{question, answer}} but {str(value)[:40]!r}", "row")
+        for number, item in enumerate(value or []):
+            what = f"{column}, number {number}"
+            if not isinstance(item, dict) or not {"question", "answer"} <= item.keys():
+                raise DataError(f"{what} is not {{question, answer}} but {str(item)[:40]!r}", "row")
+            source = item.get("data_source")
+            data_source = own.data_source if source in (None, "") else plain_text(source, f"{what}: the data source")
+            question = plain_text(item["question"], f"{what}: the question")
+            yield FurtherQuestion(
+                question, self._answer(item["answer"], data_source, f"{what}: the answer"), data_source
+            )
+
+    def _of_same_images(self, index: int) -> Iterator[FurtherQuestion]:
+        """The questions of other rows with the same images, in their order; those that cannot be used are left out."""
+        for other in self._same_images.get(index, ()):
+            where, row = f"{self.source}, row {other}", self._rows[other]
+            try:
+                yield self._question(self._asked(value_of(row, self._config.prompt_key), where), row, where)
+            except DataError:
+                continue
+
+    @cached_property
+    def _same_images(self) -> dict[int, list[int]]:
+        """Rows with the same images as another, in the same order, by the number of each: one pass over the set."""
+        by_images: dict[tuple[bytes, ...], list[int]] = {}
+        for index in range(len(self)):
+            try:
+                images = tuple(hashlib.sha256(image).digest() for image in self._encoded(index))
+            except DataError:
+                continue
+            if images:
+                by_images.setdefault(images, []).append(index)
+        found = {index: rows for rows in by_images.values() if len(rows) > 1 for index in rows}
+        log.info(
+            "rows_with_the_same_images",
+            message="Counted rows whose images other rows have too",
+            source=self.source,
+            rows=len(found),
+            of=len(self),
+        )
+        return found
+
+    def _encoded(self, index: int) -> Iterator[bytes]:
+        """A row's images, not decoded."""
+        where, row, folder = f"{self.source}, row {index}", self._rows[index], self._rows.folder(index)
+        asked = self._asked(value_of(row, self._config.prompt_key), where)
+        for number, item in enumerate(asked.images or self._pictures.items(row, where)):
+            yield self._pictures.encoded(item, f"{where}, image {number}", folder)
 
     def _answer(self, value: Any, data_source: str, what: str) -> str:
         if not isinstance(value, list):
@@ -124,3 +220,16 @@ class Questions:
             said = ", ".join(turn.role for turn in asked) or "none"
             raise DataError(f"{where}: a question is one turn of the user; here are: {said}", "row")
         return asked[0]
+
+
+def _others(own: FurtherQuestion, further: Iterable[FurtherQuestion]) -> tuple[FurtherQuestion, ...]:
+    """Those that are not the own question, each once, whatever their case, white space and image markers."""
+    found: dict[str, FurtherQuestion] = {}
+    for question in further:
+        found.setdefault(_words(question), question)
+    found.pop(_words(own), None)
+    return tuple(found.values())
+
+
+def _words(asked: FurtherQuestion) -> str:
+    return " ".join(asked.question.replace(IMAGE_MARKER, " ").casefold().split())

@@ -8,6 +8,7 @@ from vision_sr1.data import QuestionRow
 from vision_sr1.pipeline.ids import evaluation_index
 from vision_sr1.pipeline.response_parts import description_of
 from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
+from vision_sr1.rewards.names import JUDGE, own_visual
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 Record = dict[str, Any]
@@ -55,8 +56,8 @@ def means(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         values = [float(answer[name]) for answer in answers if answer.get(name) is not None]
         if values:
             found[name] = fmean(values)
-    for name, judge in (("shortcut", "visual"), ("judge_shortcut", "judge")):
-        both = [answer for answer in answers if {"accuracy", judge} <= answer.keys()]
+    for name, judge in (("shortcut", "visual"), ("judge_shortcut", JUDGE)):
+        both = [answer for answer in answers if "accuracy" in answer and _sufficient(answer, judge) is not None]
         if both:
             found[name] = fmean(is_shortcut(answer, judge) for answer in both)
     return found
@@ -64,7 +65,12 @@ def means(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def is_shortcut(answer: Mapping[str, Any], judge: str = "visual") -> bool:
     """Whether an answer is right although the description alone does not lead to it."""
-    return bool(answer.get("accuracy")) and answer.get(judge) == 0
+    return bool(answer.get("accuracy")) and _sufficient(answer, judge) == 0
+
+
+def _sufficient(answer: Mapping[str, Any], judge: str) -> float | None:
+    """What the judge says of the description, for the row's own question."""
+    return own_visual(answer) if judge == "visual" else answer.get(judge)
 
 
 def description_fidelity(description: str, scene: str) -> float:

@@ -39,6 +39,8 @@ def evaluation_index(prompt_id: str) -> int:
 def requery_id(rollout: pb.Rollout, config: RequeryConfig) -> str:
     """The id of the request that asks what a rollout's description is worth: the same for rollouts that share it.
 
+    It is that of the prompt's own question; `question_id` makes those of further ones of it.
+
     Empty where nothing is asked: without a description, or to a prompt without images.
     """
     description = rollout.parts.description
@@ -47,6 +49,16 @@ def requery_id(rollout: pb.Rollout, config: RequeryConfig) -> str:
     if config.is_shared(rollout.prompt.sampling.temperature):
         return f"{rollout.prompt.id}/requery/{hashlib.sha256(description.encode()).hexdigest()[:16]}"
     return f"{rollout.id}/requery"
+
+
+def question_id(own_id: str, question: int) -> str:
+    """The id of the request that asks a description one of its questions.
+
+    Args:
+        own_id: the `requery_id`.
+        question: 0 for the prompt's own, n for the n-th of its further ones.
+    """
+    return f"{own_id}/{question}" if question else own_id
 
 
 def is_evaluation(prompt_id: str) -> bool:

@@ -2,9 +2,12 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
+
+import numpy as np
 
 from vision_sr1.config import Config
-from vision_sr1.data import QuestionRow
+from vision_sr1.data import FurtherQuestion, QuestionRow
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.tracing import new_traceparent
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -14,6 +17,8 @@ def prompt_message(
     config: Config, prompt_id: str, row: QuestionRow, images: list[pb.ImageRef], purpose: "pb.Purpose", version: int
 ) -> pb.Prompt:
     """A prompt of a row: in training answered `sampling.group_size` times, in evaluation once and greedily.
+
+    In evaluation its descriptions are asked its own question alone.
 
     Args:
         images: of the row, in the blob store.
@@ -40,7 +45,21 @@ def prompt_message(
         policy_version=version,
         issued_at=time.time(),
         traceparent=new_traceparent("issue", prompt=prompt_id),
+        further_questions=[]
+        if evaluation
+        else [
+            pb.FurtherQuestion(question=further.question, answer=further.answer, data_source=further.data_source)
+            for further in _drawn(row.further_questions, config, prompt_id)
+        ],
     )
+
+
+def _drawn(given: Sequence[FurtherQuestion], config: Config, prompt_id: str) -> list[FurtherQuestion]:
+    """`reward.requery.questions` - 1 of a row's further questions, or all: the same whenever the prompt is issued."""
+    count = min(config.reward.requery.questions - 1, len(given))
+    seed = sampling_seed(config.run.seed, f"{prompt_id}/questions")
+    places = np.random.default_rng(seed).permutation(len(given))[:count]
+    return [given[place] for place in sorted(places.tolist())]
 
 
 def sampling_seed(run_seed: int, prompt_id: str) -> int:

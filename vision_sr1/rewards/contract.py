@@ -37,7 +37,7 @@ class ScoredResponse:
         token_ids: of the response.
         max_tokens: that it was allowed.
         is_truncated: whether it ended there.
-        requeries: what the policy answered from the description alone.
+        requeries: what the policy answered to the question from the description alone.
         rewards: those given so far, by name; missing ones are not there.
         has_images: whether the question has images; without any, no description is asked for.
         images: of the question, as encoded files; only for functions that ask for them (`images: true`).

@@ -36,8 +36,18 @@ class ImageRef(_message.Message):
     media_type: str
     def __init__(self, sha256: _Optional[str] = ..., media_type: _Optional[str] = ...) -> None: ...
 
+class FurtherQuestion(_message.Message):
+    __slots__ = ("question", "answer", "data_source")
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    DATA_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    question: str
+    answer: str
+    data_source: str
+    def __init__(self, question: _Optional[str] = ..., answer: _Optional[str] = ..., data_source: _Optional[str] = ...) -> None: ...
+
 class Prompt(_message.Message):
-    __slots__ = ("schema_version", "id", "run", "purpose", "question", "answer", "data_source", "images", "group_size", "sampling", "policy_version", "issued_at", "traceparent")
+    __slots__ = ("schema_version", "id", "run", "purpose", "question", "answer", "data_source", "images", "group_size", "sampling", "policy_version", "issued_at", "traceparent", "further_questions")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +61,7 @@ class Prompt(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     ISSUED_AT_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    FURTHER_QUESTIONS_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     id: str
     run: str
@@ -64,7 +75,8 @@ class Prompt(_message.Message):
     policy_version: int
     issued_at: float
     traceparent: str
-    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., run: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., data_source: _Optional[str] = ..., images: _Optional[_Iterable[_Union[ImageRef, _Mapping]]] = ..., group_size: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., policy_version: _Optional[int] = ..., issued_at: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    further_questions: _containers.RepeatedCompositeFieldContainer[FurtherQuestion]
+    def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., run: _Optional[str] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., data_source: _Optional[str] = ..., images: _Optional[_Iterable[_Union[ImageRef, _Mapping]]] = ..., group_size: _Optional[int] = ..., sampling: _Optional[_Union[SamplingParams, _Mapping]] = ..., policy_version: _Optional[int] = ..., issued_at: _Optional[float] = ..., traceparent: _Optional[str] = ..., further_questions: _Optional[_Iterable[_Union[FurtherQuestion, _Mapping]]] = ...) -> None: ...
 
 class VersionSpan(_message.Message):
     __slots__ = ("policy_version", "start", "end")
@@ -141,7 +153,7 @@ class Rollout(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., id: _Optional[str] = ..., sample_index: _Optional[int] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., actor_id: _Optional[str] = ..., actor_address: _Optional[str] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., parts: _Optional[_Union[ResponseParts, _Mapping]] = ..., requery_id: _Optional[str] = ...) -> None: ...
 
 class Requery(_message.Message):
-    __slots__ = ("prompt", "sample", "response", "answer", "actor_id", "policy_version", "rewards", "shared")
+    __slots__ = ("prompt", "sample", "response", "answer", "actor_id", "policy_version", "rewards", "shared", "question")
     class RewardsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +169,7 @@ class Requery(_message.Message):
     POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
     REWARDS_FIELD_NUMBER: _ClassVar[int]
     SHARED_FIELD_NUMBER: _ClassVar[int]
+    QUESTION_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     sample: Sample
     response: str
@@ -165,7 +178,8 @@ class Requery(_message.Message):
     policy_version: int
     rewards: _containers.ScalarMap[str, float]
     shared: bool
-    def __init__(self, prompt: _Optional[str] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ..., actor_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., rewards: _Optional[_Mapping[str, float]] = ..., shared: _Optional[bool] = ...) -> None: ...
+    question: int
+    def __init__(self, prompt: _Optional[str] = ..., sample: _Optional[_Union[Sample, _Mapping]] = ..., response: _Optional[str] = ..., answer: _Optional[str] = ..., actor_id: _Optional[str] = ..., policy_version: _Optional[int] = ..., rewards: _Optional[_Mapping[str, float]] = ..., shared: _Optional[bool] = ..., question: _Optional[int] = ...) -> None: ...
 
 class Judgement(_message.Message):
     __slots__ = ("model", "response", "answer")

@@ -13,6 +13,9 @@ QUESTIONS = pa.schema(
         ("scene", pa.string()),
     ]
 )
+FURTHER_QUESTIONS = pa.field(
+    "further_questions", pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))
+)
 CONVERSATIONS = pa.schema(
     [
         ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),

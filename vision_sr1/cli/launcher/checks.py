@@ -42,6 +42,8 @@ def check(config: Config, stage: Stage) -> None:
         if not data.train:
             raise ConfigError("data.train names no prompts: set data.train=FILE")
         questions(config)
+        if config.reward.requery.questions > 1:
+            _check_further_questions(config)
         for split in data.evaluation.values():
             Questions(split, data)
         for template in (data.prompt_template, config.reward.requery.template):
@@ -50,6 +52,17 @@ def check(config: Config, stage: Stage) -> None:
     check_model(config.model)
     if stage != "sft" and not actors_use_gpus(config.actors.device):
         check_cpu_actors(config)
+
+
+def _check_further_questions(config: Config) -> None:
+    data = config.data
+    sets = [Questions(source.path, data, reward=config.reward, with_further=True) for source in data.train]
+    if not any(rows.has_further_questions() for rows in sets):
+        raise ConfigError(
+            f"reward.requery.questions is {config.reward.requery.questions}, and no row of data.train has further "
+            f"questions: none has the images of another, and no set has a column {data.further_questions_key!r} with "
+            "{question, answer} (data.further_questions_key). Name the column, or set reward.requery.questions=1"
+        )
 
 
 def check_services(config: Config, *, learners: int, actors: int) -> None:

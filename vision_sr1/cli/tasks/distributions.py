@@ -6,7 +6,7 @@
   what the prior would have and the answer follows the description. One third is the re-query's form.
   *cold_start_think* is the same without descriptions, for the baseline that does not write any. In
   *cold_start_shortcut* the answers are true of the image whatever the description says.
-- *train*: questions without targets.
+- *train*: questions without targets, each with further questions about its image (`reward.requery.questions`).
 - *normal* and *counter_prior*: held-out questions; in the second nothing follows the prior, so that a model that
   guesses from the text must fail. A task may have splits of its own beside them.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vision_sr1.cli.dataset.schemas import CONVERSATIONS, QUESTIONS
+from vision_sr1.cli.dataset.schemas import CONVERSATIONS, FURTHER_QUESTIONS, QUESTIONS
 from vision_sr1.cli.tasks.digits import DigitsTask
 from vision_sr1.cli.tasks.easy_vqa import EasyVqaTask
 from vision_sr1.cli.tasks.shapes import ShapesTask
@@ -31,6 +31,8 @@ from vision_sr1.prompting.prompt_template import IMAGE_MARKER, PromptTemplate
 TASKS: dict[str, Task] = {task.name: task for task in (ShapesTask(), DigitsTask(), EasyVqaTask())}
 CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.75
+FURTHER_STREAM = 98  # of random numbers
+FURTHER_QUESTIONS_DRAWN = 12  # for each image of `train`; those that are alike count once
 
 Row = dict[str, Any]
 
@@ -80,15 +82,21 @@ def write_task(
         reply = _full_answer(told, question) if described else _thought_answer(question)
         return _conversation(answer.answer(IMAGE_MARKER + question.text, images=1), reply, scene)
 
-    def question_row(split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float]) -> Any:
+    def question_row(
+        split: str, draw: Callable[[np.random.Generator], Scene], mix: Mapping[str, float], *, further: bool = False
+    ) -> Any:
+        others = np.random.default_rng((seed, FURTHER_STREAM))  # apart, so that rows are the same without these
+
         def row(rng: np.random.Generator) -> Row:
             scene, _, question = _asked(rng, draw, mix)
+            more = {FURTHER_QUESTIONS.name: _further_questions(others, scene, question, mix)} if further else {}
             return {
                 "problem": IMAGE_MARKER + question.text,
                 "answer": question.answer,
                 "images": [_png(scene)],
                 "data_source": f"{task.name}/{split}",
                 "scene": describe(scene.phrases()),
+                **more,
             }
 
         return row
@@ -96,7 +104,11 @@ def write_task(
     plan: dict[str, tuple[int, pa.Schema, Callable[[np.random.Generator], Row]]] = {
         "base": (base, CONVERSATIONS, base_row),
         "cold_start": (cold_start, CONVERSATIONS, partial(cold_start_row, described=True)),
-        "train": (train, QUESTIONS, question_row("train", task.draw, mix)),
+        "train": (
+            train,
+            QUESTIONS.append(FURTHER_QUESTIONS),
+            question_row("train", task.draw, mix, further=True),
+        ),
         "normal": (
             held_out,
             QUESTIONS,
@@ -169,6 +181,17 @@ def _asked(
         question = told.ask(rng, kind)
         if question is not None:
             return scene, told, question
+
+
+def _further_questions(
+    rng: np.random.Generator, scene: Scene, own: Question, mix: Mapping[str, float]
+) -> list[dict[str, str]]:
+    """Other questions about a scene, of the same kinds, each once."""
+    weights = np.array(list(mix.values()))
+    kinds = rng.choice(list(mix), FURTHER_QUESTIONS_DRAWN, p=weights / weights.sum())
+    asked = [question for kind in kinds if (question := scene.ask(rng, str(kind))) is not None]
+    answers = {question.text: question.answer for question in asked if question.text != own.text}
+    return [{"question": text, "answer": answer} for text, answer in answers.items()]
 
 
 def _full_answer(scene: Scene, question: Question) -> str:
