@@ -42,8 +42,8 @@ def main() -> None:
     seeds = ", ".join(map(str, condition.seeds))
     text = (
         f"{condition.text}. {study.batches} batches of 32 prompts with 8 answers each; shares of the answers of the "
-        f"last {LAST} batches, sampled at temperature 1, of the cold start those of the first batch. Mean ± deviation over "
-        f"the seeds ({seeds}). The last column is the median time of a batch.\n\n"
+        f"last {LAST} batches, sampled at temperature 1, of the cold start those of the first batch. Mean ± deviation "
+        f"over the seeds ({seeds}). The last column is the median time of a batch.\n\n"
         f"{table(verdicts, {'seconds a batch': seconds})}"
     )
     write_between(options.report, "extensions", text)

@@ -22,7 +22,8 @@ from vision_sr1.client.models import (
 from vision_sr1.config import LearnerConfig
 from vision_sr1.credit.advantages import component_advantages
 from vision_sr1.credit.assignment import group_rewards
-from vision_sr1.pipeline.prompt_properties import purpose_name
+from vision_sr1.credit.requeries import requery_advantages
+from vision_sr1.pipeline.prompt_properties import purpose_name, questions_of
 from vision_sr1.pipeline.response_parts import description_of
 from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.runtime.tracing import trace_id
@@ -55,7 +56,7 @@ def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
         description=_span(scored, "description"),
         think=_span(scored, "think"),
         answer=_span(scored, "answer"),
-        requeries=[_requery(requery, version) for requery in scored.requeries],
+        requeries=[_requery(requery, prompt, version) for requery in scored.requeries],
         judgement=_judgement(scored.judgement) if scored.HasField("judgement") else None,
         tokens=len(rollout.sample.response_token_ids),
         finish_reason=rollout.sample.finish_reason,
@@ -100,6 +101,7 @@ def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerC
         step=step,
         traces=[trace_view(trace) for trace in found],
         advantages=advantages_of(found, settings),
+        requery_advantages=_requery_advantages_of(found, settings),
         tokens={component.name: list(component.tokens) for component in settings.components},
     )
 
@@ -114,6 +116,23 @@ def advantages_of(found: Sequence[FoundTrace], settings: LearnerConfig) -> dict[
         ]
         for component in settings.components
         if component.reward.keys() <= rewards.keys()
+    }
+
+
+def _requery_advantages_of(
+    found: Sequence[FoundTrace], settings: LearnerConfig
+) -> dict[str, list[list[float | None]]]:
+    """Advantages by component that trains re-queries: those of each trace of a whole group."""
+    group = pb.ScoredGroup(rollouts=[trace.scored for trace in found])
+    given = group_rewards(group).keys()
+    components = [c for c in settings.components if c.trains_requery and c.reward.keys() <= given]
+    advantages = {c.name: requery_advantages(c, [group], settings.advantage_epsilon)[0] for c in components}
+    return {
+        name: [
+            [_or_none(values[number, place]) for place in range(len(scored.requeries))]
+            for number, scored in enumerate(group.rollouts)
+        ]
+        for name, values in advantages.items()
     }
 
 
@@ -170,8 +189,11 @@ def _span(scored: pb.ScoredRollout, name: str) -> SpanView | None:
     return SpanView(start=span.start, end=span.end)
 
 
-def _requery(requery: pb.Requery, policy_version: int) -> RequeryView:
+def _requery(requery: pb.Requery, prompt: pb.Prompt, policy_version: int) -> RequeryView:
+    asked = questions_of(prompt)[requery.question] if requery.question else None
     return RequeryView(
+        question=asked.question if asked else None,
+        reference_answer=asked.answer if asked else None,
         prompt=requery.prompt,
         response=requery.response,
         answer=requery.answer,

@@ -20,6 +20,8 @@ class RewardView(BaseModel):
 class RequeryView(BaseModel):
     """The second rollout: what the policy was asked, and what it said, without the image."""
 
+    question: str | None = Field(description="A further question about the images; null for the rollout's own.")
+    reference_answer: str | None = Field(description="To that question; null for the rollout's own.")
     prompt: str
     response: str
     answer: str
@@ -143,6 +145,9 @@ class GroupView(BaseModel):
     advantages: dict[str, list[float | None]] = Field(
         description="By component of the objective, one for each trace; null where its reward is missing. "
         "Of a component with gdpo: over the deviation of the group instead of the batch."
+    )
+    requery_advantages: dict[str, list[list[float | None]]] = Field(
+        description="By component that trains re-queries, those of each trace; null where the reward is missing."
     )
     tokens: dict[str, list[str]] = Field(description="By component, the token sets that it trains.")
 

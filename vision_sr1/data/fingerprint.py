@@ -21,7 +21,14 @@ def fingerprint(table: Table, config: DataConfig, count: int) -> str:
 
     Texts count whole, an encoded image by its length and its last bytes, an image file by its name: no image is read.
     """
-    keys = (config.prompt_key, config.answer_key, config.source_key, config.scene_key, config.image_key)
+    keys = (
+        config.prompt_key,
+        config.answer_key,
+        config.source_key,
+        config.scene_key,
+        config.image_key,
+        config.further_questions_key,
+    )
     columns = {*keys, *(key.partition(".")[0] for key in keys), *COLUMNS, *VIDEOS}  # `a.b` may be a field of `a`
     read = columns.union(*FORMS)
     digests: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import numpy as np
 from vision_sr1.config import Config, DataConfig, SourceConfig
 from vision_sr1.data.conversations import ConversationRow, Conversations
 from vision_sr1.data.errors import DataError
-from vision_sr1.data.questions import QuestionRow, Questions
+from vision_sr1.data.questions import Further, QuestionRow, Questions
 
 Row = TypeVar("Row", covariant=True)
 
@@ -70,10 +70,10 @@ def questions(config: Config, check: Callable[[QuestionRow], object] | None = No
     Raises:
         DataError: one of the sets cannot be read, or lacks a column.
     """
-    with_further = config.reward.requery.questions > 1
+    further: Further = "any" if config.reward.requery.questions > 1 else "none"
     return _mixed(
         config.data.train,
-        lambda path: Questions(path, config.data, check, config.reward, with_further=with_further),
+        lambda path: Questions(path, config.data, check, config.reward, further=further),
         config.run.seed,
     )
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 
@@ -18,6 +18,8 @@ from vision_sr1.prompting.chat import ImageMarkerError, content_parts
 from vision_sr1.prompting.prompt_template import IMAGE_MARKER
 
 log = structlog.get_logger()
+
+Further = Literal["none", "column", "any"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Questions:
         source: as `load_table` takes it.
         check: raises `DataError` for a row that is not to be used, with a message that its place is put before.
         reward: says which data sources have the grader `any_of`: only for these an answer may be a list.
-        with_further: rows have further questions: those of their column `data.further_questions_key` or, in a set
-            without it, those of other rows with the same images.
+        further: which further questions rows have: `column`: those of `data.further_questions_key`; `any`: these or, in
+            a set without the column, those of other rows with the same images.
 
     Raises:
         DataError: the set cannot be read, or lacks a column.
@@ -66,7 +68,7 @@ class Questions:
         check: Callable[[QuestionRow], object] | None = None,
         reward: RewardConfig | None = None,
         *,
-        with_further: bool = False,
+        further: Further = "none",
     ) -> None:
         self._rows = load_table(source)
         self.source = source
@@ -75,9 +77,9 @@ class Questions:
         self._check = check
         self._reward = reward or RewardConfig()
         self._told_of_system_prompts = False
-        self._with_further = with_further
         there = self._rows.column_names
         self.has_further_column = config.further_questions_key in there
+        self.further: Further = "column" if further == "any" and self.has_further_column else further
         for setting, column in (("prompt_key", config.prompt_key), ("answer_key", config.answer_key)):
             if column not in there:
                 raise DataError(f"{source} has no column {column!r} (data.{setting}); its columns: {', '.join(there)}")
@@ -105,8 +107,8 @@ class Questions:
             data_source=own.data_source,
             scene=None if scene in (None, "") else plain_text(scene, f"{where}: the scene"),
         )
-        if self._with_further and images:
-            further = self._of_column(row, own, where) if self.has_further_column else self._of_same_images(index)
+        if images and self.further != "none":
+            further = self._of_column(row, own, where) if self.further == "column" else self._of_same_images(index)
             found = replace(found, further_questions=_others(own, further))
         try:
             content_parts(found.question, len(images))
@@ -120,16 +122,25 @@ class Questions:
         return found
 
     def has_further_questions(self) -> bool:
-        """Whether any row has some, those that cannot be used left out; reads rows until one has."""
-        if not self.has_further_column:
+        """Whether any row has some; reads rows until one has.
+
+        Raises:
+            DataError: none has, and in a row's column is something else.
+        """
+        if self.further == "any":
             return bool(self._same_images)
+        broken: DataError | None = None
         for index in range(len(self)):
+            where = f"{self.source}, row {index}"
             try:
                 row = self._rows[index]
-                if value_of(row, self._config.further_questions_key):
+                own = self._question(self._asked(value_of(row, self._config.prompt_key), where), row, where)
+                if _others(own, self._of_column(row, own, where)):
                     return True
-            except DataError:
-                continue
+            except DataError as error:
+                broken = error
+        if broken is not None:
+            raise broken
         return False
 
     def _question(self, asked: Message, row: dict[str, Any], where: str) -> FurtherQuestion:

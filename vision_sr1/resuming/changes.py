@@ -41,6 +41,7 @@ EFFECTS: dict[Stage, dict[str, str | None]] = {
         "sampling.temperature": f"{_NEXT_PROMPTS}, and are learned from at the new temperature",
         "sampling.group_size": REFUSED,
         "reward": "for rollouts scored from now on",
+        "reward.requery.questions": _NEXT_PROMPTS,
         "reward.host": None,
         "reward.port": None,
         "reward.api": None,

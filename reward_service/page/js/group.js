@@ -2,7 +2,7 @@
 
 import { get, picture, post } from "./api.js";
 import { h, rounded, show } from "./dom.js";
-import { mark, pattern, PATTERNS, rewardTable } from "./rewards.js";
+import { mark, ownVisual, pattern, PATTERNS, rewardTable } from "./rewards.js";
 import { link } from "./route.js";
 import { listed, listedFilters } from "./groups.js";
 
@@ -42,20 +42,23 @@ function image(sha, number) {
 
 const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
 
-function answer(trace, number, { advantages, tokens }) {
-  const kind = pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value);
+function answer(trace, number, { advantages, requery_advantages: ofRequeries, tokens }) {
+  const visual = ownVisual(trace.rewards)?.value;
+  const kind = pattern(trace.rewards.accuracy?.value, visual);
   const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
   const colours = h("div", { role: "group", "aria-label": "Colours of tokens" });
   const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "aria-label": `Answer ${number + 1}` },
     h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
-      h("span", {}, "description ", mark(trace.rewards.visual?.value)),
+      h("span", {}, "description ", mark(visual)),
       trace.rewards.grader_disagreement?.value > 0 ? h("span", { class: "wrong" }, "graders differ") : null,
       h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`)),
     h("p", { class: "dim" }, PATTERNS[kind]),
     colours, response,
     trace.requeries.map((requery, index) => h("details", { open: true },
       h("summary", {}, `Re-query${trace.requeries.length > 1 ? ` ${index + 1}` : ""}: answered ${requery.answer || "nothing"} from the description alone`),
+      requery.question === null ? null : h("p", { class: "question" }, requery.question.replaceAll("<image>", "").trim(),
+        h("span", { class: "dim" }, ` · wanted: ${requery.reference_answer}`)),
       h("p", { class: "dim" }, `version ${requery.policy_version}${requery.same_weights ? ", the same weights" : ", other weights"}` +
         `${requery.shared ? "; asked for another answer with the same description" : ""}`),
       h("div", { class: "response", tabindex: 0, "aria-label": "Prompt of the re-query" }, requery.prompt),
@@ -69,7 +72,8 @@ function answer(trace, number, { advantages, tokens }) {
       h("tbody", {}, h("tr", {}, own.map(([, value]) =>
         h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
     rescore(trace));
-  colour(trace, own.map(([name, value]) => ({ name, value, sets: tokens[name] })), box, response, colours);
+  const components = own.map(([name, value]) => ({ name, value, sets: tokens[name], requeries: ofRequeries[name]?.[number] }));
+  colour(trace, components, box, response, colours);
   return box;
 }
 
@@ -92,15 +96,16 @@ async function colour(trace, components, box, response, buttons) {
     segments: (token) => ({ class: token.segment ? `segment-${token.segment}` : "" }),
     "log-probability": (token) => ({ shade: Math.max(-1, token.logprob / 3) }),
   };
-  const trainsRequery = {};
-  for (const { name, value, sets } of components) {
+  const shadeOf = (advantage) => Math.max(-1, Math.min(1, advantage / 2));
+  const ofRequeries = {};
+  for (const { name, value, sets, requeries } of components) {
     if (value === null) continue;
-    const shade = Math.max(-1, Math.min(1, value / 2));
-    ways[`advantage ${name}`] = (token) => ({ shade: contain(sets, token.segment) ? shade : 0 });
-    if (sets.includes("requery")) trainsRequery[`advantage ${name}`] = shade;
+    ways[`advantage ${name}`] = (token) => ({ shade: contain(sets, token.segment) ? shadeOf(value) : 0 });
+    ofRequeries[`advantage ${name}`] = requeries;
   }
   const paint = (name) => {
-    for (const requery of box.querySelectorAll(".requeried")) requery.style.backgroundColor = colourOf(trainsRequery[name]);
+    for (const [place, requery] of box.querySelectorAll(".requeried").entries())
+      requery.style.backgroundColor = colourOf(shadeOf(ofRequeries[name]?.[place] ?? 0));
     response.replaceChildren(...tokens.map((token) => {
       const { shade, ...attributes } = ways[name](token);
       const title = `${token.logprob.toFixed(3)} · version ${token.policy_version}${token.segment ? ` · ${token.segment}` : ""}`;

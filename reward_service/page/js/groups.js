@@ -2,7 +2,7 @@
 
 import { get, live, picture } from "./api.js";
 import { ago, h, show } from "./dom.js";
-import { mark, pattern, PATTERNS } from "./rewards.js";
+import { mark, ownVisual, pattern, PATTERNS } from "./rewards.js";
 import { chosenOf } from "./runs.js";
 import { go, link } from "./route.js";
 
@@ -97,10 +97,11 @@ function row(group, filters) {
       group.question.replaceAll("<image>", "").trim()),
     h("div", { class: "dim" }, `${group.id} · ${facts.filter(Boolean).join(" · ")} · wanted: ${group.reference_answer}`),
     h("div", { class: "members" }, group.members.map((member) => {
-      const kind = pattern(member.rewards.accuracy, member.rewards.visual);
+      const visual = ownVisual(member.rewards);
+      const kind = pattern(member.rewards.accuracy, visual);
       return h("span", { class: `member ${kind}`, title: PATTERNS[kind] },
         h("span", { class: "said" }, member.answer || "no answer"),
         h("span", { "aria-label": `answer ${member.rewards.accuracy > 0 ? "right" : "wrong"}` }, "A", mark(member.rewards.accuracy)),
-        h("span", { "aria-label": `description ${member.rewards.visual > 0 ? "sufficient" : "insufficient"}` }, "D", mark(member.rewards.visual)));
+        h("span", { "aria-label": `description ${visual > 0 ? "sufficient" : "insufficient"}` }, "D", mark(visual)));
     }))));
 }

@@ -2,6 +2,9 @@
 
 import { h, rounded } from "./dom.js";
 
+// What the description is worth for the prompt's own question; `visual` is the mean over all that it was asked.
+export const ownVisual = (rewards) => rewards.visual_own ?? rewards.visual;
+
 export function pattern(accuracy, visual) {
   if (accuracy === null || accuracy === undefined || visual === null || visual === undefined) return "missing";
   if (accuracy > 0) return visual > 0 ? "both_right" : "shortcut";

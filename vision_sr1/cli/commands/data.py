@@ -54,12 +54,19 @@ def data_check(
     effective = loaded.config
     shown = Samples(samples)
     with _told(), _graders(effective) as verdict:
-        rows = open_rows(source, effective.data, effective.reward)
+        further = "any" if effective.reward.requery.questions > 1 else "none"
+        rows = open_rows(source, effective.data, effective.reward, further)
         lengths = PromptLengths(effective) if "model.path" in loaded.origins else None
         report = check(rows, lengths, verdict, shown.see)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row(report.kind, f"{report.rows:,}, of which {report.usable:,} can be used")
     table.add_row("images a row", ", ".join(f"{n}: {rows:,}" for n, rows in sorted(report.images.items())))
+    if report.further:
+        some = sum(rows for count, rows in report.further.items() if count)
+        table.add_row(
+            "further questions",
+            f"{some:,} of {report.usable:,} rows have some about their images, up to {max(report.further)}",
+        )
     for name, found in (
         ("pixels", report.pixels),
         ("image kB", report.kilobytes),

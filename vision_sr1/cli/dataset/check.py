@@ -5,7 +5,7 @@ import io
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from PIL import Image
@@ -14,7 +14,7 @@ from vision_sr1.config import DataConfig, RewardConfig
 from vision_sr1.data.conversations import FORMS, ConversationRow, Conversations
 from vision_sr1.data.errors import DataError, Reason
 from vision_sr1.data.lengths import PromptLengths
-from vision_sr1.data.questions import QuestionRow, Questions
+from vision_sr1.data.questions import Further, QuestionRow, Questions
 from vision_sr1.data.tables import load_table
 
 AnyRow = QuestionRow | ConversationRow
@@ -51,6 +51,7 @@ class Report:
         pixels, kilobytes: of the images.
         tokens: of the prompts, or of whole conversations; None without the model's tokenizer.
         sources: rows by data source.
+        further: number of further questions by rows that have so many; empty where none are asked.
     """
 
     kind: Literal["questions", "conversations"]
@@ -64,6 +65,7 @@ class Report:
     kilobytes: Range | None = None
     tokens: Range | None = None
     sources: Counter[str] = field(default_factory=Counter)
+    further: Counter[int] = field(default_factory=Counter)
 
     @property
     def usable(self) -> int:
@@ -71,11 +73,13 @@ class Report:
         return self.rows - sum(map(len, self.refused.values()))
 
 
-def open_rows(source: str, config: DataConfig, reward: RewardConfig | None = None) -> Questions | Conversations:
+def open_rows(
+    source: str, config: DataConfig, reward: RewardConfig | None = None, further: Further = "none"
+) -> Questions | Conversations:
     """A set by its columns: of conversations where it has some, and no answers.
 
     Args:
-        reward: as `Questions` takes it.
+        reward, further: as `Questions` takes them.
 
     Raises:
         DataError: it cannot be read, or is neither.
@@ -83,7 +87,7 @@ def open_rows(source: str, config: DataConfig, reward: RewardConfig | None = Non
     columns = set(load_table(source).column_names)
     if config.answer_key not in columns and any(set(form) <= columns for form in FORMS):
         return Conversations(source, config)
-    return Questions(source, config, reward=reward)
+    return Questions(source, config, reward=reward, further=further)
 
 
 def readable_rows(rows: Questions | Conversations) -> Iterator[tuple[int, AnyRow | DataError]]:
@@ -133,11 +137,25 @@ def check(
             report.duplicates.append((index, earlier))
         if isinstance(row, QuestionRow):
             report.sources[row.data_source] += 1
-            if (finding := verdict(row)) is not None:
-                kind, why = finding
-                (report.unmatched if kind == "unmatched" else report.unreadable).append(f"row {index}: {why}")
+            if isinstance(rows, Questions) and rows.further != "none":
+                report.further[len(row.further_questions)] += 1
+            for where, asked in _references(rows, index, row):
+                if (finding := verdict(asked)) is not None:
+                    kind, why = finding
+                    (report.unmatched if kind == "unmatched" else report.unreadable).append(f"{where}: {why}")
     report.tokens, report.pixels, report.kilobytes = Range.of(tokens), Range.of(pixels), Range.of(kilobytes)
     return report
+
+
+def _references(rows: Questions | Conversations, index: int, row: QuestionRow) -> Iterator[tuple[str, QuestionRow]]:
+    """What a row asks: its own question, and the further ones of its column; those of other rows are theirs."""
+    yield f"row {index}", row
+    if isinstance(rows, Questions) and rows.further == "column":
+        for further in row.further_questions:
+            yield (
+                f"row {index}, further question {further.question[:40]!r}",
+                replace(row, question=further.question, answer=further.answer, data_source=further.data_source),
+            )
 
 
 def said(row: AnyRow) -> str:

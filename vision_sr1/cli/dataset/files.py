@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vision_sr1.cli.dataset.check import AnyRow, open_rows, readable_rows, said
-from vision_sr1.cli.dataset.schemas import CONVERSATIONS, QUESTIONS
+from vision_sr1.cli.dataset.schemas import CONVERSATIONS, FURTHER_QUESTIONS, QUESTIONS
 from vision_sr1.config import Config, SourceConfig
+from vision_sr1.data.conversations import Conversations
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.mixture import Mixture
 from vision_sr1.data.questions import QuestionRow, Questions
@@ -25,8 +27,8 @@ def convert(source: str, path: Path, config: Config, refused: Refused) -> int:
     Raises:
         DataError: the set cannot be read, or the file is there already.
     """
-    rows = open_rows(source, config.data, config.reward)
-    return _write(path, type(rows) is Questions, (row for _, row in _usable(readable_rows(rows), refused)))
+    rows = open_rows(source, config.data, config.reward, "column")
+    return _write(path, _schema([rows]), (row for _, row in _usable(readable_rows(rows), refused)))
 
 
 def mix(sources: Sequence[SourceConfig], path: Path, config: Config, seed: int, refused: Refused) -> int:
@@ -35,8 +37,8 @@ def mix(sources: Sequence[SourceConfig], path: Path, config: Config, seed: int, 
     Raises:
         DataError: a set cannot be read, they are not of one kind, or the file is there already.
     """
-    sets = [open_rows(source.path, config.data, config.reward) for source in sources]
-    if len(kinds := {type(rows) for rows in sets}) > 1:
+    sets = [open_rows(source.path, config.data, config.reward, "column") for source in sources]
+    if len({type(rows) for rows in sets}) > 1:
         raise DataError("questions and conversations cannot be mixed: " + ", ".join(source.path for source in sources))
     mixture: Mixture[AnyRow] = Mixture(sets, [source.weight for source in sources], seed)
 
@@ -47,7 +49,7 @@ def mix(sources: Sequence[SourceConfig], path: Path, config: Config, seed: int, 
             except DataError as error:
                 yield index, error
 
-    return _write(path, kinds == {Questions}, (row for _, row in _usable(rows(), refused)))
+    return _write(path, _schema(sets), (row for _, row in _usable(rows(), refused)))
 
 
 def split(source: str, folder: Path, config: Config, held_out: float, seed: int, refused: Refused) -> dict[str, int]:
@@ -59,7 +61,7 @@ def split(source: str, folder: Path, config: Config, held_out: float, seed: int,
     Raises:
         DataError: the set cannot be read, nothing would be left to train on, or a file is there already.
     """
-    rows = open_rows(source, config.data, config.reward)
+    rows = open_rows(source, config.data, config.reward, "column")
     kin = _Kin()
     usable = [(index, kin.add(row)) for index, row in _usable(readable_rows(rows), refused)]
     families: dict[int, list[int]] = {}
@@ -78,7 +80,7 @@ def split(source: str, folder: Path, config: Config, held_out: float, seed: int,
     return {
         name: _write(
             folder / f"{name}.parquet",
-            type(rows) is Questions,
+            _schema([rows]),
             (rows[index] for index, _ in usable if (index in chosen) is is_held_out),
         )
         for name, is_held_out in (("train", False), ("held_out", True))
@@ -116,10 +118,18 @@ def _usable(rows: Iterable[tuple[int, AnyRow | DataError]], refused: Refused) ->
             yield index, row
 
 
-def _write(path: Path, are_questions: bool, rows: Iterable[AnyRow]) -> int:
+def _schema(sets: Sequence[Questions | Conversations]) -> pa.Schema:
+    """Columns of a file with the rows of these sets."""
+    if not all(isinstance(rows, Questions) for rows in sets):
+        return CONVERSATIONS
+    has_further = any(isinstance(rows, Questions) and rows.has_further_column for rows in sets)
+    return QUESTIONS.append(FURTHER_QUESTIONS) if has_further else QUESTIONS
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterable[AnyRow]) -> int:
     if path.exists():
         raise DataError(f"{path} is there already; remove it or choose another name")
-    schema, count = QUESTIONS if are_questions else CONVERSATIONS, 0
+    count = 0
     with pq.ParquetWriter(path, schema) as writer:
         waiting = []
         for row in rows:
@@ -141,5 +151,6 @@ def _record(row: AnyRow) -> dict[str, object]:
             "images": images,
             "data_source": row.data_source,
             "scene": row.scene,
+            FURTHER_QUESTIONS.name: [asdict(further) for further in row.further_questions],
         }
     return {"messages": row.messages, "images": images}

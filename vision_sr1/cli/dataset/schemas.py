@@ -14,7 +14,8 @@ QUESTIONS = pa.schema(
     ]
 )
 FURTHER_QUESTIONS = pa.field(
-    "further_questions", pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))
+    "further_questions",
+    pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string()), ("data_source", pa.string())])),
 )
 CONVERSATIONS = pa.schema(
     [

@@ -56,7 +56,7 @@ def check(config: Config, stage: Stage) -> None:
 
 def _check_further_questions(config: Config) -> None:
     data = config.data
-    sets = [Questions(source.path, data, reward=config.reward, with_further=True) for source in data.train]
+    sets = [Questions(source.path, data, reward=config.reward, further="any") for source in data.train]
     if not any(rows.has_further_questions() for rows in sets):
         raise ConfigError(
             f"reward.requery.questions is {config.reward.requery.questions}, and no row of data.train has further "

@@ -28,7 +28,8 @@ SLEEPING_ACTOR_GIB = 3.0  # of its GPU: CUDA context, captured graphs
 PINNED_COPY, GLOO = 20.0, 1.0  # GB/s between host and GPU, and from learner to actor on one machine without NCCL
 
 ASSUMPTIONS = (
-    f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query; "
+    f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query "
+    f"(each of reward.requery.questions; a further sample, reward.requery.samples, has {RESPONSE_TOKENS}); "
     "the learner computes a group's prompt once",
     f"learning reaches {TRAINING_EFFICIENCY:.0%} of peak FLOP/s, decoding {DECODING_EFFICIENCY:.0%} of peak bandwidth",
     "on GPUs of their own, actors answer one batch while the learner learns from the last (learner.max_staleness: 1)",
@@ -189,11 +190,14 @@ def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor
     bytes_per_step = 2 * size.parameters + at_once * (length * size.kv_bytes + 2 * size.state_bytes)
     seconds_per_step = bytes_per_step / (tensor_parallel * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
     rollouts = config.learner.prompts_per_batch * config.sampling.group_size
-    return rollouts * 2 * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)  # the re-query is as long
+    responses = 1 + config.reward.requery.questions * config.reward.requery.samples  # a re-query's is as long
+    return rollouts * responses * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)
 
 
 def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
-    group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + REQUERY_TOKENS)  # its prompt once
+    requery = config.reward.requery
+    asked = requery.questions * (REQUERY_TOKENS + (requery.samples - 1) * RESPONSE_TOKENS)  # prompts once
+    group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + asked)
     tokens = config.learner.prompts_per_batch * group
     flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
     dependency = config.learner.dependency
