@@ -39,7 +39,11 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
             "rewards/{name}/mean",
             "critic/score/mean",
         ),
-        Scalar("reward/shortcut", SHARE, "answer right, and no re-query's answer right: the language shortcut rate"),
+        Scalar(
+            "reward/shortcut",
+            SHARE,
+            "answer right, and no re-query's answer to the row's own question: the language shortcut rate",
+        ),
         Scalar(
             "reward/grader_disagreement",
             SHARE,
@@ -57,7 +61,8 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         Scalar(
             "disagreement/accuracy_visual",
             SHARE,
-            "of the answer and the re-query's answer exactly one is right, among rollouts that have both rewards",
+            "of the answer and the re-query's answer to the row's own question exactly one is right, among rollouts "
+            "that have both rewards",
         ),
         Scalar(
             "disagreement/visual_judge",

@@ -483,3 +483,27 @@ async def test_the_openapi_document_and_metrics_are_served(api: httpx.AsyncClien
     assert {"/v1/traces", "/v1/groups", "/v1/statistics", "/v1/comparison", "/v1/live"} <= document["paths"].keys()
     assert "ValidationError" not in json.dumps(document)
     assert "vision_sr1_reward_traces_total" in (await api.get("/metrics")).text
+
+
+async def test_a_re_query_shows_its_question_where_it_is_not_the_rollouts_own_and_its_advantage(
+    config: Config, store: Store
+):
+    traces = [scored(2, accuracy=1.0, visual=0.5), scored(3, accuracy=1.0, visual=0.0)]
+    for trace, right in zip(traces, (1.0, 0.0), strict=True):
+        trace.rollout.prompt.further_questions.add(question="how many squares", answer="two")
+        trace.rewards["visual_own"] = 0.0
+        del trace.requeries[:]
+        for question, value in ((0, 0.0), (1, right)):
+            trace.requeries.add(prompt="?", response="so", question=question, rewards={"visual": value})
+    await write(store, *traces)
+    async with asking(config, store) as api:
+        group = await get(api, "/v1/groups/0/1")
+        own, further = group["traces"][0]["requeries"]
+        assert (own["question"], own["reference_answer"]) == (None, None)
+        assert (further["question"], further["reference_answer"]) == ("how many squares", "two")
+        better = 0.5**0.5
+        assert group["requery_advantages"].keys() == {"requery"}
+        for shown, expected in zip(group["requery_advantages"]["requery"], (better, -better), strict=True):
+            assert shown == pytest.approx([0.0, expected], rel=1e-4)
+        assert len((await get(api, "/v1/traces", text="squares"))["traces"]) == 2
+        assert len((await get(api, "/v1/traces", pattern="shortcut"))["traces"]) == 2, "of the own question"

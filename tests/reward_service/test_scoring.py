@@ -261,3 +261,64 @@ async def test_where_nothing_learns_from_re_queries_only_evaluation_asks_for_the
     asked = {scored.rollout.sample_index: set(scored.missing) for scored in group.rollouts}
     assert asked == {0: {"visual", "requery_format"}, 1: set(), 2: set()}, "no actor is there to answer"
     assert all({"visual", "requery_format"}.isdisjoint(scored.rewards) for scored in group.rollouts)
+
+
+def described(tokenizer, *answers: tuple[int, str]) -> pb.ScoredRollout:
+    """A rollout whose description was asked three questions, with the answers that were recorded."""
+    asked = rollout(tokenizer, 0, parts=pb.ResponseParts(description="two red squares", answer="red"))
+    asked.prompt.further_questions.add(question="how many?", answer="2", data_source="counts")
+    asked.prompt.further_questions.add(question="Which? A. circle B. square", answer="B", data_source="options")
+    recorded = pb.ScoredRollout(rollout=asked)
+    for question, answer in answers:
+        ids = tokenizer(f"<think> so </think> \\boxed{{{answer}}}").input_ids if answer else tokenizer("so").input_ids
+        recorded.requeries.add(sample=pb.Sample(response_token_ids=ids), question=question)
+    return recorded
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(0, "blue"), (1, "2"), (2, "square")], {"visual": 2 / 3, "visual_own": 0.0, "requery_format": 1.0}),
+        (
+            [(0, "red"), (0, ""), (1, "3"), (1, "2"), (2, "A"), (2, "B")],
+            {"visual": 0.5, "visual_own": 0.5, "requery_format": 5 / 6},
+        ),
+        ([(0, "red"), (2, "B")], {"visual_own": 1.0}),
+    ],
+)
+async def test_a_description_is_worth_the_mean_over_its_questions_each_by_its_own_reference_and_grader(
+    answers: list[tuple[int, str]],
+    expected: dict[str, float],
+    redis: RetryingRedis,
+    redis_config: Config,
+    tiny_model: Path,
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    redis_config.model.path = str(tiny_model)
+    redis_config.reward.graders = {"counts": "numeric", "options": "choice"}
+    recorded = described(tokenizer, *answers)
+    async with open_scorer(redis_config, Fleet(redis, KEYS), Blobs(redis, KEYS, 60)) as scorer:
+        again = await scorer.score(recorded.rollout, answered=recorded)
+    given = {name: again.rewards[name] for name in ("visual", "visual_own", "requery_format") if name in again.rewards}
+    assert given == pytest.approx(expected)
+    right = {(0, "red"), (1, "2"), (2, "square"), (2, "B")}
+    assert [requery.rewards["visual"] for requery in again.requeries] == [float(a in right) for a in answers]
+    assert [requery.question for requery in again.requeries] == [question for question, _ in answers]
+    if "visual" not in expected:
+        assert set(again.missing) == {"visual", "requery_format"}
+        assert again.explanations["visual"] == "question 2 of 3: no answer to it was recorded"
+
+
+async def test_where_no_actor_answers_all_that_a_re_query_gives_is_missing(
+    redis: RetryingRedis, redis_config: Config, tiny_model: Path
+):
+    redis_config.model.path = str(tiny_model)
+    redis_config.reward.requery = RequeryConfig(questions=3, attempts=1, timeout_s=0.2)
+    asked = described(AutoTokenizer.from_pretrained(tiny_model)).rollout
+    async with open_scorer(redis_config, Fleet(redis, KEYS), Blobs(redis, KEYS, 60)) as scorer:
+        scored = await scorer.score(asked)
+        asked.parts.description = ""
+        silent = await scorer.score(asked)
+    assert set(scored.missing) == {"visual", "visual_own", "requery_format"}
+    assert scored.explanations["visual"].startswith("question 1 of 3: no actor answered the re-query; ")
+    assert [silent.rewards[name] for name in ("visual", "visual_own", "requery_format")] == [0.0] * 3

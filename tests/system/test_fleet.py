@@ -257,7 +257,13 @@ def rollout_of(actor: Actor, version: int, index: int = 0, description: str = "t
     return pb.Rollout(
         id=f"0/0/{index}",
         sample_index=index,
-        prompt=pb.Prompt(id="0/0", question="<image>what color is the square", sampling=sampling),
+        prompt=pb.Prompt(
+            id="0/0",
+            question="<image>what color is the square",
+            sampling=sampling,
+            group_size=3,
+            further_questions=[pb.FurtherQuestion(question="<image>what shape is at the top left", answer="square")],
+        ),
         sample=pb.Sample(versions=[pb.VersionSpan(policy_version=version, end=1)]),
         actor_id=actor.info.id,
         actor_address=actor.info.address,
@@ -282,6 +288,12 @@ async def test_equal_descriptions_of_a_group_share_a_greedy_requery_and_sampled_
     assert all([requery.shared for requery in other] == [True] for other in others)
     assert all(tokens(other) == tokens(first) for other in others)
     assert not apart.shared
+    assert first[0].prompt == "top left square red . what color is the square"
+    async with asking(actor.config, temperature=0, samples=2) as requerier:
+        own, further, same = [await requerier.ask(rollouts[0], question) for question in (0, 1, 1)]
+    assert [requery.question for requery in [*own, *further, *same]] == [0, 0, 1, 1, 1, 1]
+    assert [requery.shared for requery in [*own, *further, *same]] == [False] * 4 + [True] * 2, "by the question too"
+    assert further[0].prompt == "top left square red . what shape is at the top left"
     async with asking(actor.config, samples=2) as requerier:
         each = await answers(requerier)
         again = await answers(requerier)

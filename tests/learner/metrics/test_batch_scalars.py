@@ -88,3 +88,13 @@ def test_trl_has_the_scalars_that_we_name():
     names = {name.replace("{name}", "{reward_func_name}") for name in ours - logged_by_its_base}
     assert len(names) > 8
     assert [name for name in sorted(names) if f'"{name}"' not in source] == []
+
+
+def test_shortcuts_are_counted_by_the_own_question_whatever_else_a_description_was_asked():
+    several = [
+        rollout("s", 1, accuracy=1.0, visual=2 / 3, visual_own=0.0),
+        rollout("s", 1, accuracy=1.0, visual=1 / 3, visual_own=1.0),
+    ]
+    found = batch_scalars([pb.ScoredGroup(id="0/0", rollouts=several)], SETTINGS)
+    assert (found["reward/shortcut"], found["disagreement/accuracy_visual"]) == (0.5, 0.5)
+    assert (found["reward/visual"], found["reward/visual_own"]) == pytest.approx((0.5, 0.5))

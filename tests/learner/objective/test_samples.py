@@ -201,3 +201,62 @@ def test_text_alone_is_trained_by_its_answer_under_every_objective():
         assert right.masks[name].any()
         others = {other: value for other, value in right.advantages.items() if other != name}
         assert set(others.values()) <= {0.0}
+
+
+def requeried(*rewards: tuple[int, float], visual: float) -> pb.ScoredRollout:
+    """A rollout with re-queries, each of a question and right or wrong."""
+    result = scored(1, visual)
+    result.rewards["requery_format"] = 1.0
+    del result.requeries[:]
+    for question, right in rewards:
+        sample = pb.Sample(prompt_token_ids=[4 + question], response_token_ids=[5, 6], logprobs=[-0.5, -0.25])
+        given = {"visual": right, "requery_format": 1.0}
+        result.requeries.add(sample=sample, question=question, rewards=given)
+    return result
+
+
+def test_re_queries_on_several_questions_are_compared_question_by_question():
+    """That everyone answers one question and nobody another trains no re-query; the description has their mean."""
+    rollouts = [
+        requeried((0, 1), (1, 1), (2, 0), visual=2 / 3),
+        requeried((0, 0), (1, 1), (2, 0), visual=1 / 3),
+        scored(0, 0, description=None),
+    ]
+    samples = samples_of(group(*rollouts))
+    answers, requeries = [samples[0], samples[4], samples[8]], [samples[1:4], samples[5:8]]
+
+    def normalized(*values: float) -> list[float]:
+        given = np.array(values)
+        return list((given - given.mean()) / (given.std(ddof=1) + 1e-6))
+
+    assert [s.advantages["description"] for s in answers] == pytest.approx(normalized(2 / 3, 1 / 3, 0))
+    own, easy, hard = normalized(1, 0, 0), normalized(1, 1, 0), [0.0, 0.0, 0.0]  # the last has no description
+    for place, of_rollout in enumerate(requeries):
+        expected = [own[place], easy[place], hard[place]]
+        assert [s.advantages["requery"] for s in of_rollout] == pytest.approx(expected)
+        assert all(s.masks["requery"].all() for s in of_rollout)
+
+
+def test_an_observer_is_rewarded_by_the_mean_of_its_solvers_and_each_solver_beside_those_of_its_description():
+    preset = ("learner.preset=observer_solver",)
+    half, whole = requeried((0, 1), (0, 0), (0, 0), (0, 1), visual=0.5), requeried(*[(0, 1)] * 4, visual=1.0)
+    half.requeries[3].rewards["requery_format"] = 0.0
+    samples = samples_of(group(half, whole), overrides=preset)
+    observers, solvers = [samples[0], samples[5]], [samples[1:5], samples[6:]]
+    apart = 0.25 / (0.125**0.5 + 1e-6)  # 0.5 and 1: deviation from their mean over the unbiased deviation
+    assert [s.advantages["observer"] for s in observers] == pytest.approx([-apart, apart])
+    rewards = np.array([0.9 + 0.1, 0.1, 0.1, 0.9])
+    expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+    assert [s.advantages["solver"] for s in solvers[0]] == pytest.approx(expected)
+    assert [s.advantages["solver"] for s in solvers[1]] == [0.0] * 4, "a good description is not the solvers' merit"
+    for observer in observers:
+        assert observer.masks["observer"].tolist() == [True] * 4 + [False] * 6
+        assert not observer.masks["solver"].any()
+    assert all(s.masks["solver"].all() and not s.masks["observer"].any() for of in solvers for s in of)
+
+
+def test_solvers_that_differ_are_a_signal_where_descriptions_are_equally_good():
+    halves = group(*[requeried((0, 1), (0, 0), visual=0.5) for _ in range(2)])
+    assert group_has_signal(halves, settings("learner.preset=observer_solver"))
+    wholes = group(*[requeried((0, 1), (0, 1), visual=1.0) for _ in range(2)])
+    assert not group_has_signal(wholes, settings("learner.preset=observer_solver"))

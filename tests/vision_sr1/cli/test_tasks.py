@@ -189,3 +189,19 @@ def test_the_rule_for_digits_reads_what_is_there_and_nothing_else(description: s
 )
 def test_the_rule_reads_what_is_there_and_nothing_else(description: str, question: str, answer: str | None):
     assert answer_by_rule(description, question) == answer
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_training_images_have_further_questions_that_are_not_the_rows_own_and_rightly_answered(
+    name: str, tmp_path: Path
+):
+    paths = written(TASKS[name], tmp_path, seed=0)
+    train = rows(paths["train"])
+    assert sum(bool(row["further_questions"]) for row in train) > len(train) / 2
+    for row in train:
+        questions = [further["question"] for further in row["further_questions"]]
+        assert len({row["problem"].removeprefix(IMAGE_MARKER), *questions}) == 1 + len(questions)
+        for further in row["further_questions"]:
+            said = TASKS[name].answer_by_rule(row["scene"], further["question"])
+            assert said == further["answer"], further
+    assert all("further_questions" not in row for split in ("normal", "counter_prior") for row in rows(paths[split]))

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ ANSWER = {"accuracy": 0.9, "format": 0.1}
         ("vision_r1", [(ANSWER, RESPONSE)]),
         ("external_judge", [({**ANSWER, "judge": 1.0}, RESPONSE)]),
         ("gdpo", [({**ANSWER, "visual": 1.0}, RESPONSE)]),
+        (
+            "observer_solver",
+            [({"visual": 1.0}, ["description"]), ({"visual": 0.9, "requery_format": 0.1}, ["requery"])],
+        ),
     ],
 )
 def test_presets_are_the_readings_of_the_paper(preset: str, components: list[Any]):
@@ -133,7 +138,10 @@ def test_presets_are_the_readings_of_the_paper(preset: str, components: list[Any
         assert (c.clip_ratio_low, c.clip_ratio_high, c.clip_ratio_dual, c.kl_estimator) == (0.2, 0.3, 3.0, "low_var_kl")
         assert c.weight == (0.5 if preset == "vision_sr1_eq7" else 1.0)
         assert c.advantage == ("gdpo" if preset == "gdpo" else "group")
+        assert c.group == ("description" if (preset, c.name) == ("observer_solver", "solver") else "prompt")
         assert c.kl_coef == (0.0 if (preset, c.name) == ("vision_sr1_channels", "visual") else 0.01)
+    assert config.reward.requery.samples == (4 if preset == "observer_solver" else 1)
+    assert config.reward.requery.questions == 1
     described = preset != "vision_r1"
     assert config.data.prompt_template == ("answer" if described else "think_answer")
     assert config.reward.response_format == ("description_think_answer" if described else "think_answer")
@@ -248,3 +256,31 @@ def test_which_rollouts_get_a_requery(when: str, preset: str, training: bool, ev
 def test_a_component_that_learns_from_re_queries_needs_them():
     with pytest.raises(ConfigError, match="uses the re-query: set reward.requery.when to needed or always"):
         load_config(None, ["reward.requery.when=never"], environment={})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["reward.requery.questions=2", "reward.requery.when=never"], "and when: never makes none: set when to needed"),
+        (["learner.preset=observer_solver", "reward.requery.samples=1"], "set reward.requery.samples to 2 or more"),
+        (["learner.preset=observer_solver", "reward.requery.temperature=0"], "set reward.requery.temperature=null"),
+        (
+            ["learner.components=[{name: a, reward: {visual: 1}, tokens: [description], group: description}]"],
+            "this component trains description: set tokens to [requery], or group to prompt",
+        ),
+        (
+            ["learner.components=[{name: a, reward: {visual_own: 1}, tokens: [description]}]"],
+            "uses the reward 'visual_own': set reward.requery.questions to 2 or more",
+        ),
+    ],
+)
+def test_questions_and_groups_that_cannot_be_are_refused(settings: list[str], message: str):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(None, settings, environment={})
+
+
+def test_the_own_questions_share_is_a_reward_where_there_are_further_ones():
+    component = "learner.components=[{name: a, reward: {visual_own: 1}, tokens: [description]}]"
+    loaded = load_config(None, [component, "reward.requery.questions=2"], environment={}).config
+    assert loaded.reward.ranges["visual_own"] == (0.0, 1.0)
+    assert loaded.learner.components[0].uses_requery
