@@ -42,7 +42,7 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         Scalar(
             "reward/shortcut",
             SHARE,
-            "answer right, and no re-query's answer to the row's own question: the language shortcut rate",
+            "answer right, and no re-query's answer to the row's own question is: the language shortcut rate",
         ),
         Scalar(
             "reward/grader_disagreement",

@@ -38,8 +38,15 @@ def answered(
     version: int = 3,
     run: str = RUN,
     evaluation: bool = False,
+    samples: int = 1,
+    further: bool = False,
 ) -> pb.ScoredRollout:
-    """An answer to `what color is the square`, with all that the service records."""
+    """An answer to `what color is the square`, with all that the service records.
+
+    Args:
+        samples: of the re-query, of which the first is `sufficient` and the others the contrary.
+        further: its description was asked `how many squares` too, whatever that was worth.
+    """
     said = "red" if right else "blue"
     text = f"<description> top left square {said} </description> <think> the square {said} </think> \\boxed{{{said}}}"
     token_bytes = TokenBytes(tokenizer).of(ids := tokenizer(text).input_ids)
@@ -50,6 +57,7 @@ def answered(
             "accuracy": float(right),
             "visual": float(sufficient),
             "format": 1.0,
+            "requery_format": 1.0,
             "grader_disagreement": float(right and not sufficient),
         },
         explanations={
@@ -72,13 +80,19 @@ def answered(
         assert span is not None
         start, end = TokenPlaces(token_bytes).span(span)
         getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
-    scored.requeries.add(
-        prompt=f"top left square {said} . what color is the square",
-        response=f"<think> the square {'red' if sufficient else 'green'} </think>",
-        answer="red" if sufficient else "green",
-        policy_version=version,
-        rewards={"visual": float(sufficient)},
-    )
+    for number in range(samples):
+        enough = sufficient == (number == 0)
+        scored.requeries.add(
+            prompt=f"top left square {said} . what color is the square",
+            response=f"<think> the square {'red' if enough else 'green'} </think>",
+            answer="red" if enough else "green",
+            policy_version=version,
+            rewards={"visual": float(enough), "requery_format": 1.0},
+        )
+    if further:
+        prompt.further_questions.add(question="how many squares", answer="one")
+        scored.requeries.add(prompt="…", response="…", answer="one", question=1, rewards={"visual": 1.0})
+        scored.rewards["visual"], scored.rewards["visual_own"] = (1 + sufficient) / 2, float(sufficient)
     return scored
 
 
@@ -219,11 +233,12 @@ def test_an_advantage_colours_the_tokens_that_its_component_trains(
     folder.mkdir()
     judge = ["reward.judge.url=http://127.0.0.1:1", "reward.judge.model=m"] if preset == "external_judge" else []
     config = load_config(None, [f"run.name={preset}", f"learner.preset={preset}", *judge], environment={}).config
+    samples = config.reward.requery.samples
     given = answered(AutoTokenizer.from_pretrained(tiny_model), 0, 0, right=True, sufficient=True).rewards.keys()
     save_config(config, folder / "config.yaml")
     served.add(
-        {"group": 0, "index": 0, "right": True, "sufficient": True, "run": preset},
-        {"group": 0, "index": 1, "right": False, "sufficient": False, "run": preset},
+        {"group": 0, "index": 0, "right": True, "sufficient": True, "run": preset, "samples": samples},
+        {"group": 0, "index": 1, "right": False, "sufficient": False, "run": preset, "samples": samples},
     )
     page.goto(f"{served.url}#/group/0/0?run={preset}")
     first = page.locator("article").first
@@ -238,10 +253,27 @@ def test_an_advantage_colours_the_tokens_that_its_component_trains(
         sets = set(component.tokens)
         assert ("top left" in texts) == bool(sets & {"response", "description"}), component.name
         assert ("boxed" in texts) == bool(sets & {"response", "reasoning"}), component.name
-        requery = first.get_by_label("Response to the re-query").get_attribute("style") or ""
-        assert ("rgba" in requery) == ("requery" in sets), component.name
+        shades = [
+            re.findall(r"rgba?\([\d, ]+", requery.get_attribute("style") or "")
+            for requery in first.get_by_label("Response to the re-query").all()
+        ]
+        assert len(shades) == samples
+        assert all(bool(shade) == ("requery" in sets) for shade in shades), component.name
+        assert (shades[0] != shades[-1]) == (samples > 1 and "requery" in sets), "each is shaded by its own advantage"
         shown += 1
     assert shown or preset == "external_judge"  # whose only component needs the judge
+
+
+def test_a_re_query_shows_the_question_that_it_asked_and_the_own_one_decides_on_a_shortcut(page: Page, served: Served):
+    served.add({"group": 5, "index": 0, "right": True, "sufficient": False, "further": True})
+    page.goto(f"{served.url}#/group/0/5")
+    article = page.locator("article")
+    expect(article).to_contain_text("answer right, description insufficient (shortcut)")
+    own, further = article.locator("details").all()
+    expect(own).not_to_contain_text("wanted")
+    expect(further).to_contain_text("how many squares · wanted: one")
+    page.goto(f"{served.url}#/groups")
+    expect(page.locator(".list > li").first.get_by_label("description insufficient")).to_be_visible()
 
 
 def test_what_comes_while_one_looks_is_announced(page: Page, served: Served):

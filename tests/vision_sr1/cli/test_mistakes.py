@@ -35,6 +35,7 @@ FILES: dict[str, str | bytes] = {
     "cut.parquet": b"PAR1 and nothing",
     "empty.jsonl": "",
     "columns.jsonl": '{"question": "?"}\n',
+    "plain.jsonl": '{"problem": "1 + 1?", "answer": "2"}\n',
     "open.jinja": "{{ question",
     "folder/file": "x",
 }
@@ -92,6 +93,10 @@ MISTAKES = [
     ('{train} "data.train={f}/no rows.parquet"', "no rows.parquet has no rows"),
     ("{train} data.train={f}/empty.jsonl", "empty.jsonl has no rows"),
     ("{train} data.train={f}/columns.jsonl", "has no column 'problem' (data.prompt_key); its columns: question"),
+    (
+        "{train} data.train={f}/plain.jsonl reward.requery.questions=3",
+        "reward.requery.questions is 3, and no row of data.train has further questions: …Name the column",
+    ),
     ("{train} 'data.evaluation={{normal: /no.parquet}}'", "no data file /no.parquet"),
     ("{train} data.evaluation=/no.parquet", "data.evaluation: must be a section of keys and values (got /no.parquet)"),
     ("{train} data.prompt_template=nope", "no prompt template 'nope': neither a file nor one of answer"),

@@ -129,6 +129,18 @@ def test_passes_with_masked_images_take_time(size: ModelSize, config: Config):
     assert bonus == pytest.approx(training_s() * (1 + share))
 
 
+def test_a_plan_counts_every_question_and_sample_of_the_re_query(size: ModelSize, config: Config):
+    one = make_plan(size, config, GPUS["H100"], 8)
+    config.reward.requery.questions, config.reward.requery.samples = 3, 2
+    several = make_plan(size, config, GPUS["H100"], 8)
+    group = config.sampling.group_size
+    trained = (1500 + group * (500 + 3 * (700 + 500))) / (1500 + group * (500 + 700))
+    ranks = several.learner_gpus / one.learner_gpus
+    assert several.training_s == pytest.approx(one.training_s * trained / ranks)
+    actors = several.actors / one.actors
+    assert several.generation_s == pytest.approx(one.generation_s * (1 + 3 * 2) / 2 / actors)
+
+
 def test_adapters_of_3b_are_learned_on_one_gpu(folder_3b: Path):
     config = load_config(EXAMPLE, ["learner.lora.rank=64"], environment={}).config
     plan = make_plan(model_size(str(folder_3b), config.learner), config, GPUS["H100"], 1)

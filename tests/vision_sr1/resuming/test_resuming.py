@@ -145,6 +145,7 @@ def test_another_model_is_refused(checkpoint: Checkpoint, tmp_path: Path):
         ("rl", "data.prompt_template=plain_answer", "data.prompt_template", "for prompts issued from now on"),
         ("rl", "data.evaluation={a: b}", "data.evaluation.a", "from the next evaluation on"),
         ("rl", "sampling.top_p=0.5", "sampling.top_p", "for prompts issued from now on"),
+        ("rl", "reward.requery.questions=3", "reward.requery.questions", "for prompts issued from now on"),
         ("rl", "reward.grader=exact", "reward.grader", "for rollouts scored from now on"),
         ("rl", "learner.keep_best=eval_accuracy/a", "learner.keep_best", "from the next evaluation on; the best by"),
         ("sft", "run.seed=7", "run.seed", "refused"),

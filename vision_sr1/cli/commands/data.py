@@ -54,8 +54,8 @@ def data_check(
     effective = loaded.config
     shown = Samples(samples)
     with _told(), _graders(effective) as verdict:
-        further = "any" if effective.reward.requery.questions > 1 else "none"
-        rows = open_rows(source, effective.data, effective.reward, further)
+        asks_further = effective.reward.requery.questions > 1
+        rows = open_rows(source, effective.data, effective.reward, "any" if asks_further else "none")
         lengths = PromptLengths(effective) if "model.path" in loaded.origins else None
         report = check(rows, lengths, verdict, shown.see)
     table = Table(box=None, pad_edge=False, show_header=False)
