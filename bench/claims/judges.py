@@ -110,10 +110,11 @@ def judge(answers: list[Answer], policy: Reader, base: Reader) -> Verdict:
         "rule": [answer_by_rule(d, q) for d, q in zip(descriptions, questions, strict=True)],
     }
 
-    def right(by: list[str | None]) -> list[bool]:
+    def right(by: list[str | None]) -> list[float]:
         return [said is not None and mathruler(said, str(a["reference"])) for said, a in zip(by, answers, strict=True)]
 
-    enough = {"self": [bool(own_visual(a)) for a in answers]} | {name: right(by) for name, by in said.items()}
+    own = [own_visual(a) or 0.0 for a in answers]  # the share of its samples, where the re-query has several
+    enough: dict[str, list[float]] = {"self": own} | {name: right(by) for name, by in said.items()}
 
     def mean(name: str) -> float:
         return fmean(float(str(a[name])) for a in answers)
@@ -125,7 +126,7 @@ def judge(answers: list[Answer], policy: Reader, base: Reader) -> Verdict:
         answer_leak=mean("answer_leak"),
         sufficient={name: fmean(enough[name]) for name in JUDGES},
         shortcut={
-            name: fmean(bool(a["accuracy"]) and not ok for a, ok in zip(answers, enough[name], strict=True))
+            name: fmean(bool(a["accuracy"]) * (1.0 - ok) for a, ok in zip(answers, enough[name], strict=True))
             for name in JUDGES
         },
         reading=fmean(right(policy.answers([str(a["scene"]) for a in answers], questions))),
