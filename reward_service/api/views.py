@@ -119,9 +119,7 @@ def advantages_of(found: Sequence[FoundTrace], settings: LearnerConfig) -> dict[
     }
 
 
-def _requery_advantages_of(
-    found: Sequence[FoundTrace], settings: LearnerConfig
-) -> dict[str, list[list[float | None]]]:
+def _requery_advantages_of(found: Sequence[FoundTrace], settings: LearnerConfig) -> dict[str, list[list[float | None]]]:
     """Advantages by component that trains re-queries: those of each trace of a whole group."""
     group = pb.ScoredGroup(rollouts=[trace.scored for trace in found])
     given = group_rewards(group).keys()
