@@ -186,15 +186,7 @@ class Questions:
                 continue
             if images:
                 by_images.setdefault(images, []).append(index)
-        found = {index: rows for rows in by_images.values() if len(rows) > 1 for index in rows}
-        log.info(
-            "rows_with_the_same_images",
-            message="Counted rows whose images other rows have too",
-            source=self.source,
-            rows=len(found),
-            of=len(self),
-        )
-        return found
+        return {index: rows for rows in by_images.values() if len(rows) > 1 for index in rows}
 
     def _encoded(self, index: int) -> Iterator[bytes]:
         """A row's images, not decoded."""
