@@ -36,7 +36,9 @@ class TraceFilters(BaseModel):
     min_version: Version = None
     max_version: Version = None
     pattern: Pattern = None
-    q: str | None = Field(None, max_length=1000, description="Words: all occur in question, answer or responses.")
+    q: str | None = Field(
+        None, max_length=1000, description="Words or parts of words: all occur in question, answer or responses."
+    )
 
     def wanted(self, run: str) -> TraceFilter:
         """For the store, in the run that is meant."""
