@@ -37,7 +37,7 @@ class TraceFilters(BaseModel):
     max_version: Version = None
     pattern: Pattern = None
     q: str | None = Field(
-        None, max_length=1000, description="Words or parts of words: all occur in question, answer or responses."
+        None, max_length=1000, description="Parts of words, all of which occur in question, answer or responses."
     )
 
     def wanted(self, run: str) -> TraceFilter:
