@@ -69,6 +69,13 @@ class RewardCounter:
         return {"low": low + key.bin * width, "high": low + (key.bin + 1) * width}
 
 
+def bin_range(row: RewardCount) -> tuple[float, float]:
+    """The least and the greatest value that the row's reward can have."""
+    width = row.high - row.low
+    low = row.low - row.bin * width
+    return low, low + _bins(row.name) * width
+
+
 def _bins(name: str) -> int:
     return len(OUTCOMES) if name == "outcome" else BINS
 

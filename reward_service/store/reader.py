@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Select, column, func, inspect, select, table, tuple_
 from sqlalchemy.orm import Session
 
+from reward_service.store.counting import bin_range
 from reward_service.store.database import close_store
 from reward_service.store.tables import NO_REWARDS, OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
 from vision_sr1.client.models import Pattern
@@ -91,7 +92,7 @@ class FoundTrace:
 
 @dataclass(frozen=True)
 class RewardBin:
-    """How many rewards of a name had a value in [low, high]."""
+    """How many rewards of a name had a value in [low, high]; all its bins are those of `range`."""
 
     purpose: str
     data_source: str
@@ -100,6 +101,7 @@ class RewardBin:
     is_missing: bool
     low: float
     high: float
+    range: tuple[float, float]
     count: int
     total: float
 
@@ -249,6 +251,7 @@ class TraceReader:
                     is_missing=row.bin < 0,
                     low=row.low,
                     high=row.high,
+                    range=bin_range(row),
                     count=row.count,
                     total=row.total,
                 )

@@ -189,6 +189,7 @@ class RewardStatistics(BaseModel):
     mean: float | None = Field(description="Of those that are not missing; null without any.")
     count: int
     missing: int
+    range: tuple[float, float] = Field(description="The least and the greatest value that it can have.")
     distribution: list[BarView]
 
 

@@ -1,7 +1,9 @@
 // One group: the image, the question, and its answers side by side.
 
-import { get, picture, post } from "./api.js";
+import { copyLink } from "./answer_link.js";
+import { get, post } from "./api.js";
 import { h, rounded, show } from "./dom.js";
+import { lazyImage } from "./images.js";
 import { mark, pattern, PATTERNS, rewardTable } from "./rewards.js";
 import { link } from "./route.js";
 import { listed, listedFilters } from "./groups.js";
@@ -21,7 +23,8 @@ export async function group({ id, filters }, signal) {
     h("h1", {}, `Group ${found.id}`),
     h("div", { class: "group" },
       h("section", { class: "prompt", "aria-label": "Prompt" },
-        prompt.images.map((sha, number) => image(sha, number)),
+        prompt.images.map((sha, number) =>
+          lazyImage(sha, { alt: `Image ${number + 1} of the question` }, "This image was not kept.")),
         h("p", { class: "question" }, prompt.question.replaceAll("<image>", "").trim()),
         h("table", {}, h("tbody", {},
           fact("wanted", prompt.reference_answer), fact("data source", prompt.data_source),
@@ -33,13 +36,6 @@ export async function group({ id, filters }, signal) {
         found.traces.map((trace, number) => answer(trace, number, found)))));
 }
 
-function image(sha, number) {
-  const element = h("img", { alt: `Image ${number + 1} of the question` });
-  picture(sha).then((url) => (element.src = url),
-    () => element.replaceWith(h("p", { class: "dim" }, "This image was not kept.")));
-  return element;
-}
-
 const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
 
 function answer(trace, number, { advantages, tokens }) {
@@ -47,11 +43,11 @@ function answer(trace, number, { advantages, tokens }) {
   const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
   const colours = h("div", { role: "group", "aria-label": "Colours of tokens" });
-  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "aria-label": `Answer ${number + 1}` },
+  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "data-trace": trace.id, "aria-label": `Answer ${number + 1}` },
     h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
       h("span", {}, "description ", mark(trace.rewards.visual?.value)),
       trace.rewards.grader_disagreement?.value > 0 ? h("span", { class: "wrong" }, "graders differ") : null,
-      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`)),
+      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`), copyLink(trace)),
     h("p", { class: "dim" }, PATTERNS[kind]),
     colours, response,
     trace.requeries.map((requery, index) => h("details", { open: true },
