@@ -105,6 +105,7 @@ def _run(api: ApiContext, name: str, served: str) -> RunView:
     return RunView(
         name=name,
         is_served=name == served,
+        can_rescore=api.scorer_of(name) is not None,
         recorded_from=span[0] if span else None,
         recorded_to=span[1] if span else None,
         data_sources=sorted({found.data_source for found in bins}),

@@ -140,9 +140,9 @@ def trace_routes(api: ApiContext) -> APIRouter:
     async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:
         """A response token by token, with log-probabilities and policy versions."""
         found = await found_trace(api, trace_id, run)
-        if api.tokens is None:
+        if (tokens := api.tokens_of(await api.runs.named(run))) is None:
             raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
-        token_bytes = api.tokens.of(list(found.scored.rollout.sample.response_token_ids))
+        token_bytes = tokens.of(list(found.scored.rollout.sample.response_token_ids))
         return tokens_view(found.scored, token_bytes)
 
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))

@@ -4,10 +4,10 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, column, func, inspect, select, table, tuple_
+from sqlalchemy import ColumnElement, Engine, Select, column, func, inspect, literal_column, select, table, tuple_
 from sqlalchemy.orm import Session
 
 from reward_service.store.counting import bin_range
@@ -20,6 +20,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 SCANNED_AT_ONCE = 1000  # traces looked through for groups
 
 _PARTS = table("trace_parts", column("rowid"), column("text"))  # SQLite's index of trigrams
+_ROWID: ColumnElement[int] = literal_column("+trace_parts.rowid")  # + has SQLite ask the index once, not once a trace
 _TRIGRAM = 3  # characters; shorter parts are looked for in the texts themselves
 _ESCAPE = "\\"
 
@@ -301,7 +302,7 @@ class TraceReader:
         query = select(*columns).where(*wanted.conditions())
         indexed = self._indexed_parts(wanted)
         if indexed:  # without ESCAPE, which the index does not take
-            query = query.join(_PARTS, _PARTS.c.rowid == Trace.sequence)
+            query = query.select_from(Trace).join(_PARTS, Trace.sequence == _ROWID)
             query = query.where(*(_PARTS.c.text.like(f"%{part}%") for part in indexed))
         scanned = [part for part in wanted.parts if part not in indexed or set(part) & set("%_")]
         if not scanned:
@@ -316,9 +317,12 @@ class TraceReader:
         return like(f"%{literal}%", escape=_ESCAPE)
 
     def _indexed_parts(self, wanted: TraceFilter) -> list[str]:
-        """Words that SQLite's index finds; PostgreSQL uses its own for the same condition as a scan."""
+        """Words that SQLite's index finds; PostgreSQL uses its own for the same condition as a scan. Of few groups, or one
+        version, the texts are read.
+        """
         long = [part for part in wanted.parts if any(len(run) >= _TRIGRAM for run in re.split("[%_]", part))]
-        if not long or self._engine.dialect.name != "sqlite":
+        are_few = wanted.group_ids is not None or wanted.version is not None
+        if not long or are_few or self._engine.dialect.name != "sqlite":
             return []
         if not self._has_index:  # a store of version 0001, which is read as it is, has none
             self._has_index = inspect(self._engine).has_table(_PARTS.name)
@@ -344,9 +348,8 @@ class TraceReader:
         """Which of these groups have a newer trace that fits, and were on an earlier page."""
         if before is None or not group_ids:
             return set()
-        query = self._selected(wanted, Trace.group_id).where(
-            Trace.group_id.in_(group_ids), self._place(wanted) >= before
-        )
+        place = _Place(Trace.sequence) if self._indexed_parts(wanted) else self._place(wanted)
+        query = self._selected(replace(wanted, group_ids=group_ids), Trace.group_id).where(place >= before)
         return set(session.scalars(query.distinct()))
 
 

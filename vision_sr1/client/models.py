@@ -168,6 +168,7 @@ class RunView(BaseModel):
 
     name: str
     is_served: bool = Field(description="Whether this service belongs to it.")
+    can_rescore: bool = Field(description="Whether its recorded answers can be scored again here.")
     recorded_from: float | None = Field(description="Its oldest trace, seconds since the epoch.")
     recorded_to: float | None
     data_sources: list[str]

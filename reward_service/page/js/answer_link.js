@@ -1,12 +1,12 @@
 // An answer's own address, and a button that copies it.
 
 import { h } from "./dom.js";
-import { link } from "./route.js";
+import { chosenRun, link } from "./route.js";
 
 const SHOWN_MS = 2000;
 
 export function copyLink(trace) {
-  const address = new URL(link("traces", trace.id, { run: trace.run }), location).href;
+  const address = new URL(link("traces", trace.id, { run: chosenRun() || trace.run }), location).href;
   const button = h("button", { type: "button", class: "copy", onclick: copy }, "Copy link");
   async function copy() {
     const isCopied = await copied(address);

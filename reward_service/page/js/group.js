@@ -6,10 +6,12 @@ import { h, rounded, show } from "./dom.js";
 import { lazyImage } from "./images.js";
 import { mark, pattern, PATTERNS, rewardTable } from "./rewards.js";
 import { link } from "./route.js";
+import { chosenOf } from "./runs.js";
 import { listed, listedFilters } from "./groups.js";
 
-export async function group({ id, filters }, signal) {
+export async function group({ id, filters, runs }, signal) {
   const found = await get(`groups/${id}`, {}, signal);
+  const canRescore = chosenOf(await runs)?.can_rescore;
   const prompt = found.traces[0];
   const place = listed.indexOf(id);
   const beside = (step, text, key) => {
@@ -33,12 +35,12 @@ export async function group({ id, filters }, signal) {
         h("div", { class: "legend", "aria-label": "Segments" },
           ["description", "think", "answer"].map((name) => h("span", { class: `segment-${name}` }, name)))),
       h("section", { class: "answers", "aria-label": "Answers" },
-        found.traces.map((trace, number) => answer(trace, number, found)))));
+        found.traces.map((trace, number) => answer(trace, number, { ...found, canRescore })))));
 }
 
 const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
 
-function answer(trace, number, { advantages, tokens }) {
+function answer(trace, number, { advantages, tokens, canRescore }) {
   const kind = pattern(trace.rewards.accuracy?.value, trace.rewards.visual?.value);
   const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
@@ -64,7 +66,7 @@ function answer(trace, number, { advantages, tokens }) {
       h("thead", {}, h("tr", {}, own.map(([name]) => h("th", { class: "number" }, `A ${name}`)))),
       h("tbody", {}, h("tr", {}, own.map(([, value]) =>
         h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
-    rescore(trace));
+    canRescore ? rescore(trace) : null);
   colour(trace, own.map(([name, value]) => ({ name, value, sets: tokens[name] })), box, response, colours);
   return box;
 }
