@@ -131,9 +131,7 @@ async def _scorer(
     try:
         return await scorers.enter_async_context(open_scorer(found, None, StoredImages(reader)))
     except ConfigError as error:
-        log.warning(
-            "rescoring_unavailable", message="Recorded answers cannot be scored again here", error=str(error)
-        )
+        log.warning("rescoring_unavailable", message="Recorded answers cannot be scored again here", error=str(error))
         return None
 
 

@@ -94,7 +94,7 @@ class Guard:
         await refusal(scope, receive, send_safely)
 
     def _counted_as(self, path: str) -> str:
-        """What a client may ask for at the full rate each: a page with many images is no reason to refuse its answers."""
+        """Each kind has the full rate, so that a page of many images does not use up the API's."""
         if self._is_page(path):
             return "page"
         return "images" if path.startswith(IMAGES) else "api"

@@ -317,8 +317,9 @@ class TraceReader:
         return like(f"%{literal}%", escape=_ESCAPE)
 
     def _indexed_parts(self, wanted: TraceFilter) -> list[str]:
-        """Words that SQLite's index finds; PostgreSQL uses its own for the same condition as a scan. Of few groups, or one
-        version, the texts are read.
+        """Words that SQLite's index finds; of few groups, or one version, the texts are read.
+
+        PostgreSQL uses its own index for the same condition as a scan.
         """
         long = [part for part in wanted.parts if any(len(run) >= _TRIGRAM for run in re.split("[%_]", part))]
         are_few = wanted.group_ids is not None or wanted.version is not None
