@@ -15,6 +15,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 BINS = 20
 MISSING_BIN = -1
+ROUNDED = 9  # digits of a range that is computed from its bins
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -73,7 +74,7 @@ def bin_range(row: RewardCount) -> tuple[float, float]:
     """The least and the greatest value that the row's reward can have."""
     width = row.high - row.low
     low = row.low - row.bin * width
-    return low, low + _bins(row.name) * width
+    return round(low, ROUNDED), round(low + _bins(row.name) * width, ROUNDED)
 
 
 def _bins(name: str) -> int:

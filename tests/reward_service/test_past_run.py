@@ -104,7 +104,7 @@ def test_two_runs_are_served_each_from_its_own_store(run: Path, tmp_path: Path):
         steps = [httpx.get(f"{url}/v1/steps", params={"run": one}).json()["steps"][0]["step"] for one in (RUN, name)]
         assert steps == [5, 9]
         compared = httpx.get(f"{url}/v1/comparison", params={"other": name}).json()
-        assert (compared["prompts"], compared["runs"]) == (2, [RUN, name])
+        assert (compared["prompts"], compared["runs"]) == (3, [RUN, name])
         again = httpx.post(f"{url}/v1/traces/0/0/0/rescore", params={"run": name})
         assert again.json()["changed"] == ["accuracy"]
         assert httpx.get(f"{url}/v1/traces?run=none").status_code == 404

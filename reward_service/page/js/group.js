@@ -11,7 +11,7 @@ import { listed, listedFilters } from "./groups.js";
 
 export async function group({ id, filters, runs }, signal) {
   const found = await get(`groups/${id}`, {}, signal);
-  const canRescore = chosenOf(await runs)?.can_rescore;
+  const canRescore = runs.then((known) => chosenOf(known)?.can_rescore);
   const prompt = found.traces[0];
   const place = listed.indexOf(id);
   const beside = (step, text, key) => {
@@ -66,7 +66,7 @@ function answer(trace, number, { advantages, tokens, canRescore }) {
       h("thead", {}, h("tr", {}, own.map(([name]) => h("th", { class: "number" }, `A ${name}`)))),
       h("tbody", {}, h("tr", {}, own.map(([, value]) =>
         h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
-    canRescore ? rescore(trace) : null);
+    rescore(trace, canRescore));
   colour(trace, own.map(([name, value]) => ({ name, value, sets: tokens[name] })), box, response, colours);
   return box;
 }
@@ -113,9 +113,11 @@ async function colour(trace, components, box, response, buttons) {
   paint("segments");
 }
 
-function rescore(trace) {
+// Where recorded answers can be scored again, which `isPossible` will tell.
+function rescore(trace, isPossible) {
   const place = h("div", { "aria-live": "polite" });
-  const button = h("button", { type: "button" }, "Score again");
+  const button = h("button", { type: "button", hidden: true }, "Score again");
+  isPossible.then((is) => (button.hidden = !is), () => {});
   button.addEventListener("click", async () => {
     try {
       const result = await post(`traces/${trace.id}/rescore`);
