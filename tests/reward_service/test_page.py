@@ -321,7 +321,7 @@ def test_plots_show_values_zoom_together_and_lead_to_the_groups_of_a_point(page:
         served.add({"group": 10 + version, "index": 0, "right": right, "sufficient": right, "version": version})
     page.get_by_role("link", name="Curves").click()
     rewards, area = plot(page, "Rewards by policy version")
-    kl, kl_area = plot(page, "KL to the reference by step")  # steps 1 to 3, beside versions 3 to 7
+    kl, _ = plot(page, "KL to the reference by step")  # steps 1 to 3, beside versions 3 to 7
     box = area.bounding_box()
     assert box is not None
 
