@@ -15,6 +15,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="reward_service", description=__doc__)
     parser.add_argument("--read-only", action="store_true", help="serve the traces of a run that is over")
     parser.add_argument(
+        "--beside", type=Path, metavar="RUN", action="append", default=[], help="folder of a further run to serve"
+    )
+    parser.add_argument(
         "--export", type=Path, metavar="FILE", help="write the run's traces to a .parquet or .jsonl file"
     )
     parser.add_argument("--images", action="store_true", help="with --export: and the encoded images")
@@ -23,7 +26,7 @@ def main() -> int:
         if arguments.export is not None:
             export(config, arguments.export, images=arguments.images)
         elif arguments.read_only:
-            serve_traces(config)
+            serve_traces(config, arguments.beside)
         else:
             asyncio.run(serve(config))
 

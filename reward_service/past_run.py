@@ -1,37 +1,70 @@
 """After the run: its traces served from the store, read-only, with nothing else running; or written to a file."""
 
 import asyncio
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import structlog
+from fastapi.concurrency import run_in_threadpool
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, http_server
+from reward_service.api.past import PastRun
 from reward_service.api.run_folder import RunFolder
 from reward_service.api.security import check_closed
 from reward_service.api.table import TraceTable
 from reward_service.export import check_suffix, export_traces
+from reward_service.scoring import Scorer, open_scorer
 from reward_service.store import TraceReader, open_store
-from vision_sr1.config import Config, ConfigError
+from reward_service.store.several import StoredRun, TraceReaders
+from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
+from vision_sr1.run_folder.names import SETTINGS
+from vision_sr1.streams import BlobMissingError
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
 
-def serve_traces(config: Config) -> None:
+def serve_traces(config: Config, beside: Sequence[Path] = ()) -> None:
     """Serves the API until SIGTERM or SIGINT.
 
+    Args:
+        beside: folders of further runs.
+
     Raises:
-        ConfigError: the run has no traces, or the API would be open to all.
+        ConfigError: a run has no traces, or the API would be open to all.
     """
     check_closed(config)
-    reader = _reader(config)
-    server = http_server(ApiContext(config=config, reader=reader, tokens=_tokens(config)))
-    try:
-        asyncio.run(server.serve())
-    finally:
-        reader.close()
+    with contextlib.ExitStack() as stores:
+        readers: dict[str, tuple[Config, TraceReader]] = {}
+        for own in (config, *map(_config_of, beside)):
+            name = own.run.name if own.run.name not in readers else f"{own.run.path.parent.name}/{own.run.name}"
+            if name in readers:
+                raise ConfigError(f"{own.run.path}: a run of the name {name} is served already; give each once")
+            readers[name] = (own, _reader(own))
+            stores.callback(readers[name][1].close)
+        asyncio.run(_serve(config, readers))
+
+
+async def _serve(config: Config, readers: dict[str, tuple[Config, TraceReader]]) -> None:
+    async with contextlib.AsyncExitStack() as scorers:
+        past = {}
+        for name, (own, reader) in readers.items():
+            place = _tokenizer_place(own)
+            scorer = await _scorer(own, place, reader, scorers)
+            past[name] = PastRun(own.run.path, scorer.tokens if scorer else _tokens(place), scorer)
+        if len(readers) == 1:  # its store may have other runs, of which no folder was given
+            only = past.pop(config.run.name)
+            _, reader = readers[config.run.name]
+            api = ApiContext(config, reader, scorer=only.scorer, tokens=only.tokens)
+        else:
+            runs = {name: StoredRun(reader, own.run.name) for name, (own, reader) in readers.items()}
+            api = ApiContext(config, cast(TraceReader, TraceReaders(runs)), past=past)
+        await http_server(api).serve()
 
 
 def export(config: Config, path: Path, *, images: bool) -> None:
@@ -64,14 +97,58 @@ def _reader(config: Config) -> TraceReader:
     return reader
 
 
-def _tokens(config: Config) -> TokenBytes | None:
-    """By the tokenizer of the policy that the run began with, or that a checkpoint of it holds; None without either."""
+def _config_of(folder: Path) -> Config:
+    """A run's, at the place where it is now."""
+    place = [override("run.dir", folder.absolute().parent), override("run.name", folder.absolute().name)]
+    return load_config(folder / SETTINGS, place).config
+
+
+class StoredImages:
+    """Images of a trace store, as reward functions see them."""
+
+    def __init__(self, reader: TraceReader) -> None:
+        self._reader = reader
+
+    async def get(self, ref: pb.ImageRef) -> bytes:
+        """The encoded image.
+
+        Raises:
+            BlobMissingError: it was not kept.
+        """
+        found = await run_in_threadpool(self._reader.image, ref.sha256)
+        if found is None:
+            raise BlobMissingError(f"image {ref.sha256} is not in the trace store")
+        return found.data
+
+
+async def _scorer(
+    config: Config, place: str | None, reader: TraceReader, scorers: contextlib.AsyncExitStack
+) -> Scorer | None:
+    """By the run's rewards and graders; None where its tokenizer or a reward function is not here."""
+    if place is None:
+        return None
+    found = config.model_copy(update={"model": config.model.model_copy(update={"path": place})})
+    try:
+        return await scorers.enter_async_context(open_scorer(found, None, StoredImages(reader)))
+    except ConfigError as error:
+        log.warning("rescoring_unavailable", message="Recorded answers cannot be scored again here", error=str(error))
+        return None
+
+
+def _tokens(place: str | None) -> TokenBytes | None:
+    return None if place is None else TokenBytes(AutoTokenizer.from_pretrained(place, local_files_only=True))
+
+
+def _tokenizer_place(config: Config) -> str | None:
+    """Where the tokenizer is: with the policy that the run began with, or a checkpoint of it; None without either."""
     policies = [str(checkpoint / POLICY) for checkpoint in reversed(checkpoints(config.run.path))]
     for place in (config.model.path, *policies):
         try:
-            return TokenBytes(AutoTokenizer.from_pretrained(place, local_files_only=True))
+            AutoTokenizer.from_pretrained(place, local_files_only=True)
         except (OSError, ValueError) as error:
             log.info("tokenizer_not_found", message="The folder has no tokenizer", folder=place, error=str(error))
+        else:
+            return place
     log.warning(
         "tokenizer_missing",
         message="The policy's tokenizer was not found; responses are shown without tokens",

@@ -33,9 +33,13 @@ class RequeryFailedError(RuntimeError):
 
 
 class Requerier:
-    """Asks actors over gRPC; keeps one channel per actor."""
+    """Asks actors over gRPC; keeps one channel per actor.
 
-    def __init__(self, config: RequeryConfig, fleet: Fleet, tls: TlsConfig) -> None:
+    Args:
+        fleet: None where the run is over, and no actor is left to ask.
+    """
+
+    def __init__(self, config: RequeryConfig, fleet: Fleet | None, tls: TlsConfig) -> None:
         self._config = config
         self._fleet = fleet
         self._tls = tls
@@ -57,6 +61,8 @@ class Requerier:
         Raises:
             RequeryFailedError: no actor answered.
         """
+        if self._fleet is None:
+            raise RequeryFailedError("the run is over: no actor answers re-queries")
         request = self._request(rollout, question)
         if not self._config.is_shared(rollout.prompt.sampling.temperature):
             return await self._ask(rollout, request, question)
@@ -139,6 +145,7 @@ class Requerier:
         """A living actor, one that holds the version if there is one; None where none comes within the time-out."""
         deadline = time.monotonic() + self._config.timeout_s
         while time.monotonic() < deadline:
+            assert self._fleet is not None
             living = [a for a in await self._fleet.alive() if a.id not in lost and a.policy_version >= 0]
             if living:
                 return random.choice([a for a in living if a.policy_version == policy_version] or living)

@@ -14,7 +14,7 @@ from reward_service.grading import Grading
 from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import RESPONSE_REWARDS
-from reward_service.rewards.user_functions import Outcome, RewardFunctions
+from reward_service.rewards.user_functions import ImageSource, Outcome, RewardFunctions
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.prompt_properties import has_images, questions_of
@@ -23,7 +23,6 @@ from vision_sr1.pipeline.scored_groups import is_truncated
 from vision_sr1.prompting.response import TokenBytes, parse_response
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, OF_REQUERIES, VISUAL_OWN
-from vision_sr1.streams import Blobs
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -196,15 +195,18 @@ class Scorer:
 
 
 @contextlib.asynccontextmanager
-async def open_scorer(config: Config, fleet: Fleet, blobs: Blobs) -> AsyncIterator[Scorer]:
+async def open_scorer(config: Config, fleet: Fleet | None, images: ImageSource) -> AsyncIterator[Scorer]:
     """A scorer with all that it asks: graders, actors, the judge and functions of the user's.
+
+    Args:
+        fleet: None where the run is over: what is not recorded of re-queries is missing.
 
     Raises:
         ConfigError: a reward's function cannot be found.
     """
     reward = config.reward
     tokenizer = AutoTokenizer.from_pretrained(config.model.path)
-    functions = RewardFunctions(reward.functions, reward.processes, blobs)
+    functions = RewardFunctions(reward.functions, reward.processes, images)
     judge = Judge(reward.judge) if reward.judge.url else None
     grading, requerier = Grading(reward, judge), Requerier(reward.requery, fleet, config.tls)
     try:

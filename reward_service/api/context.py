@@ -1,11 +1,12 @@
 """What the routes answer from."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from redis.asyncio import Redis
 
+from reward_service.api.past import PastRun
 from reward_service.api.runs import Runs
 from reward_service.scoring import Scorer
 from reward_service.store import TraceReader
@@ -18,9 +19,10 @@ class ApiContext:
     """A run's configuration and the parts of the service that are there.
 
     Attributes:
-        scorer: None where the store is served with nothing else running.
-        redis: likewise.
+        scorer: None where nothing can be scored.
+        redis: None where the store is served with nothing else running.
         tokens: None where the policy's tokenizer is not to be had.
+        past: runs that have a tokenizer, a scorer and a folder of their own, by name.
         ping: raises RedisError where the streams are out of reach.
     """
 
@@ -29,9 +31,18 @@ class ApiContext:
     scorer: Scorer | None = None
     redis: Redis | None = None
     tokens: TokenBytes | None = None
+    past: Mapping[str, PastRun] = field(default_factory=dict)
     ping: Callable[[], Awaitable[object]] | None = None
 
     @cached_property
     def runs(self) -> Runs:
         """The runs that can be asked for."""
-        return Runs(self.config, self.reader)
+        return Runs(self.config, self.reader, {name: run.folder for name, run in self.past.items()})
+
+    def tokens_of(self, run: str) -> TokenBytes | None:
+        """Of a run's policy."""
+        return self.past[run].tokens if run in self.past else self.tokens
+
+    def scorer_of(self, run: str) -> Scorer | None:
+        """With a run's rewards, where it is served with others; with this service's otherwise."""
+        return self.past[run].scorer if run in self.past else self.scorer

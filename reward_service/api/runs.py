@@ -1,5 +1,6 @@
 """The runs whose traces are in the store: which one is meant, and what its folder says."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -15,11 +16,16 @@ log = structlog.get_logger()
 
 
 class Runs:
-    """The served run, and others whose traces are beside it and whose folders are in the same one."""
+    """The served run, and others whose traces are beside it.
 
-    def __init__(self, config: Config, reader: TraceReader) -> None:
+    Args:
+        paths: folders of runs, by name; of others they are beside the served run's.
+    """
+
+    def __init__(self, config: Config, reader: TraceReader, paths: Mapping[str, Path]) -> None:
         self._config = config
         self._reader = reader
+        self._paths = paths
         self._folders: dict[str, RunFolder] = {}
         self._learners: dict[str, LearnerConfig] = {config.run.name: config.learner}
 
@@ -67,4 +73,4 @@ class Runs:
         return self._learners[run]
 
     def _path(self, run: str) -> Path:
-        return self._config.run.dir / run
+        return self._paths.get(run, self._config.run.dir / run)

@@ -20,15 +20,17 @@ def scoring_routes(api: ApiContext) -> APIRouter:
     """Debugging a reward on one's own data."""
     routes = APIRouter(prefix="/v1", tags=["scoring"])
 
-    def scorer() -> Scorer:
-        if api.scorer is None:
-            raise HTTPException(503, "nothing is scored here: the run is over, and only its traces are served")
-        return api.scorer
+    def scorer_of(run: str) -> Scorer:
+        if (scorer := api.scorer_of(run)) is None:
+            raise HTTPException(
+                503, "nothing is scored here: the run is over, and its tokenizer or a reward function is not here"
+            )
+        return scorer
 
     @routes.post("/score", responses=problem_responses(413, 422, 503))
     async def score(request: ScoreRequest) -> TraceView:
         """Scores a response as a rollout of this run would be; its re-query goes to any actor that is alive."""
-        asked = scorer()
+        asked = scorer_of(run := await api.runs.served())
         question = request.question
         if IMAGE_MARKER not in question:  # a response about images, as the run's are
             question = IMAGE_MARKER + question
@@ -36,7 +38,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
             id="score/0/0",
             prompt=pb.Prompt(
                 id="score/0",
-                run=await api.runs.served(),
+                run=run,
                 question=question,
                 answer=request.reference_answer,
                 data_source=request.data_source,
@@ -60,7 +62,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
 
         What re-query and judge answered is graded as it was recorded, unless they are to be asked again.
         """
-        asked = scorer()
+        asked = scorer_of(await api.runs.named(run))
         found = await found_trace(api, trace_id, run)
         scored = await asked.score(found.scored.rollout, answered=None if ask_again else found.scored)
         before, now = reward_views(found.scored), reward_views(scored)

@@ -14,6 +14,7 @@ from vision_sr1.config import ApiConfig, Config, ConfigError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/healthz", "/readyz", "/metrics")  # for probes and Prometheus: they show nothing of the data
+IMAGES = "/v1/images/"
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -69,7 +70,7 @@ class Guard:
             await self._app(scope, receive, send_safely)
             return
         client = scope["client"][0] if scope.get("client") else "unknown"
-        if not await self._limiter.hit(self._rate, client):
+        if not await self._limiter.hit(self._rate, client, self._counted_as(path)):
             refusal = problem(
                 429,
                 f"more than {self._rate.amount} requests a minute (reward.api.requests_per_minute)",
@@ -91,6 +92,12 @@ class Guard:
             await self._app(scope, self._bounded(receive), send_safely)
             return
         await refusal(scope, receive, send_safely)
+
+    def _counted_as(self, path: str) -> str:
+        """Each kind has the full rate, so that a page of many images does not use up the API's."""
+        if self._is_page(path):
+            return "page"
+        return "images" if path.startswith(IMAGES) else "api"
 
     def _has_token(self, headers: Headers) -> bool:
         if self._config.token is None:

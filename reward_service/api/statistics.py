@@ -75,6 +75,7 @@ def statistics_routes(api: ApiContext) -> APIRouter:
         purpose: Annotated[PurposeName | None, Query(description="Default: evaluation, where both have any.")] = None,
         min_version: Version = None,
         max_version: Version = None,
+        data_source: str | None = None,
     ) -> Comparison:
         """Two runs on the prompts that both were asked; by default held-out ones, at the newest version of each."""
         names = (await api.runs.named(run), await api.runs.named(other))
@@ -86,6 +87,7 @@ def statistics_routes(api: ApiContext) -> APIRouter:
             TraceFilter(
                 run=name,
                 purpose=purpose,
+                data_source=data_source,
                 min_version=newest if at_newest else min_version,
                 max_version=newest if at_newest else max_version,
             )
@@ -103,6 +105,7 @@ def _run(api: ApiContext, name: str, served: str) -> RunView:
     return RunView(
         name=name,
         is_served=name == served,
+        can_rescore=api.scorer_of(name) is not None,
         recorded_from=span[0] if span else None,
         recorded_to=span[1] if span else None,
         data_sources=sorted({found.data_source for found in bins}),
@@ -135,6 +138,7 @@ def _reward(bins: list[RewardBin]) -> RewardStatistics:
         mean=_mean(bins),
         count=sum(found.count for found in given),
         missing=sum(found.count for found in bins if found.is_missing),
+        range=bins[0].range,
         distribution=[BarView(low=low, high=high, count=count) for (low, high), count in sorted(bars.items())],
     )
 

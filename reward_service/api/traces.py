@@ -36,7 +36,9 @@ class TraceFilters(BaseModel):
     min_version: Version = None
     max_version: Version = None
     pattern: Pattern = None
-    q: str | None = Field(None, max_length=1000, description="Words: all occur in question, answer or responses.")
+    q: str | None = Field(
+        None, max_length=1000, description="Parts of words, all of which occur in question, answer or responses."
+    )
 
     def wanted(self, run: str) -> TraceFilter:
         """For the store, in the run that is meant."""
@@ -138,9 +140,9 @@ def trace_routes(api: ApiContext) -> APIRouter:
     async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:
         """A response token by token, with log-probabilities and policy versions."""
         found = await found_trace(api, trace_id, run)
-        if api.tokens is None:
+        if (tokens := api.tokens_of(await api.runs.named(run))) is None:
             raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
-        token_bytes = api.tokens.of(list(found.scored.rollout.sample.response_token_ids))
+        token_bytes = tokens.of(list(found.scored.rollout.sample.response_token_ids))
         return tokens_view(found.scored, token_bytes)
 
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))

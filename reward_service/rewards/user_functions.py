@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from numbers import Real
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -21,7 +21,7 @@ from reward_service import metrics
 from reward_service.process_pool import CallFailedError, ProcessPool
 from vision_sr1.config import ConfigError, RewardFunctionConfig
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
-from vision_sr1.streams import BlobMissingError, Blobs
+from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
@@ -32,23 +32,33 @@ RETRY_PAUSE_S = 0.2  # doubles
 Outcome = Reward | MissingReward
 
 
+class ImageSource(Protocol):
+    """Where images are."""
+
+    async def get(self, ref: pb.ImageRef) -> bytes:
+        """The encoded image.
+
+        Raises:
+            BlobMissingError: it is not there.
+        """
+
+
 class RewardFunctions:
     """The functions of `reward.functions`.
 
     Args:
         processes: calls of plain functions made at once.
-        blobs: where images are.
 
     Raises:
         ConfigError: one cannot be found.
     """
 
-    def __init__(self, functions: dict[str, RewardFunctionConfig], processes: int, blobs: Blobs) -> None:
+    def __init__(self, functions: dict[str, RewardFunctionConfig], processes: int, images: ImageSource) -> None:
         self._functions = functions
         self._paths = {name: config.function or _entry_point(name) for name, config in functions.items()}
         self._asynchronous = {name: _is_async(name, path) for name, path in self._paths.items()}
         plain = [path for name, path in self._paths.items() if not self._asynchronous[name]]
-        self._blobs = blobs
+        self._images = images
         self._processes = ProcessPool(processes, prepare=partial(_load_all, plain))
 
     async def of_rollout(self, answered: ScoredResponse, images: Sequence[pb.ImageRef]) -> dict[str, Outcome]:
@@ -72,7 +82,7 @@ class RewardFunctions:
         config, last = self._functions[name], ""
         if config.images:
             try:
-                seen = tuple([await self._blobs.get(image) for image in images])
+                seen = tuple([await self._images.get(image) for image in images])
             except BlobMissingError as error:
                 return MissingReward(str(error))
             answers = [replace(answered, images=seen) for answered in answers]

@@ -15,6 +15,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 BINS = 20
 MISSING_BIN = -1
+ROUNDED = 9  # digits of a range that is computed from its bins
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -67,6 +68,13 @@ class RewardCounter:
         low, high = self._ranges.get(key.name, (0.0, 1.0))
         width = (high - low) / _bins(key.name)
         return {"low": low + key.bin * width, "high": low + (key.bin + 1) * width}
+
+
+def bin_range(row: RewardCount) -> tuple[float, float]:
+    """The least and the greatest value that the row's reward can have."""
+    width = row.high - row.low
+    low = row.low - row.bin * width
+    return round(low, ROUNDED), round(low + _bins(row.name) * width, ROUNDED)
 
 
 def _bins(name: str) -> int:

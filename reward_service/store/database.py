@@ -18,6 +18,7 @@ from vision_sr1.config import ConfigError, TracesConfig
 TIMEOUT_S = 10.0  # for a lock that another replica holds
 CHECKPOINT_TIMEOUT_MS = 1000  # for other processes that read the store as this one closes it
 _WRITES = "writes"
+READABLE = ("0001",)  # older versions of the tables that are read as they are
 _LOCK = 0x7653_5231  # of migrations, on PostgreSQL
 
 
@@ -30,7 +31,7 @@ def open_store(config: TracesConfig, url: str, *, read_only: bool = False) -> En
 
     Args:
         url: SQLAlchemy's; see `Config.traces_url`.
-        read_only: changes nothing; the tables must be up to date already.
+        read_only: changes nothing; the tables must be of this version or one of READABLE.
 
     Raises:
         ConfigError: the URL is none, or names a database that this version does not know.
@@ -112,6 +113,14 @@ def upsert(connection: Connection, table: type[Base]) -> Any:
     return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
 
 
+def migrations(connection: Connection) -> alembic.config.Config:
+    """Alembic's configuration, over a connection."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", "reward_service.store:migrations")
+    config.attributes["connection"] = connection
+    return config
+
+
 def _options(backend: str) -> dict[str, Any]:
     if backend == "sqlite":
         return {"connect_args": {"timeout": TIMEOUT_S, "check_same_thread": False}}
@@ -131,24 +140,17 @@ def _upgrade(connection: Connection) -> None:
             f"{connection.engine.url} has tables of a version before the first release: move it away, or set "
             "reward.traces.url to another place"
         )
-    alembic.command.upgrade(_migrations(connection), "head")
+    alembic.command.upgrade(migrations(connection), "head")
 
 
 def _check_version(connection: Connection) -> None:
     held = MigrationContext.configure(connection).get_current_revision()
-    wanted = ScriptDirectory.from_config(_migrations(connection)).get_current_head()
-    if held != wanted:
+    wanted = ScriptDirectory.from_config(migrations(connection)).get_current_head()
+    if held not in (wanted, *READABLE):
         raise StoreError(
             f"the trace store {connection.engine.url} is of version {held}, this program knows {wanted}: "
             + ("it holds no traces" if held is None else "let a reward service of this version open it once")
         )
-
-
-def _migrations(connection: Connection) -> alembic.config.Config:
-    config = alembic.config.Config()
-    config.set_main_option("script_location", "reward_service.store:migrations")
-    config.attributes["connection"] = connection
-    return config
 
 
 def _prepare_sqlite(connection: Any, _: object) -> None:

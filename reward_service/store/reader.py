@@ -2,13 +2,15 @@
 
 import base64
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, and_, column, func, literal_column, select, table, tuple_
+from sqlalchemy import ColumnElement, Engine, Select, column, func, inspect, literal_column, select, table, tuple_
 from sqlalchemy.orm import Session
 
+from reward_service.store.counting import bin_range
 from reward_service.store.database import close_store
 from reward_service.store.tables import NO_REWARDS, OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
 from vision_sr1.client.models import Pattern
@@ -17,7 +19,10 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 
 SCANNED_AT_ONCE = 1000  # traces looked through for groups
 
-_WORDS = table("trace_words", column("rowid"), column("trace_words"))  # SQLite's full-text index
+_PARTS = table("trace_parts", column("rowid"), column("text"))  # SQLite's index of trigrams
+_ROWID: ColumnElement[int] = literal_column("+trace_parts.rowid")  # + has SQLite ask the index once, not once a trace
+_TRIGRAM = 3  # characters; shorter parts are looked for in the texts themselves
+_ESCAPE = "\\"
 
 
 class CursorError(ValueError):
@@ -29,7 +34,7 @@ class TraceFilter:
     """Which traces to list; None means any.
 
     Attributes:
-        words: all of them occur in question, answer, response or re-query.
+        words: all of them occur in question, answer, response or re-query, as words or parts of words.
         min_rewards: of `format`, `accuracy` and `visual`, by name.
     """
 
@@ -48,6 +53,11 @@ class TraceFilter:
     def version(self) -> int | None:
         """The one policy version that is wanted; None where several or all are."""
         return self.min_version if self.min_version == self.max_version else None
+
+    @property
+    def parts(self) -> list[str]:
+        """The words, one by one."""
+        return (self.words or "").split()
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """As SQL conditions on the columns of Trace."""
@@ -83,7 +93,7 @@ class FoundTrace:
 
 @dataclass(frozen=True)
 class RewardBin:
-    """How many rewards of a name had a value in [low, high]."""
+    """How many rewards of a name had a value in [low, high]; all its bins are those of `range`."""
 
     purpose: str
     data_source: str
@@ -92,6 +102,7 @@ class RewardBin:
     is_missing: bool
     low: float
     high: float
+    range: tuple[float, float]
     count: int
     total: float
 
@@ -112,6 +123,7 @@ class TraceReader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._has_index = False
 
     def traces(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[FoundTrace], str | None]:
         """Traces, newest first, and the cursor of the next page (None on the last). Of several policy versions, those
@@ -240,6 +252,7 @@ class TraceReader:
                     is_missing=row.bin < 0,
                     low=row.low,
                     high=row.high,
+                    range=bin_range(row),
                     count=row.count,
                     total=row.total,
                 )
@@ -287,22 +300,39 @@ class TraceReader:
 
     def _selected(self, wanted: TraceFilter, *columns: Any) -> Any:
         query = select(*columns).where(*wanted.conditions())
-        if wanted.words is None:
+        indexed = self._indexed_parts(wanted)
+        if indexed:  # without ESCAPE, which the index does not take
+            query = query.select_from(Trace).join(_PARTS, Trace.sequence == _ROWID)
+            query = query.where(*(_PARTS.c.text.like(f"%{part}%") for part in indexed))
+        scanned = [part for part in wanted.parts if part not in indexed or set(part) & set("%_")]
+        if not scanned:
             return query
-        if self._engine.dialect.name == "sqlite":
-            words = " ".join('"' + word.replace('"', '""') + '"' for word in wanted.words.split()) or '""'
-            return query.join(_WORDS, _WORDS.c.rowid == Trace.sequence).where(_WORDS.c.trace_words.op("MATCH")(words))
-        matches = func.to_tsvector(literal_column("'simple'"), TraceBody.text).op("@@")(
-            func.plainto_tsquery(literal_column("'simple'"), wanted.words)
-        )
-        if TraceBody.message in columns:
-            return query.where(matches)
-        return query.join(TraceBody, and_(TraceBody.sequence == Trace.sequence, matches))
+        if TraceBody.message not in columns:
+            query = query.join(TraceBody, TraceBody.sequence == Trace.sequence)
+        return query.where(*(self._contains(part) for part in scanned))
+
+    def _contains(self, part: str) -> ColumnElement[bool]:
+        literal = "".join(_ESCAPE + character if character in f"%_{_ESCAPE}" else character for character in part)
+        like = TraceBody.text.like if self._engine.dialect.name == "sqlite" else TraceBody.text.ilike
+        return like(f"%{literal}%", escape=_ESCAPE)
+
+    def _indexed_parts(self, wanted: TraceFilter) -> list[str]:
+        """Words that SQLite's index finds; of few groups, or one version, the texts are read.
+
+        PostgreSQL uses its own index for the same condition as a scan.
+        """
+        long = [part for part in wanted.parts if any(len(run) >= _TRIGRAM for run in re.split("[%_]", part))]
+        are_few = wanted.group_ids is not None or wanted.version is not None
+        if not long or are_few or self._engine.dialect.name != "sqlite":
+            return []
+        if not self._has_index:  # a store of version 0001, which is read as it is, has none
+            self._has_index = inspect(self._engine).has_table(_PARTS.name)
+        return long if self._has_index else []
 
     def _place(self, wanted: TraceFilter) -> "_Place":
         """What pages are cut by: what an index has in this order already."""
-        if wanted.words is not None and self._engine.dialect.name == "sqlite":
-            return _Place(_WORDS.c.rowid)
+        if self._indexed_parts(wanted):
+            return _Place(_PARTS.c.rowid)
         several = (wanted.min_version, wanted.max_version) != (None, None) and wanted.version is None
         return _Place(Trace.policy_version, Trace.sequence) if several else _Place(Trace.sequence)
 
@@ -319,9 +349,8 @@ class TraceReader:
         """Which of these groups have a newer trace that fits, and were on an earlier page."""
         if before is None or not group_ids:
             return set()
-        query = self._selected(wanted, Trace.group_id).where(
-            Trace.group_id.in_(group_ids), self._place(wanted) >= before
-        )
+        place = _Place(Trace.sequence) if self._indexed_parts(wanted) else self._place(wanted)
+        query = self._selected(replace(wanted, group_ids=group_ids), Trace.group_id).where(place >= before)
         return set(session.scalars(query.distinct()))
 
 

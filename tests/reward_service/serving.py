@@ -28,9 +28,9 @@ async def serving(app: ASGIApp, **options: Any) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def serving_in_thread(app: ASGIApp) -> Iterator[str]:
+def serving_in_thread(app: ASGIApp, **options: Any) -> Iterator[str]:
     """Beside a test that waits in its own thread."""
-    server = _server(app)
+    server = _server(app, **options)
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -41,8 +41,8 @@ def serving_in_thread(app: ASGIApp) -> Iterator[str]:
 
 
 def _server(app: ASGIApp, **options: Any) -> uvicorn.Server:
-    settings: dict[str, Any] = {"log_config": None, "timeout_graceful_shutdown": 1, **options}
-    return uvicorn.Server(uvicorn.Config(app, port=free_port(), **settings))
+    settings: dict[str, Any] = {"log_config": None, "timeout_graceful_shutdown": 1, "port": free_port(), **options}
+    return uvicorn.Server(uvicorn.Config(app, **settings))
 
 
 def _url(server: uvicorn.Server) -> str:

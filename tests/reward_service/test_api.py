@@ -317,6 +317,8 @@ async def test_too_much_and_too_often_is_refused(config: Config, store: Store):
         assert [reply.status_code for reply in replies] == [200] * 3 + [429] * 2
         assert replies[-1].headers["retry-after"] == "5"
         assert (await api.get("/healthz")).status_code == 200
+        kinds = [[(await api.get(path)).status_code for _ in range(6)] for path in ("/v1/images/none", "/")]
+        assert kinds == [[404] * 5 + [429], [200] * 5 + [429]], "images and the page are counted apart"
 
 
 async def test_every_answer_has_headers_that_keep_browsers_from_harm(api: httpx.AsyncClient):
@@ -396,7 +398,7 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
             assert (invalid.status_code, "reference_answer" in invalid.json()["detail"]) == (422, True)
     async with asking(config, store) as api:
         over = await api.post("/v1/score", json={"reference_answer": "red", "response": "red"})
-        assert (over.status_code, "the run is over" in over.json()["detail"]) == (503, True)
+        assert (over.status_code, "nothing is scored here" in over.json()["detail"]) == (503, True)
     await redis.aclose()
 
 

@@ -6,14 +6,18 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Error, Page, Route, expect
+from playwright.sync_api import Browser, Error, Locator, Page, Route, expect
+from starlette.types import ASGIApp
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
+from reward_service.api.past import PastRun
+from reward_service.store import TraceReader
+from reward_service.store.several import StoredRun, TraceReaders
 from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
@@ -21,6 +25,7 @@ from vision_sr1.config import load_config, save_config
 from vision_sr1.config.loading import PRESETS
 from vision_sr1.prompting.response import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.run_folder.ledger import Ledger
+from vision_sr1.runtime.ports import free_port
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 pytestmark = pytest.mark.slow
@@ -40,6 +45,7 @@ def answered(
     evaluation: bool = False,
     samples: int = 1,
     further: bool = False,
+    image: str = "",
 ) -> pb.ScoredRollout:
     """An answer to `what color is the square`, with all that the service records.
 
@@ -70,6 +76,8 @@ def answered(
     prompt.id, prompt.run, prompt.question, prompt.answer = f"0/{group}", run, "<image>what color is the square", "red"
     prompt.purpose = pb.PURPOSE_EVALUATION if evaluation else pb.PURPOSE_TRAIN
     prompt.data_source = "shapes"
+    if image:
+        prompt.images.add(sha256=image, media_type="image/png")
     scored.rollout.id, scored.rollout.sample_index = f"0/{group}/{index}", index
     sample = scored.rollout.sample
     sample.response_token_ids.extend(ids)
@@ -99,7 +107,8 @@ def answered(
 class Served:
     """A running service with groups of which the second has a shortcut."""
 
-    def __init__(self, url: str, folder: Path, add: Callable[..., None]) -> None:
+    def __init__(self, app: ASGIApp, url: str, folder: Path, add: Callable[..., None]) -> None:
+        self.app = app
         self.url = url
         self.folder = folder
         self.add = add
@@ -132,8 +141,14 @@ def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
     )
     app = create_app(ApiContext(config=config, reader=store.reader, tokens=TokenBytes(tokenizer)))
     with serving_in_thread(app) as url:
-        yield Served(f"{url}/", tmp_path, add)
+        yield Served(app, f"{url}/", tmp_path, add)
     store.engine.dispose()
+
+
+def enter(page: Page, url: str, token: str = TOKEN) -> None:
+    page.goto(url)
+    page.get_by_label("This service asks for its token").fill(token)
+    page.get_by_role("button", name="Go on").click()
 
 
 @pytest.fixture
@@ -145,9 +160,7 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
     page.on(
         "request", lambda request: None if request.url.startswith((served.url, "blob:")) else errors.append(request.url)
     )
-    page.goto(served.url)
-    page.get_by_label("This service asks for its token").fill(TOKEN)
-    page.get_by_role("button", name="Go on").click()
+    enter(page, served.url)
     expect(page.locator("#main .list > li")).to_have_count(2)
     yield page
     page.close()
@@ -177,8 +190,7 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     token = first.locator(".response span").nth(5)
     expect(token).to_have_attribute("style", re.compile(r"rgba\(220, 70, 50"))
     expect(token).to_have_attribute("title", re.compile("version 3"))
-    first.get_by_role("button", name="Score again").click()
-    expect(first).to_contain_text("nothing is scored here: the run is over")
+    expect(first.get_by_role("button", name="Score again")).to_have_count(0)  # which needs a scorer
 
 
 @pytest.fixture
@@ -326,6 +338,227 @@ def test_curves_are_of_rewards_and_of_the_learner(page: Page):
     expect(page.locator("#main")).to_contain_text("KL to the reference")
     page.get_by_role("link", name="Pipeline").click()
     expect(page.locator("#main")).to_contain_text("the run is over")
+
+
+def plot(page: Page, name: str) -> tuple[Locator, Locator]:
+    """A plot's figure, and the area that its points are in."""
+    image = page.get_by_role("img", name=name, exact=True)
+    expect(image.locator(".u-over")).to_be_visible()
+    return page.locator("figure", has=image), image.locator(".u-over")
+
+
+def test_plots_show_values_zoom_together_and_lead_to_the_groups_of_a_point(page: Page, served: Served):
+    for version in (5, 6, 7):
+        right = version != 6
+        served.add({"group": 10 + version, "index": 0, "right": right, "sufficient": right, "version": version})
+    page.get_by_role("link", name="Curves").click()
+    rewards, area = plot(page, "Rewards by policy version")
+    kl, _ = plot(page, "KL to the reference by step")  # steps 1 to 3, beside versions 3 to 7
+    box = area.bounding_box()
+    assert box is not None
+
+    def at(x: float, height: float) -> dict[str, Any]:
+        return {"x": (x - 1) / 6 * box["width"], "y": (1 - height) * box["height"] + 1}
+
+    expect(rewards).to_contain_text("by policy version")
+    area.hover(position=at(3, 0.5))
+    expect(rewards).to_contain_text("policy version 3")
+    expect(rewards).to_contain_text("accuracy 0.667")
+    expect(kl).to_contain_text("step 3")
+    expect(kl).to_contain_text("answer 0.03")
+
+    page.mouse.move(box["x"] + at(4.5, 0)["x"], box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + at(6.5, 0)["x"], box["y"] + 30, steps=5)
+    page.mouse.up()
+    expect(page.get_by_role("button", name="Whole range")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"from=4\.[45]&to=6\.[56]"))
+    area.hover(position={"x": box["width"] / 4, "y": 30})
+    expect(rewards).to_contain_text("policy version 5")
+    area.dblclick(position={"x": box["width"] / 4, "y": 30})
+    expect(page.get_by_role("button", name="Whole range")).to_be_hidden()
+    expect(page).to_have_url(re.compile("#/curves"))  # and no group was opened
+
+    page.get_by_label("Smoothing", exact=True).fill("0.5")
+    area.hover(position=at(6, 0.5))
+    expect(rewards).to_contain_text(re.compile(r"accuracy 0\.\d{1,3} \(0\)"))
+    expect(page).to_have_url(re.compile("smooth=0.5"))
+    page.reload()
+    rewards, area = plot(page, "Rewards by policy version")
+    expect(page.get_by_label("Smoothing", exact=True)).to_have_value("0.5")
+    page.get_by_label("Smoothing", exact=True).fill("0")
+
+    rewards.get_by_text("numbers").click()
+    expect(rewards.get_by_role("row", name="3 0.667")).to_be_visible()
+    area.click(position=at(6, 0.03))
+    expect(page).to_have_url(re.compile("#/groups.*min_version=6&max_version=6"))
+    expect(page.locator(".list > li")).to_have_count(1)
+    page.go_back()
+    image = page.get_by_role("img", name="KL to the reference by step", exact=True)
+    image.focus()
+    for key in ("ArrowLeft", "ArrowLeft", "Enter"):
+        page.keyboard.press(key)
+    expect(page).to_have_url(re.compile("#/groups.*step=2"))
+
+
+def test_a_reward_that_is_constant_has_one_bar_of_its_distribution(page: Page):
+    page.get_by_role("link", name="Curves").click()
+    figure = page.locator("figure", has=page.get_by_role("img", name="Distribution of format"))
+    area = figure.locator(".u-over")
+    expect(figure).to_contain_text("mean 1 of 4")
+    for part, said in ((0.02, "0 to 0.05: 0 of 4"), (0.98, "0.95 to 1: 4 of 4")):
+        box = area.bounding_box()
+        assert box is not None
+        area.hover(position={"x": part * box["width"], "y": 40})
+        expect(figure).to_contain_text(said)
+
+
+def test_a_page_outlives_its_service(browser: Browser, served: Served):
+    page = browser.new_page()
+    port = free_port()
+    with serving_in_thread(served.app, port=port) as url:
+        enter(page, f"{url}/#/curves")
+        expect(page.get_by_role("img", name="Rewards by policy version", exact=True)).to_be_visible()
+    away = page.locator("#away")
+    expect(away).to_contain_text("The service has not answered since")
+    expect(away).to_contain_text("Next attempt in")
+    expect(page.get_by_role("img", name="Rewards by policy version", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Groups").click()  # asked for while it is away, shown when it is back
+    with serving_in_thread(served.app, port=port):
+        expect(page.locator(".list > li")).to_have_count(2)
+        expect(away).to_be_hidden()
+        page.goto("about:blank")
+    page.close()
+
+
+def test_images_are_asked_for_when_they_are_about_to_be_seen(page: Page, served: Served):
+    asked = set[str]()
+    page.on("request", lambda request: asked.add(request.url) if "v1/images" in request.url else None)
+    served.add(
+        *({"group": 20 + n, "index": 0, "right": True, "sufficient": True, "image": f"{n:064x}"} for n in range(18))
+    )
+    page.reload()
+    expect(page.locator(".list > li")).to_have_count(20)
+    page.wait_for_timeout(500)
+    assert 0 < len(asked) < 18
+    for _ in range(20):
+        page.mouse.wheel(0, 300)
+        page.wait_for_timeout(50)
+    page.wait_for_timeout(500)
+    assert len(asked) == 18
+
+
+def test_back_leads_to_the_same_place_of_a_list(page: Page, served: Served):
+    served.add(*({"group": 20 + n, "index": 0, "right": True, "sufficient": True} for n in range(40)))
+    page.reload()
+    items = page.locator(".list > li")
+    expect(items).to_have_count(20)
+    page.get_by_role("button", name="More").click()
+    expect(items).to_have_count(40)
+    link = items.nth(33).get_by_role("link")
+    link.scroll_into_view_if_needed()
+    scrolled = page.evaluate("window.scrollY")
+    assert scrolled > 1000
+    link.click()
+    expect(page.get_by_role("heading", name="Group 0/")).to_be_visible()
+    assert page.evaluate("window.scrollY") == 0
+    page.go_back()
+    expect(items).to_have_count(40)
+    page.wait_for_timeout(300)
+    assert abs(page.evaluate("window.scrollY") - scrolled) < 5
+
+
+def test_an_answer_has_an_address_that_can_be_copied(page: Page, served: Served):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{served.url}#/group/0/1")
+    page.locator("article").nth(1).get_by_role("button", name="Copy link").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    address = page.evaluate("navigator.clipboard.readText()")
+    assert address == f"{served.url}#/traces/0/1/1?run={RUN}"
+    page.goto(f"{served.url}#/pipeline")
+    page.goto(address)
+    expect(page.locator("article").nth(1)).to_be_focused()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("groups/0/1", "Group 0/1"),
+        ("traces/0/1/0", "Group 0/1"),
+        ("steps/4", "what color is the square"),
+        (f"runs/{RUN}", "what color is the square"),
+        ("images/none", "There is no image none."),
+        ("traces/0/9/9", "no trace '0/9/9'"),
+        ("grops", "There is no view 'grops'; there are groups, curves, pipeline, comparison."),
+        ("groups?patern=shortcut", "The view 'groups' has no filter 'patern'; it has run, pattern, step"),
+        ("groups?pattern=shortcuts", "pattern: Input should be 'both_wrong'"),
+        ("groups?step=many", "step: Input should be a valid integer"),
+        ("group/%E0%A4", "no group"),
+    ],
+)
+def test_an_address_leads_to_what_its_id_means_or_tells_what_is_wrong(page: Page, served: Served, path: str, said: str):
+    page.goto(f"{served.url}#/{path}")
+    expect(page.locator("#main")).to_contain_text(said)
+
+
+def test_a_wrong_token_is_told(browser: Browser, served: Served):
+    page = browser.new_page()
+    enter(page, served.url, "wrong")
+    expect(page.get_by_role("dialog")).to_contain_text("The service refused the token: it is wrong.")
+    page.get_by_label("This service asks for its token").fill(TOKEN)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.locator(".list > li")).to_have_count(2)
+    page.close()
+
+
+def test_a_search_finds_parts_of_words(page: Page):
+    page.get_by_label("Words").fill("quar re lef")
+    page.get_by_role("button", name="Show").click()
+    expect(page).to_have_url(re.compile("q=quar"))
+    expect(page.locator(".list > li")).to_have_count(2)
+    page.get_by_label("Words").fill("qare")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator("#main")).to_contain_text("No group fits.")
+
+
+def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, tmp_path: Path, tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    stores, past = {}, {}
+    for name, right in (("first", False), ("second", True)):
+        (tmp_path / name).mkdir()
+        store = stores[name] = Store(f"sqlite:///{tmp_path}/{name}/traces.sqlite")
+        answers = [
+            answered(tokenizer, 7, 0, right=right, sufficient=right, run=name, evaluation=True, version=9),
+            answered(tokenizer, 7, 1, right=True, sufficient=True, run=name, evaluation=True, version=2),
+            answered(tokenizer, 1 + right, 0, right=True, sufficient=True, run=name, version=2),
+        ]
+        thread = threading.Thread(target=lambda store=store, answers=answers: asyncio.run(write(store, *answers)))
+        thread.start()
+        thread.join()
+        past[name] = PastRun(tmp_path / name, TokenBytes(tokenizer), None)
+    reader = TraceReaders({name: StoredRun(store.reader, name) for name, store in stores.items()})
+    config = load_config(None, ["run.name=first", f"run.dir={tmp_path}"], environment={}).config
+    page = browser.new_page()
+    with serving_in_thread(create_app(ApiContext(config, cast(TraceReader, reader), past=past))) as url:
+        page.goto(url)
+        expect(page.locator(".list > li")).to_contain_text("0/1 ")
+        page.get_by_label("Run", exact=True).select_option("second")
+        expect(page.locator(".list > li")).to_contain_text("0/2 ")
+        page.goto(f"{url}/#/comparison")
+        expect(page.locator("#main")).to_contain_text("first at version 9; second at version 9")
+        better = page.get_by_role("list", name="Better in second").locator("li")
+        expect(better).to_have_count(1)
+        for run, said in (("first", "top left square blue"), ("second", "top left square red")):
+            expect(better.locator(".side", has_text=run)).to_contain_text(said)
+        expect(page.get_by_role("row", name="shapes")).to_contain_text("+1 \N{MINUS SIGN}0")
+        expect(page.get_by_role("img", name="Rewards: accuracy by policy version")).to_be_visible()
+        page.get_by_role("link", name="shapes").click()
+        expect(page).to_have_url(re.compile("data_source=shapes"))
+        expect(better).to_have_count(1)
+        page.goto("about:blank")
+    page.close()
+    for store in stores.values():
+        store.engine.dispose()
 
 
 def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served, other_run: str):

@@ -1,12 +1,15 @@
 """What a run that is over has left: served and exported by the command line."""
 
 import base64
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -55,8 +58,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "vision_sr1", "traces", *map(str, arguments)]
 
 
-def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
-    served = subprocess.Popen(command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@contextlib.contextmanager
+def serving(*runs: Path) -> Iterator[str]:
+    """The address of the page; the process ends by Ctrl-C, without a complaint."""
+    served = subprocess.Popen(command(*runs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert served.stdout is not None
     try:
         url = next(found[1] for line in served.stdout if (found := re.search(r"(http://\S+)/ ", line)))
@@ -67,15 +72,42 @@ def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
                     break
             except httpx.TransportError:
                 time.sleep(0.2)
-        with Client(url) as client:
-            assert [trace.id for trace in client.traces()] == ["0/1/0", "0/0/1", "0/0/0"]
-            assert len(client.tokens("0/0/0").tokens) == 0
-            assert client.runs()[0].is_served
+        yield url
     finally:
         served.send_signal(signal.SIGINT)
         output, _ = served.communicate(timeout=30)
     assert served.returncode == 0, output
+
+
+def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
+    with serving(run) as url, Client(url) as client:
+        assert [trace.id for trace in client.traces()] == ["0/1/0", "0/0/1", "0/0/0"]
+        assert len(client.tokens("0/0/0").tokens) == 0
+        assert client.runs()[0].is_served
+        assert client.runs()[0].can_rescore
+        again = httpx.post(f"{url}/v1/traces/0/0/0/rescore").json()
+        assert again["rewards"]["accuracy"]["now"]["explanation"] == r"no \boxed{} answer"
+        assert again["changed"] == ["accuracy"]
     assert sorted(file.name for file in run.iterdir()) == ["batches.jsonl", "config.yaml", "traces.sqlite"]
+
+
+def test_two_runs_are_served_each_from_its_own_store(run: Path, tmp_path: Path):
+    other = tmp_path / "again" / RUN
+    shutil.copytree(run, other)
+    jsonl.append(other / LEDGER, {"batch": 9, "policy_version": 9, "prompts": {"0/1": 1}})
+    name = f"again/{RUN}"
+    with serving(run, other) as url, Client(url) as client:
+        assert [(found.name, found.is_served) for found in client.runs()] == [(name, False), (RUN, True)]
+        ids = ["0/1/0", "0/0/1", "0/0/0"]
+        assert [[trace.id for trace in client.traces(run=one)] for one in (RUN, name)] == [ids, ids]
+        assert httpx.get(f"{url}/v1/images/{SHA}").content == IMAGE
+        steps = [httpx.get(f"{url}/v1/steps", params={"run": one}).json()["steps"][0]["step"] for one in (RUN, name)]
+        assert steps == [5, 9]
+        compared = httpx.get(f"{url}/v1/comparison", params={"other": name}).json()
+        assert (compared["prompts"], compared["runs"]) == (3, [RUN, name])
+        again = httpx.post(f"{url}/v1/traces/0/0/0/rescore", params={"run": name})
+        assert again.json()["changed"] == ["accuracy"]
+        assert httpx.get(f"{url}/v1/traces?run=none").status_code == 404
 
 
 def exported(run: Path, file: Path, *options: str) -> Path:

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import alembic.command
 import psutil
 import pytest
 from sqlalchemy import create_engine, text, update
 
 from reward_service import metrics
 from reward_service.store import CursorError, StoreError, Trace, TraceFilter, TraceReader, TraceWriter, open_store
-from reward_service.store.database import writing
+from reward_service.store.database import migrations, writing
 from reward_service.store.retention import remove_old
 from tests.reward_service.conftest import RANGE, RUN, Store
 from vision_sr1.config import Config, ConfigError, TracesConfig
@@ -99,7 +100,15 @@ async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store)
         ({"words": "NUMBER 7"}, [7]),
         ({"words": "100% 9"}, [9]),
         ({"words": "navy", "min_version": 7}, [9, 7]),
-        ({"words": "nav"}, []),
+        ({"words": "avy b"}, [9, 7, 5, 3, 1]),
+        ({"words": "NSWER</"}, []),
+        ({"words": "scriptio 7"}, [7]),
+        ({"words": "0% 9"}, [9]),
+        ({"words": "100%red"}, []),
+        ({"words": "nav_"}, []),
+        ({"words": "an%wer"}, []),
+        ({"words": "8"}, [8]),
+        ({"words": " "}, [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
         ({"words": '"OR NOT*'}, []),
         ({"run": "other"}, []),
         ({"data_source": "digits"}, []),
@@ -252,11 +261,12 @@ async def test_traces_are_kept_by_age_and_count(store: Store):
     with writing(store.engine).begin() as connection:
         old = update(Trace).where(Trace.id.in_(["0/0/0", "0/1/0"])).values(recorded_at=time.time() - 3 * 86_400)
         connection.execute(old)
+    assert len(store.reader.traces(replace(ALL, words="0</desc"), None, 50)[0]) == 1
     assert remove_old(writing(store.engine), TracesConfig(keep_days=2)) == 2
     assert remove_old(writing(store.engine), TracesConfig(keep_count=3)) == 1
     page, _ = store.reader.traces(ALL, None, 50)
     assert [found.scored.rollout.id for found in page] == ["0/2/1", "0/2/0", "0/1/1"]
-    assert store.reader.traces(replace(ALL, words="number 0"), None, 50) == ([], None), "nothing is left of the others"
+    assert store.reader.traces(replace(ALL, words="0</desc"), None, 50) == ([], None), "nothing is left of the others"
     (bin_,) = store.reader.counts(RUN, names=["accuracy"])
     assert bin_.count == 6, "statistics are of all"
 
@@ -365,6 +375,20 @@ async def test_a_store_is_read_without_being_changed(store: Store):
     reading.dispose()
 
 
+async def test_a_store_of_the_first_version_is_searched_as_it_is_and_brought_up_to_date_by_a_service(store: Store):
+    await write(store, *(scored(index) for index in range(4)))
+    with writing(store.engine).begin() as connection:
+        alembic.command.downgrade(migrations(connection), "0001")
+    wanted = replace(ALL, words="scriptio 3")
+    for read_only, version in ((True, "0001"), (False, "0002")):
+        engine = open_store(TracesConfig(url=store.url), store.url, read_only=read_only)
+        page, _ = TraceReader(engine).traces(wanted, None, 5)
+        assert [found.scored.rollout.id for found in page] == ["0/1/1"]
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT version_num FROM alembic_version")) == version
+        engine.dispose()
+
+
 @pytest.mark.parametrize(
     "cursor", ["nonsense", "", "eyJiZWZvcmUiOiBbLTJdfQ==", "eyJiZWZvcmUiOiBbMWU0MF19", "eyJiZWZvcmUiOiAxfQ=="]
 )
@@ -381,7 +405,7 @@ async def test_migrations_lead_to_the_tables_that_the_code_has(store: Store):
     from reward_service.store.tables import Base
 
     def is_ours(thing: object, name: str | None, kind: str, *_: object) -> bool:
-        return not (kind in ("table", "index") and str(name).startswith("trace_words"))
+        return not (kind in ("table", "index") and str(name).startswith("trace_parts"))
 
     engine = create_engine(store.url)
     with engine.connect() as connection:

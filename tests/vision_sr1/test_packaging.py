@@ -233,6 +233,8 @@ def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wh
     examples = {file.relative_to(ROOT / "examples") for file in (ROOT / "examples").rglob("*.yaml")}
     prefix = "vision_sr1/examples/"
     assert {Path(name.removeprefix(prefix)) for name in names if name.startswith(prefix)} == examples
+    page = {str(file.relative_to(ROOT)) for file in (ROOT / "reward_service" / "page").rglob("*") if file.is_file()}
+    assert page <= set(names), "the page with its plotting library and the license of that"
     assert not [name for name in names if name.endswith(".pth")], "nothing runs at the start of every interpreter"
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == OURS
 

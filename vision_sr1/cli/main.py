@@ -151,25 +151,32 @@ def dead_drop(letter: Letter, config: ConfigPath, overrides: Overrides = None) -
 @app.command()
 def traces(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, such as runs/NAME.")],
-    overrides: Overrides = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN | section.key=value]...", help="Further runs, and settings that override."),
+    ] = None,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Export the traces to a .parquet or .jsonl file instead.")
     ] = None,
     images: Annotated[bool, typer.Option("--images", help="With --export: add the encoded images.")] = False,
 ) -> None:
-    """Serve the reward traces of a finished or stopped run, read-only."""
+    """Serve the reward traces of finished or stopped runs, read-only; of several, with their comparison."""
     from vision_sr1.cli.export.policy import place_of
     from vision_sr1.cli.launcher.traces import export_traces, serve_traces
 
-    if not (run / SETTINGS).is_file():
-        fail(f"{run} is not the folder of a run: it has no config.yaml")
-    place = [*place_of(run), *(overrides or [])]
+    beside = [Path(name) for name in more or [] if "=" not in name]
+    for folder in (run, *beside):
+        if not (folder / SETTINGS).is_file():
+            fail(f"{folder} is not the folder of a run: it has no config.yaml")
+    if beside and export is not None:
+        fail(f"--export writes the traces of one run: leave {beside[0]} out, and export it by itself")
+    place = [*place_of(run), *(text for text in more or [] if "=" in text)]
     effective = load(run / SETTINGS, place).config
     if export is not None:
         raise typer.Exit(export_traces(run / SETTINGS, place, export, console, images=images))
     if images:
         fail("--images belongs to --export FILE: add it, or leave --images out")
-    serve_traces(run / SETTINGS, place, effective, console)
+    serve_traces(run / SETTINGS, place, effective, beside, console)
 
 
 @app.command()

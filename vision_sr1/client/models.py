@@ -173,6 +173,7 @@ class RunView(BaseModel):
 
     name: str
     is_served: bool = Field(description="Whether this service belongs to it.")
+    can_rescore: bool = Field(description="Whether its recorded answers can be scored again here.")
     recorded_from: float | None = Field(description="Its oldest trace, seconds since the epoch.")
     recorded_to: float | None
     data_sources: list[str]
@@ -194,6 +195,7 @@ class RewardStatistics(BaseModel):
     mean: float | None = Field(description="Of those that are not missing; null without any.")
     count: int
     missing: int
+    range: tuple[float, float] = Field(description="The least and the greatest value that it can have.")
     distribution: list[BarView]
 
 

@@ -123,7 +123,9 @@ class ApiConfig(Section):
         [], description="Origins of other pages that may call the API, such as https://lab.example."
     )
     max_request_bytes: Positive = Field(1_000_000, description="Larger request bodies are rejected.")
-    requests_per_minute: Positive = Field(1200, description="Maximum request rate of one client.")
+    requests_per_minute: Positive = Field(
+        1200, description="Maximum request rate of one client; images and the page's own files are counted apart."
+    )
 
 
 class TracesConfig(Section):

@@ -1,38 +1,58 @@
 // The REST API, asked about the run in the address. The token, where one is asked for, is kept for this tab only.
 
+import { hasAnswered, untilItAnswers } from "./connection.js";
 import { chosenRun } from "./route.js";
 
 const KEY = "vision-sr1-token";
+const BY_A_PROXY = [502, 504]; // which stands before a service that does not answer
+const TOO_MANY = 429;
+const REPEATED_AT_MOST = 3; // times in a row that the service answers and the request does not arrive
 
 export class Problem extends Error {}
 
-function headers() {
+async function ask(path, options = {}, repeated = 0) {
   const token = sessionStorage.getItem(KEY);
-  return token ? { Authorization: `Bearer ${token}` } : {};
-}
-
-async function ask(path, options = {}) {
-  const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  const headers = { ...(token && { Authorization: `Bearer ${token}` }), ...options.headers };
+  const response = await fetch(path, { ...options, headers }).catch((error) => {
+    if (options.signal?.aborted) throw error;
+    return null;
+  });
+  const isAway = response === null || BY_A_PROXY.includes(response.status);
+  if (isAway || response.status === TOO_MANY) {
+    const isBack = isAway ? untilItAnswers() : after(response.headers.get("Retry-After"));
+    if (options.method === "POST" || repeated === REPEATED_AT_MOST) throw new Problem(await told(response));
+    await isBack;
+    options.signal?.throwIfAborted();
+    return ask(path, options, repeated + 1);
+  }
+  hasAnswered();
   if (response.status === 401) {
-    await login();
+    if (token === sessionStorage.getItem(KEY)) await login(token);
     return ask(path, options);
   }
-  if (!response.ok) {
-    const problem = await response.json().catch(() => ({ detail: response.statusText }));
-    throw new Problem(problem.detail);
-  }
+  if (!response.ok) throw new Problem(await told(response));
   return response;
 }
 
+const told = async (response) => (response === null ? "The service does not answer."
+  : (await response.json().catch(() => ({ detail: response.statusText }))).detail);
+
+const after = (seconds) => new Promise((done) => setTimeout(done, 1000 * Number(seconds ?? 1)));
+
 let asking = null;
 
-function login() {
-  asking ??= new Promise((done) => {
-    const dialog = document.getElementById("login");
+// Asks for the token; of one that was refused, the dialog tells that.
+function login(refused) {
+  asking ??= new Promise((done, fail) => {
+    const dialog = document.getElementById("login"), field = document.getElementById("token");
+    document.getElementById("wrong-token").hidden = !refused;
+    field.value = "";
+    dialog.returnValue = "";
     dialog.addEventListener("close", () => {
-      sessionStorage.setItem(KEY, document.getElementById("token").value);
       asking = null;
-      done();
+      if (dialog.returnValue !== "given") return fail(new Problem("Nothing is shown without the token; reload the page to enter it."));
+      sessionStorage.setItem(KEY, field.value);
+      return done();
     }, { once: true });
     dialog.showModal();
   });
@@ -47,19 +67,12 @@ export function query(values) {
 
 const ofRun = (values) => ({ run: chosenRun(), ...values });
 
+const address = (path) => `v1/${path.split("/").map(encodeURIComponent).join("/")}`;
+
 // A view gives its signal: where it has been left meanwhile, its answers are not shown any more.
-export const get = async (path, values = {}, signal = null) => (await ask(`v1/${path}${query(ofRun(values))}`, { signal })).json();
-export const post = async (path, values = {}) => (await ask(`v1/${path}${query(ofRun(values))}`, { method: "POST" })).json();
-
-const pictures = new Map();
-
-// An image that needs the token cannot be asked for by its address alone.
-export function picture(sha) {
-  if (!pictures.has(sha)) {
-    pictures.set(sha, ask(`v1/images/${sha}`).then((r) => r.blob()).then((blob) => URL.createObjectURL(blob)));
-  }
-  return pictures.get(sha);
-}
+export const get = async (path, values = {}, signal = null) => (await ask(`${address(path)}${query(ofRun(values))}`, { signal })).json();
+export const post = async (path, values = {}) => (await ask(`${address(path)}${query(ofRun(values))}`, { method: "POST" })).json();
+export const image = async (sha) => (await ask(address(`images/${sha}`))).blob();
 
 // Traces that fit, as they come, until the signal ends it; after an interruption it goes on where it was.
 export async function live(wanted, onTrace, signal) {

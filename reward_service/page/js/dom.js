@@ -4,10 +4,6 @@ export function h(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-export function svg(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
-
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === undefined || value === null || value === false) continue;
@@ -24,6 +20,11 @@ export function show(...children) {
 
 export const rounded = (value, digits = 2) =>
   value === null || value === undefined ? "–" : Number(value.toFixed(digits)).toString();
+
+// Three significant digits; whole numbers whole.
+export const significant = (value) =>
+  value === null || value === undefined ? "–"
+    : Number.isInteger(value) || Math.abs(value) >= 1000 ? String(Math.round(value)) : String(Number(value.toPrecision(3)));
 
 export const ago = (seconds) => {
   const past = Math.max(0, Date.now() / 1000 - seconds);

@@ -1,13 +1,17 @@
 // One group: the image, the question, and its answers side by side.
 
-import { get, picture, post } from "./api.js";
+import { copyLink } from "./answer_link.js";
+import { get, post } from "./api.js";
 import { h, rounded, show } from "./dom.js";
+import { lazyImage } from "./images.js";
 import { mark, ownVisual, pattern, PATTERNS, rewardTable } from "./rewards.js";
 import { link } from "./route.js";
+import { chosenOf } from "./runs.js";
 import { listed, listedFilters } from "./groups.js";
 
-export async function group({ id, filters }, signal) {
+export async function group({ id, filters, runs }, signal) {
   const found = await get(`groups/${id}`, {}, signal);
+  const canRescore = runs.then((known) => chosenOf(known)?.can_rescore);
   const prompt = found.traces[0];
   const place = listed.indexOf(id);
   const beside = (step, text, key) => {
@@ -21,7 +25,8 @@ export async function group({ id, filters }, signal) {
     h("h1", {}, `Group ${found.id}`),
     h("div", { class: "group" },
       h("section", { class: "prompt", "aria-label": "Prompt" },
-        prompt.images.map((sha, number) => image(sha, number)),
+        prompt.images.map((sha, number) =>
+          lazyImage(sha, { alt: `Image ${number + 1} of the question` }, "This image was not kept.")),
         h("p", { class: "question" }, prompt.question.replaceAll("<image>", "").trim()),
         h("table", {}, h("tbody", {},
           fact("wanted", prompt.reference_answer), fact("data source", prompt.data_source),
@@ -30,29 +35,22 @@ export async function group({ id, filters }, signal) {
         h("div", { class: "legend", "aria-label": "Segments" },
           ["description", "think", "answer"].map((name) => h("span", { class: `segment-${name}` }, name)))),
       h("section", { class: "answers", "aria-label": "Answers" },
-        found.traces.map((trace, number) => answer(trace, number, found)))));
-}
-
-function image(sha, number) {
-  const element = h("img", { alt: `Image ${number + 1} of the question` });
-  picture(sha).then((url) => (element.src = url),
-    () => element.replaceWith(h("p", { class: "dim" }, "This image was not kept.")));
-  return element;
+        found.traces.map((trace, number) => answer(trace, number, { ...found, canRescore })))));
 }
 
 const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
 
-function answer(trace, number, { advantages, requery_advantages: ofRequeries, tokens }) {
+function answer(trace, number, { advantages, requery_advantages: ofRequeries, tokens, canRescore }) {
   const visual = ownVisual(trace.rewards)?.value;
   const kind = pattern(trace.rewards.accuracy?.value, visual);
   const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
   const colours = h("div", { role: "group", "aria-label": "Colours of tokens" });
-  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "aria-label": `Answer ${number + 1}` },
+  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "data-trace": trace.id, "aria-label": `Answer ${number + 1}` },
     h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
       h("span", {}, "description ", mark(visual)),
       trace.rewards.grader_disagreement?.value > 0 ? h("span", { class: "wrong" }, "graders differ") : null,
-      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`)),
+      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`), copyLink(trace)),
     h("p", { class: "dim" }, PATTERNS[kind]),
     colours, response,
     trace.requeries.map((requery, index) => h("details", { open: true },
@@ -71,7 +69,7 @@ function answer(trace, number, { advantages, requery_advantages: ofRequeries, to
       h("thead", {}, h("tr", {}, own.map(([name]) => h("th", { class: "number" }, `A ${name}`)))),
       h("tbody", {}, h("tr", {}, own.map(([, value]) =>
         h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
-    rescore(trace));
+    rescore(trace, canRescore));
   const components = own.map(([name, value]) => ({ name, value, sets: tokens[name], requeries: ofRequeries[name]?.[number] }));
   colour(trace, components, box, response, colours);
   return box;
@@ -120,9 +118,11 @@ async function colour(trace, components, box, response, buttons) {
   paint("segments");
 }
 
-function rescore(trace) {
+// Where recorded answers can be scored again, which `isPossible` will tell.
+function rescore(trace, isPossible) {
   const place = h("div", { "aria-live": "polite" });
-  const button = h("button", { type: "button" }, "Score again");
+  const button = h("button", { type: "button", hidden: true }, "Score again");
+  isPossible.then((is) => (button.hidden = !is), () => {});
   button.addEventListener("click", async () => {
     try {
       const result = await post(`traces/${trace.id}/rescore`);

@@ -1,19 +1,22 @@
 // The list of groups: filters, pages, and new ones as they come.
 
-import { get, live, picture } from "./api.js";
+import { get, live } from "./api.js";
 import { ago, h, show } from "./dom.js";
+import { lazyImage } from "./images.js";
+import { restored } from "./place.js";
 import { mark, ownVisual, pattern, PATTERNS } from "./rewards.js";
 import { chosenOf } from "./runs.js";
 import { go, link } from "./route.js";
 
+const PAGE = 20, LONGEST_PAGE = 100; // groups
 const PURPOSE = "train"; // what is listed unless another is chosen
-const FIELDS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q"];
+export const FILTERS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q"];
 
 export let listed = []; // ids of the groups shown last, for going from one to the next
 export let listedFilters = {};
 
 export async function groups({ filters, runs }, signal) {
-  const chosen = Object.fromEntries(FIELDS.map((name) => [name, filters.get(name) ?? ""]));
+  const chosen = Object.fromEntries(FILTERS.map((name) => [name, filters.get(name) ?? ""]));
   const purpose = chosen.purpose || PURPOSE;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
   const sources = chosenOf(await runs)?.data_sources ?? [];
@@ -22,8 +25,8 @@ export async function groups({ filters, runs }, signal) {
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
   let cursor = null;
 
-  async function page() {
-    const found = await get("groups", { ...wanted, cursor, limit: 20 }, signal);
+  async function page(limit = PAGE) {
+    const found = await get("groups", { ...wanted, cursor, limit }, signal);
     cursor = found.next_cursor;
     list.append(...found.groups.map((group) => row(group, chosen)));
     listed.push(...found.groups.map((group) => group.id));
@@ -43,9 +46,11 @@ export async function groups({ filters, runs }, signal) {
   const fresh = new Set();
   listed = [];
   listedFilters = chosen;
-  more.addEventListener("click", page);
+  more.addEventListener("click", () => page());
   show(h("h1", {}, "Groups"), form({ ...chosen, purpose }, sources), news, list, more);
-  await page();
+  const before = restored()?.items ?? 0; // where one comes back
+  do await page(Math.min(LONGEST_PAGE, Math.max(PAGE, before - listed.length)));
+  while (cursor !== null && listed.length < before);
   const { step, ...known } = wanted;
   if (step) return; // which step learns from a group is not known when its traces come
   live(known, (trace) => {
@@ -84,15 +89,14 @@ function form(chosen, sources) {
 }
 
 function row(group, filters) {
-  const image = h("img", { class: "thumb", alt: "", loading: "lazy" });
-  if (group.images.length) picture(group.images[0]).then((url) => (image.src = url), () => (image.hidden = true));
-  else image.hidden = true;
+  const [sha] = group.images;
+  const image = sha ? lazyImage(sha, { class: "thumb", alt: "" }) : null;
   const facts = [
     group.step === null ? null : `step ${group.step}`,
     `version ${[...new Set(group.members.map((member) => member.policy_version))].join(", ")}`,
     group.data_source, group.purpose, ago(group.recorded_at),
   ];
-  return h("li", {}, image, h("div", {},
+  return h("li", { class: image ? null : "bare" }, image, h("div", {},
     h("a", { class: "question", href: link("group", group.id, filters), "data-item": true },
       group.question.replaceAll("<image>", "").trim()),
     h("div", { class: "dim" }, `${group.id} · ${facts.filter(Boolean).join(" · ")} · wanted: ${group.reference_answer}`),

@@ -2,35 +2,71 @@
 
 import { h, show } from "./dom.js";
 import { get } from "./api.js";
-import { comparison } from "./comparison.js";
-import { curvesView } from "./curves.js";
+import * as comparison from "./comparison.js";
+import * as curves from "./curves.js";
 import { group } from "./group.js";
-import { groups } from "./groups.js";
+import * as groups from "./groups.js";
+import { lazyImage } from "./images.js";
 import { pipeline } from "./pipeline.js";
+import { enter, restored } from "./place.js";
 import { go, link, route } from "./route.js";
 import { showRuns } from "./runs.js";
 
-const VIEWS = { groups, group, curves: curvesView, comparison, pipeline };
+// Views by name, with the filters that each knows. Names of the API's routes lead to what its ids mean.
+const VIEWS = {
+  groups: { show: (asked, signal) => (asked.id ? group : groups.groups)(asked, signal), filters: groups.FILTERS },
+  group: { show: group, filters: groups.FILTERS, isGroups: true },
+  traces: { show: answer, filters: groups.FILTERS, isGroups: true },
+  curves: { show: curves.curvesView, filters: curves.FILTERS },
+  comparison: { show: comparison.comparison, filters: comparison.FILTERS },
+  pipeline: { show: pipeline, filters: [] },
+  steps: { show: ({ id }) => location.replace(link("groups", "", { step: id })), filters: [] },
+  runs: { show: ({ id }) => location.replace(link("groups", "", { run: id })), filters: [] },
+  images: { show: ({ id }) => show(h("h1", {}, "Image"), lazyImage(id, { alt: `Image ${id}` }, `There is no image ${id}.`)), filters: [] },
+};
+const NAMED = ["groups", "curves", "pipeline", "comparison"]; // in the header
 let leaving = new AbortController();
 
 async function render() {
+  enter();
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
   const asked = route();
+  const view = VIEWS[asked.view];
   for (const anchor of document.querySelectorAll("header nav a")) {
-    const here = anchor.dataset.view === asked.view || (asked.view === "group" && anchor.dataset.view === "groups");
+    const here = anchor.dataset.view === (view?.isGroups ? "groups" : asked.view);
     anchor.href = link(anchor.dataset.view);
     here ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
   const runs = get("runs", {}, signal);
-  runs.then(showRuns, () => {}); // the view says what is wrong
+  runs.then(showRuns, () => {}); // the view tells what is wrong
+  const wrong = misspelt(asked, view);
+  if (wrong) return show(h("p", { class: "notice" }, wrong));
   try {
-    await (VIEWS[asked.view] ?? groups)({ ...asked, runs }, signal);
-    if (!signal.aborted && asked.view === "group") window.scrollTo(0, 0);
+    await view.show({ ...asked, runs }, signal);
+    const { scrolled } = restored() ?? { scrolled: asked.view === "traces" ? null : 0 };
+    if (!signal.aborted && scrolled !== null) window.scrollTo(0, scrolled);
   } catch (problem) {
     if (!signal.aborted) show(h("p", { class: "notice" }, problem.message));
   }
+}
+
+// What the address has that is not known; empty where all is.
+function misspelt({ view: name, filters }, view) {
+  if (!view) return `There is no view '${name}'; there are ${NAMED.join(", ")}.`;
+  const known = ["run", ...view.filters];
+  const unknown = [...filters.keys()].filter((filter) => !known.includes(filter));
+  return unknown.length ? `The view '${name}' has no filter '${unknown.join("', '")}'; it has ${known.join(", ")}.` : "";
+}
+
+// One answer, among the others to its prompt.
+async function answer(asked, signal) {
+  const { group_id: id } = await get(`traces/${asked.id}`, {}, signal);
+  await group({ ...asked, id }, signal);
+  const box = document.querySelector(`[data-trace="${CSS.escape(asked.id)}"]`);
+  box?.scrollIntoView({ block: "center" });
+  box?.focus({ preventScroll: true });
 }
 
 function step(by) {
@@ -70,6 +106,7 @@ document.getElementById("theme").addEventListener("click", () => {
     (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
   const theme = dark ? "light" : "dark";
   document.documentElement.dataset.theme = theme;
+  document.dispatchEvent(new Event("themechange"));
   localStorage.setItem("vision-sr1-theme", theme);
 });
 const theme = localStorage.getItem("vision-sr1-theme");

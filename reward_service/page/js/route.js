@@ -3,7 +3,15 @@
 export function route() {
   const [path, text = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, ...rest] = path.split("/");
-  return { view: view || "groups", id: rest.map(decodeURIComponent).join("/"), filters: new URLSearchParams(text) };
+  return { view: view || "groups", id: rest.map(decoded).join("/"), filters: new URLSearchParams(text) };
+}
+
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part; // as it is: no id has it, and the view tells that
+  }
 }
 
 // The run that is looked at; empty: the one that the service serves.
@@ -12,9 +20,16 @@ export const chosenRun = () => route().filters.get("run") ?? "";
 export function link(view, id = "", filters = {}) {
   const given = Object.entries({ run: chosenRun(), ...filters }).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const text = new URLSearchParams(given).toString();
-  return `#/${view}${id ? `/${id}` : ""}${text ? `?${text}` : ""}`;
+  const path = String(id).split("/").map(encodeURIComponent).join("/");
+  return `#/${view}${path ? `/${path}` : ""}${text ? `?${text}` : ""}`;
 }
 
 export function go(view, id, filters) {
   location.hash = link(view, id, filters);
+}
+
+// Puts into the address what has changed in a view that stays.
+export function remember(changes) {
+  const { view, id, filters } = route();
+  history.replaceState(history.state, "", link(view, id, { ...Object.fromEntries(filters), ...changes }));
 }

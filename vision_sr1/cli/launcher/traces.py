@@ -13,13 +13,21 @@ from vision_sr1.config import Config
 from vision_sr1.runtime.ports import Ports
 
 
-def serve_traces(file: Path, overrides: Sequence[str], config: Config, console: Console) -> NoReturn:
-    """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken."""
+def serve_traces(
+    file: Path, overrides: Sequence[str], config: Config, beside: Sequence[Path], console: Console
+) -> NoReturn:
+    """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken.
+
+    Args:
+        beside: folders of further runs.
+    """
     with Ports() as ports:
         port = ports.keep(config.reward.host, config.reward.port)
-    console.print(f"traces of {config.run.path}: http://{config.reward.host}:{port}/ (Ctrl-C ends)", highlight=False)
+    runs = ", ".join(map(str, (config.run.path, *beside)))
+    console.print(f"traces of {runs}: http://{config.reward.host}:{port}/ (Ctrl-C ends)", highlight=False)
     console.file.flush()
-    command = _command(file, [*overrides, f"reward.port={port}"], "--read-only")
+    options = [option for folder in beside for option in ("--beside", str(folder))]
+    command = _command(file, [*overrides, f"reward.port={port}"], "--read-only", *options)
     os.execv(command[0], command)
 
 
