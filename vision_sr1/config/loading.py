@@ -4,6 +4,7 @@ A file may build on another: `extends: other.yaml`, relative to its own folder, 
 """
 
 import difflib
+import itertools
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,6 +17,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from vision_sr1.config.examples import example_path
 from vision_sr1.config.learner import LearnerConfig
+from vision_sr1.config.section import SettingError
 from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
 
@@ -64,9 +66,10 @@ class LoadedConfig:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, origin) of every leaf of the tree; secrets are masked."""
-        return [(key, _shown(value), self._origin(key)) for key, value in _leaves(self.config)]
+        return [(key, _shown(value), self.origin(key)) for key, value in _leaves(self.config)]
 
-    def _origin(self, key: str) -> str:
+    def origin(self, key: str) -> str:
+        """Where a setting's value came from: `default`, a preset, a file, the environment or the command line."""
         for known, origin in self.origins.items():
             if key == known or key.startswith((known + ".", known + "[")):
                 return origin
@@ -98,10 +101,11 @@ def load_config(
         if value is not None:
             _set(tree, key, value)
             origins[key] = f"environment {variable}"
-    for override in overrides:
+    for override, following in itertools.zip_longest(overrides, overrides[1:], fillvalue=""):
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}=VALUE")
+            value = following if following and "=" not in following else "VALUE"
+            raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}={value}")
         if "." not in key or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
         value = _current_value(key, _parsed(text, f"override {override!r}"))
@@ -308,6 +312,8 @@ def _mistake(error: "ErrorDetails") -> str:
     if error["type"] in ("model_type", "dict_type"):
         return f"{key}: must be a section of keys and values (got {_shown(value)[:200]})"
     said = error["msg"].removeprefix("Value error, ")
+    if isinstance(error.get("ctx", {}).get("error"), SettingError):
+        return ".".join((*map(str, error["loc"]), said))
     if isinstance(value, dict):
         return f"{key}: {said}"
     is_text = error["type"] == "string_type" and value is not None
