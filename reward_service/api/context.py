@@ -22,6 +22,7 @@ class ApiContext:
         redis: likewise.
         tokens: None where the policy's tokenizer is not to be had.
         ping: raises RedisError where the streams are out of reach.
+        recorded_as: the run's name in the store, where its folder has another by now.
     """
 
     config: Config
@@ -30,8 +31,9 @@ class ApiContext:
     redis: Redis | None = None
     tokens: TokenBytes | None = None
     ping: Callable[[], Awaitable[object]] | None = None
+    recorded_as: str | None = None
 
     @cached_property
     def runs(self) -> Runs:
         """The runs that can be asked for."""
-        return Runs(self.config, self.reader)
+        return Runs(self.config, self.reader, self.recorded_as or self.config.run.name)

@@ -15,13 +15,18 @@ log = structlog.get_logger()
 
 
 class Runs:
-    """The served run, and others whose traces are beside it and whose folders are in the same one."""
+    """The served run, and others whose traces are beside it and whose folders are in the same one.
 
-    def __init__(self, config: Config, reader: TraceReader) -> None:
+    Args:
+        own: the served run's name in the store.
+    """
+
+    def __init__(self, config: Config, reader: TraceReader, own: str) -> None:
         self._config = config
         self._reader = reader
         self._folders: dict[str, RunFolder] = {}
-        self._learners: dict[str, LearnerConfig] = {config.run.name: config.learner}
+        self._learners: dict[str, LearnerConfig] = {own: config.learner}
+        self._own = own
 
     async def named(self, asked: str | None) -> str:
         """The run asked for; the one that is served where none is.
@@ -38,10 +43,9 @@ class Runs:
 
     async def served(self) -> str:
         """The service's own run; of those that share its streams, the one with the newest trace."""
-        own = self._config.run.name
-        if own != self._config.streams.name:
-            return own
-        return await run_in_threadpool(self._reader.newest_run) or own
+        if self._own != self._config.streams.name:
+            return self._own
+        return await run_in_threadpool(self._reader.newest_run) or self._own
 
     def folder(self, run: str) -> RunFolder:
         """What the run's learner has written."""
@@ -67,4 +71,4 @@ class Runs:
         return self._learners[run]
 
     def _path(self, run: str) -> Path:
-        return self._config.run.dir / run
+        return self._config.run.path if run == self._own else self._config.run.dir / run

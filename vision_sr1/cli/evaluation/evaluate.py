@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
+from vision_sr1.cli.checks import check_services
 from vision_sr1.cli.evaluation.benchmark_graders import with_graders
 from vision_sr1.cli.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
 from vision_sr1.cli.evaluation.records import ANSWERS, Records
 from vision_sr1.cli.evaluation.report import Evaluated, Report, report, write_report
 from vision_sr1.cli.export.policy import find_checkpoint
-from vision_sr1.cli.launcher.checks import check_services
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import run_evaluation
 from vision_sr1.config import Config, ConfigError

@@ -26,11 +26,11 @@ class Services(ExitStack):
             default: as configured.
 
     Attributes:
-        config: of the run that is served, with ports that are taken replaced by free ones.
+        config: of the run that is served, with the ports that its services have.
         redis: the embedded server; None where one is configured.
 
     Raises:
-        ConfigError: there are GPUs, and too few.
+        ConfigError: there are GPUs, and too few; or see `keep_ports`.
     """
 
     def __init__(self, config: Config, *, learners: int | None = None, actors: int | None = None) -> None:
@@ -48,10 +48,9 @@ class Services(ExitStack):
             self.redis = EmbeddedRedis(config.run.path / REDIS, port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
-        if needs_redis:
-            config.reward.port = self._ports.keep(config.reward.host, config.reward.port)
-        if config.metrics.learner_port:
-            config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
+        self._kept = keep_ports(self._ports, config, learners=learners, actors=actors)
+        config.reward.port = self._kept.get("reward.port", config.reward.port)
+        config.metrics.learner_port = self._kept.get("metrics.learner_port", config.metrics.learner_port)
         self._file = self._saved()
 
     def serve(self, run: Config) -> None:
@@ -79,7 +78,8 @@ class Services(ExitStack):
         arguments = ["-m", "actors", str(self._file), "--id", name, *options]
         metrics = self.config.metrics
         if metrics.actor_port:
-            arguments.append(f"metrics.actor_port={self._ports.keep(metrics.host, metrics.actor_port + index)}")
+            port = self._kept.get(_metrics_of_actor(index))
+            arguments.append(f"metrics.actor_port={port or self._ports.keep(metrics.host, metrics.actor_port + index)}")
         return self._service(name, arguments, RESTARTS, self._gpus.get(name, ""))
 
     def reward_service(self, index: int = 0) -> ServiceProcess:
@@ -130,6 +130,51 @@ class Services(ExitStack):
             log=self.config.run.path / LOGS / f"{name}.log",
             restarts_left=restarts,
         )
+
+
+def keep_ports(ports: Ports, config: Config, *, learners: int, actors: int) -> dict[str, int]:
+    """The ports of a run's services by their settings: as configured, or free ones in place of defaults that are taken.
+
+    Raises:
+        ConfigError: a port that the configuration names is taken, or a host is not an address of this machine.
+    """
+    found: dict[str, int] = {}
+
+    if actors:
+        found["reward.port"] = keep_port(ports, config, "reward.port")
+        if config.actors.port and actors > 1:
+            raise ConfigError(f"actors.port: {actors} actors cannot share port {config.actors.port}: leave it out")
+        with Ports() as released:  # the actor itself binds it
+            keep_port(released, config, "actors.port")
+    if config.metrics.learner_port and learners and actors:  # supervised fine-tuning has no metrics
+        found["metrics.learner_port"] = keep_port(ports, config, "metrics.learner_port")
+    if config.metrics.actor_port:
+        found |= {
+            _metrics_of_actor(index): keep_port(ports, config, "metrics.actor_port", index) for index in range(actors)
+        }
+    return found
+
+
+def keep_port(ports: Ports, config: Config, setting: str, offset: int = 0) -> int:
+    """The port of a setting; where the setting has its default, and that is taken, a free one.
+
+    Raises:
+        ConfigError: the configuration names the port, and it is taken; or the host is not an address of this machine.
+    """
+    section, _, field = setting.partition(".")
+    settings = getattr(config, section)
+    wanted = getattr(settings, field) + offset
+    try:
+        port = ports.keep(settings.host, wanted)
+    except (ConfigError, UnicodeError) as error:
+        raise ConfigError(f"{section}.host: {settings.host!r} is not an address of this machine") from error
+    if wanted and port != wanted and field in settings.model_fields_set:
+        raise ConfigError(f"{setting}: port {wanted} is in use: choose another, or leave it out for a free one")
+    return port
+
+
+def _metrics_of_actor(index: int) -> str:
+    return f"metrics.actor_port (actor-{index})"
 
 
 def without_proxy(hosts: str) -> str:

@@ -9,28 +9,38 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from vision_sr1.cli.launcher.services import keep_port
+from vision_sr1.cli.runs import place_of, recorded_name
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import SETTINGS
 from vision_sr1.runtime.ports import Ports
 
 
-def serve_traces(file: Path, overrides: Sequence[str], config: Config, console: Console) -> NoReturn:
-    """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken."""
+def serve_traces(run: Path, overrides: Sequence[str], config: Config, console: Console) -> NoReturn:
+    """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken.
+
+    Raises:
+        ConfigError: the command line names a port, and it is taken.
+    """
     with Ports() as ports:
-        port = ports.keep(config.reward.host, config.reward.port)
+        port = keep_port(ports, config, "reward.port")
     console.print(f"traces of {config.run.path}: http://{config.reward.host}:{port}/ (Ctrl-C ends)", highlight=False)
     console.file.flush()
-    command = _command(file, [*overrides, f"reward.port={port}"], "--read-only")
+    command = _command(run, [*overrides, f"reward.port={port}"], "--read-only")
     os.execv(command[0], command)
 
 
-def export_traces(file: Path, overrides: Sequence[str], path: Path, console: Console, *, images: bool) -> int:
+def export_traces(run: Path, overrides: Sequence[str], path: Path, console: Console, *, images: bool) -> int:
     """Writes them to a .parquet or .jsonl file, with the encoded images if wanted; returns the exit status."""
     options = ["--export", str(path), *(["--images"] if images else [])]
-    status = subprocess.run(_command(file, overrides, *options), check=False).returncode
+    status = subprocess.run(_command(run, overrides, *options), check=False).returncode
     if status == 0:
         console.print(f"wrote {path}", highlight=False)
     return status
 
 
-def _command(file: Path, overrides: Sequence[str], *options: str) -> list[str]:
-    return [sys.executable, "-m", "reward_service", str(file), *overrides, "metrics.log_level=warning", *options]
+def _command(run: Path, overrides: Sequence[str], *options: str) -> list[str]:
+    """Named by the folder's present place, and by the name that the traces have."""
+    settings = [*place_of(run), *overrides, "metrics.log_level=warning"]
+    recorded = ["--recorded-as", recorded_name(run)]
+    return [sys.executable, "-m", "reward_service", str(run / SETTINGS), *settings, *recorded, *options]
