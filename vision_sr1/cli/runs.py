@@ -12,6 +12,7 @@ from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.checkpoints import checkpoints
 from vision_sr1.run_folder.names import LOCK, SCALARS, SETTINGS
 
+HINTS = 5  # runs that are named where a folder is none
 PORTS = {"reward.port", "actors.port", "metrics.learner_port", "metrics.actor_port"}
 
 
@@ -47,7 +48,7 @@ def settings_file(run: Path) -> Path:
         return file
     if not run.is_dir():
         raise ConfigError(f"{run} is not the folder of a run: there is no such folder")
-    within = [str(found) for found in run_folders(run)]
+    within = [str(found) for found in run_folders(run)][:HINTS]
     hint = f"; did you mean {', '.join(within[:-1])}{' or ' if within[:-1] else ''}{within[-1]}?" if within else ""
     raise ConfigError(f"{run} is not the folder of a run: it has no {SETTINGS}{hint}")
 

@@ -20,6 +20,7 @@ from vision_sr1.config.learner import LearnerConfig
 from vision_sr1.config.section import SettingError
 from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
+from vision_sr1.run_folder.names import SETTINGS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -244,7 +245,9 @@ def _put_beneath(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name the run's YAML file")
+        saved = path / SETTINGS
+        hint = f", {saved}" if saved.is_file() else ""
+        raise ConfigError(f"{path} is a folder: name the run's YAML file{hint}")
     if not path.is_file():
         raise ConfigError(f"no configuration file {path}")
     try:
