@@ -15,18 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from vision_sr1.cli.launcher.services import divided, keep_ports
+from vision_sr1.cli.launcher.resources import divided, keep_ports
 from vision_sr1.config import Config, ConfigError, MissingPathError
 from vision_sr1.errors import UserError
 from vision_sr1.models.check import check_cpu_actors, check_model, check_place, parameters_of
 from vision_sr1.prompting.prompt_template import PromptTemplate
-from vision_sr1.resuming.changes import Stage
 from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus, visible_gpus
 from vision_sr1.runtime.ports import Ports
 from vision_sr1.runtime.trackers import check_trackers
+
+if TYPE_CHECKING:
+    from vision_sr1.resuming.changes import Stage
 
 State = Literal["ok", "warning", "failed"]
 
@@ -46,7 +48,7 @@ class Finding:
     cure: str = ""
 
 
-def check(config: Config, stage: Stage, warn: Callable[[str], None], *, starts_services: bool = True) -> None:
+def check(config: Config, stage: "Stage", warn: Callable[[str], None], *, starts_services: bool = True) -> None:
     """Reads what the stage's services will read; of data and weights as little as tells whether they can be used.
 
     Args:
@@ -106,7 +108,7 @@ def check_services(config: Config, *, learners: int, actors: int) -> None:
         asyncio.run(_reach_redis(config))
 
 
-def files(config: Config, stage: Stage) -> Finding:
+def files(config: Config, stage: "Stage") -> Finding:
     """Whether all files and folders are there that the configuration names."""
     data = config.data
     if importlib.util.find_spec("datasets") is not None:  # else nothing reads data here
@@ -130,7 +132,7 @@ def files(config: Config, stage: Stage) -> Finding:
     return Finding("files", "ok", "all that the configuration names are there")
 
 
-def gpus(config: Config, stage: Stage) -> Finding:
+def gpus(config: Config, stage: "Stage") -> Finding:
     """GPUs for the learner's ranks and the actors, and whether they would compute in float32."""
     here = visible_gpus()
     _check_gpus(config, config.learner.processes, 0 if stage == "sft" else config.actors.count)
@@ -140,7 +142,7 @@ def gpus(config: Config, stage: Stage) -> Finding:
     return Finding("GPU", "ok", f"{len(here)} here" if here else "none here; actors.device allows the CPU")
 
 
-def ports(config: Config, stage: Stage) -> Finding:
+def ports(config: Config, stage: "Stage") -> Finding:
     """Whether ports that were asked for are free, and addresses are this machine's."""
     with Ports() as kept:
         actors = 0 if stage == "sft" else config.actors.count
@@ -148,7 +150,7 @@ def ports(config: Config, stage: Stage) -> Finding:
     return Finding("ports", "ok", ", ".join(f"{setting} {port}" for setting, port in found.items()) or "none are used")
 
 
-def trackers(config: Config, _: Stage) -> Finding:
+def trackers(config: Config, _: "Stage") -> Finding:
     """Whether experiment trackers are installed, have a key, and their servers answer."""
     check_trackers(config)
     names = list(config.metrics.trackers)
@@ -167,7 +169,7 @@ def trackers(config: Config, _: Stage) -> Finding:
     return Finding("trackers", "ok", ", ".join([*names, *(["tensorboard"] if config.metrics.tensorboard else [])]))
 
 
-def storage(config: Config, _: Stage) -> Finding:
+def storage(config: Config, _: "Stage") -> Finding:
     """Whether the run's folder can be written, and has room for checkpoints."""
     folder = config.run.path
     probe = folder / f".doctor-{os.getpid()}"
@@ -199,7 +201,7 @@ def storage(config: Config, _: Stage) -> Finding:
     return Finding("storage", "ok", said)
 
 
-def certificate(config: Config, _: Stage) -> Finding:
+def certificate(config: Config, _: "Stage") -> Finding:
     """Whether the certificate fits its key and authority, and for how long it will."""
     tls = config.tls
     if not tls.enabled:
@@ -224,7 +226,7 @@ def certificate(config: Config, _: Stage) -> Finding:
     return Finding("certificate", "ok", said)
 
 
-def data(config: Config, stage: Stage) -> Finding:
+def data(config: Config, stage: "Stage") -> Finding:
     """Whether the data sets can be read and have the columns that the configuration names."""
     sources = list(_sources(config, stage))
     if not sources:
@@ -254,7 +256,7 @@ def data(config: Config, stage: Stage) -> Finding:
     return Finding("data", "ok", ", ".join(f"{name} {len(of):,}" for (name, _), of in zip(sources, rows, strict=True)))
 
 
-def model(config: Config, stage: Stage) -> Finding:
+def model(config: Config, stage: "Stage") -> Finding:
     """Whether the policy's configuration, tokenizer and image processor can be read and belong together."""
     try:
         check_model(config.model)
@@ -266,7 +268,7 @@ def model(config: Config, stage: Stage) -> Finding:
     return Finding("model", "ok", config.model.path)
 
 
-CHECKS: dict[str, Callable[[Config, Stage], Finding]] = {
+CHECKS: dict[str, Callable[[Config, "Stage"], Finding]] = {
     "files": files,
     "GPU": gpus,
     "ports": ports,
@@ -287,7 +289,7 @@ def _of(setting: str) -> Iterator[None]:
         raise ConfigError(f"{setting}: {error}") from error
 
 
-def _sources(config: Config, stage: Stage) -> Iterator[tuple[str, str]]:
+def _sources(config: Config, stage: "Stage") -> Iterator[tuple[str, str]]:
     """Data sets of a stage by their settings: what is learned from first."""
     data = config.data
     learned = {"data.train": data.train} if stage == "rl" else {"data.sft": data.sft}

@@ -323,10 +323,13 @@ def plan(
 ) -> None:
     """Plan the resources of a model: memory by ZeRO stage, GPU split, bytes per publication, YAML."""
     effective = load(config, overrides).config
-    from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
-    from vision_sr1.cli.planning.plan_table import print_plan
+    from vision_sr1.models.check import check_place
 
     with told(file=config):
+        check_place(model)
+        from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
+        from vision_sr1.cli.planning.plan_table import print_plan
+
         kind = chosen_gpu(gpu)
         print_plan(console, model, model_size(model, effective.learner), effective, kind, gpus)
 

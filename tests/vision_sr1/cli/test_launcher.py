@@ -21,8 +21,9 @@ from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.cli.launcher.progress import ScalarTail
+from vision_sr1.cli.launcher.resources import divided
 from vision_sr1.cli.launcher.run_status import RunState
-from vision_sr1.cli.launcher.services import divided, without_proxy
+from vision_sr1.cli.launcher.services import without_proxy
 from vision_sr1.config import Config, ConfigError, MissingPathError, load_config
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import RUN_FOLDER, marks

@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import getproxies_environment
 
 from vision_sr1.cli.launcher.processes import ServiceProcess
-from vision_sr1.config import Config, ConfigError, save_config
+from vision_sr1.cli.launcher.resources import divided, keep_ports, metrics_of_actor
+from vision_sr1.config import Config, save_config
 from vision_sr1.run_folder.names import LOGS, REDIS, SETTINGS
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import marks
@@ -78,7 +79,7 @@ class Services(ExitStack):
         arguments = ["-m", "actors", str(self._file), "--id", name, *options]
         metrics = self.config.metrics
         if metrics.actor_port:
-            port = self._kept.get(_metrics_of_actor(index))
+            port = self._kept.get(metrics_of_actor(index))
             arguments.append(f"metrics.actor_port={port or self._ports.keep(metrics.host, metrics.actor_port + index)}")
         return self._service(name, arguments, RESTARTS, self._gpus.get(name, ""))
 
@@ -132,76 +133,6 @@ class Services(ExitStack):
         )
 
 
-def keep_ports(ports: Ports, config: Config, *, learners: int, actors: int) -> dict[str, int]:
-    """The ports of a run's services by their settings: as configured, or free ones in place of defaults that are taken.
-
-    Raises:
-        ConfigError: a port that the configuration names is taken, or a host is not an address of this machine.
-    """
-    found: dict[str, int] = {}
-
-    if actors:
-        found["reward.port"] = keep_port(ports, config, "reward.port")
-        if config.actors.port and actors > 1:
-            raise ConfigError(f"actors.port: {actors} actors cannot share port {config.actors.port}: leave it out")
-        with Ports() as released:  # the actor itself binds it
-            keep_port(released, config, "actors.port")
-    if config.metrics.learner_port and learners and actors:  # supervised fine-tuning has no metrics
-        found["metrics.learner_port"] = keep_port(ports, config, "metrics.learner_port")
-    if config.metrics.actor_port:
-        found |= {
-            _metrics_of_actor(index): keep_port(ports, config, "metrics.actor_port", index) for index in range(actors)
-        }
-    return found
-
-
-def keep_port(ports: Ports, config: Config, setting: str, offset: int = 0) -> int:
-    """The port of a setting; where the setting has its default, and that is taken, a free one.
-
-    Raises:
-        ConfigError: the configuration names the port, and it is taken; or the host is not an address of this machine.
-    """
-    section, _, field = setting.partition(".")
-    settings = getattr(config, section)
-    wanted = getattr(settings, field) + offset
-    try:
-        port = ports.keep(settings.host, wanted)
-    except (ConfigError, UnicodeError) as error:
-        raise ConfigError(f"{section}.host: {settings.host!r} is not an address of this machine") from error
-    if wanted and port != wanted and field in settings.model_fields_set:
-        raise ConfigError(f"{setting}: port {wanted} is in use: choose another, or leave it out for a free one")
-    return port
-
-
-def _metrics_of_actor(index: int) -> str:
-    return f"metrics.actor_port (actor-{index})"
-
-
 def without_proxy(hosts: str) -> str:
     """`no_proxy` with this machine's own addresses: a judge or collector here is not reached through a proxy either."""
     return hosts if hosts.strip() == "*" else ",".join(filter(None, (hosts, "localhost", "127.0.0.1", "::1")))
-
-
-def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:
-    """GPUs by service, as CUDA_VISIBLE_DEVICES names them: the learner's ranks first, then actor after actor.
-
-    Raises:
-        ConfigError: there are some, but not enough.
-    """
-    each = config.actors.world_size
-    shared = config.actors.placement == "shared"
-    needed = max(learners, actors * each) if shared else learners + actors * each
-    if not gpus:
-        return {}
-    if needed > len(gpus):
-        raise ConfigError(
-            f"{needed} GPUs are needed, {learners} for the learner and {each} for each of {actors} actors"
-            f"{', in turn' if shared else ''}, and {len(gpus)} are here: set learner.processes and actors.count "
-            "(`vision-sr1 plan` says how), let both use the same (actors.placement=shared), or start the services "
-            "where there are GPUs for them"
-        )
-    found = {"learner": ",".join(gpus[:learners])}
-    for index in range(actors):
-        first = (0 if shared else learners) + index * each
-        found[f"actor-{index}"] = ",".join(gpus[first : first + each])
-    return found

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from vision_sr1.cli.launcher.services import keep_port
+from vision_sr1.cli.launcher.resources import keep_port
 from vision_sr1.cli.runs import place_of, recorded_name
 from vision_sr1.config import Config
 from vision_sr1.run_folder.names import SETTINGS
