@@ -13,6 +13,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,8 +74,8 @@ def check(config: Config, stage: "Stage", warn: Callable[[str], None], *, starts
         finding = look(config, stage)
         if finding.state == "warning":
             warn("; ".join(filter(None, (finding.said, finding.cure))))
-    if stage == "rl" and config.streams.url is not None and starts_services:
-        asyncio.run(_reach_redis(config))
+    if stage == "rl" and starts_services:
+        _reach_redis(config)
 
 
 def findings(config: Config) -> Iterator[Finding]:
@@ -104,8 +105,8 @@ def check_services(config: Config, *, learners: int, actors: int) -> None:
     _check_gpus(config, learners, actors)
     with Ports() as kept:
         keep_ports(kept, config, learners=learners, actors=actors)
-    if actors and config.streams.url is not None:
-        asyncio.run(_reach_redis(config))
+    if actors:
+        _reach_redis(config)
 
 
 def files(config: Config, stage: "Stage") -> Finding:
@@ -346,7 +347,13 @@ def _checkpoint_bytes(config: Config) -> int | None:
     return weights if config.learner.lora.rank else weights + OPTIMIZER_BYTES * parameters
 
 
-async def _reach_redis(config: Config) -> None:
+def _reach_redis(config: Config) -> None:
+    """Connects to the server that the configuration names, if any."""
     from vision_sr1.streams import connect
 
-    await (await connect(config.streams)).aclose()
+    async def reach() -> None:
+        await (await connect(config.streams)).aclose()
+
+    if config.streams.url is not None:
+        with ThreadPoolExecutor(1) as thread:  # a notebook's cells run in a thread that has an event loop
+            thread.submit(asyncio.run, reach()).result()

@@ -14,7 +14,6 @@ from vision_sr1 import __version__
 from vision_sr1.cli.commands.config import config_app
 from vision_sr1.cli.commands.data import data_app
 from vision_sr1.cli.commands.runs import runs_app
-from vision_sr1.cli.examples import example
 from vision_sr1.cli.terminal import (
     Commands,
     ConfigPath,
@@ -123,8 +122,7 @@ def demo(
     from vision_sr1.cli.demo.demo import run_demo
 
     def work() -> None:
-        folder = example(examples)
-        run_demo(folder, root, overrides or [], console, family=family, resume=resume, fresh=fresh, prepare=prepare)
+        run_demo(examples, root, overrides or [], console, family=family, resume=resume, fresh=fresh, prepare=prepare)
 
     _guarded(work, lambda: f"stopped; `vision-sr1 demo --root {root} --resume` continues")
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vision_sr1.config import ConfigError, load_config
+from vision_sr1.config.examples import example_path
 from vision_sr1.run_folder.names import SFT_OUTPUT
 
 TASKS = ("shapes", "digits", "easy_vqa")  # the folders of examples, and the commands of `vision-sr1 data`
@@ -16,7 +17,7 @@ def maker_of(path: str, file: Path) -> str | None:
         path: of what is missing.
         file: the run's; files of other stages are beside it.
     """
-    wanted = Path(path).absolute()
+    wanted, file = Path(path).absolute(), example_path(file)
     for other in sorted(file.parent.glob("*.yaml")):
         try:
             config = load_config(other).config

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from vision_sr1.cli.examples import example
 from vision_sr1.config import ConfigError, LoadedConfig, MissingPathError, load_config
 from vision_sr1.errors import OutageError, UserError
 
@@ -45,10 +44,8 @@ class Commands(TyperGroup):
 
 def load(path: Path | None, overrides: list[str] | None) -> LoadedConfig:
     """The effective configuration; a mistake in it ends the command."""
-    if path is not None:
-        if "=" in str(path) and not path.exists():
-            fail(f"{path} is a setting: name the run's YAML file before it")
-        path = example(path)
+    if path is not None and "=" in str(path) and not path.exists():
+        fail(f"{path} is a setting: name the run's YAML file before it")
     try:
         loaded = load_config(path, overrides or [])
     except ConfigError as error:

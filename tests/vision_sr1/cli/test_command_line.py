@@ -16,7 +16,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vision_sr1 import __version__
-from vision_sr1.cli import examples
 from vision_sr1.cli.launcher.ending import how_to_go_on, print_end
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
@@ -145,19 +144,8 @@ def test_settings_are_described_with_default_and_origin():
 @pytest.mark.parametrize("name", ["shapes/rl", "shapes/see_think", "gpus/vision_sr1_3b_1gpu"])
 def test_a_file_is_begun_with_an_example(tmp_path: Path, name: str):
     said("config", "init", str(tmp_path / "mine.yaml"), "--example", name)
-    example = examples.shipped() / f"{name}.yaml"
+    example = EXAMPLE.parents[1] / f"{name}.yaml"
     assert load_config(tmp_path / "mine.yaml").config == load_config(example).config
-
-
-def test_examples_are_found_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    assert examples.example(Path("examples/shapes")).is_dir()
-    assert "runs/demo" in said("config", "show", "examples/shapes/rl.yaml")
-    assert examples.example(Path("examples/nope")) == Path("examples/nope")
-    package = tmp_path / "site-packages" / "vision_sr1"
-    shutil.copytree(EXAMPLE.parents[1], package / "examples")
-    monkeypatch.setattr(examples, "_PACKAGE", package)
-    assert examples.shipped() == package / "examples"
 
 
 def test_runs_are_listed_with_what_they_came_to(tmp_path: Path):

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 import yaml
 
-from vision_sr1.cli.examples import shipped
 from vision_sr1.cli.terminal import Overrides, console, fail, load
 from vision_sr1.config import LoadedConfig, saved_settings
 from vision_sr1.config.descriptions import describe
+from vision_sr1.config.examples import EXAMPLES
 
 config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
 
@@ -58,7 +58,9 @@ def config_init(
     ] = "vision_sr1_3b",
 ) -> None:
     """Begin a run's file with a copy of an example."""
-    known = {str(path.relative_to(shipped()).with_suffix("")): path for path in sorted(shipped().rglob("*.yaml"))}
+    if EXAMPLES is None:
+        fail("this installation has no examples: it is a service's alone")
+    known = {str(path.relative_to(EXAMPLES).with_suffix("")): path for path in sorted(EXAMPLES.rglob("*.yaml"))}
     if example not in known:
         fail(f"--example: no example {example!r}; there are {', '.join(known)}")
     if file.exists():
