@@ -254,6 +254,15 @@ def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path: Path):
     assert text == f"nothing to resume in {run}: it has no checkpoint; --fresh moves it aside and starts anew\n"
 
 
+def test_a_run_that_is_there_is_resumed_only_where_it_can_be(tmp_path: Path):
+    run = a_run(tmp_path / "rl", {"step": 3})
+    text = said("train", str(run / "config.yaml"), status=2)
+    assert text.startswith(f"{run} already holds a run: --resume continues it from its last checkpoint, --fresh moves")
+    shutil.rmtree(run / "checkpoints")
+    text = said("train", str(run / "config.yaml"), status=2)
+    assert text.startswith(f"{run} already holds a run, without a checkpoint: --fresh moves it aside and starts anew")
+
+
 def test_a_download_is_told_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     blobs = tmp_path / "models--org--name" / "blobs"

@@ -201,9 +201,11 @@ def _prepared(
     with RunFolder(path, console) as folder:
         is_started = (path / CHECKPOINTS).is_dir() or (path / SCALARS).is_file()
         if is_started and not (fresh or resume):
+            can_resume = newest_whole(path) is not None
             raise ConfigError(
-                f"{path} already holds a run: --resume continues it from its last checkpoint, --fresh moves it aside "
-                "and starts anew, and run.name=OTHER leaves it alone"
+                f"{path} already holds a run{'' if can_resume else ', without a checkpoint'}: "
+                f"{'--resume continues it from its last checkpoint, ' if can_resume else ''}--fresh moves it aside and "
+                "starts anew, and run.name=OTHER leaves it alone"
             )
         check(
             config,
