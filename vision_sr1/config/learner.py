@@ -71,9 +71,10 @@ class ComponentConfig(Section):
     @model_validator(mode="after")
     def _group_is_of_what_it_trains(self) -> Self:
         if self.group == "description" and self.tokens != ["requery"]:
-            raise ValueError(
-                f"group: description compares re-queries, and this component trains {', '.join(self.tokens)}: set "
-                "tokens to [requery], or group to prompt"
+            raise SettingError(
+                "group",
+                f"description compares re-queries, and this component trains {', '.join(self.tokens)}: set tokens to "
+                "[requery], or group to prompt",
             )
         return self
 

@@ -49,9 +49,10 @@ class RequeryConfig(Section):
     @model_validator(mode="after")
     def _questions_are_asked(self) -> Self:
         if self.questions > 1 and self.when == "never":
-            raise ValueError(
-                f"questions {self.questions} are asked by re-queries, and when: never makes none: set when to needed "
-                "or always, or questions to 1"
+            raise SettingError(
+                "questions",
+                f"{self.questions} are asked by re-queries, and reward.requery.when: never makes none: set "
+                "reward.requery.when to needed or always, or reward.requery.questions to 1",
             )
         return self
 

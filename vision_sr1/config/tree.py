@@ -47,9 +47,10 @@ class Config(Section):
                         "reward.judge.answers true",
                     )
                 if name == VISUAL_OWN and VISUAL_OWN not in self.reward.names:
-                    raise ValueError(
+                    raise SettingError(
+                        "learner.components",
                         f"component {component.name!r} uses the reward 'visual_own': set reward.requery.questions to 2 "
-                        "or more; with one question it is `visual`"
+                        "or more; with one question it is `visual`",
                     )
                 if name not in self.reward.names:
                     known = ", ".join(self.reward.names)
@@ -76,9 +77,13 @@ class Config(Section):
                 continue
             compares = f"component {component.name!r} compares the samples of one description (group: description)"
             if self.reward.requery.samples == 1:
-                raise ValueError(f"{compares}, and there is one of each: set reward.requery.samples to 2 or more")
+                raise SettingError(
+                    "reward.requery.samples", f"{compares}, and there is one of each: set it to 2 or more"
+                )
             if self.reward.requery.temperature == 0:
-                raise ValueError(f"{compares}, and greedy ones are all alike: set reward.requery.temperature=null")
+                raise SettingError(
+                    "reward.requery.temperature", f"{compares}, and greedy ones are all alike: set it to null"
+                )
         return self
 
     @model_validator(mode="after")
