@@ -8,7 +8,6 @@ import sys
 from learner.checkpoints.saver import CheckpointError
 from learner.groups.collector import GroupsTimeoutError
 from learner.groups.leadership import SupersededError
-from learner.metrics.trackers import check_trackers
 from learner.publishing.probe import ProbeError
 from learner.publishing.publisher import PublishError
 from learner.rl import Trainer
@@ -18,6 +17,7 @@ from vision_sr1.config import Config
 from vision_sr1.models.check import check_model
 from vision_sr1.runtime.parent_death import end_with_parent
 from vision_sr1.runtime.service import STOPPED, run_service
+from vision_sr1.runtime.trackers import check_trackers
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from reward_service.store.several import StoredRun, TraceReaders
 from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
-from vision_sr1.run_folder.names import SETTINGS
+from vision_sr1.run_folder.names import SETTINGS, TRACES
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -45,7 +45,7 @@ def serve_traces(config: Config, beside: Sequence[Path] = ()) -> None:
             name = own.run.name if own.run.name not in readers else f"{own.run.path.parent.name}/{own.run.name}"
             if name in readers:
                 raise ConfigError(f"{own.run.path}: a run of the name {name} is served already; give each once")
-            readers[name] = (own, _reader(own))
+            readers[name] = (own, _reader(own, _recorded_name(own)))
             stores.callback(readers[name][1].close)
         asyncio.run(_serve(config, readers))
 
@@ -58,11 +58,12 @@ async def _serve(config: Config, readers: dict[str, tuple[Config, TraceReader]])
             scorer = await _scorer(own, place, reader, scorers)
             past[name] = PastRun(own.run.path, scorer.tokens if scorer else _tokens(place), scorer)
         if len(readers) == 1:  # its store may have other runs, of which no folder was given
-            only = past.pop(config.run.name)
-            _, reader = readers[config.run.name]
-            api = ApiContext(config, reader, scorer=only.scorer, tokens=only.tokens)
+            (only,), ((_, reader),) = past.values(), readers.values()
+            name = _recorded_name(config)
+            served = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+            api = ApiContext(served, reader, scorer=only.scorer, tokens=only.tokens, past={name: only})
         else:
-            runs = {name: StoredRun(reader, own.run.name) for name, (own, reader) in readers.items()}
+            runs = {name: StoredRun(reader, _recorded_name(own)) for name, (own, reader) in readers.items()}
             api = ApiContext(config, cast(TraceReader, TraceReaders(runs)), past=past)
         await http_server(api).serve()
 
@@ -79,21 +80,24 @@ def export(config: Config, path: Path, *, images: bool) -> None:
     check_suffix(path)
     if path.exists():
         raise ConfigError(f"{path} is there already; remove it or choose another name")
-    reader = _reader(config)
+    name = _recorded_name(config)
+    reader = _reader(config, name)
     try:
-        table = TraceTable.of(reader, config.run.name, RunFolder(config.run.path), config.learner)
+        table = TraceTable.of(reader, name, RunFolder(config.run.path), config.learner)
         count = export_traces(table, path, images=images)
     finally:
         reader.close()
     log.info("traces_exported", message="Exported traces to a file", traces=count, file=str(path))
 
 
-def _reader(config: Config) -> TraceReader:
+def _reader(config: Config, run: str) -> TraceReader:
+    store = config.services_path / TRACES
+    if config.reward.traces.url is None and not store.is_file():
+        hint = f"; runs that shared services have theirs in {config.services_path}" if config.streams.name else ""
+        raise ConfigError(f"{config.run.path} has no traces: there is no {store}{hint}")
     reader = TraceReader(open_store(config.reward.traces, config.traces_url, read_only=True))
-    if config.run.name not in (known := reader.runs()):
-        raise ConfigError(
-            f"the trace store has no traces of run {config.run.name!r}; it has those of {', '.join(known) or 'none'}"
-        )
+    if run not in (known := reader.runs()):
+        raise ConfigError(f"the trace store has no traces of run {run!r}; it has those of {', '.join(known) or 'none'}")
     return reader
 
 
@@ -101,6 +105,12 @@ def _config_of(folder: Path) -> Config:
     """A run's, at the place where it is now."""
     place = [override("run.dir", folder.absolute().parent), override("run.name", folder.absolute().name)]
     return load_config(folder / SETTINGS, place).config
+
+
+def _recorded_name(config: Config) -> str:
+    """A run's name in the store: its folder may have been renamed or copied since."""
+    file = config.run.path / SETTINGS
+    return load_config(file).config.run.name if file.is_file() else config.run.name
 
 
 class StoredImages:

@@ -178,7 +178,7 @@ def test_a_reward_of_the_users_has_a_name_of_its_own():
 
 
 def test_a_grader_that_is_a_judge_needs_one():
-    with pytest.raises(ValueError, match="grader `judge` needs judge.url and judge.model"):
+    with pytest.raises(ValueError, match="judge.url: the grader `judge` needs it, and reward.judge.model"):
         RewardConfig(second_grader="judge")
-    with pytest.raises(ValueError, match="grader `judge` needs judge.url and judge.model"):
+    with pytest.raises(ValueError, match="judge.url: the grader `judge` needs it, and reward.judge.model"):
         RewardConfig(graders={"open": "judge"})

@@ -79,12 +79,14 @@ def serving(*runs: Path) -> Iterator[str]:
     assert served.returncode == 0, output
 
 
-def test_a_runs_traces_are_served_with_nothing_else_running(run: Path):
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_runs_traces_are_served_with_nothing_else_running(run: Path, is_renamed: bool):
+    run = run.rename(run.with_name("renamed")) if is_renamed else run
     with serving(run) as url, Client(url) as client:
         assert [trace.id for trace in client.traces()] == ["0/1/0", "0/0/1", "0/0/0"]
         assert len(client.tokens("0/0/0").tokens) == 0
-        assert client.runs()[0].is_served
-        assert client.runs()[0].can_rescore
+        (own,) = client.runs()
+        assert (own.name, own.is_served, own.can_rescore) == (RUN, True, True)
         again = httpx.post(f"{url}/v1/traces/0/0/0/rescore").json()
         assert again["rewards"]["accuracy"]["now"]["explanation"] == r"no \boxed{} answer"
         assert again["changed"] == ["accuracy"]
@@ -142,6 +144,12 @@ def test_a_runs_traces_become_plain_columns_of_pandas(run: Path, tmp_path: Path)
         assert "image_bytes" not in frame
 
 
+def test_a_renamed_runs_traces_are_exported(run: Path, tmp_path: Path):
+    frame = pd.read_parquet(exported(run.rename(tmp_path / "renamed"), tmp_path / "traces.parquet"))
+    assert list(frame["id"]) == ["0/0/0", "0/0/1", "0/1/0"]
+    assert list(frame["step"][:2]) == [5, 5]
+
+
 def test_images_come_when_they_are_wanted_and_the_data_sets_library_reads_it_all(run: Path, tmp_path: Path):
     parquet = exported(run, tmp_path / "traces.parquet", "--images")
     rows = datasets.Dataset.from_parquet(str(parquet), cache_dir=str(tmp_path / "cache"))
@@ -171,8 +179,9 @@ WIDE = {**os.environ, "COLUMNS": "300"}
 
 def test_what_is_no_run_is_said(tmp_path: Path, run: Path):
     for folder, status, said in (
-        (tmp_path / "none", 2, "is not the folder of a run: it has no config.yaml"),
-        (run, 2, "there are no traces"),
+        (tmp_path / "none", 2, "is not the folder of a run: there is no such folder"),
+        (tmp_path, 2, f"is not the folder of a run: it has no config.yaml; did you mean {run}?"),
+        (run, 2, f"{run} has no traces: there is no {run}/traces.sqlite"),
     ):
         (run / "traces.sqlite").unlink(missing_ok=True)
         done = subprocess.run(command(folder), capture_output=True, text=True, env=WIDE, check=False)

@@ -140,6 +140,6 @@ def test_what_cannot_be_evaluated_is_said_so(trained: Run, tmp_path: Path):
         (["mmu"], "no benchmark 'mmu'"),
         ([], "no benchmark is chosen"),
         (["mm_vet=x.parquet"], "mm_vet needs a judge"),
-        ([f"mine={tmp_path / 'none.parquet'}"], "no data file"),
+        ([f"mine={tmp_path / 'none.parquet'}"], "no file"),
     ):
         assert said in invoke(command(trained, suite, tmp_path / "out"), status=2)

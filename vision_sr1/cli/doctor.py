@@ -5,30 +5,26 @@ Every check ends in a finding, whatever it meets; each has a deadline.
 
 import asyncio
 import importlib.metadata
-import os
-import shutil
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
 import httpx
-from cryptography import x509
 from packaging.requirements import Requirement
 from redis.exceptions import NoPermissionError, RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from vision_sr1.cli.checks import Finding, findings
 from vision_sr1.config import Config, ConfigError
-from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc
-from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus
+from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.streams import Keys, RetryingRedis, StreamsUnavailableError, connect_to_run
+from vision_sr1.streams.connection import NoServerError
 from vision_sr1.streams.status import stream_statuses
 from vision_sr1.v1 import actor_pb2, actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
@@ -37,32 +33,14 @@ NAME = "vision-sr1"  # of this package, to pip
 ANSWER_S = 5.0  # for one answer of another service
 SETTLE_S = 10.0  # while weights are published, not all have them
 CLOCK_SKEW_S = 2.0
-LEAST_FREE_GIB = 20.0
-RENEW_DAYS = 14.0
 SIGNS = {"actors": "grpcio-reflection", "learner": "deepspeed", "reward": "mathruler"}  # packages that only these have
-
-State = Literal["ok", "warning", "failed"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check saw, and what to do about it."""
-
-    check: str
-    state: State
-    said: str
-    cure: str = ""
 
 
 def examine(config: Config) -> Iterator[Finding]:
     """All checks, those of this machine first."""
     yield from versions()
-    yield from devices(config)
-    yield from precision(config)
-    yield model(config)
-    yield storage(config)
-    if config.tls.enabled:
-        yield certificate(config)
+    yield from devices()
+    yield from findings(config)
     yield from asyncio.run(_of_services(config))
 
 
@@ -111,82 +89,23 @@ def _is_of(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def devices(config: Config) -> list[Finding]:
-    """GPUs and NCCL, as torch sees them."""
+def devices() -> list[Finding]:
+    """GPUs and NCCL, as torch sees them; nothing where there are none."""
+    here = visible_gpus()
     try:
         import torch
     except ImportError:
-        return [Finding("GPU", "ok", "not looked for: torch is not installed here, and the reward service needs none")]
-    if not torch.cuda.is_available():
-        if config.actors.device == "cuda":
-            cure = "give the container GPUs (`nvidia.com/gpu`, `--gpus`), or set actors.device: cpu"
-            return [Finding("GPU", "failed", "torch sees none, and actors.device is cuda", cure)]
-        return [Finding("GPU", "ok", "none here; actors.device allows the CPU")]
-    count, version = torch.cuda.device_count(), ".".join(map(str, torch.cuda.nccl.version()))
-    said = f"{count} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, NCCL {version}"
-    if count < config.actors.world_size:
-        cure = f"an actor needs {config.actors.world_size} of them: set actors.tensor_parallel_size"
-        return [Finding("GPU", "warning", said, cure)]
-    return [Finding("GPU", "ok", said)]
-
-
-def precision(config: Config) -> list[Finding]:
-    """A warning where the run's GPUs would compute in float32."""
-    if not actors_use_gpus(config.actors.device) or config.model.dtype != "float32":
         return []
-    said, _, cure = FLOAT32_IS_SLOW.partition("; ")
-    return [Finding("precision", "warning", said, cure)]
-
-
-def model(config: Config) -> Finding:
-    """Whether the policy's configuration, tokenizer and image processor can be read and belong together."""
-    try:
-        check_model(config.model)
-    except ConfigError as error:
-        return Finding("model", "failed", str(error), "mount the model's folder here, or name another as model.path")
-    except ImportError:
-        said = f"{config.model.path}: only its tokenizer is used here; run this beside the learner for the rest"
-        return Finding("model", "ok", said)
-    return Finding("model", "ok", config.model.path)
-
-
-def storage(config: Config) -> Finding:
-    """Whether this service may write where checkpoints go, and has room there."""
-    folder = config.run.path
-    probe = folder / f".doctor-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with probe.open("wb") as file:
-            file.write(b"written")
-            os.fsync(file.fileno())
-        probe.unlink()
-    except OSError as error:
-        cure = f"run.dir must be writable by user {os.getuid()} of every service: see the volume's fsGroup or owner"
-        return Finding("storage", "failed", f"{folder}: {error.strerror}", cure)
-    free_gib = shutil.disk_usage(folder).free / 2**30
-    if free_gib < LEAST_FREE_GIB:
-        cure = "a checkpoint of a 3B model takes 50 GiB: enlarge the volume, or lower learner.keep_checkpoints"
-        return Finding("storage", "warning", f"{folder}: {free_gib:.0f} GiB free", cure)
-    return Finding("storage", "ok", f"{folder}: {free_gib:.0f} GiB free")
-
-
-def certificate(config: Config) -> Finding:
-    """Whether the certificate fits its key and authority, and for how long it will."""
-    tls = config.tls
-    try:
-        found = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
-        context = ssl.create_default_context(cafile=str(tls.ca))
-        context.load_cert_chain(tls.certificate, tls.key)
-    except (OSError, ValueError) as error:
-        cure = "tls.certificate, tls.key and tls.ca are to be PEM files that belong together"
-        return Finding("certificate", "failed", f"{tls.certificate}: {error}", cure)
-    days = (found.not_valid_after_utc.timestamp() - time.time()) / 86_400
-    said = f"{tls.certificate}: {days:.0f} days left"
-    if days < 0:
-        return Finding("certificate", "failed", said, "renew it; actors take the new one up by themselves")
-    if days < RENEW_DAYS:
-        return Finding("certificate", "warning", said, "renew it in time; actors take the new one up by themselves")
-    return Finding("certificate", "ok", said)
+    if torch.cuda.is_available():
+        version = ".".join(map(str, torch.cuda.nccl.version()))
+        said = (
+            f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, NCCL {version}"
+        )
+        return [Finding("CUDA", "ok", said)]
+    if not here:
+        return []
+    cure = "install the CUDA build: `pip install 'vision-sr1[cli,gpu]'`; see that the driver is as new as its CUDA"
+    return [Finding("CUDA", "failed", f"{len(here)} GPUs are here, and torch {torch.__version__} sees none", cure)]
 
 
 async def _of_services(config: Config) -> list[Finding]:
@@ -204,6 +123,8 @@ async def _on_redis(config: Config) -> AsyncIterator[Finding]:
             yield await _bounded("clock", lambda: clock(redis))
             yield await _bounded("streams", lambda: dead_letters(redis, keys))
             yield await _bounded("actors", lambda: actors(redis, keys, config))
+    except NoServerError as error:
+        yield Finding("Redis", "ok", f"none runs for this run; `vision-sr1 train` starts one in {error.folder}")
     except (ConfigError, StreamsUnavailableError) as error:
         cure = "start it, or correct VISION_SR1_REDIS_URL and VISION_SR1_REDIS_PASSWORD; nothing works without it"
         yield Finding("Redis", "failed", str(error), cure)
@@ -306,8 +227,12 @@ async def api(config: Config) -> Finding:
         direct = httpx.AsyncHTTPTransport()  # through no proxy
         async with httpx.AsyncClient(base_url=url, timeout=ANSWER_S, headers=headers, transport=direct) as client:
             ready, runs = await client.get("/readyz"), await client.get("/v1/runs")
+    except httpx.ConnectError:
+        said = f"nothing listens at {url}: the reward service is not started"
+        return Finding("API", "warning", said, "`vision-sr1 train` starts it; elsewhere, name its reward.host")
     except httpx.HTTPError as error:
-        return Finding("API", "warning", f"{url}: {error!r}", "start the reward service, or name its reward.host")
+        said = f"{url} does not answer ({type(error).__name__})"
+        return Finding("API", "warning", said, "look at the reward service's log")
     if ready.is_error:
         return Finding("API", "failed", f"{url}: {ready.json()['detail']}", "see what it names")
     if runs.status_code == httpx.codes.UNAUTHORIZED:

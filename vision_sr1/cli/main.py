@@ -9,23 +9,41 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from vision_sr1 import __version__
+from vision_sr1.cli.commands.config import config_app
 from vision_sr1.cli.commands.data import data_app
-from vision_sr1.cli.terminal import Commands, ConfigPath, Overrides, Seed, console, errors, fail, load
-from vision_sr1.config import Config, ConfigError, override
+from vision_sr1.cli.commands.runs import runs_app
+from vision_sr1.cli.terminal import (
+    Commands,
+    ConfigPath,
+    Overrides,
+    RunSettings,
+    Seed,
+    Settings,
+    console,
+    errors,
+    fail,
+    load,
+    told,
+)
+from vision_sr1.config import Config, LoadedConfig, override
 from vision_sr1.families import TINY_FAMILY
 from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, help="Vision-SR1 as a service.")
-config_app = typer.Typer(no_args_is_help=True, help="The effective configuration.")
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Vision-SR1 as a service.",
+)
 model_app = typer.Typer(no_args_is_help=True, help="Make a tiny model.")
 streams_app = typer.Typer(no_args_is_help=True, help="Inspect the streams of a running run.")
 dead_app = typer.Typer(no_args_is_help=True, help="List, show, retry and drop entries that could not be handled.")
 app.add_typer(config_app, name="config")
 app.add_typer(data_app, name="data")
 app.add_typer(model_app, name="model")
+app.add_typer(runs_app, name="runs")
 app.add_typer(streams_app, name="streams")
 streams_app.add_typer(dead_app, name="dead")
 
@@ -35,35 +53,60 @@ Family = Annotated[str, typer.Option(help="Family of the tiny model, by its type
 Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"vision-sr1 {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def quiet_libraries() -> None:
+def quiet_libraries(
+    version: Annotated[  # noqa: ARG001  (its callback prints it)
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Vision-SR1 as a service."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # our own display says how far a stage is
     # Making a model imports DeepSpeed here, which warns that there is no GPU; the learner's own log keeps its warnings.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # every retry: the end is told
 
 
 @app.command()
 def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Train by RL: start Redis (if none is configured), actors, reward service and learner, and supervise them."""
+    loaded = load(config, [*(overrides or []), *_resuming(resume)])
+    effective = loaded.config
+    from vision_sr1.cli.launcher.ending import how_to_go_on, print_end
     from vision_sr1.cli.launcher.launch import run_training
 
-    effective = load(config, [*(overrides or []), *_resuming(resume)]).config
-    _guarded(lambda: run_training(effective, console, effective.run.name, fresh=fresh))
+    def work() -> None:
+        run_training(effective, console, effective.run.name, fresh=fresh)
+        print_end(effective, "rl", console)
+
+    _guarded(work, lambda: how_to_go_on(effective), loaded, config)
 
 
 @app.command()
 def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False, fresh: Fresh = False) -> None:
     """Fine-tune `model.path` on the conversations of `data.sft`."""
+    loaded = load(config, [*(overrides or []), *_resuming(resume)])
+    effective = loaded.config
+    from vision_sr1.cli.launcher.ending import how_to_go_on, print_end
     from vision_sr1.cli.launcher.launch import run_sft
 
-    effective = load(config, [*(overrides or []), *_resuming(resume)]).config
-    _guarded(lambda: run_sft(effective, console, "sft", fresh=fresh))
+    def work() -> None:
+        run_sft(effective, console, "sft", fresh=fresh)
+        print_end(effective, "sft", console)
+
+    _guarded(work, lambda: how_to_go_on(effective), loaded, config)
 
 
 @app.command()
 def demo(
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[section.key=value]...", help="Settings of every stage.")
+    ] = None,
     examples: Annotated[Path, typer.Option(help="Folder with the stages' YAML files.")] = Path("examples/shapes"),
     root: Annotated[Path, typer.Option(help="Folder for all output.")] = Path("runs/demo"),
     resume: Annotated[bool, typer.Option("--resume", help="Continue where an earlier demo stopped.")] = False,
@@ -81,19 +124,7 @@ def demo(
     def work() -> None:
         run_demo(examples, root, overrides or [], console, family=family, resume=resume, fresh=fresh, prepare=prepare)
 
-    _guarded(work)
-
-
-@config_app.command("show")
-def config_show(
-    config: Annotated[Path | None, typer.Argument(help="The run's YAML file; without one, the defaults.")] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Print every value and its origin: default, preset, file, environment or command line."""
-    table = Table("key", "value", "origin", box=None, pad_edge=False)
-    for key, value, origin in load(config, overrides).rows():
-        table.add_row(key, value, origin)
-    console.print(table)
+    _guarded(work, lambda: f"stopped; `vision-sr1 demo --root {root} --resume` continues")
 
 
 @model_app.command("tiny")
@@ -112,9 +143,8 @@ def model_tiny(
 
     if task not in TASKS:
         fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    _guarded(
-        lambda: make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
-    )
+    with told():
+        make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
     console.print(f"wrote {folder}")
 
 
@@ -161,22 +191,22 @@ def traces(
     images: Annotated[bool, typer.Option("--images", help="With --export: add the encoded images.")] = False,
 ) -> None:
     """Serve the reward traces of finished or stopped runs, read-only; of several, with their comparison."""
-    from vision_sr1.cli.export.policy import place_of
     from vision_sr1.cli.launcher.traces import export_traces, serve_traces
+    from vision_sr1.cli.runs import load_run, settings_file
 
+    overrides = [text for text in more or [] if "=" in text]
     beside = [Path(name) for name in more or [] if "=" not in name]
-    for folder in (run, *beside):
-        if not (folder / SETTINGS).is_file():
-            fail(f"{folder} is not the folder of a run: it has no config.yaml")
+    if images and export is None:
+        fail("--images belongs to --export FILE: add it, or leave --images out")
     if beside and export is not None:
         fail(f"--export writes the traces of one run: leave {beside[0]} out, and export it by itself")
-    place = [*place_of(run), *(text for text in more or [] if "=" in text)]
-    effective = load(run / SETTINGS, place).config
-    if export is not None:
-        raise typer.Exit(export_traces(run / SETTINGS, place, export, console, images=images))
-    if images:
-        fail("--images belongs to --export FILE: add it, or leave --images out")
-    serve_traces(run / SETTINGS, place, effective, beside, console)
+    with told():
+        for folder in beside:
+            settings_file(folder)
+        effective = load_run(run, overrides).config
+        if export is None:
+            serve_traces(run, overrides, effective, beside, console)
+    raise typer.Exit(export_traces(run, overrides, export, console, images=images))
 
 
 @app.command()
@@ -205,7 +235,8 @@ def export(
         if push is not None:
             console.print(f"uploaded: {exporting.push(folder, push, private=not public)}", highlight=False)
 
-    _guarded(work)
+    with told():
+        work()
 
 
 @app.command()
@@ -215,23 +246,26 @@ def ask(
     ],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="An image file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question about it.")],
-    overrides: Overrides = None,
+    overrides: Settings = None,
     config: Annotated[Path | None, typer.Option(help="Run file; default: the one in the exported folder.")] = None,
 ) -> None:
     """Ask a model about an image: description, reasoning, answer, and the answer from the description alone."""
-    from vision_sr1.cli.ask import Model, print_answer, settings_of
+    from vision_sr1.models.check import check_place
 
-    def work() -> None:
+    if (Path(model) / SETTINGS).is_file():
+        fail(f"{model} is the folder of a run: `vision-sr1 export {model}` makes a model of it")
+    with told():
+        check_place(model)
+        from vision_sr1.cli.ask import Model, print_answer, settings_of
+
         effective = load(config or settings_of(model), [*(overrides or []), override("model.path", model)]).config
         print_answer(console, Model(effective).ask(question, [image.read_bytes()]))
-
-    _guarded(work)
 
 
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run's folder, or any model in Hugging Face format.")],
-    overrides: Overrides = None,
+    overrides: RunSettings = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME[=SET]", help="paper, text, images, all, a benchmark, or your own data set."),
@@ -252,21 +286,22 @@ def evaluate(
     """Evaluate on benchmarks, through actors and reward service; continues an evaluation that was stopped."""
     from vision_sr1.cli.evaluation import evaluate as evaluation
     from vision_sr1.cli.evaluation.report import print_report
-    from vision_sr1.cli.export.policy import place_of
+    from vision_sr1.cli.runs import place_of, with_free_ports
 
     def work() -> None:
         path, number, folder, settings = evaluation.policy_of(model, version)
         place = output or folder
         here = [override("model.path", path), *place_of(place), "learner.lora.rank=0"]
         limit = [f"evaluation.rows={rows}"] if rows else []
-        effective = load(config or settings, [*(overrides or []), *here, *limit]).config
+        loaded = load(config or settings, [*(overrides or []), *here, *limit])
+        effective = (loaded if config else with_free_ports(loaded)).config
         effective.evaluation.benchmarks |= evaluation.chosen_benchmarks(suite or [])
         done = evaluation.evaluate(effective, model, number, console, fresh=fresh)
         print_report(console, done)
         for name in ("results.json", "results.md", "failures.html"):
             console.print(f"wrote {effective.run.path / name}", highlight=False)
 
-    _guarded(work)
+    _guarded(work, lambda: "stopped; the same command continues with the questions that have no answer yet")
 
 
 @app.command()
@@ -280,11 +315,9 @@ def answers(
     """Write an evaluation's answers as the sample files of lmms-eval or the prediction files of VLMEvalKit."""
     from vision_sr1.cli.evaluation.harness_files import write_harness_files
 
-    def work() -> None:
+    with told():
         for file in write_harness_files(evaluation, harness, output or evaluation / harness):
             console.print(f"wrote {file}", highlight=False)
-
-    _guarded(work)
 
 
 @app.command()
@@ -293,18 +326,19 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs for learner and actors together.")],
     gpu: Annotated[str, typer.Option(help="GPU model, such as H100, A100, L40S; or its memory in GiB.")] = "H100",
     config: Annotated[Path | None, typer.Option(help="Run file whose lengths and batch sizes to plan for.")] = None,
-    overrides: Overrides = None,
+    overrides: Settings = None,
 ) -> None:
     """Plan the resources of a model: memory by ZeRO stage, GPU split, bytes per publication, YAML."""
-    from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
-    from vision_sr1.cli.planning.plan_table import print_plan
+    effective = load(config, overrides).config
+    from vision_sr1.models.check import check_place
 
-    def work() -> None:
-        effective = load(config, overrides).config
-        size = model_size(model, effective.learner)
-        print_plan(console, model, size, effective, chosen_gpu(gpu), gpus)
+    with told(file=config):
+        check_place(model)
+        from vision_sr1.cli.planning.estimates import chosen_gpu, model_size
+        from vision_sr1.cli.planning.plan_table import print_plan
 
-    _guarded(work)
+        kind = chosen_gpu(gpu)
+        print_plan(console, model, model_size(model, effective.learner), effective, kind, gpus)
 
 
 @app.command()
@@ -312,20 +346,23 @@ def doctor(
     target: Annotated[
         str, typer.Argument(metavar="CONFIG|MODEL", help="The run's YAML file, or a model's folder or hub name.")
     ],
-    overrides: Overrides = None,
+    overrides: Settings = None,
 ) -> None:
     """Check this installation and the cluster as seen from here, or whether a model will train here.
 
     The exit status is 1 if a check fails.
     """
-    if Path(target).suffix in (".yaml", ".yml") or Path(target).is_file():
+    run = Path(target) / SETTINGS
+    if Path(target).suffix in (".yaml", ".yml") or Path(target).is_file() or run.is_file():
+        effective = load(run if run.is_file() else Path(target), overrides).config
         from vision_sr1.cli.doctor import examine
 
-        findings = examine(load(Path(target), overrides).config)
+        findings = examine(effective)
     else:
+        effective = load(None, [override("model.path", target), *(overrides or [])]).config
         from vision_sr1.cli.model_doctor import examine_model
 
-        findings = examine_model(load(None, [override("model.path", target), *(overrides or [])]).config)
+        findings = examine_model(effective)
     failed = False
     for finding in findings:
         color = {"ok": "green", "warning": "yellow", "failed": "red"}[finding.state]
@@ -343,15 +380,14 @@ def version() -> None:
 
 
 def _on_streams(path: Path, overrides: list[str] | None, work: Callable[[ModuleType, Config], None]) -> None:
+    effective = load(path, overrides).config
     from vision_sr1.cli.commands import streams as commands
     from vision_sr1.pipeline.dead_letters import NoDeadLetterError
-    from vision_sr1.streams import StreamsUnavailableError
 
     try:
-        work(commands, load(path, overrides).config)
-    except ConfigError as error:
-        fail(str(error))
-    except (StreamsUnavailableError, NoDeadLetterError) as error:
+        with told():
+            work(commands, effective)
+    except NoDeadLetterError as error:
         fail(str(error), status=1)
 
 
@@ -359,18 +395,26 @@ def _resuming(resume: bool) -> list[str]:
     return ["learner.resume=true"] if resume else []
 
 
-def _guarded(work: Callable[[], None]) -> None:
+def _guarded(
+    work: Callable[[], None],
+    stopped: Callable[[], str],
+    loaded: LoadedConfig | None = None,
+    file: Path | None = None,
+) -> None:
+    """Runs what starts processes.
+
+    Args:
+        stopped: says how it goes on after Ctrl-C.
+        loaded, file: as `told` takes them.
+    """
     from vision_sr1.cli.launcher.launch import InterruptedRunError, StageFailedError
-    from vision_sr1.errors import UserError
-    from vision_sr1.streams import StreamsUnavailableError
     from vision_sr1.streams.embedded import RedisStartError
 
     try:
-        work()
-    except UserError as error:
-        fail(str(error))
-    except (StageFailedError, RedisStartError, StreamsUnavailableError) as error:
+        with told(loaded, file):
+            work()
+    except (StageFailedError, RedisStartError) as error:
         fail(str(error), status=1)
     except InterruptedRunError:
-        errors.print("stopped; --resume continues from the last checkpoint, eval from its last answer")
+        errors.print(stopped(), highlight=False, markup=False)
         raise typer.Exit(130) from None

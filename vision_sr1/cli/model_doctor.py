@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vision_sr1.cli.doctor import Finding
+from vision_sr1.cli.checks import Finding
 from vision_sr1.cli.planning.estimates import GIB, GRADIENT_BYTES, OPTIMIZER_BYTES, ModelSize, model_size
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model

@@ -24,11 +24,13 @@ from vision_sr1.config.learner import (
 from vision_sr1.config.loading import (
     ConfigError,
     LoadedConfig,
+    MissingPathError,
     current_key,
     load_config,
     override,
     public_settings,
     save_config,
+    saved_settings,
 )
 from vision_sr1.config.metrics import MetricsConfig, TrackerName
 from vision_sr1.config.model import ModelConfig
@@ -68,6 +70,7 @@ __all__ = [
     "LoadedConfig",
     "LoraConfig",
     "MetricsConfig",
+    "MissingPathError",
     "ModelConfig",
     "OffPolicyConfig",
     "Placement",
@@ -92,4 +95,5 @@ __all__ = [
     "override",
     "public_settings",
     "save_config",
+    "saved_settings",
 ]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vision_sr1.config.section import HomePath, Positive, Seconds, Section
+from vision_sr1.config.section import HomePath, Positive, Seconds, Section, SettingError
 from vision_sr1.rewards.names import OF_REQUERIES, VISUAL_OWN
 
 TokenSet = Literal["response", "description", "reasoning", "requery"]
@@ -71,9 +71,10 @@ class ComponentConfig(Section):
     @model_validator(mode="after")
     def _group_is_of_what_it_trains(self) -> Self:
         if self.group == "description" and self.tokens != ["requery"]:
-            raise ValueError(
-                f"group: description compares re-queries, and this component trains {', '.join(self.tokens)}: set "
-                "tokens to [requery], or group to prompt"
+            raise SettingError(
+                "group",
+                f"description compares re-queries, and this component trains {', '.join(self.tokens)}: set tokens to "
+                "[requery], or group to prompt",
             )
         return self
 
@@ -131,8 +132,10 @@ class OffPolicyConfig(Section):
     @model_validator(mode="after")
     def _correction_has_weights(self) -> Self:
         if self.correction != "truncated" and not self.recompute_proximal:
-            raise ValueError(
-                f"correction {self.correction} needs the trainer's own log-probabilities: set recompute_proximal=true"
+            raise SettingError(
+                "correction",
+                f"{self.correction} needs the trainer's own log-probabilities: set "
+                "learner.off_policy.recompute_proximal=true",
             )
         return self
 
@@ -308,9 +311,10 @@ class WeightsConfig(Section):
     @model_validator(mode="after")
     def _grace_ends_in_time(self) -> Self:
         if self.same_weights_grace_s >= self.sync_timeout_s:
-            raise ValueError(
-                f"same_weights_grace_s {self.same_weights_grace_s} must be less than sync_timeout_s "
-                f"{self.sync_timeout_s}: an actor that waits longer would be excluded from the fleet"
+            raise SettingError(
+                "same_weights_grace_s",
+                f"{self.same_weights_grace_s} must be less than learner.weights.sync_timeout_s "
+                f"({self.sync_timeout_s}): an actor that waits longer would be excluded from the fleet",
             )
         return self
 
@@ -372,16 +376,18 @@ class LearnerConfig(Section):
     def _has_components(self) -> Self:
         names = [component.name for component in self.components]
         if not names:
-            raise ValueError("give learner.preset or learner.components")
+            raise SettingError("components", "there are none: give learner.preset or learner.components")
         if len(set(names)) < len(names):
-            raise ValueError(f"components need names of their own, not {', '.join(names)}")
+            raise SettingError("components", f"each needs a name of its own, not {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
     def _steps_divide_batch(self) -> Self:
         if self.prompts_per_batch % self.prompts_per_step:
-            raise ValueError(
-                f"prompts_per_step ({self.prompts_per_step}) must divide prompts_per_batch ({self.prompts_per_batch})"
+            raise SettingError(
+                "prompts_per_step",
+                f"{self.prompts_per_step} does not divide learner.prompts_per_batch ({self.prompts_per_batch}); "
+                f"possible: {', '.join(map(str, _divisors_near(self.prompts_per_step, self.prompts_per_batch)))}",
             )
         return self
 
@@ -394,17 +400,25 @@ class LearnerConfig(Section):
     def _warmup_ends(self) -> Self:
         steps = self.batches * self.steps_per_batch
         if self.schedule.warmup_steps > steps > 0:
-            raise ValueError(
-                f"schedule.warmup_steps ({self.schedule.warmup_steps}) exceeds the run's {steps} optimizer steps: "
-                f"{self.batches} batches of {self.steps_per_batch}"
+            raise SettingError(
+                "schedule.warmup_steps",
+                f"{self.schedule.warmup_steps} exceeds the run's {steps} optimizer steps: {self.batches} batches "
+                f"(learner.batches) of {self.steps_per_batch}",
             )
         return self
 
     @model_validator(mode="after")
     def _kl_is_known(self) -> Self:
         if self.stop_when.kl.above is not None and not any(component.kl_coef > 0 for component in self.components):
-            raise ValueError(
-                "stop_when.kl has no KL to the reference to look at, for kl_coef is 0 in every component: set "
-                "stop_when.approx_kl instead"
+            raise SettingError(
+                "stop_when.kl",
+                "there is no KL to the reference to look at, for kl_coef is 0 in every component: set "
+                "learner.stop_when.approx_kl instead",
             )
         return self
+
+
+def _divisors_near(number: int, total: int) -> list[int]:
+    """The divisors of `total` nearest to a number, two below it and two above."""
+    divisors = [n for n in range(1, total + 1) if total % n == 0]
+    return [*[n for n in divisors if n < number][-2:], *[n for n in divisors if n > number][:2]]

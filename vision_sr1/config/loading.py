@@ -4,6 +4,7 @@ A file may build on another: `extends: other.yaml`, relative to its own folder, 
 """
 
 import difflib
+import itertools
 import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,8 +17,10 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from vision_sr1.config.examples import example_path
 from vision_sr1.config.learner import LearnerConfig
+from vision_sr1.config.section import SettingError
 from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
+from vision_sr1.run_folder.names import SETTINGS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -49,6 +52,18 @@ class ConfigError(UserError):
     """The configuration cannot be used; the message names the key, the value and the way out."""
 
 
+class MissingPathError(ConfigError):
+    """A setting names a file or folder that is not there.
+
+    Attributes:
+        path: the one that is missing.
+    """
+
+    def __init__(self, message: str, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 @dataclass(frozen=True)
 class LoadedConfig:
     """The effective configuration.
@@ -64,9 +79,17 @@ class LoadedConfig:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """(key, value, origin) of every leaf of the tree; secrets are masked."""
-        return [(key, _shown(value), self._origin(key)) for key, value in _leaves(self.config)]
+        return [(key, shown(value), self.origin(key)) for key, value in _leaves(self.config)]
 
-    def _origin(self, key: str) -> str:
+    def with_origin(self, message: str) -> str:
+        """A message that begins with a setting's key, with the place where its value came from."""
+        origin = self.origin(message.partition(": ")[0])
+        if origin == "default":
+            return message
+        return f"{message} (from {'the command line' if origin == 'command line' else origin})"
+
+    def origin(self, key: str) -> str:
+        """Where a setting's value came from: `default`, a preset, a file, the environment or the command line."""
         for known, origin in self.origins.items():
             if key == known or key.startswith((known + ".", known + "[")):
                 return origin
@@ -98,10 +121,11 @@ def load_config(
         if value is not None:
             _set(tree, key, value)
             origins[key] = f"environment {variable}"
-    for override in overrides:
+    for override, following in itertools.zip_longest(overrides, overrides[1:], fillvalue=""):
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}=VALUE")
+            value = following if following and "=" not in following else "VALUE"
+            raise ConfigError(f"override {override!r} is not of the form section.key=value: write {override}={value}")
         if "." not in key or not all(key.split(".")):
             raise ConfigError(f"override {override!r} is not of the form section.key=value")
         value = _current_value(key, _parsed(text, f"override {override!r}"))
@@ -167,8 +191,12 @@ def override(key: str, value: str | Path) -> str:
 
 def save_config(config: Config, path: Path) -> None:
     """Writes the effective tree, secrets left out (services read those from the environment)."""
-    tree = config.model_dump(mode="json", exclude=_SECRETS)
-    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(saved_settings(config), sort_keys=False), encoding="utf-8")
+
+
+def saved_settings(config: Config) -> dict[str, Any]:
+    """The effective tree as a file has it, secrets left out."""
+    return config.model_dump(mode="json", exclude=_SECRETS)
 
 
 def public_settings(config: Config) -> dict[str, Any]:
@@ -217,7 +245,9 @@ def _put_beneath(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name the run's YAML file")
+        saved = path / SETTINGS
+        hint = f", {saved}" if saved.is_file() else ""
+        raise ConfigError(f"{path} is a folder: name the run's YAML file{hint}")
     if not path.is_file():
         raise ConfigError(f"no configuration file {path}")
     try:
@@ -306,14 +336,21 @@ def _mistake(error: "ErrorDetails") -> str:
     """One line of what does not fit."""
     key, value = ".".join(map(str, error["loc"])) or "configuration", error["input"]
     if error["type"] in ("model_type", "dict_type"):
-        return f"{key}: must be a section of keys and values (got {_shown(value)[:200]})"
+        return f"{key}: must be a section of keys and values (got {shown(value)[:200]})"
     said = error["msg"].removeprefix("Value error, ")
+    if isinstance(error.get("ctx", {}).get("error"), SettingError):
+        return ".".join((*map(str, error["loc"]), said))
     if isinstance(value, dict):
         return f"{key}: {said}"
     is_text = error["type"] == "string_type" and value is not None
     hint = f"; for text write {override(key, str(value))!r}" if is_text else ""
-    return f"{key}: {said} (got {_shown(value)[:200]}){hint}"
+    return f"{key}: {said} (got {shown(value)[:200]}){hint}"
 
 
-def _shown(value: Any) -> str:
-    return "********" if isinstance(value, SecretStr) else str(value)
+def shown(value: Any) -> str:
+    """A value as a configuration file has it, in one line; secrets are masked."""
+    if isinstance(value, SecretStr):
+        return "********"
+    if value is None or isinstance(value, (bool, list, tuple, dict)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

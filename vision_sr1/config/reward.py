@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
-from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, Url
+from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, SettingError, Url
 from vision_sr1.prompting.response import ResponseFormat
 from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES, VISUAL_OWN
 
@@ -49,9 +49,10 @@ class RequeryConfig(Section):
     @model_validator(mode="after")
     def _questions_are_asked(self) -> Self:
         if self.questions > 1 and self.when == "never":
-            raise ValueError(
-                f"questions {self.questions} are asked by re-queries, and when: never makes none: set when to needed "
-                "or always, or questions to 1"
+            raise SettingError(
+                "questions",
+                f"{self.questions} are asked by re-queries, and reward.requery.when: never makes none: set "
+                "reward.requery.when to needed or always, or reward.requery.questions to 1",
             )
         return self
 
@@ -107,7 +108,7 @@ class RewardFunctionConfig(Section):
     @model_validator(mode="after")
     def _range_is_one(self) -> Self:
         if not self.range[0] < self.range[1]:
-            raise ValueError(f"range {list(self.range)}: the first number must be less than the second")
+            raise SettingError("range", f"{list(self.range)}: the first number must be less than the second")
         return self
 
 
@@ -223,18 +224,20 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _judge_is_named(self) -> Self:
         if self.judge.url and not self.judge.model:
-            raise ValueError("judge.url needs judge.model: the model's name at that endpoint")
+            raise SettingError("judge.url", "set reward.judge.model too: the model's name at that endpoint")
         return self
 
     @model_validator(mode="after")
     def _judge_is_there_to_grade(self) -> Self:
         if "judge" in self.grader_names and not self.judge.url:
-            raise ValueError("the grader `judge` needs judge.url and judge.model: the model that compares answers")
+            raise SettingError(
+                "judge.url", "the grader `judge` needs it, and reward.judge.model: the model that compares answers"
+            )
         return self
 
     @model_validator(mode="after")
     def _functions_have_names_of_their_own(self) -> Self:
         for name in self.functions:
             if name in RANGES or name in (JUDGE, GRADER_DISAGREEMENT):
-                raise ValueError(f"functions.{name}: a built-in reward has this name; choose another")
+                raise SettingError(f"functions.{name}", "a built-in reward has this name; choose another")
         return self

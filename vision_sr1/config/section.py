@@ -41,6 +41,18 @@ Url = Annotated[str, AfterValidator(_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
+class SettingError(ValueError):
+    """A value that does not fit others; raised by validators of whole sections.
+
+    Args:
+        setting: the key within that section, such as `schedule.warmup_steps`.
+        said: what does not fit, with the values and the way out.
+    """
+
+    def __init__(self, setting: str, said: str) -> None:
+        super().__init__(f"{setting}: {said}")
+
+
 class Section(BaseModel):
     """A part of the tree; unknown keys are refused."""
 

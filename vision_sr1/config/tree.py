@@ -14,7 +14,7 @@ from vision_sr1.config.model import ModelConfig
 from vision_sr1.config.reward import RewardConfig
 from vision_sr1.config.run import RunConfig
 from vision_sr1.config.sampling import SamplingConfig
-from vision_sr1.config.section import Section
+from vision_sr1.config.section import Section, SettingError
 from vision_sr1.config.streams import StreamsConfig
 from vision_sr1.config.tls import TlsConfig
 from vision_sr1.rewards.names import JUDGE, VISUAL_OWN
@@ -41,26 +41,32 @@ class Config(Section):
         for component in self.learner.components:
             for name in component.reward:
                 if name == JUDGE and JUDGE not in self.reward.names:
-                    raise ValueError(
+                    raise SettingError(
+                        "learner.components",
                         f"component {component.name!r} uses the reward 'judge': set reward.judge.url, and leave "
-                        "reward.judge.answers true"
+                        "reward.judge.answers true",
                     )
                 if name == VISUAL_OWN and VISUAL_OWN not in self.reward.names:
-                    raise ValueError(
+                    raise SettingError(
+                        "learner.components",
                         f"component {component.name!r} uses the reward 'visual_own': set reward.requery.questions to 2 "
-                        "or more; with one question it is `visual`"
+                        "or more; with one question it is `visual`",
                     )
                 if name not in self.reward.names:
                     known = ", ".join(self.reward.names)
-                    raise ValueError(f"component {component.name!r}: unknown reward {name!r}; known: {known}")
+                    raise SettingError(
+                        "learner.components", f"component {component.name!r}: unknown reward {name!r}; known: {known}"
+                    )
         return self
 
     @model_validator(mode="after")
     def _requeries_that_components_use_are_made(self) -> Self:
         for component in self.learner.components:
             if component.uses_requery and self.reward.requery.when == "never":
-                raise ValueError(
-                    f"component {component.name!r} uses the re-query: set reward.requery.when to needed or always"
+                raise SettingError(
+                    "reward.requery.when",
+                    f"{self.reward.requery.when}, and component {component.name!r} uses the re-query: set "
+                    "reward.requery.when=needed or always",
                 )
         return self
 
@@ -71,9 +77,13 @@ class Config(Section):
                 continue
             compares = f"component {component.name!r} compares the samples of one description (group: description)"
             if self.reward.requery.samples == 1:
-                raise ValueError(f"{compares}, and there is one of each: set reward.requery.samples to 2 or more")
+                raise SettingError(
+                    "reward.requery.samples", f"{compares}, and there is one of each: set it to 2 or more"
+                )
             if self.reward.requery.temperature == 0:
-                raise ValueError(f"{compares}, and greedy ones are all alike: set reward.requery.temperature=null")
+                raise SettingError(
+                    "reward.requery.temperature", f"{compares}, and greedy ones are all alike: set it to null"
+                )
         return self
 
     @model_validator(mode="after")
@@ -81,14 +91,16 @@ class Config(Section):
         if self.actors.placement == "own":
             return self
         if self.learner.max_staleness > 0:
-            raise ValueError(
-                f"learner.max_staleness {self.learner.max_staleness} lets actors answer while the learner learns, "
-                "which actors.placement: shared rules out: set learner.max_staleness=0, or actors.placement=own"
+            raise SettingError(
+                "learner.max_staleness",
+                f"{self.learner.max_staleness} lets actors answer while the learner learns, which actors.placement: "
+                "shared rules out: set learner.max_staleness=0, or actors.placement=own",
             )
         if self.learner.weights.backend == "nccl":
-            raise ValueError(
-                "learner.weights.backend: nccl cannot connect two processes on one device (actors.placement: shared): "
-                "set learner.weights.backend=auto, which takes gloo there, or actors.placement=own"
+            raise SettingError(
+                "learner.weights.backend",
+                "nccl cannot connect two processes on one device (actors.placement: shared): set "
+                "learner.weights.backend=auto, which takes gloo there, or actors.placement=own",
             )
         return self
 
@@ -97,9 +109,10 @@ class Config(Section):
         arguments, weights = self.actors.engine_args, self.learner.weights
         quantizes = arguments.get("quantization") or arguments.get("quantization_config")
         if quantizes and weights.send == "delta" and weights.backend != "gloo":
-            raise ValueError(
-                "learner.weights.send: delta changes elements of weights, and vLLM's are quantized "
-                "(actors.engine_args.quantization): set learner.weights.send=full"
+            raise SettingError(
+                "learner.weights.send",
+                "delta changes elements of weights, and vLLM's are quantized (actors.engine_args.quantization): set "
+                "learner.weights.send=full",
             )
         return self
 

@@ -66,7 +66,7 @@ def data_files(name: str) -> list[str]:
     elif glob.has_magic(name):
         files = _matches(name)
     elif kind_of(name):
-        raise DataError(f"no data file {name}; `vision-sr1 data shapes` makes one")
+        raise DataError(f"no file {name}")
     elif Path(name).is_absolute() or name.startswith(".") or name.partition(":")[0].count("/") > 1:
         raise DataError(f"no file or folder {name}")
     else:

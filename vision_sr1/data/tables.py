@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.records import NoRowsError, json_value, parsed, records
 from vision_sr1.data.sources import TEXT_KINDS, data_files, kind_of, name_and_split
+from vision_sr1.runtime.hub import HubError, check_hub
 
 ROWS_AT_ONCE = 1000  # of those read as they are stored
 _SAVED = ("state.json", "dataset_dict.json")  # in a folder that `save_to_disk` wrote
@@ -88,9 +89,12 @@ def _open(name: str, split: str) -> Table:
                 raise DataError(f"{name} is a file and has no splits: leave @{split} out")
             return _open_files(files, name)
         hub_name, _, configuration = name.partition(":")
+        check_hub(hub_name, "dataset")
         return _Columns(datasets.load_dataset(hub_name, configuration or None, split=split), name, Path(name).parent)
     except DataError:
         raise
+    except HubError as error:
+        raise DataError(str(error)) from error
     except (datasets.exceptions.DatasetGenerationError, KeyError, OSError, ValueError) as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None

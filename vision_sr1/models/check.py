@@ -1,16 +1,16 @@
 """Whether the parts of a model folder belong together: found out at the start, not in the first batch."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vision_sr1.config import Config, ConfigError, ModelConfig
+from vision_sr1.config import Config, ConfigError, MissingPathError, ModelConfig
 from vision_sr1.families import family_of_model
+from vision_sr1.runtime.hub import HubError, check_hub
 
 if TYPE_CHECKING:
     from vision_sr1.families.family import Family
-
-HUB_TIMEOUT_S = 10.0  # for its one answer
 
 
 def check_model(model: ModelConfig) -> None:
@@ -24,8 +24,6 @@ def check_model(model: ModelConfig) -> None:
     check_place(path)
     if Path(path).is_dir():
         _check_weights(Path(path))
-    else:
-        _ask_hub(path)
     from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
     try:
@@ -34,7 +32,7 @@ def check_model(model: ModelConfig) -> None:
         processor = AutoImageProcessor.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"model.path {path!r} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
+            f"model.path: {path} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
             "format with weights, tokenizer and image processor, or a hub's name of one"
         ) from error
     family = family_of_model(path)
@@ -48,7 +46,7 @@ def check_model(model: ModelConfig) -> None:
         problems.append(f"vocabulary: the model has {rows} embeddings, the tokenizer {len(tokenizer)} tokens")
     if problems:
         raise ConfigError(
-            f"model.path {path!r}: model and processor do not belong together ({'; '.join(problems)}); take both from "
+            f"model.path: {path}: model and processor do not belong together ({'; '.join(problems)}); take both from "
             "the same model"
         )
     _check_chat(model, family, tokenizer)
@@ -78,7 +76,7 @@ def check_cpu_actors(config: Config) -> None:
 def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:
     import jinja2
 
-    where = f"model.path {model.path!r}"
+    where = f"model.path: {model.path}"
     if not tokenizer.chat_template:
         raise ConfigError(
             f"{where} has no chat template, as base models have none: take its Instruct version, or put the template "
@@ -102,51 +100,59 @@ def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:
 
 
 def check_place(path: str) -> None:
-    """Tells a folder that is not there, or holds no model, from a hub's name, without asking a hub.
+    """Whether there is a model at a path, or a hub has one of this name; asks the hub at most once.
 
     Raises:
-        ConfigError: it is neither a model's folder nor can it be a hub's name.
+        ConfigError: neither; `MissingPathError` where it is not the name of one on a hub.
     """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
 
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.path {path!r} is not a model: it has no config.json")
+            raise ConfigError(f"model.path: {path} is not a model: it has no config.json")
         return
     if folder.exists():
-        raise ConfigError(f"model.path {path!r} is a file: name its folder")
+        raise ConfigError(f"model.path: {path} is a file: name its folder")
+    if not _is_hub_name(path):
+        hint = "; write $HOME instead of ~" if path.startswith("~") else ""
+        raise MissingPathError(f"model.path: there is no folder {path}{hint}", path)
+    try:
+        check_hub(path, "model")
+    except HubError as error:
+        raise ConfigError(f"model.path: {error}") from error
+
+
+def _is_hub_name(path: str) -> bool:
+    """Whether it can be one: a path whose first folder is here is none, unless the hub's cache has the model."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
     try:
         validate_repo_id(path)
-        is_path = folder.parent != Path() and folder.parent.is_dir() and not try_to_load_from_cache(path, "config.json")
     except HFValidationError:
-        is_path = True
-    if is_path:
-        hint = "; write $HOME instead of ~" if path.startswith("~") else ""
-        raise ConfigError(f"model.path: there is no folder {path!r}{hint}")
+        return False
+    folder = Path(path)
+    return folder.parent == Path() or not folder.parent.is_dir() or bool(try_to_load_from_cache(path, "config.json"))
 
 
-def _ask_hub(name: str) -> None:
-    """Asks once, where the model is not in the hub's cache: `transformers` would ask for each file, several times."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-
-    if try_to_load_from_cache(name, "config.json"):
-        return
+def parameters_of(path: str) -> int | None:
+    """How many parameters the weights in a model's folder have, by their headers; None where there are none to read."""
+    count = 0
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_S)
-    except Exception as error:  # of the hub's client, of the HTTP library beneath it, of the system
-        raise ConfigError(
-            f"model.path: there is no folder {name!r}, no such model in the hub's cache, and the hub does not give it "
-            f"({' '.join(str(error).split()) or repr(error)})"
-        ) from error
+        for file in Path(path).glob("*.safetensors"):
+            with file.open("rb") as content:
+                header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
+            count += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError):
+        return None  # `check_model` says what is wrong
+    return count or None
 
 
 def _check_weights(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
-    where = f"model.path {str(folder)!r}"
+    where = f"model.path: {folder}"
     files = set(folder.glob("*.safetensors"))
     try:
         for index in folder.glob("*.safetensors.index.json"):

@@ -3,6 +3,7 @@
 SETTINGS = "config.yaml"  # the whole configuration, without secrets
 SCALARS = "scalars.jsonl"  # the learner's curves, or how far an evaluation is
 LEDGER = "batches.jsonl"  # which prompts each batch learned from
+LOCK = "launcher.lock"  # of the process that works in the folder; the kernel releases it when that ends
 TRACES = "traces.sqlite"
 EVALUATION = "evaluation"  # answers to held-out questions, a file per version and split
 EVALUATIONS = "evaluations"  # what `vision-sr1 eval` wrote about the run's checkpoints, a folder each

@@ -18,23 +18,34 @@ class Ports(ExitStack):
     """
 
     def keep(self, host: str = "127.0.0.1", preferred: int = 0) -> int:
-        """`preferred` where it is free, otherwise a free port of the host's address.
+        """`preferred` where nobody listens there, otherwise a free port of the host's address.
+
+        A port that connections of an earlier server still wait on (TIME_WAIT) is free.
 
         Raises:
             ConfigError: `host` is not an address of this machine.
         """
         drawn = random.SystemRandom().sample(SERVERS, 20)
-        for port in (*([preferred] if preferred else []), *drawn, 0):
-            held = socket.socket()
-            try:
-                held.bind((host, port))  # to reuse addresses here would let two of us hold the same port
-            except OSError:
-                held.close()
-                continue
-            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.enter_context(held)
-            return int(held.getsockname()[1])
+        for port in (*([preferred] if preferred else []), *drawn):
+            if self._hold(host, port):
+                return port
         raise ConfigError(f"no port can be opened on {host}: is it an address of this machine?")
+
+    def _hold(self, host: str, port: int) -> bool:
+        """Binds the port, and a name that no two sockets can have: with reused addresses, two could have the port."""
+        name = socket.socket(socket.AF_UNIX)
+        held = socket.socket()
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            name.bind(f"\0vision-sr1-port-{port}")  # abstract: it ends with its socket
+            held.bind((host, port))
+        except OSError:
+            name.close()
+            held.close()
+            return False
+        self.enter_context(name)
+        self.enter_context(held)
+        return True
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,18 @@ from vision_sr1.streams.embedded import running_server
 from vision_sr1.streams.retrying import AT_ONCE, RetryingRedis, RetryPolicy
 
 CONNECTIONS = 2 * AT_ONCE  # the second half is for commands that take no turns: probes
+
+
+class NoServerError(ConfigError):
+    """A run has neither a server of its own that runs, nor a URL of one.
+
+    Attributes:
+        folder: where its launcher keeps the data of the one that it starts.
+    """
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class StreamsUnavailableError(OutageError):
@@ -57,9 +70,10 @@ async def connect_to_run(config: Config) -> AsyncIterator[RetryingRedis]:
     if streams.url is None:
         found = running_server(config.services_path / REDIS)
         if found is None:
-            raise ConfigError(
+            raise NoServerError(
                 f"no Redis of the run {config.run.name!r} is running under {config.services_path}: start the run, or "
-                "name its server in VISION_SR1_REDIS_URL"
+                "name its server in VISION_SR1_REDIS_URL",
+                config.services_path / REDIS,
             )
         streams = found
     redis = await connect(streams)

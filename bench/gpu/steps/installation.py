@@ -47,12 +47,12 @@ def _cuda(findings: Findings) -> None:
 
 def _doctor(folder: Path, findings: Findings) -> None:
     """The doctor's checks of this machine, and of a model; its checks of a running cluster need one."""
-    from vision_sr1.cli import doctor
+    from vision_sr1.cli import checks, doctor
     from vision_sr1.cli.model_doctor import examine_model
 
     model = tiny_model(folder / "model")
     config = load_config(None, [f"run.dir={folder}", f"model.path={model}"], environment={}).config
-    found = [*doctor.versions(), *doctor.devices(config), doctor.storage(config), *examine_model(config)]
+    found = [*doctor.versions(), *doctor.devices(), checks.storage(config, "rl"), *examine_model(config)]
     findings.figure("doctor", [f"{one.state}: {one.check}: {one.said}" for one in found])
     for one in found:
         findings.holds(f"{one.check}: {one.said}. {one.cure}", one.state != "failed")

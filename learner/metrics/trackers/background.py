@@ -4,7 +4,6 @@ One that is slow, away or broken costs what it was to show, and never a step of 
 """
 
 import contextlib
-import importlib.util
 import queue
 import threading
 import time
@@ -19,7 +18,7 @@ from learner.metrics.trackers.mlflow import MLflow
 from learner.metrics.trackers.tensorboard import TensorBoard
 from learner.metrics.trackers.trackio import Trackio
 from learner.metrics.trackers.wandb import WeightsAndBiases
-from vision_sr1.config import Config, ConfigError, TrackerName
+from vision_sr1.config import Config, TrackerName
 
 log = structlog.get_logger()
 
@@ -28,32 +27,18 @@ BEHIND = 256  # steps and tables that a tracker may be
 OPEN_AGAIN_S = 60.0
 END_S = 30.0
 
-# By name: the package that it needs, and what makes it.
-TRACKERS: dict[TrackerName, tuple[str, Callable[[Config], Tracker]]] = {
-    "wandb": ("wandb", WeightsAndBiases),
-    "mlflow": ("mlflow", MLflow),
-    "trackio": ("trackio", Trackio),
+TRACKERS: dict[TrackerName, Callable[[Config], Tracker]] = {
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+    "trackio": Trackio,
 }
-
-
-def check_trackers(config: Config) -> None:
-    """Finds out at the start whether trackers can be had.
-
-    Raises:
-        ConfigError: a tracker's package is not installed.
-    """
-    for name in config.metrics.trackers:
-        if importlib.util.find_spec(TRACKERS[name][0]) is None:
-            raise ConfigError(
-                f"metrics.trackers: {name} is not installed: pip install '.[tracking]' in a checkout, or leave it out"
-            )
 
 
 class Trackers:
     """All that are configured, TensorBoard among them."""
 
     def __init__(self, config: Config) -> None:
-        makers: dict[str, Callable[[Config], Tracker]] = {n: TRACKERS[n][1] for n in config.metrics.trackers}
+        makers: dict[str, Callable[[Config], Tracker]] = {n: TRACKERS[n] for n in config.metrics.trackers}
         if config.metrics.tensorboard:
             makers["tensorboard"] = TensorBoard
         self._threads = [_Thread(name, partial(make, config)) for name, make in makers.items()]

@@ -14,10 +14,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from learner.metrics.scalars import ScalarLog
-from learner.metrics.trackers import TrackedExample, Trackers, background, check_trackers
+from learner.metrics.trackers import TrackedExample, Trackers, background
 from learner.metrics.trackers.background import BEHIND, LOST
-from learner.metrics.trackers.wandb import WeightsAndBiases
 from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.runtime.trackers import check_trackers
 
 pytestmark = pytest.mark.slow
 
@@ -135,7 +135,7 @@ def test_trackio_goes_on_with_a_resumed_run(config: Config, tmp_path: Path):
 def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setitem(background.TRACKERS, "wandb", ("wandb_that_nobody_has", WeightsAndBiases))
+    monkeypatch.setitem(sys.modules, "wandb", None)
     config.metrics.trackers = ["wandb"]
     with pytest.raises(ConfigError, match=r"metrics.trackers: wandb is not installed: pip install '.\[tracking\]'"):
         check_trackers(config)
@@ -161,7 +161,7 @@ class Broken:
 
 
 def test_a_tracker_that_cannot_be_opened_costs_its_steps_and_no_others(config: Config, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(background.TRACKERS, "wandb", ("json", Broken))
+    monkeypatch.setitem(background.TRACKERS, "wandb", Broken)
     config.metrics.trackers = ["wandb"]
     config.metrics.tensorboard = True
     before = lost("wandb")
@@ -183,7 +183,7 @@ def test_a_tracker_that_hangs_holds_nobody_up_and_one_that_fails_once_goes_on(
         made.append(Broken(config, gate))
         return made[0]
 
-    monkeypatch.setitem(background.TRACKERS, "wandb", ("json", make))
+    monkeypatch.setitem(background.TRACKERS, "wandb", make)
     config.metrics.trackers = ["wandb"]
     before = lost("wandb")
     everything = Trackers(config)

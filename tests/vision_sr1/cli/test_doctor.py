@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -13,10 +14,11 @@ from reward_service.api import ApiContext, create_app
 from tests.certificates import issue
 from tests.reward_service.conftest import Store
 from tests.reward_service.serving import serving
-from vision_sr1.cli import doctor
-from vision_sr1.cli.doctor import Finding
+from vision_sr1.cli import checks, doctor
+from vision_sr1.cli.checks import Finding
 from vision_sr1.cli.main import app
-from vision_sr1.config import Config, load_config
+from vision_sr1.config import Config, ConfigError, load_config
+from vision_sr1.models.check import parameters_of
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime.ports import free_port
@@ -44,27 +46,42 @@ def test_versions_are_those_of_the_lock():
 
 
 def test_storage_is_written_to(tmp_path: Path):
-    assert doctor.storage(local(tmp_path)).state in ("ok", "warning")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert checks.storage(local(tmp_path), "rl").state == "ok"
+    assert not (tmp_path / "run").exists()
     (tmp_path / "file").touch()
-    finding = doctor.storage(local(tmp_path, f"run.dir={tmp_path / 'file'}"))
-    assert (finding.state, finding.said) == ("failed", f"{tmp_path / 'file' / 'run'}: Not a directory")
+    with pytest.raises(ConfigError, match=r"run\.dir: .*/file/run cannot be written \(Not a directory\)"):
+        checks.storage(local(tmp_path, f"run.dir={tmp_path / 'file'}"), "rl")
+
+
+def test_room_for_checkpoints_is_looked_for(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch):
+    config = local(tmp_path, f"model.path={tiny_model}", "learner.keep_checkpoints=3", "model.dtype=float32")
+    parameters = parameters_of(str(tiny_model))
+    assert parameters is not None
+    for free, state in ((65 * parameters, "ok"), (63 * parameters, "warning")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert checks.storage(config, "rl").state == state
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=15 * parameters))
+    with pytest.raises(ConfigError, match=r"run\.dir: .* a checkpoint takes about .*: free space, or choose another"):
+        checks.storage(config, "rl")
 
 
 def test_a_device_that_is_not_there_and_a_model_that_is_none(tmp_path: Path, tiny_model: Path):
     import torch
 
-    (finding,) = doctor.devices(local(tmp_path, "actors.device=cuda"))
-    assert finding.state == ("ok" if torch.cuda.is_available() else "failed")
-    assert doctor.model(local(tmp_path, f"model.path={tiny_model}")).state == "ok"
-    assert doctor.model(local(tmp_path, f"model.path={tmp_path}")).state == "failed"
+    found = {one.check: one for one in checks.findings(local(tmp_path, "actors.device=cuda", f"model.path={tmp_path}"))}
+    assert found["GPU"].state == ("warning" if torch.cuda.is_available() else "failed")
+    assert "is not a model" in found["files"].said
+    assert "model" not in found, "told once"
+    config = local(tmp_path, f"model.path={tiny_model}", "model.dtype=float32", "actors.device=cpu")
+    assert {one.state for one in checks.findings(config)} == {"ok"}
 
 
-def test_float32_on_gpus_is_warned_of(tmp_path: Path):
-    (finding,) = doctor.precision(local(tmp_path, "actors.device=cuda", "model.dtype=float32"))
+def test_float32_on_gpus_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("visible_gpus", "actors_use_gpus"):
+        monkeypatch.setattr(checks, name, lambda *_: ["0", "1"])
+    finding = checks.gpus(local(tmp_path, "actors.device=cuda", "model.dtype=float32"), "rl")
     assert (finding.state, finding.cure) == ("warning", "set model.dtype: bfloat16")
-    for options in (["actors.device=cuda", "model.dtype=bfloat16"], ["actors.device=cpu", "model.dtype=float32"]):
-        assert not doctor.precision(local(tmp_path, *options))
+    assert checks.gpus(local(tmp_path, "actors.device=cuda", "model.dtype=bfloat16"), "rl").state == "ok"
 
 
 def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
@@ -72,15 +89,20 @@ def test_a_certificate_is_looked_at_before_it_fails(tmp_path: Path):
     issue(tmp_path, authority, "vision-sr1-actor")
     files = [("certificate", "tls.crt"), ("key", "tls.key"), ("ca", "ca.crt")]
     config = local(tmp_path, "tls.enabled=true", *(f"tls.{name}={tmp_path / file}" for name, file in files))
-    assert doctor.certificate(config).state == "ok"
-    for days, state in ((5, "warning"), (-1, "failed")):
+    assert checks.certificate(config, "rl").state == "ok"
+    for days in (-1, 5):
         until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
         short = authority.issue_cert("vision-sr1-actor", not_after=until)
         config.tls.certificate.write_bytes(short.cert_chain_pems[0].bytes())
         config.tls.key.write_bytes(short.private_key_pem.bytes())
-        assert doctor.certificate(config).state == state
+        if days > 0:
+            assert checks.certificate(config, "rl").state == "warning"
+        else:
+            with pytest.raises(ConfigError, match="-1 days left; renew it"):
+                checks.certificate(config, "rl")
     config.tls.key.write_bytes(trustme.CA().issue_cert("other").private_key_pem.bytes())
-    assert "PEM files that belong together" in doctor.certificate(config).cure
+    with pytest.raises(ConfigError, match="PEM files that belong together"):
+        checks.certificate(config, "rl")
 
 
 @pytest.mark.slow
@@ -123,7 +145,11 @@ async def test_dead_letters_and_actors_that_do_not_answer_are_found(redis: Retry
 @pytest.mark.usefixtures("dead_proxy")
 async def test_an_api_that_refuses_the_token_is_found(tmp_path: Path):
     config = local(tmp_path, f"reward.port={free_port()}")
-    assert (await doctor.api(config)).state == "warning", "nobody listens"
+    finding = await doctor.api(config)
+    assert (finding.state, finding.said) == (
+        "warning",
+        f"nothing listens at http://127.0.0.1:{config.reward.port}: the reward service is not started",
+    )
     config.reward.api.token = SecretStr("right")
     store = Store(f"sqlite:///{tmp_path}/traces.sqlite")
     async with serving(create_app(ApiContext(config=config, reader=store.reader))) as url:
@@ -133,6 +159,14 @@ async def test_an_api_that_refuses_the_token_is_found(tmp_path: Path):
         asking.reward.api.token = SecretStr("wrong")
         assert (await doctor.api(asking)).said.endswith("refuses the token")
     store.engine.dispose()
+
+
+async def test_a_run_that_was_not_started_needs_no_redis(tmp_path: Path):
+    (finding,) = [finding async for finding in doctor._on_redis(local(tmp_path))]
+    assert (finding.state, finding.said) == (
+        "ok",
+        f"none runs for this run; `vision-sr1 train` starts one in {tmp_path}/run/redis",
+    )
 
 
 async def test_a_trace_store_that_is_down_is_found(tmp_path: Path):
@@ -154,7 +188,8 @@ async def test_the_command_says_all_and_fails_where_something_does(
     result = await asyncio.to_thread(CliRunner().invoke, app, [*command, f"model.path={tiny_model}"])
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.output.splitlines() if line[0] != " "] == [
-        *("versions", "GPU", "model", "storage", "Redis", "clock", "streams", "actors", "API", "traces")
+        *("versions", "files", "GPU", "ports", "trackers", "storage", "certificate", "data", "model"),
+        *("Redis", "clock", "streams", "actors", "API", "traces"),
     ]
     embedded_redis.process.kill()
     embedded_redis.process.wait()

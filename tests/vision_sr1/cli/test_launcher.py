@@ -21,10 +21,10 @@ from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
 from vision_sr1.cli.launcher.processes import ServiceProcess
 from vision_sr1.cli.launcher.progress import ScalarTail
+from vision_sr1.cli.launcher.resources import divided
 from vision_sr1.cli.launcher.run_status import RunState
-from vision_sr1.cli.launcher.services import divided, without_proxy
-from vision_sr1.config import Config, ConfigError, load_config
-from vision_sr1.data import DataError
+from vision_sr1.cli.launcher.services import without_proxy
+from vision_sr1.config import Config, ConfigError, MissingPathError, load_config
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import RUN_FOLDER, marks
 from vision_sr1.streams import Keys
@@ -47,7 +47,7 @@ def old_run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("stage", [run_training, run_sft])
 def test_an_old_run_stays_in_its_place_when_what_is_to_replace_it_cannot_start(old_run: Path, stage: Any):
     overrides = [f"run.dir={old_run.parent}", "run.name=old", "data.train=/no/rows.parquet", "data.sft=/no/rows.jsonl"]
-    with pytest.raises(DataError, match="no data file /no/rows"):
+    with pytest.raises(MissingPathError, match=r"data\.(train|sft): no file /no/rows"):
         stage(load_config(None, overrides, environment={}).config, CONSOLE, "", fresh=True)
     assert (old_run / "export" / "1" / "model.safetensors").is_file()
     assert list(old_run.parent.iterdir()) == [old_run]
@@ -215,7 +215,7 @@ def test_what_a_run_waits_for_is_named(
         reward_service.bind(("127.0.0.1", 0))
         redis_config.reward.port = reward_service.getsockname()[1]
         run = RunState(redis_config, embedded_redis.environment, has_learner=True)
-        assert run.starting() == "starting services"
+        assert run.starting().startswith("starting services: waiting for the reward service to listen at 127.0.0.1:")
         monkeypatch.setattr(run_status, "NAME_AFTER_S", 0.0)
         assert (
             f"the reward service to listen at 127.0.0.1:{redis_config.reward.port} (logs: runs/run/" in run.starting()

@@ -64,11 +64,14 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("learner.prompts_per_step=100", "must divide prompts_per_batch"),
+        (
+            "learner.prompts_per_step=100",
+            r"^learner\.prompts_per_step: 100 does not divide learner\.prompts_per_batch \(512\); possible: 32, 64,",
+        ),
         ("learner.preset=visoin_sr1", "unknown preset 'visoin_sr1'; known: external_judge, gdpo, .*vision_sr1"),
         ("learner.preset=null", "give learner.preset or learner.components"),
         ("learner.preset=external_judge", r"uses the reward 'judge': set reward\.judge\.url"),
-        ("reward.judge.url=http://127.0.0.1:1", r"needs judge\.model"),
+        ("reward.judge.url=http://127.0.0.1:1", r"^reward\.judge\.url: set reward\.judge\.model too"),
         ("sampling.temperature=-1", "sampling.temperature"),
         (
             "actors.engine_args.kv_cache_dtyp=fp8",
@@ -81,7 +84,10 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
         ("actors.engine_args.load_format=dummy", "random weights"),
         ("actors.engine_args.pipeline_parallel_size=0", "must be a positive integer, not 0"),
         ("nonsense", "section.key=value"),
-        ("learner.off_policy.correction=icepop", r"off_policy: correction icepop needs .* set recompute_proximal=true"),
+        (
+            "learner.off_policy.correction=icepop",
+            r"^learner\.off_policy\.correction: icepop needs .* set learner\.off_policy\.recompute_proximal=true",
+        ),
         ("learner.schedule.name=cosin", r"learner\.schedule\.name: Input should be 'constant', 'linear' or 'cosine'"),
     ],
 )
@@ -93,7 +99,9 @@ def test_bad_value_is_named(override: str, message: str):
 def test_a_limit_of_a_kl_that_is_not_computed_is_refused():
     limit = "learner.stop_when.kl.above=0.5"
     component = "{name: a, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}"
-    with pytest.raises(ConfigError, match=r"kl_coef is 0 in every component: set stop_when\.approx_kl instead"):
+    with pytest.raises(
+        ConfigError, match=r"kl_coef is 0 in every component: set learner\.stop_when\.approx_kl instead"
+    ):
         load_config(None, [limit, f"learner.components=[{component}]"], environment={})
     assert load_config(None, [limit], environment={}).config.learner.stop_when.kl.above == 0.5
 
@@ -254,7 +262,7 @@ def test_which_rollouts_get_a_requery(when: str, preset: str, training: bool, ev
 
 
 def test_a_component_that_learns_from_re_queries_needs_them():
-    with pytest.raises(ConfigError, match="uses the re-query: set reward.requery.when to needed or always"):
+    with pytest.raises(ConfigError, match="uses the re-query: set reward.requery.when=needed or always"):
         load_config(None, ["reward.requery.when=never"], environment={})
 
 

@@ -74,7 +74,7 @@ def test_the_home_folder_has_its_sign(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "rows.jsonl").write_text('{"problem": "what?", "answer": "x", "images": "a.png"}')
     assert len(Questions("~/rows.jsonl", DataConfig())[0].images) == 1
     assert len(Questions("~/rows.jsonl", DataConfig(image_root=Path("~")))[0].images) == 1
-    with pytest.raises(DataError, match=f"no data file {tmp_path}/none.jsonl"):
+    with pytest.raises(DataError, match=f"no file {tmp_path}/none.jsonl"):
         Questions("~/none.jsonl", DataConfig())
 
 
@@ -130,8 +130,8 @@ def test_paths_of_images_start_from_the_folder_of_their_own_file(tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none.jsonl", "no data file .*none.jsonl"),
-        ("me@home/none.jsonl", "no data file .*me@home/none.jsonl"),
+        ("none.jsonl", "no file .*none.jsonl"),
+        ("me@home/none.jsonl", "no file .*me@home/none.jsonl"),
         ("none-*.jsonl", r"no data file matches .*none-\*.jsonl"),
         ("none[1].jsonl", r"no data file matches .*none\[1\].jsonl"),
         ("fold*", r"only folders match .*fold\*"),

@@ -38,11 +38,11 @@ def test_a_pipeline_is_refused_on_cpus(tiny_model: Path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("{folder}/nothing", "there is no folder '.*/nothing'$"),
-        ("{folder}/süß name", "there is no folder '.*/süß name'$"),
-        ("~/model", r"there is no folder '~/model'; write \$HOME instead of ~"),
-        ("docs/model", "there is no folder 'docs/model'$"),  # `docs` is one: no name of a hub's
-        ("models/a/b", "there is no folder 'models/a/b'$"),
+        ("{folder}/nothing", "there is no folder .*/nothing$"),
+        ("{folder}/süß name", "there is no folder .*/süß name$"),
+        ("~/model", r"there is no folder ~/model; write \$HOME instead of ~"),
+        ("docs/model", "there is no folder docs/model$"),  # `docs` is one: no name of a hub's
+        ("models/a/b", "there is no folder models/a/b$"),
         ("", "is not a model: it has no config.json"),
         ("{folder}", "is not a model: it has no config.json"),
         ("{folder}/file", "is a file: name its folder"),
@@ -82,10 +82,10 @@ def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch
         template = f"{hub}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        with pytest.raises(ConfigError, match="there is no folder 'no/model', no such model in the hub's cache, and"):
+        with pytest.raises(ConfigError, match="'no/model' is no folder here and no model in the hub's cache, and"):
             check_model(ModelConfig(path="no/model"))
     # The client asks for other things too, once a process.
-    assert [line for line in asked if b"no/model" in line] == [b"HEAD /no/model/resolve/main/config.json HTTP/1.1"]
+    assert [line for line in asked if b"no/model" in line] == [b"GET /api/models/no/model HTTP/1.1"]
 
 
 def without(model: Path, name: str) -> None:

@@ -38,6 +38,16 @@ def test_a_port_on_which_somebody_listens_is_not_given_out():
         assert ports.keep(preferred=taken) != taken
 
 
+def test_a_port_that_lingers_after_its_server_is_free():
+    with listen(port := free_port()) as server, socket.create_connection(("127.0.0.1", port)) as client:
+        server.accept()[0].close()  # the server hangs up first: its end is in TIME_WAIT
+        client.recv(1)
+    with pytest.raises(OSError, match="in use"), socket.socket() as strict:
+        strict.bind(("127.0.0.1", port))
+    with Ports() as ports:
+        assert ports.keep(preferred=port) == port
+
+
 def test_an_address_of_another_machine_is_named():
     with pytest.raises(ConfigError, match=r"no port can be opened on 192\.0\.2\.1"):
         free_port("192.0.2.1")

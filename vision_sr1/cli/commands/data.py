@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from vision_sr1.cli.terminal import Overrides, Seed, console, errors, fail, load
+from vision_sr1.cli.terminal import Seed, Settings, console, errors, fail, load, told
 from vision_sr1.config import Config, SourceConfig, save_config
 
 if TYPE_CHECKING:
@@ -40,23 +40,27 @@ Output = Annotated[Path, typer.Argument(metavar="FILE", help="The parquet file t
 @data_app.command("check")
 def data_check(
     source: Source,
-    overrides: Overrides = None,
+    overrides: Settings = None,
     config: ConfigFile = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page with sample rows.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Number of rows on the page.")] = 40,
 ) -> None:
     """Read every row as training would; the exit status is 1 if rows cannot be used."""
+    loaded = load(config, overrides)
+    effective = loaded.config
     from vision_sr1.cli.dataset.check import check, open_rows
     from vision_sr1.cli.dataset.page import Samples
     from vision_sr1.data.lengths import PromptLengths
+    from vision_sr1.models.check import check_place
 
-    loaded = load(config, overrides)
-    effective = loaded.config
     shown = Samples(samples)
-    with _told(), _graders(effective) as verdict:
+    with told(loaded, config):
+        if has_model := "model.path" in loaded.origins:
+            check_place(effective.model.path)
         asks_further = effective.reward.requery.questions > 1
         rows = open_rows(source, effective.data, effective.reward, "any" if asks_further else "none")
-        lengths = PromptLengths(effective) if "model.path" in loaded.origins else None
+    with told(loaded, config), _graders(effective) as verdict:
+        lengths = PromptLengths(effective) if has_model else None
         report = check(rows, lengths, verdict, shown.see)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_row(report.kind, f"{report.rows:,}, of which {report.usable:,} can be used")
@@ -94,12 +98,12 @@ def data_check(
 
 
 @data_app.command("convert")
-def data_convert(source: Source, file: Output, overrides: Overrides = None, config: ConfigFile = None) -> None:
+def data_convert(source: Source, file: Output, overrides: Settings = None, config: ConfigFile = None) -> None:
     """Write a data set as one parquet file with its images, in the default columns."""
+    effective = load(config, overrides).config
     from vision_sr1.cli.dataset.files import convert
 
-    effective = load(config, overrides).config
-    with _told(), _refusals() as refused:
+    with told(), _refusals() as refused:
         count = convert(source, file, effective, refused)
     console.print(f"wrote {file}: {count:,} rows", highlight=False)
 
@@ -115,10 +119,10 @@ def data_mix(
     config: ConfigFile = None,
 ) -> None:
     """Write several data sets as one, each with its weight, in an order given by the seed."""
+    effective = load(config, None).config
     from vision_sr1.cli.dataset.files import mix
 
-    effective = load(config, None).config
-    with _told(), _refusals() as refused:
+    with told(), _refusals() as refused:
         count = mix([_weighted(source) for source in sources], file, effective, seed, refused)
     console.print(f"wrote {file}: {count:,} rows", highlight=False)
 
@@ -127,7 +131,7 @@ def data_mix(
 def data_split(
     source: Source,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="For train.parquet and held_out.parquet.")],
-    overrides: Overrides = None,
+    overrides: Settings = None,
     held_out: Annotated[
         float, typer.Option(min=0.0, help="Number of rows to hold out; below 1, their fraction.")
     ] = 0.05,
@@ -135,10 +139,10 @@ def data_split(
     config: ConfigFile = None,
 ) -> None:
     """Split off held-out rows for evaluation; no image is in both parts."""
+    effective = load(config, overrides).config
     from vision_sr1.cli.dataset.files import split
 
-    effective = load(config, overrides).config
-    with _told(), _refusals() as refused:
+    with told(), _refusals() as refused:
         counts = split(source, folder, effective, held_out, seed, refused)
     for name, count in counts.items():
         console.print(f"wrote {folder / name}.parquet: {count:,} rows", highlight=False)
@@ -165,7 +169,7 @@ def _add_task_command(task: str, what: str, example: str) -> None:
             mix = parse_kinds(TASKS[task], kinds) if kinds else None
         except ValueError as error:
             fail(str(error))
-        with _told():
+        with told():
             paths = write_task(
                 TASKS[task],
                 folder,
@@ -193,17 +197,6 @@ _add_task_command(
     "Draws from the public data set easy-VQA, whose package it needs (color, shape, presence, absence).",
     "color=1,presence=3",
 )
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Mistakes in the data are said in one line."""
-    from vision_sr1.errors import UserError
-
-    try:
-        yield
-    except UserError as error:
-        fail(str(error))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vision_sr1.cli.demo.summary import ANSWER_ONLY, VISION_SR1, write_report
-from vision_sr1.cli.launcher.folder import LOCK, RunFolder
+from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import run_sft, standing_services
 from vision_sr1.cli.tasks.distributions import TASKS, corpus, write_task
 from vision_sr1.cli.tasks.task import Task
@@ -16,7 +16,7 @@ from vision_sr1.cli.tasks.tiny_model import make_tiny_model
 from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.families import TINY_FAMILY, family_of, family_of_model
 from vision_sr1.run_folder.curves import has_scalar
-from vision_sr1.run_folder.names import SETTINGS
+from vision_sr1.run_folder.names import LOCK, SETTINGS
 
 SERVICES = "services"  # the folder of actors and reward service, which serve both objectives
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
@@ -136,9 +136,9 @@ def _run_stages(
         console.print(f"making the {task.name} data and a tiny {made.title}", highlight=False)
         make_data_and_model(task, base, cold_start, data, tiny, family=made.model_type)
     if not base_model.is_dir():
-        run_sft(base, console, "base model", fresh=False)
+        run_sft(base, console, "base model", fresh=False, must_resume=False)
     if not cold_model.is_dir():
-        run_sft(cold_start, console, "cold start", fresh=False)
+        run_sft(cold_start, console, "cold start", fresh=False, must_resume=False)
     if prepare:
         return
     runs = {"evaluating the base": base_evaluation, ANSWER_ONLY: answer_only, VISION_SR1: rl}

@@ -6,14 +6,15 @@ from typing import Any
 
 from rich.console import Console
 
+from vision_sr1.cli.checks import check_services
 from vision_sr1.cli.evaluation.benchmark_graders import with_graders
 from vision_sr1.cli.evaluation.benchmarks import BENCHMARKS, SUITES, questionnaire
 from vision_sr1.cli.evaluation.records import ANSWERS, Records
 from vision_sr1.cli.evaluation.report import Evaluated, Report, report, write_report
 from vision_sr1.cli.export.policy import find_checkpoint
-from vision_sr1.cli.launcher.checks import check_services
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import run_evaluation
+from vision_sr1.cli.runs import settings_file
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
@@ -65,6 +66,8 @@ def policy_of(model: str, version: str) -> tuple[str, int, Path, Path | None]:
         number = int(checkpoint.name)
         name = f"{run.absolute().name}-{number}"  # on a Redis of several runs, one of its own
         return str(checkpoint / POLICY), number, run / EVALUATIONS / name, run / SETTINGS
+    if run.is_dir() and not (run / "config.json").is_file():
+        settings_file(run)  # is not there: says what is
     return model, 0, Path("runs") / f"evaluation-{run.name}", settings_of(model)
 
 

@@ -6,30 +6,17 @@ import shutil
 from pathlib import Path
 
 from vision_sr1.cli.export.model_card import model_card
-from vision_sr1.config import Config, ConfigError, load_config, override, save_config
+from vision_sr1.cli.runs import load_run, settings_file
+from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.families import family_of_model
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.atomic import written_whole
 from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, damage_of
-from vision_sr1.run_folder.names import SCALARS, SETTINGS
+from vision_sr1.run_folder.names import SCALARS
 
 CARD = "README.md"
 CHECKSUMS = "SHA256SUMS"  # of all other files, as `sha256sum --check` reads it
 RUN_SETTINGS = "vision_sr1.yaml"  # the run's configuration, secrets left out
-
-
-def run_config(run: Path) -> Config:
-    """The configuration that a run was last started with, at the place where the run is now.
-
-    Raises:
-        ConfigError: it is not the folder of a run.
-    """
-    return load_config(_check_run(run), place_of(run)).config
-
-
-def place_of(run: Path) -> list[str]:
-    """Overrides for the place where a run is now."""
-    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
 
 
 def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: str | None) -> Path:
@@ -44,7 +31,7 @@ def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: 
     Raises:
         ConfigError: there is no such version, it has no adapter, it is damaged, or the folder is there already.
     """
-    config = run_config(run)
+    config = load_run(run).config
     checkpoint = find_checkpoint(run, version)
     source = checkpoint / (ADAPTER if adapter else POLICY)
     if not source.is_dir():
@@ -69,7 +56,7 @@ def find_checkpoint(run: Path, version: str) -> Path:
     Raises:
         ConfigError: there is none, or its files are not whole.
     """
-    _check_run(run)
+    settings_file(run)
     found = checkpoints(run)
     if not found:
         raise ConfigError(f"{run} has no checkpoints to export")
@@ -107,13 +94,6 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
         raise ConfigError(
             f"{folder} was not uploaded to {repository}: {error}; set HF_TOKEN to a token that may write there"
         ) from error
-
-
-def _check_run(run: Path) -> Path:
-    file = run / SETTINGS
-    if not file.is_file():
-        raise ConfigError(f"{run} is not the folder of a run: it has no {SETTINGS}")
-    return file
 
 
 def _scale_images_as_trained(folder: Path, config: Config) -> None:

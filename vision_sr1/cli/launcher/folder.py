@@ -13,9 +13,9 @@ import psutil
 from rich.console import Console
 
 from vision_sr1.config import ConfigError
+from vision_sr1.run_folder.names import LOCK
 from vision_sr1.runtime.parent_death import RUN_FOLDER
 
-LOCK = "launcher.lock"  # names the process that holds the folder; the kernel releases it at the end of that process
 STOP_S = 5.0  # for processes of a launcher that was killed
 
 

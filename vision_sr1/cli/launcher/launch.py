@@ -10,8 +10,8 @@ from types import FrameType
 import psutil
 from rich.console import Console
 
+from vision_sr1.cli.checks import check
 from vision_sr1.cli.launcher.changes_on_resume import print_changes
-from vision_sr1.cli.launcher.checks import check
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
@@ -19,7 +19,7 @@ from vision_sr1.cli.launcher.run_status import NAME_AFTER_S, RunState
 from vision_sr1.cli.launcher.services import Services
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import Stage
-from vision_sr1.run_folder.checkpoints import CHECKPOINTS
+from vision_sr1.run_folder.checkpoints import CHECKPOINTS, newest_whole
 from vision_sr1.run_folder.names import SCALARS, SETTINGS
 from vision_sr1.runtime.service import STOPPED
 from vision_sr1.streams.embedded import EmbeddedRedis
@@ -37,11 +37,12 @@ class InterruptedRunError(RuntimeError):
     """The user stopped the run."""
 
 
-def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
+def run_sft(config: Config, console: Console, phase: str, *, fresh: bool, must_resume: bool = True) -> None:
     """Supervised fine-tuning under torchrun.
 
     Args:
         fresh: as in `run_training`.
+        must_resume: where the run is to be resumed, it is an error that it has no checkpoint.
 
     Raises:
         ConfigError, DataError: as in `run_training`.
@@ -50,10 +51,10 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool) -> Non
     """
     steps = config.learner.sft.steps or 0
     with (
-        _prepared(config, "sft", console, fresh=fresh),
+        _prepared(config, "sft", console, fresh=fresh, must_resume=must_resume),
         Services(config, actors=0) as services,
         _interruptible() as interrupted,
-        ProgressView(console, phase, ScalarTail(config.run.path / SCALARS), steps) as view,
+        ProgressView(console, phase, ScalarTail(config.run.path / SCALARS), steps, "step") as view,
     ):
         learner = services.learner("--sft")
         learner.restarts_left = 0
@@ -77,15 +78,16 @@ def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -
         fresh: move aside what the run's folder holds of an earlier run; else that is an error unless it is resumed.
 
     Raises:
-        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do; another
-            process holds it; its checkpoint cannot be resumed with what changed since; or see `check`.
+        ConfigError: the run's folder holds a run and neither `fresh` nor `learner.resume` says what to do; there is
+            nothing to resume; another process holds it; its checkpoint cannot be resumed with what changed since; or
+            see `check`.
         DataError, TemplateError, StreamsUnavailableError: see `check`.
         RedisStartError: the embedded Redis did not start.
         StageFailedError: a service failed more often than it may be restarted.
         InterruptedRunError: Ctrl-C or SIGTERM.
     """
     with (
-        _prepared(config, "rl", console, fresh=fresh),
+        _prepared(config, "rl", console, fresh=fresh, must_resume=True),
         _interruptible() as interrupted,
         Services(config) as services,
     ):
@@ -115,7 +117,7 @@ def standing_services(config: Config, console: Console) -> Iterator[Callable[[Co
     ):
 
         def train(run: Config, phase: str) -> None:
-            with _prepared(run, "rl", console, fresh=False):
+            with _prepared(run, "rl", console, fresh=False, must_resume=False, starts_services=False):
                 services.serve(run)
                 view = partial(ProgressView, console, phase, total=run.learner.batches)
                 _run(services, others, services.learner(), interrupted, view, console, has_learner=True)
@@ -136,7 +138,7 @@ def run_evaluation(config: Config, policy_version: int, console: Console, phase:
     """
     holding = ("--policy-version", str(policy_version))
     with _interruptible() as interrupted, Services(config, learners=0) as services:
-        view = partial(ProgressView, console, phase, total=questions)
+        view = partial(ProgressView, console, phase, total=questions, unit="question")
         with _served(services, console, *holding) as others:
             _run(services, others, services.evaluation(*holding), interrupted, view, console, has_learner=False)
 
@@ -185,21 +187,32 @@ def _run(
 
 
 @contextlib.contextmanager
-def _prepared(config: Config, stage: Stage, console: Console, *, fresh: bool) -> Iterator[None]:
+def _prepared(
+    config: Config, stage: Stage, console: Console, *, fresh: bool, must_resume: bool, starts_services: bool = True
+) -> Iterator[None]:
     """Holds the run's folder. All that can be checked is checked before an old run is moved aside."""
     path, resume = config.run.path, config.learner.resume
     if fresh and resume:
         raise ConfigError("--fresh and learner.resume (--resume) exclude each other: leave one out")
     if resume and not (path / SETTINGS).is_file():
-        raise ConfigError(f"{path} holds no run to resume: leave --resume out to start one")
+        raise ConfigError(f"nothing to resume in {path}: leave --resume out to start")
+    if resume and must_resume and newest_whole(path) is None:
+        raise ConfigError(f"nothing to resume in {path}: it has no checkpoint; --fresh moves it aside and starts anew")
     with RunFolder(path, console) as folder:
         is_started = (path / CHECKPOINTS).is_dir() or (path / SCALARS).is_file()
         if is_started and not (fresh or resume):
+            can_resume = newest_whole(path) is not None
             raise ConfigError(
-                f"{path} already holds a run: --resume continues it from its last checkpoint, --fresh moves it aside "
-                "and starts anew, and run.name=OTHER leaves it alone"
+                f"{path} already holds a run{'' if can_resume else ', without a checkpoint'}: "
+                f"{'--resume continues it from its last checkpoint, ' if can_resume else ''}--fresh moves it aside and "
+                "starts anew, and run.name=OTHER leaves it alone"
             )
-        check(config, stage)
+        check(
+            config,
+            stage,
+            lambda said: console.print(said, style="yellow", highlight=False, markup=False),
+            starts_services=starts_services,
+        )
         print_changes(config, stage, console)
         if is_started and fresh:
             folder.move_aside()

@@ -9,7 +9,6 @@ from typing import Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from vision_sr1.run_folder import jsonl
@@ -53,15 +52,20 @@ class ScalarTail:
 class ProgressView:
     """One phase's progress. Call `update` often; it draws as often as makes sense.
 
+    Args:
+        total: how many units there will be; 0: not known.
+        unit: what `step` counts in the scalars: batches, steps or questions.
+
     Attributes:
         tail: as given.
     """
 
-    def __init__(self, console: Console, phase: str, tail: ScalarTail, total: int) -> None:
+    def __init__(self, console: Console, phase: str, tail: ScalarTail, total: int, unit: str = "batch") -> None:
         self._console = console
         self._phase = phase
         self.tail = tail
         self._total = total
+        self._unit = unit
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self._printed_at = 0.0
         self._printed_line = ""
@@ -84,7 +88,7 @@ class ProgressView:
         """Draws the state; `depths` are queue depths by stream."""
         self.tail.read()
         if self._live is not None:
-            self._live.update(self._table(depths, status))
+            self._live.update(self._screen(depths, status))
         elif time.monotonic() - self._printed_at > PLAIN_EVERY_S:
             self._printed_at = time.monotonic()
             line = self._line(depths, status)
@@ -105,24 +109,40 @@ class ProgressView:
 
     def _eta(self) -> str:
         seconds = self.tail.eta_s(self._total)
-        return "?" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+        if seconds is None:
+            return "?"
+        minutes, seconds = divmod(int(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
     def _line(self, depths: dict[str, int] | None = None, status: str = "") -> str:
-        parts = [f"{self._phase}: step {self._step()}/{self._total}" if self._total else self._phase]
+        parts = [f"{self._phase}: {self._unit} {self._step()}/{self._total}" if self._total else self._phase]
         parts += [f"{label} {value}" for label, value in self._values()]
-        parts += [f"{stream} {depth}" for stream, depth in (depths or {}).items()]
+        if depths:
+            parts.append(_queued(depths))
         if status:
             parts.append(status)
         parts.append(f"ETA {self._eta()}" if depths is not None else f"took {time.monotonic() - self._started:.0f} s")
         return " · ".join(parts)
 
-    def _table(self, depths: dict[str, int], status: str) -> RenderableType:
-        heading = Table.grid(padding=(0, 2))
-        heading.add_row(Text(self._phase, style="bold"), f"step {self._step()} of {self._total}", f"ETA {self._eta()}")
-        bar = Table.grid()
-        bar.add_row(ProgressBar(total=self._total, completed=self._step(), width=60))
-        rewards = Table.grid(padding=(0, 2))
-        rewards.add_row(*[Text.assemble((f"{label} ", "dim"), value) for label, value in self._values()])
-        queues = Table.grid(padding=(0, 2))
-        queues.add_row(*[Text.assemble((f"{stream} ", "dim"), str(depth)) for stream, depth in depths.items()], status)
-        return Group(heading, bar, rewards, queues)
+    def _screen(self, depths: dict[str, int], status: str) -> RenderableType:
+        """A line each for how far it is, the latest values, what waits in the queues, and what is waited for."""
+        total = f" of {self._total}" if self._total else ""
+        heading = Text.assemble(
+            (self._phase, "bold"), f" · {self._unit} {self._step()}{total} · ETA {self._eta()}", overflow="fold"
+        )
+        lines: list[RenderableType] = [heading]
+        if self._total:
+            lines.append(ProgressBar(total=self._total, completed=self._step(), width=min(60, self._console.width)))
+        if values := self._values():
+            lines.append(Text(" · ").join(Text.assemble((f"{label} ", "dim"), value) for label, value in values))
+        if depths:
+            lines.append(Text(_queued(depths)))
+        if status:
+            lines.append(Text(status, overflow="fold"))
+        return Group(*lines)
+
+
+def _queued(depths: dict[str, int]) -> str:
+    """What waits in the streams at the moment: not how many there were."""
+    return "in queues: " + ", ".join(f"{depth} {stream}" for stream, depth in depths.items())

@@ -9,10 +9,11 @@ import redis
 
 from vision_sr1.config import Config
 from vision_sr1.run_folder.names import LOGS
+from vision_sr1.runtime.hub import bytes_of_download
 from vision_sr1.streams import Keys
 
 STREAMS = ("prompts", "rollouts", "scored")
-NAME_AFTER_S = 30.0  # until then nothing is unusual
+NAME_AFTER_S = 30.0  # until then nothing is unusual, and logs need not be looked at
 CONNECT_TIMEOUT_S = 0.2
 
 
@@ -46,9 +47,9 @@ class RunState:
         return {}
 
     def starting(self) -> str:
-        """What is waited for before the first batch."""
+        """What is waited for before the first batch; after a while, where to look."""
         if time.monotonic() - self._started < NAME_AFTER_S:
-            return "starting services"
+            return f"starting services: waiting for {self._awaited()}"
         return f"waiting for {self._awaited()} (logs: {self._config.services_path / LOGS})"
 
     def _awaited(self) -> str:
@@ -65,6 +66,8 @@ class RunState:
         except redis.RedisError as error:
             return f"Redis ({error})"
         if actors < count:
+            if (size := bytes_of_download(self._config.model.path)) is not None:
+                return f"the download of {self._config.model.path}: {size / 2**30:.1f} GiB so far"
             return f"actors to load the model: {actors} of {count} did"
         return "the first batch" if is_published else "the learner to publish its weights"
 

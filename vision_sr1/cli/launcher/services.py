@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.request import getproxies_environment
 
 from vision_sr1.cli.launcher.processes import ServiceProcess
-from vision_sr1.config import Config, ConfigError, save_config
+from vision_sr1.cli.launcher.resources import divided, keep_ports, metrics_of_actor
+from vision_sr1.config import Config, save_config
 from vision_sr1.run_folder.names import LOGS, REDIS, SETTINGS
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import marks
@@ -26,11 +27,11 @@ class Services(ExitStack):
             default: as configured.
 
     Attributes:
-        config: of the run that is served, with ports that are taken replaced by free ones.
+        config: of the run that is served, with the ports that its services have.
         redis: the embedded server; None where one is configured.
 
     Raises:
-        ConfigError: there are GPUs, and too few.
+        ConfigError: there are GPUs, and too few; or see `keep_ports`.
     """
 
     def __init__(self, config: Config, *, learners: int | None = None, actors: int | None = None) -> None:
@@ -48,10 +49,9 @@ class Services(ExitStack):
             self.redis = EmbeddedRedis(config.run.path / REDIS, port=self._ports.keep(), marks=self._marks)
             self.enter_context(self.redis)
             self._environment = self.redis.environment
-        if needs_redis:
-            config.reward.port = self._ports.keep(config.reward.host, config.reward.port)
-        if config.metrics.learner_port:
-            config.metrics.learner_port = self._ports.keep(config.metrics.host, config.metrics.learner_port)
+        self._kept = keep_ports(self._ports, config, learners=learners, actors=actors)
+        config.reward.port = self._kept.get("reward.port", config.reward.port)
+        config.metrics.learner_port = self._kept.get("metrics.learner_port", config.metrics.learner_port)
         self._file = self._saved()
 
     def serve(self, run: Config) -> None:
@@ -79,7 +79,8 @@ class Services(ExitStack):
         arguments = ["-m", "actors", str(self._file), "--id", name, *options]
         metrics = self.config.metrics
         if metrics.actor_port:
-            arguments.append(f"metrics.actor_port={self._ports.keep(metrics.host, metrics.actor_port + index)}")
+            port = self._kept.get(metrics_of_actor(index))
+            arguments.append(f"metrics.actor_port={port or self._ports.keep(metrics.host, metrics.actor_port + index)}")
         return self._service(name, arguments, RESTARTS, self._gpus.get(name, ""))
 
     def reward_service(self, index: int = 0) -> ServiceProcess:
@@ -135,28 +136,3 @@ class Services(ExitStack):
 def without_proxy(hosts: str) -> str:
     """`no_proxy` with this machine's own addresses: a judge or collector here is not reached through a proxy either."""
     return hosts if hosts.strip() == "*" else ",".join(filter(None, (hosts, "localhost", "127.0.0.1", "::1")))
-
-
-def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:
-    """GPUs by service, as CUDA_VISIBLE_DEVICES names them: the learner's ranks first, then actor after actor.
-
-    Raises:
-        ConfigError: there are some, but not enough.
-    """
-    each = config.actors.world_size
-    shared = config.actors.placement == "shared"
-    needed = max(learners, actors * each) if shared else learners + actors * each
-    if not gpus:
-        return {}
-    if needed > len(gpus):
-        raise ConfigError(
-            f"{needed} GPUs are needed, {learners} for the learner and {each} for each of {actors} actors"
-            f"{', in turn' if shared else ''}, and {len(gpus)} are here: set learner.processes and actors.count "
-            "(`vision-sr1 plan` says how), let both use the same (actors.placement=shared), or start the services "
-            "where there are GPUs for them"
-        )
-    found = {"learner": ",".join(gpus[:learners])}
-    for index in range(actors):
-        first = (0 if shared else learners) + index * each
-        found[f"actor-{index}"] = ",".join(gpus[first : first + each])
-    return found

@@ -9,36 +9,43 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from vision_sr1.cli.launcher.resources import keep_port
+from vision_sr1.cli.runs import place_of
 from vision_sr1.config import Config
+from vision_sr1.run_folder.names import SETTINGS
 from vision_sr1.runtime.ports import Ports
 
 
 def serve_traces(
-    file: Path, overrides: Sequence[str], config: Config, beside: Sequence[Path], console: Console
+    run: Path, overrides: Sequence[str], config: Config, beside: Sequence[Path], console: Console
 ) -> NoReturn:
     """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken.
 
     Args:
         beside: folders of further runs.
+
+    Raises:
+        ConfigError: the command line names a port, and it is taken.
     """
     with Ports() as ports:
-        port = ports.keep(config.reward.host, config.reward.port)
+        port = keep_port(ports, config, "reward.port")
     runs = ", ".join(map(str, (config.run.path, *beside)))
     console.print(f"traces of {runs}: http://{config.reward.host}:{port}/ (Ctrl-C ends)", highlight=False)
     console.file.flush()
     options = [option for folder in beside for option in ("--beside", str(folder))]
-    command = _command(file, [*overrides, f"reward.port={port}"], "--read-only", *options)
+    command = _command(run, [*overrides, f"reward.port={port}"], "--read-only", *options)
     os.execv(command[0], command)
 
 
-def export_traces(file: Path, overrides: Sequence[str], path: Path, console: Console, *, images: bool) -> int:
+def export_traces(run: Path, overrides: Sequence[str], path: Path, console: Console, *, images: bool) -> int:
     """Writes them to a .parquet or .jsonl file, with the encoded images if wanted; returns the exit status."""
     options = ["--export", str(path), *(["--images"] if images else [])]
-    status = subprocess.run(_command(file, overrides, *options), check=False).returncode
+    status = subprocess.run(_command(run, overrides, *options), check=False).returncode
     if status == 0:
         console.print(f"wrote {path}", highlight=False)
     return status
 
 
-def _command(file: Path, overrides: Sequence[str], *options: str) -> list[str]:
-    return [sys.executable, "-m", "reward_service", str(file), *overrides, "metrics.log_level=warning", *options]
+def _command(run: Path, overrides: Sequence[str], *options: str) -> list[str]:
+    settings = [*place_of(run), *overrides, "metrics.log_level=warning"]
+    return [sys.executable, "-m", "reward_service", str(run / SETTINGS), *settings, *options]

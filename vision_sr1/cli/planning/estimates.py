@@ -144,11 +144,11 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path!r} has no model's configuration: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"model.path: {path} has no configuration: {' '.join(str(error).split())}") from error
     try:
         family = family_of(config.model_type)
     except ConfigError as error:
-        raise ConfigError(f"{path!r}: {error}") from None
+        raise ConfigError(f"model.path: {path}: {error}") from None
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     text, vision = config.get_text_config(), family.vision_sizes(config)

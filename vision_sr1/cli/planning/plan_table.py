@@ -17,7 +17,10 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
     Raises:
         ConfigError: no split fits; what was found until then is printed.
     """
-    console.print(f"{path}: {size.parameters / 1e9:.2f} billion parameters", highlight=False)
+    console.print(
+        f"{path}: {size.parameters / 1e9:.2f} billion parameters, on {_counted(gpus, 'GPU')} of {gpu.memory_gib:g} GiB",
+        highlight=False,
+    )
     try:
         plan = make_plan(size, config, gpu, gpus)
     except ConfigError:
@@ -27,10 +30,11 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
     sends_over_links = not (plan.shared or config.learner.lora.goes_to_actors)
     facts = [
         *([f"{FLOAT32_IS_SLOW}, for which this is computed"] if config.model.dtype == "float32" else []),
-        f"learner: {plan.learner_gpus} GPUs, {plan.memory.total:.0f} of {usable_gib(gpu):.0f} GiB each",
-        f"actors: {plan.actors} of {plan.tensor_parallel} GPUs{', the same in turn' if plan.shared else ''}; "
-        f"{plan.actor.weights:.0f} GiB of weights and {plan.actor.kv_cache:.0f} GiB of key-value cache each "
-        f"({plan.actor.tokens:,} tokens an actor)",
+        f"learner: {_ranks(plan.learner_gpus)}, each on a GPU, of which it takes {plan.memory.total:.0f} of "
+        f"{usable_gib(gpu):.0f} GiB",
+        f"{_counted(plan.actors, 'actor')}, each on {_counted(plan.tensor_parallel, 'GPU')}"
+        f"{', the same as the learner in turn' if plan.shared else ''}: {plan.actor.weights:.0f} GiB of weights and "
+        f"{plan.actor.kv_cache:.0f} GiB of key-value cache on each GPU ({plan.actor.tokens:,} tokens an actor)",
         f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
         f"{plan.actor_host_gib:.0f} GiB for an actor",
         f"a publication: {plan.publish_bytes / GIB:.1f} GiB to each actor, once a batch",
@@ -47,6 +51,14 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         console.print(f"- {assumption}", highlight=False)
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _ranks(number: int) -> str:
+    return _counted(number, "rank")
+
+
 def _duration(plan: Plan) -> str:
     if plan.shared:
         return (
@@ -59,7 +71,7 @@ def _duration(plan: Plan) -> str:
 def _memories(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> Table:
     columns = ("ZeRO", "weights", "gradients", "optimizer", "reference", "activations", "all", "fits")
     table = Table(*columns, box=None)
-    table.title = f"GiB of each of {ranks} learner ranks"
+    table.title = f"GiB on each learner GPU, with {_ranks(ranks)}"
     for memory in all_memories(size, config, ranks):
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.reference, memory.activations, memory.total)
         table.add_row(
