@@ -54,9 +54,8 @@ class TraceReaders:
         """All else is of one run, which the first argument names or filters by."""
 
         def of_one_run(asked: str | TraceFilter, *arguments: Any, **options: Any) -> Any:
-            is_name = isinstance(asked, str)
-            run = self._runs[asked if is_name else asked.run]
-            own = run.name if is_name else replace(asked, run=run.name)
+            run = self._runs[asked if isinstance(asked, str) else asked.run]
+            own = run.name if isinstance(asked, str) else replace(asked, run=run.name)
             return getattr(run.reader, method)(own, *arguments, **options)
 
         return of_one_run

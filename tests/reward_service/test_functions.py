@@ -29,7 +29,7 @@ async def opened() -> AsyncIterator[Opened]:
 
     async def make(*names: str, blobs: Blobs = NOWHERE, **options: object) -> RewardFunctions:
         configs = {name: RewardFunctionConfig(function=f"{HERE}:{name}", timeout_s=20, **options) for name in names}
-        made.append(RewardFunctions(configs, processes=1, blobs=blobs))
+        made.append(RewardFunctions(configs, processes=1, images=blobs))
         return made[-1]
 
     yield make
@@ -69,7 +69,7 @@ async def test_what_a_function_cannot_give_is_missing(opened: Opened, name: str,
 @pytest.mark.parametrize("name", ["hangs", "hangs_waiting"])
 async def test_a_function_that_does_not_end_is_missing_after_its_time(name: str):
     config = RewardFunctionConfig(function=f"{HERE}:{name}", timeout_s=0.2, attempts=2)
-    functions = RewardFunctions({name: config}, processes=1, blobs=NOWHERE)
+    functions = RewardFunctions({name: config}, processes=1, images=NOWHERE)
     started = time.monotonic()
     given = await functions.of_rollout(ANSWER, [])
     assert given[name] == MissingReward(f"{HERE}:{name} failed 2 times; the last time: took longer than 0.2 s")
@@ -117,7 +117,7 @@ async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(
 )
 def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(function: str | None, message: str):
     with pytest.raises(ConfigError, match=rf"reward\.functions\.mine.*{message}"):
-        RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1, blobs=NOWHERE)
+        RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1, images=NOWHERE)
 
 
 async def test_an_installed_package_can_bring_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -128,7 +128,7 @@ async def test_an_installed_package_can_bring_one(tmp_path: Path, monkeypatch: p
     (metadata / "entry_points.txt").write_text("[vision_sr1.rewards]\nbrief = brief_rewards:brief\n")
     (tmp_path / "brief_rewards.py").write_text("def brief(answered):\n    return 0.125\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    functions = RewardFunctions({"brief": RewardFunctionConfig()}, processes=1, blobs=NOWHERE)
+    functions = RewardFunctions({"brief": RewardFunctionConfig()}, processes=1, images=NOWHERE)
     assert await functions.of_rollout(ANSWER, []) == {"brief": Reward(0.125)}
     await functions.close()
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Error, Locator, Page, Route, expect
+from playwright.sync_api import Browser, Error, Locator, Page, Position, Route, expect
 from starlette.types import ASGIApp
 from transformers import AutoTokenizer
 
@@ -357,7 +357,7 @@ def test_plots_show_values_zoom_together_and_lead_to_the_groups_of_a_point(page:
     box = area.bounding_box()
     assert box is not None
 
-    def at(x: float, height: float) -> dict[str, Any]:
+    def at(x: float, height: float) -> Position:
         return {"x": (x - 1) / 6 * box["width"], "y": (1 - height) * box["height"] + 1}
 
     expect(rewards).to_contain_text("by policy version")
