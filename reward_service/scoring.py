@@ -14,6 +14,7 @@ from reward_service.grading import Grading
 from reward_service.judge import Judge, JudgeFailedError
 from reward_service.requery import Requerier, RequeryFailedError
 from reward_service.rewards import RESPONSE_REWARDS
+from reward_service.rewards.format import has_requery_format
 from reward_service.rewards.user_functions import ImageSource, Outcome, RewardFunctions
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
@@ -161,7 +162,9 @@ class Scorer:
             parsed = parse_response(requery.response.encode())
             requery.answer = parsed.answer or ""
             requery.rewards.clear()
-            requery.rewards["requery_format"] = float(parsed.format == "think_answer")
+            requery.rewards["requery_format"] = float(
+                has_requery_format(requery.response, parsed, self._config)
+            )
             right.append(await self._grading.grade(parsed.answer, asked))
             if isinstance(right[-1], Reward):
                 requery.rewards["visual"] = right[-1].value

@@ -1,7 +1,7 @@
-"""The reward `format`: 1 where a response is the blocks asked for and nothing else, as in the paper."""
+"""The reward for the form: the blocks asked for, by the authors' rule or each exactly once."""
 
 from vision_sr1.config import RewardConfig
-from vision_sr1.prompting.response import ResponseFormat
+from vision_sr1.prompting.response import ParsedResponse, ResponseFormat, surplus_tags
 from vision_sr1.rewards import Reward, ScoredResponse
 
 _BLOCKS: dict[ResponseFormat, str] = {
@@ -11,14 +11,21 @@ _BLOCKS: dict[ResponseFormat, str] = {
 
 
 def response_format(answered: ScoredResponse, config: RewardConfig) -> Reward:
-    """Up to white space, the blocks of `reward.response_format` in this order; what is in them does not matter.
+    """The blocks of `reward.response_format` in this order.
 
-    A question without images asks for no description.
+    By the authors' rule the response begins with the first block's tag, one block's end leads to the next, and it ends
+    with one box: repeated tags, and what is between them, are accepted. `reward.strict_format` accepts each block
+    exactly once and nothing outside them. A question without images asks for no description.
     """
     wanted: ResponseFormat = config.response_format if answered.has_images else "think_answer"
     asked = _BLOCKS[wanted]
     if answered.format == wanted:
-        return Reward(1.0, f"is {asked} and nothing else")
+        if not (surplus := surplus_tags(answered.response.encode(), wanted)):
+            return Reward(1.0, f"is {asked}, each once, and nothing else")
+        has = "it has " + ", ".join(f"{tag} {count} times" if count > 1 else tag for tag, count in surplus.items())
+        if config.strict_format:
+            return Reward(0.0, f"is not {asked}, each once, and nothing else: {has}")
+        return Reward(1.0, f"counts as {asked} by the authors' rule, which accepts further tags: {has}")
     if answered.format is not None:
         return Reward(0.0, f"is {_BLOCKS[answered.format]}, not {asked}")
     lacking = [
@@ -30,3 +37,10 @@ def response_format(answered: ScoredResponse, config: RewardConfig) -> Reward:
         if not there
     ]
     return Reward(0.0, f"is not {asked} and nothing else" + (f"; no {' and no '.join(lacking)}" if lacking else ""))
+
+
+def has_requery_format(response: str, parsed: ParsedResponse, config: RewardConfig) -> bool:
+    """Whether a re-query's response is a think block and a box, by the rule that also applies to responses."""
+    if parsed.format != "think_answer":
+        return False
+    return not (config.strict_format and surplus_tags(response.encode(), parsed.format))

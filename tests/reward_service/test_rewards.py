@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from reward_service.rewards import RESPONSE_REWARDS
+from reward_service.rewards.format import has_requery_format
 from vision_sr1.config import RewardConfig
 from vision_sr1.prompting.response import parse_response
 from vision_sr1.rewards import Reward, ScoredResponse
@@ -58,6 +59,42 @@ def test_the_format_asked_for_is_the_configured_one(asked: str, response: bytes,
     given = reward("format", response, RewardConfig(response_format=asked))
     assert given.value == value
     assert why in given.explanation
+
+
+TWICE = rb"<description>a</description> so <description>c</description><think>b</think>\boxed{red}"
+
+
+@pytest.mark.parametrize(
+    ("response", "has_images", "loose", "strict", "why"),
+    [
+        (DESCRIBED, True, 1.0, 1.0, "each once, and nothing else"),
+        (b" < description >a< / description >\n<think>b</think> \\boxed{red}\n", True, 1.0, 1.0, "each once"),
+        (TWICE, True, 1.0, 0.0, "<description> 2 times, </description> 2 times"),
+        (rb"<description>a<think>b</description><think>c</think>\boxed{red}", True, 1.0, 0.0, "it has <think> 2 times"),
+        (rb"<description>a</description><think>b</think>c</think>\boxed{red}", True, 1.0, 0.0, "</think> 2 times"),
+        (rb"<description>\boxed{a}</description><think>b</think>\boxed{red}", True, 1.0, 0.0, r"\boxed{} 2 times"),
+        (rb"<description>a</description><think>b</think>\boxed{\boxed{red}}", True, 0.0, 0.0, "is not <description>"),
+        (rb"so <description>a</description><think>b</think>\boxed{red}", True, 0.0, 0.0, "is not <description>"),
+        (THINKING, False, 1.0, 1.0, "each once"),
+        (rb"<think>b<description></think>\boxed{red}", False, 1.0, 0.0, "it has <description>"),
+    ],
+)
+def test_the_authors_rule_accepts_tags_that_the_strict_one_does_not(
+    response: bytes, has_images: bool, loose: float, strict: float, why: str
+):
+    for value, config in ((loose, RewardConfig()), (strict, RewardConfig(strict_format=True))):
+        given = reward("format", response, config, has_images=has_images)
+        assert given.value == value
+        assert why in given.explanation
+        assert ("each once, and nothing else" in given.explanation) == (value == strict and loose > 0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_format_of_a_re_query_follows_the_same_rule(strict: bool):
+    config = RewardConfig(strict_format=strict)
+    twice = rb"<think>a</think><think>b</think>\boxed{red}"
+    for response, value in ((THINKING, True), (twice, not strict), (DESCRIBED, False), (b"red", False)):
+        assert has_requery_format(response.decode(), parse_response(response), config) == value
 
 
 def test_a_question_without_images_asks_for_no_description():

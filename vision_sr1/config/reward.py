@@ -172,6 +172,11 @@ class RewardConfig(Section):
     response_format: ResponseFormat = Field(
         "description_think_answer", description="Blocks that the reward `format` requires, in this order."
     )
+    strict_format: bool = Field(
+        False,
+        description="The rewards `format` and `requery_format` require each block exactly once and nothing outside "
+        "them. Off: the authors' rule, which accepts repeated tags and what is between them.",
+    )
     overlong_buffer_tokens: int = Field(
         0,
         ge=0,

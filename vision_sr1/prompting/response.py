@@ -29,6 +29,10 @@ _FORMATS: dict[ResponseFormat, tuple[re.Pattern[bytes], list[re.Pattern[bytes]]]
     "description_think_answer": (_BEGINS_DESCRIBED, [_DESCRIBED_THINKS, _THOUGHT_ANSWERS]),
     "think_answer": (_BEGINS_THINKING, [_THOUGHT_ANSWERS]),
 }
+_NAMES: dict[ResponseFormat, tuple[bytes, ...]] = {
+    "description_think_answer": (b"description", b"think"),
+    "think_answer": (b"think",),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class ParsedResponse:
     Attributes:
         description: text between the description tags, None without a complete block.
         answer: content of the last `\\boxed{}` with balanced braces, None without one.
-        format: which blocks the response is, in this order with one box at the end and nothing else; None: neither.
+        format: which blocks the response is by the authors' rule; None: neither. It begins with the first block's tag,
+            one block's end leads to the next, and it ends with one box. In between anything is accepted, further tags
+            included: `surplus_tags` finds them.
     """
 
     description: str | None
@@ -88,6 +94,20 @@ def _format(response: bytes) -> ResponseFormat | None:
         if found and _is_one_box(response[found.end() :].rstrip()):
             return name
     return None
+
+
+def surplus_tags(response: bytes, blocks: ResponseFormat) -> dict[str, int]:
+    """Tags that a response has more often than once, or at all where the format has no such block: how often each.
+
+    The beginning of a box counts as a tag. A response of this format without any is each of its blocks once, in order,
+    and nothing outside them.
+    """
+    found = {"\\boxed{}": (len(_BOXED.findall(response)), 1)}
+    for name, (opening, closing) in _BLOCKS.items():
+        allowed = int(name in _NAMES[blocks])
+        found[f"<{name.decode()}>"] = len(opening.findall(response)), allowed
+        found[f"</{name.decode()}>"] = len(closing.findall(response)), allowed
+    return {tag: count for tag, (count, allowed) in found.items() if count > allowed}
 
 
 def _last_box(response: bytes) -> Span | None:
