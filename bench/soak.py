@@ -27,8 +27,7 @@ from typing import Any
 import grpc
 import psutil
 
-from reward_service.store.database import open_store
-from reward_service.store.reader import TraceFilter, TraceReader
+from reward_service.store import TraceFilter, TraceReader, open_store
 from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.services import Services
 from vision_sr1.config import Config, load_config

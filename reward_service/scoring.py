@@ -162,9 +162,7 @@ class Scorer:
             parsed = parse_response(requery.response.encode())
             requery.answer = parsed.answer or ""
             requery.rewards.clear()
-            requery.rewards["requery_format"] = float(
-                has_requery_format(requery.response, parsed, self._config)
-            )
+            requery.rewards["requery_format"] = float(has_requery_format(requery.response, parsed, self._config))
             right.append(await self._grading.grade(parsed.answer, asked))
             if isinstance(right[-1], Reward):
                 requery.rewards["visual"] = right[-1].value

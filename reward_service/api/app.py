@@ -20,6 +20,7 @@ from reward_service.api.context import ApiContext
 from reward_service.api.health import health_routes
 from reward_service.api.live import live_routes
 from reward_service.api.problems import Problem, answer_with_problems
+from reward_service.api.prompts import prompt_routes
 from reward_service.api.scoring import scoring_routes
 from reward_service.api.security import Guard
 from reward_service.api.statistics import statistics_routes
@@ -44,6 +45,7 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
     )
     app.include_router(scoring_routes(api))
     app.include_router(live_routes(api))
+    app.include_router(prompt_routes(api))
     app.include_router(trace_routes(api))
     app.include_router(statistics_routes(api))
     app.include_router(health_routes(api))

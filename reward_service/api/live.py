@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.traces import TraceFilters
+from reward_service.api.searches import TraceFilters
 from reward_service.api.views import trace_view
 from reward_service.store.reader import FoundTrace
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from reward_service.store import CursorError
+from reward_service.store import CursorError, EarlierStoreError
 
 log = structlog.get_logger()
 
@@ -60,6 +60,10 @@ def answer_with_problems(app: FastAPI) -> None:
     @app.exception_handler(CursorError)
     async def damaged(_: Request, error: CursorError) -> JSONResponse:
         return problem(400, str(error))
+
+    @app.exception_handler(EarlierStoreError)
+    async def earlier(_: Request, error: EarlierStoreError) -> JSONResponse:
+        return problem(409, str(error))
 
     @app.exception_handler(SQLAlchemyError)
     async def out(request: Request, error: SQLAlchemyError) -> JSONResponse:

@@ -6,7 +6,8 @@ from fastapi import APIRouter, HTTPException
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.traces import Run, found_trace
+from reward_service.api.searches import Run
+from reward_service.api.traces import found_trace
 from reward_service.api.views import reward_views, scored_view
 from reward_service.scoring import Scorer
 from vision_sr1.client.models import Rescored, RewardChange, ScoreRequest, TraceView

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
-from reward_service.api.traces import Purpose, Run, Version
+from reward_service.api.searches import Purpose, Run, Version
 from reward_service.api.views import said_view
 from reward_service.store import SEARCHED, TraceFilter, TraceReader
 from reward_service.store.reader import FoundTrace, PromptMean, RewardBin

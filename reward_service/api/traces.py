@@ -1,85 +1,30 @@
 """Routes: traces, groups, tokens and images."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, Field
 
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
+from reward_service.api.searches import GroupSearch, Run, TraceSearch
 from reward_service.api.table import TraceTable
 from reward_service.api.views import group_summary, group_view, tokens_view, trace_view
-from reward_service.store import SEARCHED, TraceFilter
+from reward_service.api.word_diff import word_diff
 from reward_service.store.reader import FoundTrace
-from vision_sr1.client.models import GroupPage, GroupView, RowPage, StepPage, StepView, TokensView, TracePage, TraceView
-from vision_sr1.client.models import Pattern as PatternName
-from vision_sr1.client.models import Purpose as PurposeName
+from vision_sr1.client.models import (
+    GroupPage,
+    GroupView,
+    RowPage,
+    StepPage,
+    StepView,
+    TokensView,
+    TracePage,
+    TraceView,
+    WordDiff,
+)
 
-Run = Annotated[str | None, Query(description="Default: the run that this service serves.")]
-Purpose = Annotated[PurposeName | None, Query()]
-Version = Annotated[int | None, Query(ge=-1, le=2**31 - 1)]
-Bound = Annotated[float | None, Query(ge=-1e9, le=1e9)]
-Pattern = Annotated[
-    PatternName | None,
-    Query(description="Answer and description: `shortcut` is a right answer whose description does not suffice."),
-]
-
-
-class TraceFilters(BaseModel):
-    """What traces and groups are searched for by."""
-
-    run: Run = None
-    purpose: Purpose = None
-    data_source: str | None = None
-    min_version: Version = None
-    max_version: Version = None
-    pattern: Pattern = None
-    q: str | None = Field(
-        None, max_length=1000, description="Parts of words, all of which occur in question, answer or responses."
-    )
-
-    def wanted(self, run: str) -> TraceFilter:
-        """For the store, in the run that is meant."""
-        return TraceFilter(
-            run=run,
-            purpose=self.purpose,
-            data_source=self.data_source,
-            min_version=self.min_version,
-            max_version=self.max_version,
-            outcome=self.pattern,
-            words=self.q,
-        )
-
-
-class TraceSearch(TraceFilters):
-    """A page of single answers, by their rewards too."""
-
-    cursor: str | None = None
-    min_format: Bound = None
-    max_format: Bound = None
-    min_accuracy: Bound = None
-    max_accuracy: Bound = None
-    min_visual: Bound = None
-    max_visual: Bound = None
-    limit: int = Field(50, ge=1, le=200)
-
-    def wanted(self, run: str) -> TraceFilter:
-        """For the store, in the run that is meant."""
-        bounds = {
-            end: {name: value for name in SEARCHED if (value := getattr(self, f"{end}_{name}")) is not None}
-            for end in ("min", "max")
-        }
-        return replace(super().wanted(run), min_rewards=bounds["min"], max_rewards=bounds["max"])
-
-
-class GroupSearch(TraceFilters):
-    """A page of prompts with all their answers."""
-
-    cursor: str | None = None
-    step: int | None = Field(None, ge=1, le=2**31 - 1, description="Batch that learned from the prompt.")
-    limit: int = Field(20, ge=1, le=100)
+MOST_COUNTED = 1000  # groups
 
 
 async def found_trace(api: ApiContext, trace_id: str, run: str | None) -> FoundTrace:
@@ -115,14 +60,14 @@ def trace_routes(api: ApiContext) -> APIRouter:
         ]
         return StepPage(steps=steps, next_cursor=str(steps[-1].step) if len(left) > limit else None)
 
-    @routes.get("/traces", responses=problem_responses(400, 404, 422))
+    @routes.get("/traces", responses=problem_responses(400, 404, 409, 422))
     async def list_traces(asked: Annotated[TraceSearch, Query()]) -> TracePage:
         """Traces, newest first; of a range of policy versions, those of the newest version first."""
         wanted = asked.wanted(await api.runs.named(asked.run))
         found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
         return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
 
-    @routes.get("/rows", responses=problem_responses(400, 404, 422))
+    @routes.get("/rows", responses=problem_responses(400, 404, 409, 422))
     async def list_rows(asked: Annotated[TraceSearch, Query()]) -> RowPage:
         """Traces as rows of a table, in the same order."""
         wanted = asked.wanted(await api.runs.named(asked.run))
@@ -145,23 +90,35 @@ def trace_routes(api: ApiContext) -> APIRouter:
         token_bytes = tokens.of(list(found.scored.rollout.sample.response_token_ids))
         return tokens_view(found.scored, token_bytes)
 
+    @routes.get("/traces/{trace_id:path}/diff", responses=problem_responses(404, 422))
+    async def trace_diff(
+        trace_id: str, base: Annotated[str, Query(description="Id of the trace to compare with.")], run: Run = None
+    ) -> WordDiff:
+        """The words in which a response differs from another."""
+        found, other = await found_trace(api, trace_id, run), await found_trace(api, base, run)
+        parts = await run_in_threadpool(word_diff, other.scored.response, found.scored.response)
+        return WordDiff(id=trace_id, base=base, parts=parts)
+
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))
     async def one_trace(trace_id: str, run: Run = None) -> TraceView:
         """One trace by its rollout's id."""
         return trace_view(await found_trace(api, trace_id, run))
 
-    @routes.get("/groups", responses=problem_responses(400, 404, 422))
+    @routes.get("/groups", responses=problem_responses(400, 404, 409, 422))
     async def list_groups(asked: Annotated[GroupSearch, Query()]) -> GroupPage:
-        """Groups of which some trace fits, those with the newest traces first."""
-        wanted = asked.wanted(await api.runs.named(asked.run))
-        folder = api.runs.folder(wanted.run)
-        if asked.step is not None:
-            batch = folder.batches().get(asked.step)
-            wanted = replace(wanted, group_ids=list(batch.rollouts) if batch else [])
+        """Groups that fit, in the order asked for."""
+        name = await api.runs.named(asked.run)
+        folder, settings = api.runs.folder(name), await run_in_threadpool(api.runs.learner, name)
+        batch = folder.batches().get(asked.step) if asked.step is not None else None
+        of_step = None if asked.step is None else list(batch.rollouts) if batch else []
+        wanted = asked.wanted_groups(name, settings, of_step)
         ids, next_cursor = await run_in_threadpool(api.reader.group_ids, wanted, asked.cursor, asked.limit)
-        groups = await run_in_threadpool(api.reader.groups, wanted.run, ids)
-        summaries = [group_summary(groups[id_], folder.step_of(id_)) for id_ in ids if id_ in groups]
-        return GroupPage(groups=summaries, next_cursor=next_cursor)
+        count = None
+        if asked.cursor is None:
+            count = await run_in_threadpool(api.reader.count_groups, wanted, MOST_COUNTED) if next_cursor else len(ids)
+        groups = await run_in_threadpool(api.reader.groups, name, ids)
+        summaries = [group_summary(groups[id_], folder.step_of(id_), settings) for id_ in ids if id_ in groups]
+        return GroupPage(groups=summaries, count=count, next_cursor=next_cursor)
 
     @routes.get("/groups/{group_id:path}", responses=problem_responses(404, 422))
     async def one_group(group_id: str, run: Run = None) -> GroupView:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from reward_service.store.reader import FoundTrace
+from reward_service.store.rows import prompt_key
 from vision_sr1.client.models import (
     GroupSummary,
     GroupView,
     JudgementView,
     MemberView,
+    PromptAnswer,
     RequeryView,
     RewardView,
     Said,
@@ -25,7 +27,7 @@ from vision_sr1.credit.assignment import group_rewards
 from vision_sr1.credit.requeries import requery_advantages
 from vision_sr1.pipeline.prompt_properties import purpose_name, questions_of
 from vision_sr1.pipeline.response_parts import description_of
-from vision_sr1.pipeline.scored_groups import sample_version
+from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -44,6 +46,7 @@ def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
         id=rollout.id,
         run=prompt.run,
         group_id=prompt.id,
+        prompt_key=prompt_key(prompt),
         purpose=purpose_name(prompt),
         data_source=prompt.data_source,
         policy_version=version,
@@ -75,9 +78,10 @@ def reward_views(scored: pb.ScoredRollout) -> dict[str, RewardView]:
     }
 
 
-def group_summary(found: Sequence[FoundTrace], step: int | None) -> GroupSummary:
+def group_summary(found: Sequence[FoundTrace], step: int | None, settings: LearnerConfig) -> GroupSummary:
     """A group as a list shows it."""
     prompt = found[0].scored.rollout.prompt
+    right = [trace.scored.rewards.get("accuracy", 0.0) > 0 for trace in found]
     return GroupSummary(
         id=prompt.id,
         run=prompt.run,
@@ -88,6 +92,9 @@ def group_summary(found: Sequence[FoundTrace], step: int | None) -> GroupSummary
         question=prompt.question,
         reference_answer=prompt.answer,
         images=[ref.sha256 for ref in prompt.images],
+        prompt_key=prompt_key(prompt),
+        right=sum(right),
+        has_signal=_has_signal(found, settings),
         members=[_member(trace.scored) for trace in found],
     )
 
@@ -98,7 +105,9 @@ def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerC
     return GroupView(
         id=prompt.id,
         run=prompt.run,
+        prompt_key=prompt_key(prompt),
         step=step,
+        has_signal=_has_signal(found, settings),
         traces=[trace_view(trace) for trace in found],
         advantages=advantages_of(found, settings),
         requery_advantages=_requery_advantages_of(found, settings),
@@ -132,6 +141,31 @@ def _requery_advantages_of(found: Sequence[FoundTrace], settings: LearnerConfig)
         ]
         for name, values in advantages.items()
     }
+
+
+def _has_signal(found: Sequence[FoundTrace], settings: LearnerConfig) -> bool | None:
+    """Whether some component learns something from a training group; None of evaluation."""
+    if found[0].scored.rollout.prompt.purpose == pb.PURPOSE_EVALUATION:
+        return None
+    of_answers, of_requeries = advantages_of(found, settings), _requery_advantages_of(found, settings)
+    return any(
+        (component.tokens != ["requery"] and any(of_answers.get(component.name, [])))
+        or any(any(values) for values in of_requeries.get(component.name, []))
+        for component in settings.components
+        if component.weight
+    )
+
+
+def prompt_answer(found: FoundTrace) -> PromptAnswer:
+    """An answer as a prompt's history shows it."""
+    scored = found.scored
+    return PromptAnswer(
+        purpose=purpose_name(scored.rollout.prompt),
+        group_id=scored.rollout.prompt.id,
+        description=description_of(scored),
+        requery_answer=scored.requeries[0].answer if scored.requeries else "",
+        **_member(scored).model_dump(exclude={"policy_version"}),
+    )
 
 
 def said_view(scored: pb.ScoredRollout) -> Said:
@@ -173,6 +207,7 @@ def _member(scored: pb.ScoredRollout) -> MemberView:
         policy_version=sample_version(scored.rollout.sample),
         answer=boxed.strip().removesuffix("}"),
         rewards={name: view.value for name, view in reward_views(scored).items()},
+        truncated=is_truncated(scored.rollout.sample),
     )
 
 

@@ -18,7 +18,7 @@ from vision_sr1.config import ConfigError, TracesConfig
 TIMEOUT_S = 10.0  # for a lock that another replica holds
 CHECKPOINT_TIMEOUT_MS = 1000  # for other processes that read the store as this one closes it
 _WRITES = "writes"
-READABLE = ("0001",)  # older versions of the tables that are read as they are
+READABLE = ("0001", "0002")  # older versions of the tables that are read as they are
 _LOCK = 0x7653_5231  # of migrations, on PostgreSQL
 
 
@@ -44,6 +44,9 @@ def open_store(config: TracesConfig, url: str, *, read_only: bool = False) -> En
                 _check_version(connection)
         else:
             prepare_store(engine)
+    except StoreError:
+        engine.dispose()
+        raise
     except SQLAlchemyError as error:
         engine.dispose()
         raise StoreError(f"the trace store {engine.url} cannot be opened: {error}") from error

@@ -1,85 +1,23 @@
 """Reading traces: pages of them and of groups, by what they are searched for, and counts of rewards."""
 
-import base64
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, column, func, inspect, literal_column, select, table, tuple_
+from sqlalchemy import Engine, Select, func, select
 from sqlalchemy.orm import Session
 
 from reward_service.store.counting import bin_range
 from reward_service.store.database import close_store
-from reward_service.store.tables import NO_REWARDS, OUTCOMES, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
-from vision_sr1.client.models import Pattern
+from reward_service.store.filters import GroupFilter, TraceFilter
+from reward_service.store.group_pages import count_groups, group_page
+from reward_service.store.tables import NO_REWARDS, SEARCHED, RewardCount, StoredImage, Trace, TraceBody
+from reward_service.store.trace_queries import TraceQueries
+from vision_sr1.pipeline.prompt_properties import purpose_name
 from vision_sr1.pipeline.scored_groups import sample_version
 from vision_sr1.v1 import pipeline_pb2 as pb
 
-SCANNED_AT_ONCE = 1000  # traces looked through for groups
-
-_PARTS = table("trace_parts", column("rowid"), column("text"))  # SQLite's index of trigrams
-_ROWID: ColumnElement[int] = literal_column("+trace_parts.rowid")  # + has SQLite ask the index once, not once a trace
-_TRIGRAM = 3  # characters; shorter parts are looked for in the texts themselves
-_ESCAPE = "\\"
-
-
-class CursorError(ValueError):
-    """A pagination cursor is not one that this service gave out."""
-
-
-@dataclass(frozen=True)
-class TraceFilter:
-    """Which traces to list; None means any.
-
-    Attributes:
-        words: all of them occur in question, answer, response or re-query, as words or parts of words.
-        min_rewards: of `format`, `accuracy` and `visual`, by name.
-    """
-
-    run: str
-    purpose: str | None = None
-    data_source: str | None = None
-    min_version: int | None = None
-    max_version: int | None = None
-    outcome: Pattern | None = None
-    words: str | None = None
-    group_ids: Sequence[str] | None = None
-    min_rewards: dict[str, float] = field(default_factory=dict)
-    max_rewards: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def version(self) -> int | None:
-        """The one policy version that is wanted; None where several or all are."""
-        return self.min_version if self.min_version == self.max_version else None
-
-    @property
-    def parts(self) -> list[str]:
-        """The words, one by one."""
-        return (self.words or "").split()
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL conditions on the columns of Trace."""
-        conditions: list[ColumnElement[bool]] = [Trace.run == self.run]
-        if self.purpose is not None:
-            conditions.append(Trace.purpose == self.purpose)
-        if self.data_source is not None:
-            conditions.append(Trace.data_source == self.data_source)
-        if self.version is not None:
-            conditions.append(Trace.policy_version == self.version)
-        else:
-            if self.min_version is not None:
-                conditions.append(Trace.policy_version >= self.min_version)
-            if self.max_version is not None:
-                conditions.append(Trace.policy_version <= self.max_version)
-        if self.outcome is not None:
-            conditions.append(Trace.outcome == OUTCOMES.index(self.outcome))
-        if self.group_ids is not None:
-            conditions.append(Trace.group_id.in_(self.group_ids))
-        conditions += [getattr(Trace, name) >= value for name, value in self.min_rewards.items()]
-        conditions += [getattr(Trace, name) <= value for name, value in self.max_rewards.items()]
-        return conditions
+ANSWERS_OF_A_VERSION = 64  # to one prompt, read at most
 
 
 @dataclass(frozen=True)
@@ -89,6 +27,15 @@ class FoundTrace:
     sequence: int
     recorded_at: float
     scored: pb.ScoredRollout
+
+
+@dataclass(frozen=True)
+class AnswersOfVersion:
+    """What a policy version answered to a prompt: how many answers, and the first of them."""
+
+    policy_version: int
+    count: int
+    traces: list[FoundTrace]
 
 
 @dataclass(frozen=True)
@@ -123,7 +70,7 @@ class TraceReader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._has_index = False
+        self._queries = TraceQueries(engine)
 
     def traces(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[FoundTrace], str | None]:
         """Traces, newest first, and the cursor of the next page (None on the last). Of several policy versions, those
@@ -132,12 +79,16 @@ class TraceReader:
         Raises:
             CursorError: the cursor is damaged.
         """
-        place = self._place(wanted)
-        query = self._whole(wanted).order_by(*place.newest_first).limit(limit + 1)
+        place = self._queries.place(wanted)
+        query = self._whole(wanted).order_by(*place.order).limit(limit + 1)
         if cursor is not None:
-            query = query.where(place < place.decode(cursor))
+            query = query.where(place.behind(place.decode(cursor)))
         found = self._found(query)
-        return found[:limit], place.encode(place.of(found[limit - 1])) if len(found) > limit else None
+        if len(found) <= limit:
+            return found, None
+        last = found[limit - 1]
+        ends = (sample_version(last.scored.rollout.sample), last.sequence)
+        return found[:limit], place.encode(ends[-len(place.columns) :])
 
     def after(self, wanted: TraceFilter, sequence: int, limit: int) -> list[FoundTrace]:
         """The traces recorded after one, oldest first."""
@@ -155,34 +106,19 @@ class TraceReader:
         found = self._found(self._whole(TraceFilter(run=run)).where(Trace.id == rollout_id))
         return found[0] if found else None
 
-    def group_ids(self, wanted: TraceFilter, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
-        """Groups that have a trace which fits, those with the newest first, and the cursor of the next page.
+    def group_ids(self, wanted: GroupFilter, cursor: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Groups that have a trace which fits, in the order asked for, and the cursor of the next page.
 
         Raises:
             CursorError: the cursor is damaged.
         """
-        place = self._place(wanted)
-        before = place.decode(cursor) if cursor is not None else None
-        groups: dict[str, tuple[int, ...]] = {}  # by the place of its newest trace that fits
         with Session(self._engine) as session:
-            at = before
-            while len(groups) <= limit:
-                query = self._selected(wanted, Trace.group_id, *place.columns).order_by(*place.newest_first)
-                if at is not None:
-                    query = query.where(place < at)
-                rows = session.execute(query.limit(SCANNED_AT_ONCE)).all()
-                fresh: dict[str, tuple[int, ...]] = {}
-                for group_id, *found in rows:
-                    fresh.setdefault(group_id, tuple(found))
-                shown = self._shown_before(session, wanted, list(fresh), before)
-                for group_id, newest in fresh.items():
-                    if group_id not in shown:
-                        groups.setdefault(group_id, newest)
-                if len(rows) < SCANNED_AT_ONCE:
-                    break
-                at = tuple(rows[-1][1:])
-        ids = list(groups)[:limit]
-        return ids, place.encode(groups[ids[-1]]) if len(groups) > limit else None
+            return group_page(session, self._queries, wanted, cursor, limit)
+
+    def count_groups(self, wanted: GroupFilter, at_most: int) -> int:
+        """How many groups fit, or `at_most`."""
+        with Session(self._engine) as session:
+            return count_groups(session, self._queries, wanted, at_most)
 
     def groups(self, run: str, group_ids: Sequence[str]) -> dict[str, list[FoundTrace]]:
         """All traces of groups, by sample index."""
@@ -194,6 +130,34 @@ class TraceReader:
             for group_id, found in groups.items()
             if found
         }
+
+    def prompt_versions(
+        self, run: str, prompt_key: str, purpose: str | None, after: int | None, limit: int
+    ) -> list[AnswersOfVersion]:
+        """A prompt at policy versions after one, the oldest first; answers of evaluation before those of training."""
+        here = [Trace.run == run, Trace.prompt_key == prompt_key]
+        if purpose is not None:
+            here.append(Trace.purpose == purpose)
+        if after is not None:
+            here.append(Trace.policy_version > after)
+        versions = select(Trace.policy_version, func.count()).where(*here).group_by(Trace.policy_version)
+        with Session(self._engine) as session:
+            rows = session.execute(versions.order_by(Trace.policy_version).limit(limit))
+            counts: dict[int, int] = dict(rows.all())
+        if not counts:
+            return []
+        place = func.row_number().over(partition_by=Trace.policy_version, order_by=(Trace.purpose, Trace.sequence))
+        ranked = (
+            select(Trace.sequence, place.label("place")).where(*here, Trace.policy_version <= max(counts)).subquery()
+        )
+        query = self._whole(TraceFilter(run=run)).join(ranked, ranked.c.sequence == Trace.sequence)
+        found: dict[int, list[FoundTrace]] = {version: [] for version in counts}
+        for trace in self._found(query.where(ranked.c.place <= ANSWERS_OF_A_VERSION)):
+            found[sample_version(trace.scored.rollout.sample)].append(trace)
+        return [
+            AnswersOfVersion(version, counts[version], sorted(traces, key=_answer_order))
+            for version, traces in found.items()
+        ]
 
     def image(self, sha256: str) -> StoredImage | None:
         """One image."""
@@ -295,46 +259,8 @@ class TraceReader:
 
     def _whole(self, wanted: TraceFilter) -> Any:
         """What `_found` reads."""
-        query = self._selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
+        query = self._queries.selected(wanted, Trace.sequence, Trace.recorded_at, TraceBody.message)
         return query.join(TraceBody, TraceBody.sequence == Trace.sequence)
-
-    def _selected(self, wanted: TraceFilter, *columns: Any) -> Any:
-        query = select(*columns).where(*wanted.conditions())
-        indexed = self._indexed_parts(wanted)
-        if indexed:  # without ESCAPE, which the index does not take
-            query = query.select_from(Trace).join(_PARTS, Trace.sequence == _ROWID)
-            query = query.where(*(_PARTS.c.text.like(f"%{part}%") for part in indexed))
-        scanned = [part for part in wanted.parts if part not in indexed or set(part) & set("%_")]
-        if not scanned:
-            return query
-        if TraceBody.message not in columns:
-            query = query.join(TraceBody, TraceBody.sequence == Trace.sequence)
-        return query.where(*(self._contains(part) for part in scanned))
-
-    def _contains(self, part: str) -> ColumnElement[bool]:
-        literal = "".join(_ESCAPE + character if character in f"%_{_ESCAPE}" else character for character in part)
-        like = TraceBody.text.like if self._engine.dialect.name == "sqlite" else TraceBody.text.ilike
-        return like(f"%{literal}%", escape=_ESCAPE)
-
-    def _indexed_parts(self, wanted: TraceFilter) -> list[str]:
-        """Words that SQLite's index finds; of few groups, or one version, the texts are read.
-
-        PostgreSQL uses its own index for the same condition as a scan.
-        """
-        long = [part for part in wanted.parts if any(len(run) >= _TRIGRAM for run in re.split("[%_]", part))]
-        are_few = wanted.group_ids is not None or wanted.version is not None
-        if not long or are_few or self._engine.dialect.name != "sqlite":
-            return []
-        if not self._has_index:  # a store of version 0001, which is read as it is, has none
-            self._has_index = inspect(self._engine).has_table(_PARTS.name)
-        return long if self._has_index else []
-
-    def _place(self, wanted: TraceFilter) -> "_Place":
-        """What pages are cut by: what an index has in this order already."""
-        if self._indexed_parts(wanted):
-            return _Place(_PARTS.c.rowid)
-        several = (wanted.min_version, wanted.max_version) != (None, None) and wanted.version is None
-        return _Place(Trace.policy_version, Trace.sequence) if several else _Place(Trace.sequence)
 
     def _found(self, query: Select[int, float, bytes]) -> list[FoundTrace]:
         with Session(self._engine) as session:
@@ -343,51 +269,7 @@ class TraceReader:
                 for sequence, recorded_at, message in session.execute(query)
             ]
 
-    def _shown_before(
-        self, session: Session, wanted: TraceFilter, group_ids: list[str], before: tuple[int, ...] | None
-    ) -> set[str]:
-        """Which of these groups have a newer trace that fits, and were on an earlier page."""
-        if before is None or not group_ids:
-            return set()
-        place = _Place(Trace.sequence) if self._indexed_parts(wanted) else self._place(wanted)
-        query = self._selected(replace(wanted, group_ids=group_ids), Trace.group_id).where(place >= before)
-        return set(session.scalars(query.distinct()))
 
-
-class _Place:
-    """Where a trace stands among those that fit: the values of columns that an index sorts by, the newest greatest."""
-
-    def __init__(self, *columns: Any) -> None:
-        self.columns = columns
-        self.newest_first = [column.desc() for column in columns]
-
-    def __lt__(self, other: tuple[int, ...]) -> Any:
-        return tuple_(*self.columns) < tuple_(*other)
-
-    def __ge__(self, other: tuple[int, ...]) -> Any:
-        return tuple_(*self.columns) >= tuple_(*other)
-
-    def of(self, trace: FoundTrace) -> tuple[int, ...]:
-        """The place of one."""
-        return (sample_version(trace.scored.rollout.sample), trace.sequence)[-len(self.columns) :]
-
-    @staticmethod
-    def encode(place: tuple[int, ...]) -> str:
-        """A cursor to what comes after it."""
-        return base64.urlsafe_b64encode(json.dumps({"before": place}).encode()).decode()
-
-    def decode(self, cursor: str) -> tuple[int, ...]:
-        """The place that a cursor was made of.
-
-        Raises:
-            CursorError: it was made of none, or for another order.
-        """
-        try:
-            place = tuple(int(value) for value in json.loads(base64.urlsafe_b64decode(cursor))["before"])
-            if len(place) != len(self.columns) or not all(-1 <= value < 2**63 for value in place):
-                raise ValueError(place)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise CursorError(
-                f"cursor {cursor[:40]!r} is not one of this service's for these filters; start again without it"
-            ) from error
-        return place
+def _answer_order(found: FoundTrace) -> tuple[str, str, int]:
+    rollout = found.scored.rollout
+    return purpose_name(rollout.prompt), rollout.prompt.id, rollout.sample_index

@@ -5,7 +5,7 @@ import time
 
 from sqlalchemy import Engine, delete, func, select
 
-from reward_service.store.tables import StoredImage, Trace
+from reward_service.store.tables import StoredImage, Trace, TraceGroup
 from vision_sr1.config import TracesConfig
 
 
@@ -18,7 +18,7 @@ def is_kept(group_id: str, config: TracesConfig) -> bool:
 
 
 def remove_old(engine: Engine, config: TracesConfig) -> int:
-    """Removes traces by age and by count, with the images that no trace left refers to; returns how many."""
+    """Removes traces by age and by count, with the groups and images that no trace left is of; returns how many."""
     removed = 0
     with engine.begin() as connection:
         conditions = []
@@ -30,6 +30,8 @@ def remove_old(engine: Engine, config: TracesConfig) -> int:
         for condition in conditions:
             removed += connection.execute(delete(Trace).where(condition)).rowcount
         if removed:
+            first = select(func.min(Trace.sequence)).scalar_subquery()
+            connection.execute(delete(TraceGroup).where(TraceGroup.sequence < func.coalesce(first, 2**63 - 1)))
             oldest = select(func.min(Trace.recorded_at)).scalar_subquery()
             connection.execute(delete(StoredImage).where(StoredImage.used_at < func.coalesce(oldest, time.time())))
     return removed

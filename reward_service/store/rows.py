@@ -7,7 +7,7 @@ from typing import Any
 
 from reward_service.store.tables import SEARCHED
 from vision_sr1.pipeline.prompt_properties import purpose_name
-from vision_sr1.pipeline.scored_groups import sample_version
+from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
 from vision_sr1.rewards.names import own_visual
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -23,17 +23,20 @@ def trace_row(scored: pb.ScoredRollout) -> dict[str, Any]:
         "run": prompt.run,
         "id": rollout.id,
         "group_id": prompt.id,
-        "prompt_key": _prompt_key(prompt),
+        "prompt_key": prompt_key(prompt),
         "purpose": purpose_name(prompt),
         "data_source": prompt.data_source,
         "policy_version": sample_version(rollout.sample),
         "recorded_at": time.time(),
         **given,
         "outcome": outcome_of(scored.rewards),
+        "missing": len(scored.missing),
+        "truncated": int(is_truncated(rollout.sample)),
     }
 
 
-def _prompt_key(prompt: pb.Prompt) -> str:
+def prompt_key(prompt: pb.Prompt) -> str:
+    """The same for the same question, answer and images in any run."""
     parts = (prompt.question, prompt.answer, *(image.sha256 for image in prompt.images))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

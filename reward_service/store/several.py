@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from reward_service.store.reader import TraceFilter, TraceReader
+from reward_service.store.filters import TraceFilter
+from reward_service.store.reader import TraceReader
 from reward_service.store.tables import StoredImage
 
 

@@ -5,7 +5,7 @@ Changes of them are migrations: `migrations/versions`.
 
 from typing import get_args
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from vision_sr1.client.models import Pattern
@@ -22,6 +22,11 @@ class Base(DeclarativeBase):
     """Tables of the store."""
 
 
+def _partial(name: str, condition: str) -> Index:
+    """Of the few traces of a run that are so, the newest are at hand."""
+    return Index(name, "run", "sequence", sqlite_where=text(condition), postgresql_where=text(condition))
+
+
 class Trace(Base):
     """One scored rollout, as far as one searches for it."""
 
@@ -30,11 +35,13 @@ class Trace(Base):
         Index("traces_by_id", "run", "id", unique=True),
         Index("traces_by_run", "run", "sequence"),
         Index("traces_by_group", "run", "group_id"),
-        Index("traces_by_prompt", "run", "prompt_key"),
+        Index("traces_by_prompt", "run", "prompt_key", "policy_version", "sequence"),
         Index("traces_by_version", "run", "policy_version", "sequence"),
         Index("traces_by_source", "run", "data_source", "sequence"),
         Index("traces_by_outcome", "run", "outcome", "sequence"),
         Index("traces_by_time", "recorded_at"),
+        _partial("traces_missing", "missing > 0"),
+        _partial("traces_truncated", "truncated > 0"),
     )
 
     sequence: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
@@ -50,6 +57,46 @@ class Trace(Base):
     accuracy: Mapped[float | None]
     visual: Mapped[float | None]
     outcome: Mapped[int | None] = mapped_column(SmallInteger)  # place in OUTCOMES; None where a reward is missing
+    missing: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # how many rewards are
+    truncated: Mapped[int] = mapped_column(SmallInteger, server_default="0")  # 1: the response ended at its token limit
+
+
+class TraceGroup(Base):
+    """All recorded answers to one prompt, as far as one searches for them together.
+
+    `min_format` to `max_visual` are the least and the greatest reward of its answers.
+    """
+
+    __tablename__ = "trace_groups"
+    __table_args__ = (
+        Index("trace_groups_by_sequence", "run", "sequence"),
+        Index("trace_groups_by_right", "run", "right", "sequence"),
+        Index("trace_groups_by_wrong", "run", "wrong", "sequence"),
+        Index("trace_groups_by_shortcuts", "run", "shortcuts", "sequence"),
+    )
+
+    run: Mapped[str] = mapped_column(String(128), primary_key=True)
+    id: Mapped[str] = mapped_column(String(256), primary_key=True)
+    sequence: Mapped[int] = mapped_column(Number)  # of its newest trace
+    purpose: Mapped[str] = mapped_column(String(16))
+    data_source: Mapped[str] = mapped_column(String(256))
+    min_version: Mapped[int] = mapped_column(BigInteger)
+    max_version: Mapped[int] = mapped_column(BigInteger)
+    answers: Mapped[int]
+    right: Mapped[int]
+    wrong: Mapped[int]
+    shortcuts: Mapped[int]
+    outcomes: Mapped[int] = mapped_column(SmallInteger)  # bit n: some answer has OUTCOMES[n]
+    missing: Mapped[int]  # answers that lack a reward
+    truncated: Mapped[int]
+    min_format: Mapped[float | None]
+    max_format: Mapped[float | None]
+    min_accuracy: Mapped[float | None]
+    max_accuracy: Mapped[float | None]
+    min_visual: Mapped[float | None]
+    max_visual: Mapped[float | None]
+    ranges: Mapped[str] = mapped_column(Text)  # JSON: of every reward by name (groups.py), the least and the greatest
+    varied: Mapped[str] = mapped_column(Text)  # rewards in which answers differ, as `,accuracy,visual,`
 
 
 class TraceBody(Base):

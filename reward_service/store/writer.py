@@ -12,6 +12,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from reward_service import metrics
 from reward_service.store.counting import Ranges, RewardCounter
 from reward_service.store.database import prepare_store, upsert, writing
+from reward_service.store.groups import add_to_groups, count_again, group_row
 from reward_service.store.retention import is_kept, remove_old
 from reward_service.store.rows import trace_body, trace_row
 from reward_service.store.tables import StoredImage, Trace, TraceBody
@@ -172,6 +173,11 @@ class TraceWriter:
             if new:
                 bodies = [{"sequence": sequence, **trace_body(kept[key])} for key, sequence in new.items()]
                 connection.execute(insert(TraceBody), bodies)
+                add_to_groups(
+                    connection,
+                    [group_row(sequence, kept[key]) for key, sequence in new.items() if key not in other],
+                )
+                count_again(connection, [(run, kept[run, rollout].rollout.prompt.id) for run, rollout in other])
             if images:
                 connection.execute(upsert(connection, StoredImage).on_conflict_do_nothing(), images)
             used = {ref.sha256 for key in new for ref in kept[key].rollout.prompt.images}

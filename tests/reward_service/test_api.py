@@ -81,6 +81,8 @@ async def test_pages_of_traces_and_groups(api: httpx.AsyncClient):
         ({"q": "number 7", "min_accuracy": 1}, [7]),
         ({"data_source": "digits"}, []),
         ({"purpose": "train", "min_version": 9}, [9]),
+        ({"missing": True}, []),
+        ({"truncated": False, "min_version": 9}, [9]),
     ],
 )
 async def test_filters(api: httpx.AsyncClient, filters: dict[str, Any], versions: list[int]):
@@ -121,6 +123,139 @@ async def test_a_group_has_its_rollouts_in_order_with_their_advantages_and_the_s
         assert [group["id"] for group in (await get(api, "/v1/groups", step=7))["groups"]] == ["0/2"]
         assert (await get(api, "/v1/groups", step=8))["groups"] == []
         assert (await get(api, "/v1/groups/0/3"))["step"] is None
+
+
+@pytest.mark.parametrize(
+    ("filters", "groups"),
+    [
+        ({}, ["0/3", "0/2", "0/1", "0/0"]),
+        ({"has_signal": False}, ["0/3", "0/0"]),
+        ({"has_signal": True}, ["0/2", "0/1"]),
+        ({"order": "most_right"}, ["0/3", "0/2", "0/1", "0/0"]),
+        ({"order": "most_wrong"}, ["0/0", "0/2", "0/1", "0/3"]),
+        ({"missing": True}, ["0/2"]),
+        ({"truncated": True, "order": "oldest"}, ["0/1", "0/3"]),
+        ({"min_right": 1, "max_right": 1, "truncated": True}, ["0/1"]),
+    ],
+)
+async def test_groups_say_how_many_are_right_and_whether_something_is_learned_from_them(
+    config: Config, store: Store, filters: dict[str, Any], groups: list[str]
+):
+    right = [(0.0, 0.0), (0.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
+    traces = [scored(2 * group + place, accuracy=right[group][place]) for group in range(4) for place in range(2)]
+    traces[4].missing.append("judge")
+    for index in (2, 6):
+        traces[index].rollout.sample.finish_reason = "length"
+    evaluated = scored(9)
+    evaluated.rollout.prompt.purpose = pb.PURPOSE_EVALUATION
+    await write(store, *traces, evaluated)
+    async with asking(config, store) as api:
+        page = await get(api, "/v1/groups", purpose="train", limit=1, **filters)
+        found = page["groups"]
+        assert page["count"] == len(groups)
+        while page["next_cursor"]:
+            page = await get(api, "/v1/groups", purpose="train", limit=1, cursor=page["next_cursor"], **filters)
+            assert page["count"] is None
+            found += page["groups"]
+        assert [group["id"] for group in found] == groups
+        for group in found:
+            number = int(group["id"][2:])
+            assert (group["right"], group["has_signal"]) == (sum(right[number]), sum(right[number]) == 1)
+            assert group["members"][0]["truncated"] == (number in (1, 3))
+        assert (await get(api, "/v1/groups/0/4"))["has_signal"] is None
+
+
+async def test_a_prompt_is_shown_at_every_version_that_answered_it(config: Config, store: Store):
+    def said(index: int, version: int, description: str, question: str = "what?") -> pb.ScoredRollout:
+        trace = scored(index, version=version, question=question)
+        trace.response = f"<description>{description}</description>"
+        return trace
+
+    evaluated = said(8, 3, "a red square")
+    evaluated.rollout.prompt.purpose = pb.PURPOSE_EVALUATION
+    await write(
+        store,
+        said(0, 1, "a blue circle"),
+        said(1, 1, "a circle"),
+        said(4, 3, "a red circle"),
+        evaluated,
+        said(6, 5, "one red square"),
+        said(2, 2, "nothing", question="what else?"),
+        *(said(index, 7, "a square") for index in range(100, 170)),
+    )
+    async with asking(config, store) as api:
+        key = (await get(api, "/v1/traces/0/0/0"))["prompt_key"]
+        whole = await get(api, f"/v1/prompts/{key}")
+        assert (whole["question"], whole["reference_answer"], whole["next_cursor"]) == ("what?", "red", None)
+        shown = [(v["policy_version"], v["count"], [a["description"] for a in v["answers"]]) for v in whole["versions"]]
+        assert shown[:3] == [
+            (1, 2, ["a blue circle", "a circle"]),
+            (3, 2, ["a red square", "a red circle"]),
+            (5, 1, ["one red square"]),
+        ]
+        assert (shown[3][0], shown[3][1], len(shown[3][2])) == (7, 70, 64)
+        changes = [[(p["kind"], p["text"]) for p in v["changes"] or []] for v in whole["versions"]]
+        assert changes[:3] == [
+            [],
+            [("same", "a"), ("removed", " blue circle"), ("added", " red square")],
+            [("removed", "a"), ("added", "one"), ("same", " red square")],
+        ]
+        assert whole["versions"][1]["answers"][0]["purpose"] == "evaluation"
+        pages: list[dict[str, Any]] = []
+        cursor = None
+        while cursor is not None or not pages:
+            page = await get(api, f"/v1/prompts/{key}", limit=1, **({"cursor": cursor} if cursor else {}))
+            cursor = page["next_cursor"]
+            pages += page["versions"]
+        assert pages == whole["versions"]
+        held_out = await get(api, f"/v1/prompts/{key}", purpose="evaluation")
+        assert [version["policy_version"] for version in held_out["versions"]] == [3]
+        assert (await get(api, f"/v1/prompts/{key}", cursor=7))["versions"] == []
+        assert (await api.get(f"/v1/prompts/{key}", params={"cursor": 8})).status_code == 404
+
+
+async def test_a_prompt_is_shown_as_the_policy_received_it(config: Config, store: Store, tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    trace = scored(1)
+    text = (
+        "<|im_start|>user\n<|vision_start|>"
+        + 9 * "<|image_pad|>"
+        + "<|vision_end|>what color is the square<|im_end|>\n"
+    )
+    trace.rollout.sample.prompt_token_ids.extend(tokenizer(text).input_ids)
+    trace.requeries[0].sample.prompt_token_ids.extend(tokenizer("<|im_start|>top left red<|im_end|>").input_ids)
+    await write(store, trace, scored(0))
+    async with asking(config, store, tokens=TokenBytes(tokenizer)) as api:
+        shown = await get(api, "/v1/traces/0/0/1/prompt")
+        parts = [(part["text"], part["count"]) for part in shown["prompt"]["parts"]]
+        assert parts[2:5] == [("<|vision_start|>", 1), ("<|image_pad|>", 9), ("<|vision_end|>", 1)]
+        assert "".join(part * count for part, count in parts) == text
+        assert shown["prompt"]["tokens"] == len(trace.rollout.sample.prompt_token_ids)
+        (requery,) = shown["requeries"]
+        assert [(part["text"], part["is_control"]) for part in requery["parts"]] == [
+            ("<|im_start|>", True),
+            ("top left red", False),
+            ("<|im_end|>", True),
+        ]
+        earlier = await get(api, "/v1/traces/0/0/0/prompt")
+        assert earlier == {"id": "0/0/0", "prompt": {"tokens": 0, "parts": []}, "requeries": []}
+
+
+async def test_the_words_in_which_two_responses_differ(config: Config, store: Store):
+    one, other = scored(0), scored(1)
+    one.response, other.response = "a red  square\non top", "a blue square\non top of it"
+    await write(store, one, other)
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/traces/0/0/1/diff", base="0/0/0")
+        assert [(part["kind"], part["text"]) for part in shown["parts"]] == [
+            ("same", "a"),
+            ("removed", " red"),
+            ("added", " blue"),
+            ("same", " square\non top"),
+            ("added", " of it"),
+        ]
+        same = (await get(api, "/v1/traces/0/0/1/diff", base="0/0/1"))["parts"]
+        assert same == [{"kind": "same", "text": other.response}]
 
 
 async def test_steps_are_what_each_batch_learned_from_as_it_was_learned_last(config: Config, store: Store):
@@ -172,6 +307,17 @@ async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
         ("/v1/traces?cursor=nonsense", 400, "is not one of this service's for these filters; start again without it"),
         ("/v1/traces?limit=0", 422, "query.limit: Input should be greater than or equal to 1 (got '0')"),
         ("/v1/traces?pattern=all", 422, "query.pattern: Input should be 'both_wrong'"),
+        ("/v1/traces?missing=perhaps", 422, "query.missing: Input should be a valid boolean"),
+        ("/v1/traces?min_version=3&max_version=2", 422, "min_version=3 is more than max_version=2"),
+        ("/v1/groups?min_visual=0.5&max_visual=0.25", 422, "min_visual=0.5 is more than max_visual=0.25"),
+        ("/v1/groups?min_right=2&max_right=1", 422, "min_right=2 is more than max_right=1"),
+        ("/v1/groups?min_accuracy=much", 422, "query.min_accuracy: Input should be a valid number"),
+        ("/v1/groups?order=best", 422, "query.order: Input should be 'newest', 'oldest', 'most_right'"),
+        ("/v1/prompts/none", 404, "no prompt 'none' in run 'r'; a trace names its own as prompt_key"),
+        ("/v1/prompts/none?limit=101", 422, "query.limit: Input should be less than or equal to 100"),
+        ("/v1/traces/0/0/0/diff?base=none", 404, "no trace 'none' in run 'r'"),
+        ("/v1/traces/0/0/0/diff", 422, "query.base: Field required"),
+        ("/v1/traces/0/0/0/prompt", 503, "the tokenizer of"),
         ("/v1/traces?q=a%00b", 422, "a NUL character"),
         ("/v1/traces/0%00", 422, "a NUL character"),
         ("/v1/pipeline", 503, "the run is over"),

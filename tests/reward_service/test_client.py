@@ -23,6 +23,9 @@ METHODS: dict[tuple[str, str], Callable[..., Any]] = {
     ("get", "/v1/steps"): Client.steps,
     ("get", "/v1/traces/{trace_id}"): Client.trace,
     ("get", "/v1/traces/{trace_id}/tokens"): Client.tokens,
+    ("get", "/v1/traces/{trace_id}/prompt"): Client.prompt,
+    ("get", "/v1/traces/{trace_id}/diff"): Client.diff,
+    ("get", "/v1/prompts/{prompt_key}"): Client.prompt_versions,
     ("post", "/v1/traces/{trace_id}/rescore"): Client.rescore,
     ("get", "/v1/groups"): Client.groups,
     ("get", "/v1/groups/{group_id}"): Client.group,
@@ -85,6 +88,12 @@ async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
         assert client.statistics().overall.shortcut_rate == 0.5
         assert client.scalars(names=["kl/answer"]).steps == []
         assert client.comparison(RUN).prompts == 5
+        assert [group.id for group in client.groups(order="oldest", max_right=1, limit=2)][:2] == ["0/0", "0/1"]
+        versions = client.prompt_versions(client.group("0/3").prompt_key, limit=1)
+        assert [(version.policy_version, version.count) for version in versions] == [(6, 1), (7, 1)]
+        assert [part.text for part in client.diff("0/3/1", "0/3/0").parts if part.kind == "added"] == [
+            " 7</description>"
+        ]
         first = next(islice(client.live(last_event_id=1), 1))
         assert first.id == "0/0/1"
 

@@ -13,12 +13,23 @@ from typing import Any
 import alembic.command
 import psutil
 import pytest
-from sqlalchemy import create_engine, text, update
+from sqlalchemy import create_engine, select, text, update
 
 from reward_service import metrics
-from reward_service.store import CursorError, StoreError, Trace, TraceFilter, TraceReader, TraceWriter, open_store
+from reward_service.store import (
+    CursorError,
+    EarlierStoreError,
+    GroupFilter,
+    StoreError,
+    Trace,
+    TraceFilter,
+    TraceReader,
+    TraceWriter,
+    open_store,
+)
 from reward_service.store.database import migrations, writing
 from reward_service.store.retention import remove_old
+from reward_service.store.tables import TraceGroup
 from tests.reward_service.conftest import RANGE, RUN, Store
 from vision_sr1.config import Config, ConfigError, TracesConfig
 from vision_sr1.streams import Blobs, Keys, connect
@@ -74,6 +85,7 @@ def store(store_url: str) -> Iterator[Store]:
 
 
 ALL = TraceFilter(run=RUN)
+ALL_GROUPS = GroupFilter(run=RUN)
 
 
 async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store):
@@ -114,10 +126,19 @@ async def test_a_cursor_leads_through_all_traces_once_newest_first(store: Store)
         ({"data_source": "digits"}, []),
         ({"purpose": "evaluation"}, []),
         ({"group_ids": ["0/1", "0/3"]}, [7, 6, 3, 2]),
+        ({"missing": True}, [4]),
+        ({"missing": False, "min_version": 3, "max_version": 5}, [5, 3]),
+        ({"truncated": True}, [8, 2]),
+        ({"truncated": True, "words": "number 4"}, [8]),
+        ({"truncated": False, "max_version": 2}, [1, 0]),
     ],
 )
 async def test_filters(store: Store, changes: dict[str, Any], versions: list[int]):
-    await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
+    traces = [scored(index, version=index, accuracy=float(index % 2)) for index in range(10)]
+    traces[4].missing.append("judge")
+    for index in (2, 8):
+        traces[index].rollout.sample.finish_reason = "length"
+    await write(store, *traces)
     page, cursor = store.reader.traces(replace(ALL, **changes), None, 50)
     assert [found.scored.rollout.sample.versions[-1].policy_version for found in page] == versions
     assert cursor is None
@@ -132,16 +153,11 @@ async def test_of_several_versions_the_newest_comes_first_whenever_its_traces_ca
     await write(store, *(scored(index, version=7 * index % 10) for index in range(10)))
     several = replace(ALL, min_version=2, max_version=8)
     seen: list[int] = []
-    groups: list[str] = []
     cursor = None
     while cursor is not None or not seen:
         page, cursor = store.reader.traces(several, cursor, 2)
         seen += [found.scored.rollout.sample.versions[-1].policy_version for found in page]
-    while cursor is not None or not groups:
-        ids, cursor = store.reader.group_ids(several, cursor, 2)
-        groups += ids
     assert seen == [8, 7, 6, 5, 4, 3, 2]
-    assert groups == ["0/2", "0/0", "0/4", "0/1", "0/3"]
     _, cursor = store.reader.traces(several, None, 2)
     with pytest.raises(CursorError, match="for these filters"):
         store.reader.traces(ALL, cursor, 2)
@@ -154,17 +170,152 @@ async def test_a_page_of_groups_shows_each_once_though_its_members_came_far_apar
     await write(store, late)
     pages, cursor = [], None
     while True:
-        page, cursor = store.reader.group_ids(ALL, cursor, 2)
+        page, cursor = store.reader.group_ids(ALL_GROUPS, cursor, 2)
         pages.append(page)
         if cursor is None:
             break
     assert pages == [["0/0", "0/5"], ["0/4", "0/3"], ["0/2", "0/1"]]
-    assert store.reader.group_ids(replace(ALL, outcome="both_wrong"), None, 5) == (["0/2"], None)
+    assert store.reader.group_ids(replace(ALL_GROUPS, outcome="both_wrong"), None, 5) == (["0/2"], None)
     groups = store.reader.groups(RUN, ["0/0", "0/2", "none"])
     assert {group: [f.scored.rollout.id for f in found] for group, found in groups.items()} == {
         "0/0": ["0/0/0", "0/0/1"],
         "0/2": ["0/2/0", "0/2/1"],
     }
+
+
+GROUPS = [  # accuracies and visual rewards of both answers; None is missing
+    ((1.0, 1.0), (0.0, 0.0)),
+    ((1.0, 0.0), (0.0, 0.0)),
+    ((0.0, 0.0), (0.0, 0.0)),
+    ((1.0, 1.0), (1.0, 0.0)),
+    ((0.0, None), (1.0, 0.0)),
+]
+
+
+def groups_of_all_kinds() -> list[pb.ScoredRollout]:
+    traces = [
+        scored(GROUP_SIZE * group + place, version=group, accuracy=accuracy[place], visual=visual[place])
+        for group, (accuracy, visual) in enumerate(GROUPS)
+        for place in range(GROUP_SIZE)
+    ]
+    traces[4].rollout.sample.finish_reason = "length"
+    traces[5].rewards["format"] = 1.0
+    return traces
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({}, [4, 3, 2, 1, 0]),
+        ({"order": "oldest"}, [0, 1, 2, 3, 4]),
+        ({"order": "most_right"}, [3, 0, 1, 4, 2]),
+        ({"order": "most_wrong"}, [2, 4, 1, 3, 0]),
+        ({"order": "most_shortcuts"}, [0, 3, 1, 4, 2]),
+        ({"order": "most_right", "words": "number"}, [3, 0, 1, 4, 2]),
+        ({"order": "most_right", "words": "answer 9"}, [4]),
+        ({"min_right": 2}, [3, 0]),
+        ({"max_right": 0}, [4, 2]),
+        ({"min_right": 1, "max_right": 1}, [1]),
+        ({"min_right": 1, "words": "number"}, [3, 1, 0]),
+        ({"has_signal": False, "objective": ["accuracy", "visual"]}, [2, 0]),
+        ({"has_signal": True, "objective": ["accuracy", "visual"]}, [4, 3, 1]),
+        ({"has_signal": True, "objective": ["accuracy"]}, [1]),
+        ({"has_signal": False, "objective": ["judge"]}, [4, 3, 2, 1, 0]),
+        ({"has_signal": True, "objective": ["format", "judge"]}, [2]),
+        ({"has_signal": True, "objective": ["visual"], "purpose": "evaluation"}, []),
+        ({"missing": True}, [4]),
+        ({"missing": False, "min_version": 3}, [4, 3]),
+        ({"truncated": True}, [2]),
+        ({"truncated": True, "min_rewards": {"format": 0.5}}, []),
+        ({"min_rewards": {"format": 0.5}}, [2]),
+        ({"max_rewards": {"visual": 0.5}, "min_rewards": {"visual": 0.5}}, []),
+        ({"max_rewards": {"accuracy": 0.0}, "outcome": "sufficient_only"}, [4]),
+        ({"outcome": "shortcut"}, [3, 1, 0]),
+        ({"outcome": "both_right", "max_rewards": {"visual": 0.5}}, []),
+        ({"min_version": 2, "max_version": 3}, [3, 2]),
+        ({"group_ids": ["0/1", "0/2", "none"]}, [2, 1]),
+        ({"data_source": "digits"}, []),
+        ({"run": "other"}, []),
+    ],
+)
+async def test_groups_are_found_by_what_their_answers_are_together(
+    store: Store, changes: dict[str, Any], groups: list[int]
+):
+    await write(store, *groups_of_all_kinds())
+    wanted = replace(ALL_GROUPS, **changes)
+    found, cursor = [], None
+    while True:
+        page, cursor = store.reader.group_ids(wanted, cursor, 2)
+        found += page
+        if cursor is None:
+            break
+    assert found == [f"0/{group}" for group in groups]
+    assert store.reader.count_groups(wanted, 100) == len(groups)
+    assert store.reader.count_groups(wanted, 1) == min(1, len(groups))
+
+
+def group_rows(store: Store) -> list[dict[str, Any]]:
+    with store.engine.connect() as connection:
+        return [
+            dict(row) for row in connection.execute(select(TraceGroup.__table__).order_by(TraceGroup.id)).mappings()
+        ]
+
+
+async def test_a_group_is_the_same_however_its_answers_come(store: Store):
+    traces = groups_of_all_kinds()
+    await write(store, *traces)
+    (whole, *others) = group_rows(store)
+    assert len(others) == 4
+    assert (whole["answers"], whole["right"], whole["wrong"], whole["shortcuts"]) == (2, 2, 0, 2)
+    assert (whole["min_visual"], whole["max_visual"], whole["varied"]) == (0.0, 0.0, ",")
+    one_by_one = Store(store.url)
+    for trace in traces:
+        trace.rollout.prompt.run = "other"
+        await write(one_by_one, trace)
+    rows = group_rows(store)
+    apart = {"run", "sequence"}
+    by_run = [
+        [{k: v for k, v in row.items() if k not in apart} for row in rows if row["run"] == run]
+        for run in (RUN, "other")
+    ]
+    assert by_run[0] == by_run[1]
+    one_by_one.engine.dispose()
+
+
+async def test_a_group_forgets_an_answer_that_was_sampled_anew_and_goes_with_its_last_trace(store: Store):
+    await write(store, *groups_of_all_kinds())
+    anew = scored(0, accuracy=0.0, visual=1.0)
+    anew.rollout.sample.response_token_ids[0] = 99
+    await write(store, anew)
+    row = group_rows(store)[0]
+    assert (row["answers"], row["right"], row["wrong"], row["shortcuts"]) == (2, 1, 1, 1)
+    assert row["varied"] == ",accuracy,visual,"
+    assert row["sequence"] == store.reader.last_sequence(RUN)
+    remove_old(writing(store.engine), TracesConfig(keep_count=3))
+    assert [row["id"] for row in group_rows(store)] == ["0/0", "0/4"]
+    remove_old(writing(store.engine), TracesConfig(keep_days=1e-9))
+    assert group_rows(store) == []
+
+
+async def test_a_store_of_the_version_before_is_read_as_it_is_and_gets_its_groups(store: Store):
+    await write(store, *groups_of_all_kinds())
+    before = group_rows(store)
+    with writing(store.engine).begin() as connection:
+        alembic.command.downgrade(migrations(connection), "0002")
+    earlier = open_store(TracesConfig(url=store.url), store.url, read_only=True)
+    reader = TraceReader(earlier)
+    assert reader.group_ids(replace(ALL_GROUPS, outcome="shortcut"), None, 2)[0] == ["0/3", "0/1"]
+    assert reader.count_groups(replace(ALL_GROUPS, outcome="shortcut"), 9) == 3
+    for changes in ({"order": "oldest"}, {"has_signal": True}, {"min_right": 1}, {"missing": True}):
+        with pytest.raises(EarlierStoreError, match="of an earlier version: .*opened once"):
+            reader.group_ids(replace(ALL_GROUPS, **changes), None, 2)
+    earlier.dispose()
+    open_store(TracesConfig(url=store.url), store.url).dispose()
+    assert group_rows(store) == before
+    assert store.reader.group_ids(replace(ALL_GROUPS, truncated=True), None, 5) == (["0/2"], None)
+    assert [found.scored.rollout.id for found in store.reader.traces(replace(ALL, missing=True), None, 5)[0]] == [
+        "0/4/1"
+    ]
 
 
 async def test_a_rollout_that_comes_twice_is_kept_and_counted_once(store: Store):
@@ -380,7 +531,7 @@ async def test_a_store_of_the_first_version_is_searched_as_it_is_and_brought_up_
     with writing(store.engine).begin() as connection:
         alembic.command.downgrade(migrations(connection), "0001")
     wanted = replace(ALL, words="scriptio 3")
-    for read_only, version in ((True, "0001"), (False, "0002")):
+    for read_only, version in ((True, "0001"), (False, "0003")):
         engine = open_store(TracesConfig(url=store.url), store.url, read_only=read_only)
         page, _ = TraceReader(engine).traces(wanted, None, 5)
         assert [found.scored.rollout.id for found in page] == ["0/1/1"]

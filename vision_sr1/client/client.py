@@ -10,11 +10,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from vision_sr1.client.models import (
     Comparison,
+    GroupOrder,
     GroupPage,
     GroupSummary,
     GroupView,
     Pattern,
     Pipeline,
+    PromptHistory,
+    PromptVersion,
     Purpose,
     Rescored,
     Row,
@@ -27,7 +30,9 @@ from vision_sr1.client.models import (
     StepView,
     TokensView,
     TracePage,
+    TracePrompts,
     TraceView,
+    WordDiff,
 )
 
 if TYPE_CHECKING:
@@ -87,6 +92,8 @@ class Client:
         min_version: int | None = None,
         max_version: int | None = None,
         pattern: Pattern | None = None,
+        missing: bool | None = None,
+        truncated: bool | None = None,
         min_format: float | None = None,
         max_format: float | None = None,
         min_accuracy: float | None = None,
@@ -110,6 +117,8 @@ class Client:
         min_version: int | None = None,
         max_version: int | None = None,
         pattern: Pattern | None = None,
+        missing: bool | None = None,
+        truncated: bool | None = None,
         min_format: float | None = None,
         max_format: float | None = None,
         min_accuracy: float | None = None,
@@ -163,6 +172,14 @@ class Client:
         """A response token by token."""
         return self._view(TokensView, f"/v1/traces/{trace_id}/tokens", run=run)
 
+    def prompt(self, trace_id: str, *, run: str | None = None) -> TracePrompts:
+        """The prompts of a trace as the policy received them."""
+        return self._view(TracePrompts, f"/v1/traces/{trace_id}/prompt", run=run)
+
+    def diff(self, trace_id: str, base: str, *, run: str | None = None) -> WordDiff:
+        """The words in which a response differs from that of another trace."""
+        return self._view(WordDiff, f"/v1/traces/{trace_id}/diff", base=base, run=run)
+
     def groups(
         self,
         *,
@@ -173,10 +190,22 @@ class Client:
         min_version: int | None = None,
         max_version: int | None = None,
         pattern: Pattern | None = None,
+        missing: bool | None = None,
+        truncated: bool | None = None,
+        min_format: float | None = None,
+        max_format: float | None = None,
+        min_accuracy: float | None = None,
+        max_accuracy: float | None = None,
+        min_visual: float | None = None,
+        max_visual: float | None = None,
+        min_right: int | None = None,
+        max_right: int | None = None,
+        has_signal: bool | None = None,
         q: str | None = None,
+        order: GroupOrder = "newest",
         limit: int = 20,
     ) -> Iterator[GroupSummary]:
-        """All groups of which some trace fits, those with the newest traces first; `limit` at a time."""
+        """All groups that fit, in this order; `limit` at a time."""
         given = {name: value for name, value in locals().items() if name != "self" and value is not None}
         for page in self._pages("/v1/groups", GroupPage, given):
             yield from page.groups
@@ -184,6 +213,14 @@ class Client:
     def group(self, group_id: str, *, run: str | None = None) -> GroupView:
         """All rollouts of a prompt, with their advantages."""
         return self._view(GroupView, f"/v1/groups/{group_id}", run=run)
+
+    def prompt_versions(
+        self, prompt_key: str, *, run: str | None = None, purpose: Purpose | None = None, limit: int = 50
+    ) -> Iterator[PromptVersion]:
+        """A prompt at all policy versions that answered it, the oldest first; `limit` at a time."""
+        asked = {"run": run, "purpose": purpose, "limit": limit}
+        for page in self._pages(f"/v1/prompts/{prompt_key}", PromptHistory, asked):
+            yield from page.versions
 
     def image(self, sha: str) -> bytes:
         """An image by its SHA-256."""
@@ -233,6 +270,14 @@ class Client:
         min_version: int | None = None,
         max_version: int | None = None,
         pattern: Pattern | None = None,
+        missing: bool | None = None,
+        truncated: bool | None = None,
+        min_format: float | None = None,
+        max_format: float | None = None,
+        min_accuracy: float | None = None,
+        max_accuracy: float | None = None,
+        min_visual: float | None = None,
+        max_visual: float | None = None,
         q: str | None = None,
         last_event_id: int | None = None,
     ) -> Iterator[TraceView]:

@@ -8,6 +8,7 @@ Text = Annotated[str, Field(max_length=200_000)]
 Purpose = Literal["train", "evaluation"]
 Row = dict[str, Any]  # of the table of answers, by column: text, numbers, lists of them, None
 Pattern = Literal["both_wrong", "sufficient_only", "shortcut", "both_right"]
+GroupOrder = Literal["newest", "oldest", "most_right", "most_wrong", "most_shortcuts"]
 
 
 class RewardView(BaseModel):
@@ -53,6 +54,7 @@ class TraceView(BaseModel):
     id: str
     run: str
     group_id: str
+    prompt_key: str = Field(description="The same for the same question, answer and images; see /v1/prompts/{key}.")
     purpose: str
     data_source: str
     policy_version: int
@@ -111,6 +113,7 @@ class MemberView(BaseModel):
     policy_version: int
     answer: str
     rewards: dict[str, float | None]
+    truncated: bool = Field(description="Whether the response ended at its token limit.")
 
 
 class GroupSummary(BaseModel):
@@ -125,13 +128,20 @@ class GroupSummary(BaseModel):
     question: str
     reference_answer: str
     images: list[str]
+    prompt_key: str
+    right: int = Field(description="How many of the answers are right.")
+    has_signal: bool | None = Field(
+        description="Whether some component of the objective learns from it: not all advantages are 0. Null for "
+        "evaluation."
+    )
     members: list[MemberView]
 
 
 class GroupPage(BaseModel):
-    """One page of groups, those with the newest traces first."""
+    """One page of groups."""
 
     groups: list[GroupSummary]
+    count: int | None = Field(description="How many groups fit; 1000: that many or more. Null behind the first page.")
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
 
 
@@ -140,7 +150,9 @@ class GroupView(BaseModel):
 
     id: str
     run: str
+    prompt_key: str
     step: int | None = Field(description="Batch that learned from it; null before, and for evaluation.")
+    has_signal: bool | None = Field(description="As in GroupSummary.")
     traces: list[TraceView]
     advantages: dict[str, list[float | None]] = Field(
         description="By component of the objective, one for each trace; null where its reward is missing. "
@@ -166,6 +178,82 @@ class TokensView(BaseModel):
 
     id: str
     tokens: list[TokenView]
+
+
+class DiffPart(BaseModel):
+    """Some words of two texts."""
+
+    kind: Literal["same", "removed", "added"]
+    text: str
+
+
+class WordDiff(BaseModel):
+    """The words in which a response differs from another."""
+
+    id: str
+    base: str = Field(description="The trace it is compared with.")
+    parts: list[DiffPart]
+
+
+class PromptPart(BaseModel):
+    """Text of a prompt, or a control token such as an image's."""
+
+    text: str
+    count: int = Field(description="How often the control token comes in a row; 1 of text.")
+    is_control: bool
+
+
+class RenderedPrompt(BaseModel):
+    """A prompt as the policy received it."""
+
+    tokens: int = Field(description="0: not recorded.")
+    parts: list[PromptPart]
+
+
+class TracePrompts(BaseModel):
+    """The prompts of a trace as the policy received them."""
+
+    id: str
+    prompt: RenderedPrompt
+    requeries: list[RenderedPrompt] = Field(description="One for each re-query of the trace.")
+
+
+class PromptAnswer(BaseModel):
+    """One answer to a prompt."""
+
+    id: str
+    group_id: str
+    purpose: str
+    description: str
+    answer: str
+    requery_answer: str = Field(description="From the description alone; empty without a re-query.")
+    rewards: dict[str, float | None]
+    truncated: bool
+
+
+class PromptVersion(BaseModel):
+    """What one policy version answered to a prompt."""
+
+    policy_version: int
+    count: int = Field(description="Answers; the first 64 are listed.")
+    answers: list[PromptAnswer] = Field(description="Those of evaluation first.")
+    changes: list[DiffPart] | None = Field(
+        description="From the first answer's description at the version before to the first answer's here; null at the "
+        "first version."
+    )
+
+
+class PromptHistory(BaseModel):
+    """A prompt at the policy versions that answered it, the oldest first."""
+
+    key: str
+    run: str
+    data_source: str
+    question: str
+    reference_answer: str
+    images: list[str] = Field(description="SHA-256 of each; see /v1/images/{sha}.")
+    versions: list[PromptVersion]
+    next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null on the last.")
 
 
 class RunView(BaseModel):

@@ -137,6 +137,7 @@ class TokenBytes:
         special = set(tokenizer.all_special_ids)
         added = tokenizer.get_added_vocab()
         self._bytes: dict[int, bytes] = {}
+        self._written = {index: token.encode() for token, index in added.items()}
         byte_of = _byte_level_alphabet()
         for token, index in tokenizer.get_vocab().items():
             if index in special:
@@ -150,6 +151,14 @@ class TokenBytes:
         """Each token's bytes; ids outside the vocabulary (padding of the embedding) have none."""
         get = self._bytes.get
         return [get(token, b"") for token in token_ids]
+
+    def written(self, token_ids: list[int]) -> list[bytes]:
+        """Each token's bytes in a prompt, where control tokens are as they are written."""
+        return [self._written.get(token) or self._bytes.get(token, b"") for token in token_ids]
+
+    def is_control(self, token_id: int) -> bool:
+        """Whether a token was added to the vocabulary of texts, such as an image's or the end of a turn."""
+        return token_id in self._written
 
 
 class TokenPlaces:
