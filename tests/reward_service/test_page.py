@@ -46,6 +46,8 @@ def answered(
     samples: int = 1,
     further: bool = False,
     image: str = "",
+    truncated: bool = False,
+    missing: str | None = None,
 ) -> pb.ScoredRollout:
     """An answer to `what color is the square`, with all that the service records.
 
@@ -80,11 +82,15 @@ def answered(
         prompt.images.add(sha256=image, media_type="image/png")
     scored.rollout.id, scored.rollout.sample_index = f"0/{group}/{index}", index
     sample = scored.rollout.sample
+    pads = f"<|vision_start|>{'<|image_pad|>' * 16}<|vision_end|>"
+    sample.prompt_token_ids.extend(tokenizer(f"<|im_start|>{pads}what color is the square<|im_end|>").input_ids)
     sample.response_token_ids.extend(ids)
     sample.logprobs.extend([-0.1 * (place % 20) for place in range(len(ids))])
     sample.versions.add(policy_version=version, end=len(ids))
-    sample.finish_reason = "stop"
-    for name, span in (("description", parsed.description_span), ("think", parsed.think_span)):
+    sample.finish_reason = "length" if truncated else "stop"
+    scored.missing.extend([missing] if missing else [])
+    spans = {"description": parsed.description_span, "think": parsed.think_span, "answer": parsed.answer_span}
+    for name, span in spans.items():
         assert span is not None
         start, end = TokenPlaces(token_bytes).span(span)
         getattr(scored, name).CopyFrom(pb.TokenSpan(start=start, end=end))
@@ -97,6 +103,8 @@ def answered(
             policy_version=version,
             rewards={"visual": float(enough), "requery_format": 1.0},
         )
+    asked = tokenizer(f"<|im_start|>top left square {said} . what color is the square<|im_end|>").input_ids
+    scored.requeries[0].sample.prompt_token_ids.extend(asked)
     if further:
         prompt.further_questions.add(question="how many squares", answer="one")
         scored.requeries.add(prompt="…", response="…", answer="one", question=1, rewards={"visual": 1.0})
@@ -177,6 +185,8 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     answers = page.locator("article")
     expect(answers).to_have_count(2)
     first = answers.nth(0)
+    expect(first.get_by_text("answer right, description insufficient (shortcut)")).to_be_hidden()
+    first.locator("summary").first.click()
     expect(first).to_contain_text("answer right, description insufficient (shortcut)")
     expect(first.get_by_role("heading")).to_contain_text("graders differ")
     expect(first).to_contain_text("mathruler: 'red' is 'red'; exact: 'red' is not 'red'")
@@ -185,8 +195,7 @@ def test_from_the_list_to_a_shortcut_and_what_its_re_query_saw(page: Page):
     expect(first).to_contain_text("top left square red . what color is the square")
     expect(first).to_contain_text("mathruler: 'green' is not 'red'")
     expect(first.locator(".segment-description").first).to_be_visible()
-    expect(first.get_by_role("row", name="A answer")).to_be_visible()
-    first.get_by_role("button", name="log-probability").click()
+    page.get_by_role("button", name="log-probability").click()
     token = first.locator(".response span").nth(5)
     expect(token).to_have_attribute("style", re.compile(r"rgba\(220, 70, 50"))
     expect(token).to_have_attribute("title", re.compile("version 3"))
@@ -232,6 +241,142 @@ def test_two_runs_are_looked_at_one_by_one_and_side_by_side(page: Page, served: 
     expect(page.locator("article")).to_have_count(2)
 
 
+def test_a_group_is_seen_at_once_and_read_answer_by_answer(page: Page, served: Served):
+    page.goto(f"{served.url}#/group/0/0")
+    table = page.get_by_role("table", name="Answers, rewards and advantages")
+    header = table.locator("thead tr").nth(1).locator("th").all_inner_texts()
+    assert header[:5] == ["#", "answer", "accuracy", "visual", "format"]
+    assert header[-3:] == ["answer", "description", "requery"]
+    rows = [row.locator("td").all_inner_texts() for row in table.locator("tbody tr").all()]
+    assert [row[:4] for row in rows] == [["red", "1", "1", "1"], ["blue", "0", "0", "1"]]
+    assert [row[-3:] for row in rows] == [["+0.71"] * 3, ["-0.71"] * 3]
+    expect(page.locator(".badges")).to_contain_text("1 of 2 right")
+    expect(page.locator(".badges")).not_to_contain_text("no signal")
+    second = page.locator("article").nth(1)
+    expect(second.get_by_label("Response", exact=True)).to_be_hidden()
+    page.get_by_role("button", name="Show answer 2").click()
+    expect(second.get_by_label("Response", exact=True)).to_be_visible()
+    legend = page.get_by_role("group", name="Legend")
+    expect(legend).to_contain_text("description")
+    page.get_by_role("button", name="differences from answer 1").click()
+    expect(legend).to_contain_text("only in answer 1")
+    removed, added = second.locator("del"), second.locator("ins")
+    assert [text.strip() for text in removed.all_inner_texts()] == ["red", "red", "\\boxed{red}"]
+    assert [text.strip() for text in added.all_inner_texts()] == ["blue", "blue", "\\boxed{blue}"]
+    page.get_by_role("button", name="Open all answers").click()
+    expect(page.get_by_role("button", name="Fold all answers")).to_be_visible()
+    assert page.locator("article del").count() == 3, "the first answer is as it is"
+
+
+def test_a_prompt_is_shown_with_its_image_tokens_counted_once_it_is_opened(page: Page, served: Served):
+    page.goto(f"{served.url}#/group/0/0")
+    rendered = page.get_by_label("Rendered prompt")
+    expect(page.get_by_text("Prompt as the policy received it")).to_be_visible()
+    expect(rendered).to_have_count(0)
+    page.get_by_text("Prompt as the policy received it").click()
+    image = "<|image_pad|> \N{MULTIPLICATION SIGN} 16"
+    shown = f"<|im_start|><|vision_start|>{image}<|vision_end|>what color is the square<|im_end|>"
+    expect(rendered).to_have_text(shown)
+    expect(page.locator(".prompt")).to_contain_text(f"tokens, among them {image}")
+    page.locator("article summary").first.click()
+    page.get_by_text("Re-query as the policy received it").first.click()
+    requery = page.locator("article").get_by_label("Rendered prompt")
+    expect(requery).to_have_text("<|im_start|>top left square red . what color is the square<|im_end|>")
+
+
+def test_one_prompt_is_followed_over_the_policys_versions(page: Page, served: Served):
+    served.add(
+        {"group": 8, "index": 0, "right": True, "sufficient": True, "version": 9, "evaluation": True},
+        {"group": 9, "index": 0, "right": False, "sufficient": False, "version": 0},
+    )
+    page.get_by_role("link", name="over versions").first.click()
+    expect(page).to_have_url(re.compile("#/prompts/[0-9a-f]{16}$"))
+    strip = page.get_by_role("table", name="Rewards by policy version")
+    assert strip.locator("thead th").all_inner_texts() == ["version", "0", "3", "4", "9"]
+    rows = {
+        row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in strip.locator("tbody tr").all()
+    }
+    assert rows["answer right"] == ["✗", "2/3", "✓", "✓"]
+    assert rows["description sufficient"] == ["✗", "1/3", "✓", "✓"]
+    expect(page.locator("#main")).to_contain_text(
+        "From version 0 to 9: answer right 0/1 → 1/1, description sufficient 0/1 → 1/1."
+    )
+    versions = page.get_by_role("list", name="Versions").locator("> li")
+    expect(versions).to_have_count(4)
+    expect(versions.nth(1).locator("del")).to_have_text("blue")
+    expect(versions.nth(1).locator("ins")).to_have_text("red")
+    expect(versions.nth(2)).to_contain_text("description unchanged")
+    expect(versions.nth(3)).to_contain_text("evaluation")
+    page.get_by_label("Purpose").select_option("evaluation")
+    expect(versions).to_have_count(1)
+    expect(page).to_have_url(re.compile("purpose=evaluation"))
+    page.get_by_label("Purpose").select_option("")
+    expect(versions).to_have_count(4)
+    page.get_by_role("button", name="Show version 3").click()
+    expect(versions.nth(1)).to_be_focused()
+    versions.nth(1).get_by_role("link").nth(1).click()
+    expect(page.get_by_role("heading", name="Group 0/0")).to_be_visible()
+    expect(page.locator("article").nth(1).get_by_label("Response", exact=True)).to_be_visible()
+    page.get_by_role("link", name="this prompt over versions").click()
+    expect(versions).to_have_count(4)
+    page.goto(f"{served.url}#/prompts/none")
+    expect(page.get_by_role("alert")).to_contain_text("no prompt 'none' in run 'r'")
+
+
+def test_groups_are_counted_sorted_and_filtered(page: Page, served: Served):
+    served.add(
+        {"group": 3, "index": 0, "right": False, "sufficient": False},
+        {"group": 3, "index": 1, "right": False, "sufficient": False},
+        {"group": 4, "index": 0, "right": False, "sufficient": False, "truncated": True},
+        {"group": 4, "index": 1, "right": True, "sufficient": True, "missing": "judge"},
+    )
+    page.reload()
+    items = page.locator(".list > li")
+    expect(page.get_by_role("status")).to_have_text("4 fit")
+    expect(items.nth(1)).to_contain_text("0 of 2 right")
+    expect(items.nth(1)).to_contain_text("no signal")
+    expect(items.nth(0)).to_contain_text("1 of 2 right")
+    expect(items.nth(0)).not_to_contain_text("no signal")
+    expect(items.nth(0)).to_contain_text("truncated")
+
+    def ids() -> list[str]:
+        return [text.split(" ·")[0] for text in items.locator("div.dim").all_inner_texts()]
+
+    page.get_by_label("Order").select_option("most right answers")
+    expect(items.first).to_contain_text("2 of 2 right")
+    assert ids() == ["0/1", "0/4", "0/0", "0/3"]
+    assert page.url.endswith("order=most_right")
+    page.get_by_text("More filters").click()
+    page.get_by_label("Signal").select_option("no signal")
+    expect(items).to_have_count(1)
+    assert ids() == ["0/3"]
+    expect(page.get_by_role("status")).to_have_text("1 fits")
+    page.get_by_label("Signal").select_option("all")
+    expect(items).to_have_count(4)
+    for label, option, found in (
+        ("Missing rewards", "in some answer", ["0/4"]),
+        ("Truncated", "some answer", ["0/4"]),
+    ):
+        page.get_by_label(label).select_option(option)
+        expect(items).to_have_count(len(found))
+        assert ids() == found
+        page.get_by_label(label).select_option("all")
+        expect(items).to_have_count(4)
+    page.get_by_label("Reward description from").fill("0.5")
+    page.get_by_role("button", name="Show").click()
+    expect(items).to_have_count(3)
+    page.get_by_label("Reward description to").fill("0.25")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("alert")).to_contain_text("min_visual=0.5 is more than max_visual=0.25")
+    expect(page.get_by_label("Reward description to")).to_have_value("0.25")
+    page.get_by_role("link", name="clear").click()
+    expect(items).to_have_count(4)
+    page.get_by_label("Right answers to").fill("0")
+    page.get_by_role("button", name="Show").click()
+    expect(items).to_have_count(1)
+    assert ids() == ["0/3"]
+
+
 def test_a_run_that_is_not_there_is_said(page: Page, served: Served):
     page.goto(f"{served.url}#/groups?run=nobody")
     expect(page.locator("#main")).to_contain_text(f"no run 'nobody' in this store; it has {RUN}")
@@ -254,13 +399,18 @@ def test_an_advantage_colours_the_tokens_that_its_component_trains(
     )
     page.goto(f"{served.url}#/group/0/0?run={preset}")
     first = page.locator("article").first
+    expect(page.locator("#main")).to_contain_text("Group 0/0")
+    first.locator("summary").first.click()
+    expect(first.locator(".segment-description").first).to_be_visible()
     painted = "span[style*=background]"
     shown = 0
     for component in config.learner.components:
         if not component.reward.keys() <= given:
             continue
-        first.get_by_role("button", name=f"advantage {component.name}", exact=True).click()
+        page.get_by_role("button", name=f"advantage {component.name}", exact=True).click()
         response = first.get_by_label("Response", exact=True)
+        trains = f"trains: {', '.join(component.tokens)}; other tokens have no colour"
+        expect(page.get_by_role("group", name="Legend")).to_contain_text(trains)
         texts = "".join(response.locator(painted).all_text_contents())
         sets = set(component.tokens)
         assert ("top left" in texts) == bool(sets & {"response", "description"}), component.name
@@ -281,7 +431,7 @@ def test_a_re_query_shows_the_question_that_it_asked_and_the_own_one_decides_on_
     page.goto(f"{served.url}#/group/0/5")
     article = page.locator("article")
     expect(article).to_contain_text("answer right, description insufficient (shortcut)")
-    own, further = article.locator("details").all()
+    own, further = article.locator("details > details:not(.received)").all()
     expect(own).not_to_contain_text("wanted")
     expect(further).to_contain_text("how many squares · wanted: one")
     page.goto(f"{served.url}#/groups")
@@ -455,7 +605,7 @@ def test_back_leads_to_the_same_place_of_a_list(page: Page, served: Served):
     expect(items).to_have_count(20)
     page.get_by_role("button", name="More").click()
     expect(items).to_have_count(40)
-    link = items.nth(33).get_by_role("link")
+    link = items.nth(33).get_by_role("link").first
     link.scroll_into_view_if_needed()
     scrolled = page.evaluate("window.scrollY")
     assert scrolled > 1000
@@ -471,6 +621,7 @@ def test_back_leads_to_the_same_place_of_a_list(page: Page, served: Served):
 def test_an_answer_has_an_address_that_can_be_copied(page: Page, served: Served):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{served.url}#/group/0/1")
+    page.locator("article").nth(1).locator("summary").first.click()
     page.locator("article").nth(1).get_by_role("button", name="Copy link").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     address = page.evaluate("navigator.clipboard.readText()")
@@ -478,6 +629,7 @@ def test_an_answer_has_an_address_that_can_be_copied(page: Page, served: Served)
     page.goto(f"{served.url}#/pipeline")
     page.goto(address)
     expect(page.locator("article").nth(1)).to_be_focused()
+    expect(page.locator("article").nth(1).get_by_label("Response", exact=True)).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -561,9 +713,22 @@ def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, 
         store.engine.dispose()
 
 
+def prompt_address(page: Page) -> str:
+    address = page.get_by_role("link", name="over versions").first.get_attribute("href")
+    assert address is not None
+    return address
+
+
 def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served, other_run: str):
     page.set_viewport_size({"width": 360, "height": 740})
-    for path in ("#/groups", "#/group/0/1", "#/curves", "#/comparison"):
+    for path in (
+        "#/groups",
+        "#/groups?missing=false",
+        "#/traces/0/1/0",
+        prompt_address(page),
+        "#/curves",
+        "#/comparison",
+    ):
         page.goto(served.url + path)
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
@@ -580,7 +745,15 @@ def test_it_fits_a_phone_and_is_light_or_dark(page: Page, served: Served, other_
 def test_it_is_accessible(page: Page, served: Served, other_run: str, scheme: Literal["light", "dark"]):
     """WCAG 2.1 AA as far as axe can tell: contrast, names, roles, structure."""
     page.emulate_media(color_scheme=scheme)
-    for path in ("#/groups", "#/group/0/1", "#/curves", "#/pipeline", "#/comparison"):
+    for path in (
+        "#/groups",
+        "#/groups?missing=false",
+        "#/traces/0/1/0",
+        prompt_address(page),
+        "#/curves",
+        "#/pipeline",
+        "#/comparison",
+    ):
         page.goto(served.url + path)
         page.wait_for_timeout(700)
         results = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})

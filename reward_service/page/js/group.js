@@ -1,10 +1,13 @@
-// One group: the image, the question, and its answers side by side.
+// One group: the question, its answers by rewards, and each answer in full when opened.
 
 import { copyLink } from "./answer_link.js";
 import { get, post } from "./api.js";
+import { colours } from "./colours.js";
 import { h, rounded, show } from "./dom.js";
-import { lazyImage } from "./images.js";
-import { mark, ownVisual, pattern, PATTERNS, rewardTable } from "./rewards.js";
+import { matrix } from "./matrix.js";
+import { plain, questionPanel } from "./question.js";
+import { received } from "./received.js";
+import { mark, ownVisual, pattern, PATTERNS, rewardTable, signalBadge } from "./rewards.js";
 import { link } from "./route.js";
 import { chosenOf } from "./runs.js";
 import { listed, listedFilters } from "./groups.js";
@@ -13,109 +16,84 @@ export async function group({ id, filters, runs }, signal) {
   const found = await get(`groups/${id}`, {}, signal);
   const canRescore = runs.then((known) => chosenOf(known)?.can_rescore);
   const prompt = found.traces[0];
-  const place = listed.indexOf(id);
-  const beside = (step, text, key) => {
-    const other = place < 0 ? undefined : listed[place + step];
-    return other === undefined ? null
-      : h("a", { href: link("group", other, listedFilters), "data-key": key }, text);
+  const answers = found.traces.map(boxed);
+  const switcher = colours(found);
+  const cards = found.traces.map((trace, number) => card(trace, number, answers[number], switcher, canRescore));
+  const boxes = cards.map((article) => article.firstElementChild);
+  const open = (number) => {
+    boxes[number].open = true;
+    boxes[number].firstElementChild.focus();
+    boxes[number].scrollIntoView({ block: "start" });
   };
+  const all = h("button", { type: "button", onclick: () => {
+    const opens = boxes.some((box) => !box.open);
+    for (const box of boxes) box.open = opens;
+  } });
+  const label = () => (all.textContent = boxes.some((box) => !box.open) ? "Open all answers" : "Fold all answers");
+  for (const box of boxes) box.addEventListener("toggle", label);
+  label();
+  const right = found.traces.filter((trace) => trace.rewards.accuracy?.value > 0).length;
   show(
-    h("p", {}, h("a", { href: link("groups", "", Object.fromEntries(filters)), "data-key": "u" }, "← Groups"), " ",
-      beside(-1, "previous", "p"), " ", beside(1, "next", "n")),
+    h("p", {}, h("a", { href: link("groups", "", Object.fromEntries(filters)), "data-key": "u" }, "← Groups"), " ", beside(id, -1, "previous", "p"), " ",
+      beside(id, 1, "next", "n")),
     h("h1", {}, `Group ${found.id}`),
+    h("p", { class: "badges" }, h("span", {}, `${right} of ${found.traces.length} right`), signalBadge(found.has_signal),
+      h("a", { href: link("prompts", found.prompt_key) }, "this prompt over versions")),
     h("div", { class: "group" },
-      h("section", { class: "prompt", "aria-label": "Prompt" },
-        prompt.images.map((sha, number) =>
-          lazyImage(sha, { alt: `Image ${number + 1} of the question` }, "This image was not kept.")),
-        h("p", { class: "question" }, prompt.question.replaceAll("<image>", "").trim()),
-        h("table", {}, h("tbody", {},
-          fact("wanted", prompt.reference_answer), fact("data source", prompt.data_source),
-          fact("purpose", prompt.purpose), fact("step", found.step ?? "not learned from"),
-          fact("trace id in logs", prompt.trace_id || "–"))),
-        h("div", { class: "legend", "aria-label": "Segments" },
-          ["description", "think", "answer"].map((name) => h("span", { class: `segment-${name}` }, name)))),
-      h("section", { class: "answers", "aria-label": "Answers" },
-        found.traces.map((trace, number) => answer(trace, number, { ...found, canRescore })))));
+      questionPanel(prompt, {
+        wanted: prompt.reference_answer, "data source": prompt.data_source, purpose: prompt.purpose,
+        step: found.step ?? "not learned from", "trace id in logs": prompt.trace_id || "–",
+      }, received(prompt, "Prompt as the policy received it", ({ prompt: own }) => own)),
+      h("div", { class: "answers-side" },
+        matrix(found, answers, open),
+        h("div", { class: "colours" }, switcher.buttons, switcher.legend, all),
+        h("section", { class: "answers", "aria-label": "Answers" }, cards))));
+  if (boxes.length === 1) boxes[0].open = true;
 }
 
-const fact = (name, value) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, String(value)));
+function beside(id, step, text, key) {
+  const place = listed.indexOf(id);
+  const other = place < 0 ? undefined : listed[place + step];
+  return other === undefined ? null : h("a", { href: link("group", other, listedFilters), "data-key": key }, text);
+}
 
-function answer(trace, number, { advantages, requery_advantages: ofRequeries, tokens, canRescore }) {
+const boxed = ({ answer, response }) =>
+  (answer === null ? "" : response.slice(response.lastIndexOf("\\boxed{") + 7).trim().replace(/}$/, ""));
+
+function card(trace, number, said, switcher, canRescore) {
   const visual = ownVisual(trace.rewards)?.value;
   const kind = pattern(trace.rewards.accuracy?.value, visual);
-  const own = Object.entries(advantages).map(([name, values]) => [name, values[number]]);
   const response = h("div", { class: "response", tabindex: 0, "aria-label": "Response" }, trace.response);
-  const colours = h("div", { role: "group", "aria-label": "Colours of tokens" });
-  const box = h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-item": true, "data-trace": trace.id, "aria-label": `Answer ${number + 1}` },
-    h("h2", {}, `${number + 1}`, h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
+  const requeried = trace.requeries.map((requery) =>
+    h("div", { class: "response", tabindex: 0, "aria-label": "Response to the re-query" }, requery.response));
+  const box = h("details", {},
+    h("summary", { "data-item": true }, h("h2", {}, `${number + 1}`, h("span", { class: "said" }, said || "no answer"),
+      h("span", {}, "answer ", mark(trace.rewards.accuracy?.value)),
       h("span", {}, "description ", mark(visual)),
       trace.rewards.grader_disagreement?.value > 0 ? h("span", { class: "wrong" }, "graders differ") : null,
-      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason}`), copyLink(trace)),
-    h("p", { class: "dim" }, PATTERNS[kind]),
-    colours, response,
-    trace.requeries.map((requery, index) => h("details", { open: true },
-      h("summary", {}, `Re-query${trace.requeries.length > 1 ? ` ${index + 1}` : ""}: answered ${requery.answer || "nothing"} from the description alone`),
-      requery.question === null ? null : h("p", { class: "question" }, requery.question.replaceAll("<image>", "").trim(),
-        h("span", { class: "dim" }, ` · wanted: ${requery.reference_answer}`)),
-      h("p", { class: "dim" }, `version ${requery.policy_version}${requery.same_weights ? ", the same weights" : ", other weights"}` +
-        `${requery.shared ? "; asked for another answer with the same description" : ""}`),
-      h("div", { class: "response", tabindex: 0, "aria-label": "Prompt of the re-query" }, requery.prompt),
-      h("div", { class: "response requeried", tabindex: 0, "aria-label": "Response to the re-query" }, requery.response))),
+      h("span", { class: "dim" }, `version ${trace.policy_version} · ${trace.tokens} tokens · ${trace.finish_reason === "length" ? "truncated" : trace.finish_reason}`))),
+    h("p", { class: "dim" }, PATTERNS[kind], " ", copyLink(trace)),
+    response,
+    trace.requeries.map((requery, index) => requeryBox(trace, requery, index, requeried[index])),
     trace.requeries.length ? null : h("p", { class: "dim" }, "No re-query: there was no description to ask about, or nobody answered."),
     trace.judgement ? h("details", {}, h("summary", {}, `Judge ${trace.judgement.model}: ${trace.judgement.answer || "no answer"}`),
       h("div", { class: "response" }, trace.judgement.response)) : null,
     h("div", { class: "scroll" }, rewardTable(trace.rewards)),
-    h("div", { class: "scroll" }, h("table", {},
-      h("thead", {}, h("tr", {}, own.map(([name]) => h("th", { class: "number" }, `A ${name}`)))),
-      h("tbody", {}, h("tr", {}, own.map(([, value]) =>
-        h("td", { class: value === null ? "number missing" : "number" }, value === null ? "masked" : rounded(value, 3))))))),
     rescore(trace, canRescore));
-  const components = own.map(([name, value]) => ({ name, value, sets: tokens[name], requeries: ofRequeries[name]?.[number] }));
-  colour(trace, components, box, response, colours);
-  return box;
+  box.addEventListener("toggle", () => switcher.card(number, response, requeried), { once: true });
+  return h("article", { class: `answerbox ${kind}`, tabindex: -1, "data-trace": trace.id, "aria-label": `Answer ${number + 1}` }, box);
 }
 
-// Whether token sets contain a token of the response, by the segment that the token is in.
-const contain = (sets, segment) =>
-  sets.includes("response") || sets.includes(segment === "description" ? "description" : "reasoning");
-
-const colourOf = (shade) =>
-  (shade ? `rgba(${shade < 0 ? "220, 70, 50" : "40, 160, 90"}, ${(0.75 * Math.abs(shade)).toFixed(2)})` : "");
-
-// Tokens in colours: by segment at once, by log-probability or an advantage on demand.
-async function colour(trace, components, box, response, buttons) {
-  let tokens;
-  try {
-    ({ tokens } = await get(`traces/${trace.id}/tokens`));
-  } catch (problem) {
-    return; // the text is shown as it is
-  }
-  const ways = {
-    segments: (token) => ({ class: token.segment ? `segment-${token.segment}` : "" }),
-    "log-probability": (token) => ({ shade: Math.max(-1, token.logprob / 3) }),
-  };
-  const shadeOf = (advantage) => Math.max(-1, Math.min(1, advantage / 2));
-  const ofRequeries = {};
-  for (const { name, value, sets, requeries } of components) {
-    if (value === null) continue;
-    ways[`advantage ${name}`] = (token) => ({ shade: contain(sets, token.segment) ? shadeOf(value) : 0 });
-    ofRequeries[`advantage ${name}`] = requeries;
-  }
-  const paint = (name) => {
-    for (const [place, requery] of box.querySelectorAll(".requeried").entries())
-      requery.style.backgroundColor = colourOf(shadeOf(ofRequeries[name]?.[place] ?? 0));
-    response.replaceChildren(...tokens.map((token) => {
-      const { shade, ...attributes } = ways[name](token);
-      const title = `${token.logprob.toFixed(3)} · version ${token.policy_version}${token.segment ? ` · ${token.segment}` : ""}`;
-      const element = h("span", { title, ...attributes }, token.text);
-      if (shade) element.style.backgroundColor = colourOf(shade);
-      return element;
-    }));
-    for (const button of buttons.children) button.setAttribute("aria-pressed", button.textContent === name);
-  };
-  buttons.append(...Object.keys(ways).map((name) =>
-    h("button", { type: "button", "aria-pressed": "false", onclick: () => paint(name) }, name)));
-  paint("segments");
+function requeryBox(trace, requery, index, response) {
+  return h("details", { open: true },
+    h("summary", {}, `Re-query${trace.requeries.length > 1 ? ` ${index + 1}` : ""}: answered ${requery.answer || "nothing"} from the description alone`),
+    requery.question === null ? null : h("p", { class: "question" }, plain(requery.question),
+      h("span", { class: "dim" }, ` · wanted: ${requery.reference_answer}`)),
+    h("p", { class: "dim" }, `version ${requery.policy_version}${requery.same_weights ? ", the same weights" : ", other weights"}` +
+      `${requery.shared ? "; asked for another answer with the same description" : ""}`),
+    h("div", { class: "response", tabindex: 0, "aria-label": "Prompt of the re-query" }, requery.prompt),
+    received(trace, "Re-query as the policy received it", ({ requeries }) => requeries[index]),
+    response);
 }
 
 // Where recorded answers can be scored again, which `isPossible` will tell.
@@ -128,7 +106,7 @@ function rescore(trace, isPossible) {
       const result = await post(`traces/${trace.id}/rescore`);
       place.replaceChildren(result.changed.length
         ? h("ul", {}, result.changed.map((name) =>
-          h("li", {}, `${name}: ${rounded(result.rewards[name].before.value)} → ${rounded(result.rewards[name].now.value)} (${result.rewards[name].now.explanation})`)))
+          h("li", {}, `${name}: ${rounded(result.rewards[name].before?.value)} → ${rounded(result.rewards[name].now?.value)} (${result.rewards[name].now?.explanation ?? "no longer given"})`)))
         : h("p", { class: "dim" }, "Every reward is what it was."));
     } catch (problem) {
       place.replaceChildren(h("p", { class: "dim" }, problem.message));

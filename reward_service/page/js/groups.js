@@ -4,13 +4,25 @@ import { get, live } from "./api.js";
 import { ago, h, show } from "./dom.js";
 import { lazyImage } from "./images.js";
 import { restored } from "./place.js";
-import { mark, ownVisual, pattern, PATTERNS } from "./rewards.js";
+import { plain } from "./question.js";
+import { mark, ownVisual, pattern, PATTERNS, signalBadge } from "./rewards.js";
 import { chosenOf } from "./runs.js";
 import { go, link } from "./route.js";
 
 const PAGE = 20, LONGEST_PAGE = 100; // groups
 const PURPOSE = "train"; // what is listed unless another is chosen
-export const FILTERS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q"];
+const REWARDS = { format: "format", accuracy: "answer", visual: "description" };
+const RANGES = Object.keys(REWARDS).flatMap((name) => [`min_${name}`, `max_${name}`]);
+const OF_GROUPS = ["step", "min_right", "max_right", "has_signal"]; // what single traces cannot be told by as they come
+const RARER = ["missing", "truncated", ...OF_GROUPS.slice(1), ...RANGES];
+export const FILTERS = ["pattern", "step", "min_version", "max_version", "data_source", "purpose", "q", "order", ...RARER];
+const ORDERS = {
+  "": "newest first", oldest: "oldest first", most_wrong: "most wrong answers", most_right: "most right answers",
+  most_shortcuts: "most shortcuts",
+};
+
+let showsRarer = false; // whether the rarer filters are open, from one list to the next
+const MOST_COUNTED = 1000; // by the API
 
 export let listed = []; // ids of the groups shown last, for going from one to the next
 export let listedFilters = {};
@@ -25,8 +37,19 @@ export async function groups({ filters, runs }, signal) {
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
   let cursor = null;
 
+  const count = h("span", { class: "dim", role: "status" });
+
   async function page(limit = PAGE) {
-    const found = await get("groups", { ...wanted, cursor, limit }, signal);
+    let found;
+    try {
+      found = await get("groups", { ...wanted, cursor, limit }, signal);
+    } catch (problem) {
+      if (signal.aborted) return;
+      more.hidden = true;
+      list.replaceChildren(h("li", {}, h("p", { class: "notice", role: "alert" }, problem.message)));
+      return;
+    }
+    if (found.count !== null) count.textContent = countOf(found.count);
     cursor = found.next_cursor;
     list.append(...found.groups.map((group) => row(group, chosen)));
     listed.push(...found.groups.map((group) => group.id));
@@ -47,13 +70,12 @@ export async function groups({ filters, runs }, signal) {
   listed = [];
   listedFilters = chosen;
   more.addEventListener("click", () => page());
-  show(h("h1", {}, "Groups"), form({ ...chosen, purpose }, sources), news, list, more);
+  show(h("h1", {}, "Groups ", count), form({ ...chosen, purpose }, sources), news, list, more);
   const before = restored()?.items ?? 0; // where one comes back
   do await page(Math.min(LONGEST_PAGE, Math.max(PAGE, before - listed.length)));
-  while (cursor !== null && listed.length < before);
-  const { step, ...known } = wanted;
-  if (step) return; // which step learns from a group is not known when its traces come
-  live(known, (trace) => {
+  while (!signal.aborted && cursor !== null && listed.length < before);
+  if (chosen.order || OF_GROUPS.some((name) => chosen[name])) return;
+  live(wanted, (trace) => {
     if (listed.includes(trace.group_id)) return;
     fresh.add(trace.group_id);
     news.hidden = false;
@@ -75,8 +97,18 @@ function form(chosen, sources) {
     select("data_source", "Data source", [all, ...sources.map((name) => [name, name])]),
     select("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"], ["all", "all"]]),
     input("q", "Words", { type: "search", id: "words" }),
+    select("order", "Order", Object.entries(ORDERS)),
     h("button", {}, "Show"),
-    h("a", { href: link("groups") }, "clear"));
+    h("a", { href: link("groups") }, "clear"),
+    h("details", { class: "rarer", open: showsRarer || RARER.some((name) => chosen[name]), ontoggle: ({ target }) => (showsRarer = target.open) }, h("summary", {}, "More filters"), h("div", { class: "filters" },
+      input("min_right", "Right answers from", { type: "number", min: 0 }),
+      input("max_right", "to", { type: "number", min: 0, "aria-label": "Right answers to" }),
+      select("has_signal", "Signal", [all, ["true", "some advantage is not 0"], ["false", "no signal"]]),
+      select("missing", "Missing rewards", [all, ["true", "in some answer"], ["false", "not in some answer"]]),
+      select("truncated", "Truncated", [all, ["true", "some answer"], ["false", "not some answer"]]),
+      Object.entries(REWARDS).flatMap(([name, label]) => [
+        input(`min_${name}`, `Reward ${label} from`, { type: "number", step: "any" }),
+        input(`max_${name}`, "to", { type: "number", step: "any", "aria-label": `Reward ${label} to` })]))));
   made.addEventListener("submit", (event) => {
     event.preventDefault();
     const given = Object.fromEntries(new FormData(made));
@@ -88,6 +120,8 @@ function form(chosen, sources) {
   return made;
 }
 
+const countOf = (count) => (count === 1 ? "1 fits" : `${count}${count < MOST_COUNTED ? "" : " or more"} fit`);
+
 function row(group, filters) {
   const [sha] = group.images;
   const image = sha ? lazyImage(sha, { class: "thumb", alt: "" }) : null;
@@ -98,14 +132,17 @@ function row(group, filters) {
   ];
   return h("li", { class: image ? null : "bare" }, image, h("div", {},
     h("a", { class: "question", href: link("group", group.id, filters), "data-item": true },
-      group.question.replaceAll("<image>", "").trim()),
+      plain(group.question)),
     h("div", { class: "dim" }, `${group.id} · ${facts.filter(Boolean).join(" · ")} · wanted: ${group.reference_answer}`),
+    h("div", { class: "badges" }, h("span", {}, `${group.right} of ${group.members.length} right`), signalBadge(group.has_signal),
+      h("a", { href: link("prompts", group.prompt_key) }, "over versions")),
     h("div", { class: "members" }, group.members.map((member) => {
       const visual = ownVisual(member.rewards);
       const kind = pattern(member.rewards.accuracy, visual);
       return h("span", { class: `member ${kind}`, title: PATTERNS[kind] },
         h("span", { class: "said" }, member.answer || "no answer"),
         h("span", { "aria-label": `answer ${member.rewards.accuracy > 0 ? "right" : "wrong"}` }, "A", mark(member.rewards.accuracy)),
-        h("span", { "aria-label": `description ${visual > 0 ? "sufficient" : "insufficient"}` }, "D", mark(visual)));
+        h("span", { "aria-label": `description ${visual > 0 ? "sufficient" : "insufficient"}` }, "D", mark(visual)),
+        member.truncated ? h("span", { class: "missing" }, "truncated") : null);
     }))));
 }

@@ -9,6 +9,7 @@ import * as groups from "./groups.js";
 import { lazyImage } from "./images.js";
 import { pipeline } from "./pipeline.js";
 import { enter, restored } from "./place.js";
+import { prompt, FILTERS as PROMPT_FILTERS } from "./prompt.js";
 import { go, link, route } from "./route.js";
 import { showRuns } from "./runs.js";
 
@@ -17,6 +18,7 @@ const VIEWS = {
   groups: { show: (asked, signal) => (asked.id ? group : groups.groups)(asked, signal), filters: groups.FILTERS },
   group: { show: group, filters: groups.FILTERS, isGroups: true },
   traces: { show: answer, filters: groups.FILTERS, isGroups: true },
+  prompts: { show: prompt, filters: PROMPT_FILTERS, isGroups: true },
   curves: { show: curves.curvesView, filters: curves.FILTERS },
   comparison: { show: comparison.comparison, filters: comparison.FILTERS },
   pipeline: { show: pipeline, filters: [] },
@@ -65,6 +67,7 @@ async function answer(asked, signal) {
   const { group_id: id } = await get(`traces/${asked.id}`, {}, signal);
   await group({ ...asked, id }, signal);
   const box = document.querySelector(`[data-trace="${CSS.escape(asked.id)}"]`);
+  if (box) box.querySelector("details").open = true;
   box?.scrollIntoView({ block: "center" });
   box?.focus({ preventScroll: true });
 }

@@ -24,6 +24,17 @@ export const mark = (value) =>
     ? h("span", { class: "missing", title: "missing" }, "?")
     : h("span", { class: value > 0 ? "right" : "wrong" }, value > 0 ? "✓" : "✗");
 
+const SHARES = ["accuracy", "visual", "format", "requery_format", "judge"]; // 0 is bad and 1 is good
+
+// The class of a cell's colour.
+export function tint(name, value) {
+  if (!SHARES.includes(name)) return "";
+  return value >= 1 ? "all" : value > 0 ? "some" : "none";
+}
+
+export const signalBadge = (hasSignal) =>
+  (hasSignal === false ? h("span", { class: "missing", title: "All advantages are 0: nothing is learned from this group." }, "no signal") : null);
+
 export function rewardTable(rewards) {
   return h("table", {},
     h("thead", {}, h("tr", {}, h("th", {}, "reward"), h("th", { class: "number" }, "value"), h("th", {}, "why"))),
