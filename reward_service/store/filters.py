@@ -86,7 +86,7 @@ class TraceFilter:
             conditions.append(column("outcome") == OUTCOMES.index(self.outcome))
         for wanted, name in ((self.missing, "missing"), (self.truncated, "truncated")):
             if wanted is not None:  # as indexes are told: a parameter in place of the 0 would keep them out of use
-                zero = literal_column("0")
+                zero: ColumnElement[int] = literal_column("0")
                 conditions.append(column(name) > zero if wanted else column(name) == zero)
         conditions += [column(name) >= value for name, value in self.min_rewards.items()]
         conditions += [column(name) <= value for name, value in self.max_rewards.items()]
