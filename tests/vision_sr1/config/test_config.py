@@ -269,9 +269,18 @@ def test_a_component_that_learns_from_re_queries_needs_them():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["reward.requery.questions=2", "reward.requery.when=never"], "and when: never makes none: set when to needed"),
-        (["learner.preset=observer_solver", "reward.requery.samples=1"], "set reward.requery.samples to 2 or more"),
-        (["learner.preset=observer_solver", "reward.requery.temperature=0"], "set reward.requery.temperature=null"),
+        (
+            ["reward.requery.questions=2", "reward.requery.when=never"],
+            "and reward.requery.when: never makes none: set reward.requery.when to needed",
+        ),
+        (
+            ["learner.preset=observer_solver", "reward.requery.samples=1"],
+            "and there is one of each: set it to 2 or more",
+        ),
+        (
+            ["learner.preset=observer_solver", "reward.requery.temperature=0"],
+            "greedy ones are all alike: set it to null",
+        ),
         (
             ["learner.components=[{name: a, reward: {visual: 1}, tokens: [description], group: description}]"],
             "this component trains description: set tokens to [requery], or group to prompt",
