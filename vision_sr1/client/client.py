@@ -242,12 +242,14 @@ class Client:
         *,
         run: str | None = None,
         purpose: Purpose | None = None,
+        data_source: str | None = None,
         min_version: int | None = None,
         max_version: int | None = None,
     ) -> Comparison:
         """Two runs on the prompts that both were asked; without options, held-out ones at the newest version each."""
-        asked = {"run": run, "purpose": purpose, "min_version": min_version, "max_version": max_version}
-        return self._view(Comparison, "/v1/comparison", other=other, **asked)
+        asked = {"run": run, "purpose": purpose, "data_source": data_source}
+        versions = {"min_version": min_version, "max_version": max_version}
+        return self._view(Comparison, "/v1/comparison", other=other, **asked, **versions)
 
     def score(self, response: str, reference_answer: str, *, question: str = "", data_source: str = "") -> TraceView:
         """Scores a response now, as a rollout of the run would be."""

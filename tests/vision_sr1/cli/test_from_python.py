@@ -31,7 +31,7 @@ def test_mistakes_are_raised_before_anything_is_started(tmp_path: Path):
         vision_sr1.train("none.yaml")
     with pytest.raises(ConfigError, match=r"data\.train names no prompts"):
         vision_sr1.train("examples/shapes/rl.yaml", [f"run.dir={tmp_path}", "data.train=[]"])
-    with pytest.raises(ConfigError, match="holds no run to resume"):
+    with pytest.raises(ConfigError, match="nothing to resume in"):
         vision_sr1.train(load_config(None, [f"run.dir={tmp_path}"]).config, resume=True)
     with pytest.raises(ConfigError, match="overrides belong to a run file"):
         vision_sr1.train(load_config(None).config, ["learner.batches=1"])
