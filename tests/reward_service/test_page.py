@@ -244,6 +244,7 @@ def test_two_runs_are_looked_at_one_by_one_and_side_by_side(page: Page, served: 
 def test_a_group_is_seen_at_once_and_read_answer_by_answer(page: Page, served: Served):
     page.goto(f"{served.url}#/group/0/0")
     table = page.get_by_role("table", name="Answers, rewards and advantages")
+    expect(table).to_be_visible()
     header = table.locator("thead tr").nth(1).locator("th").all_inner_texts()
     assert header[:5] == ["#", "answer", "accuracy", "visual", "format"]
     assert header[-3:] == ["answer", "description", "requery"]
@@ -292,6 +293,7 @@ def test_one_prompt_is_followed_over_the_policys_versions(page: Page, served: Se
     page.get_by_role("link", name="over versions").first.click()
     expect(page).to_have_url(re.compile("#/prompts/[0-9a-f]{16}$"))
     strip = page.get_by_role("table", name="Rewards by policy version")
+    expect(strip).to_be_visible()
     assert strip.locator("thead th").all_inner_texts() == ["version", "0", "3", "4", "9"]
     rows = {
         row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in strip.locator("tbody tr").all()
