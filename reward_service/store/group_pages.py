@@ -12,6 +12,7 @@ from reward_service.store.tables import OUTCOMES, Trace, TraceGroup
 from reward_service.store.trace_queries import UPDATE, TraceQueries
 
 SCANNED_AT_ONCE = 1000  # traces looked through for groups
+SORTED_AT_MOST = 10_000  # traces with the words searched for, the newest, whose groups are sorted
 
 _ORDERS = {
     "newest": Place(TraceGroup.sequence),
@@ -47,10 +48,10 @@ def count_groups(session: Session, queries: TraceQueries, wanted: GroupFilter, a
     Raises:
         EarlierStoreError: as in `group_page`.
     """
-    if queries.has_groups:
+    if queries.has_groups and wanted.words is None:
         query = select(TraceGroup.id).where(*_conditions(queries, wanted)).limit(at_most)
     else:
-        query = queries.selected(wanted, Trace.group_id).distinct().limit(at_most)
+        query = _of_groups(queries.selected(wanted, Trace.group_id), wanted).distinct().limit(at_most)
     return session.scalar(select(func.count()).select_from(query.subquery())) or 0
 
 
@@ -70,13 +71,9 @@ def _page_by_traces(
     place = queries.place(wanted)
     before = place.decode(cursor) if cursor is not None else None
     groups: dict[str, tuple[int, ...]] = {}  # by the place of its newest trace that fits
-    is_wanted = _whole_conditions(wanted)
     at = before
     while len(groups) <= limit:
-        query = queries.selected(wanted, Trace.group_id, *place.columns).order_by(*place.order)
-        if is_wanted:
-            here = (TraceGroup.run == Trace.run) & (TraceGroup.id == Trace.group_id)
-            query = query.join(TraceGroup, here).where(*is_wanted)
+        query = _of_groups(queries.selected(wanted, Trace.group_id, *place.columns), wanted).order_by(*place.order)
         if at is not None:
             query = query.where(place.behind(at))
         rows = session.execute(query.limit(SCANNED_AT_ONCE)).all()
@@ -92,6 +89,14 @@ def _page_by_traces(
         at = tuple(rows[-1][1:])
     ids = list(groups)[:limit]
     return ids, place.encode(groups[ids[-1]]) if len(groups) > limit else None
+
+
+def _of_groups(query: Any, wanted: GroupFilter) -> Any:
+    """The traces of a query whose groups fit as a whole."""
+    if not (conditions := _whole_conditions(wanted)):
+        return query
+    here = (TraceGroup.run == Trace.run) & (TraceGroup.id == Trace.group_id)
+    return query.join(TraceGroup, here).where(*conditions)
 
 
 def _shown_before(
@@ -116,7 +121,8 @@ def _conditions(queries: TraceQueries, wanted: GroupFilter) -> list[ColumnElemen
         conditions.append(TraceGroup.id.in_(wanted.group_ids))
     conditions += _whole_conditions(wanted) + _necessary_conditions(wanted)
     if wanted.words is not None:
-        conditions.append(TraceGroup.id.in_(queries.selected(wanted, Trace.group_id)))
+        newest = queries.selected(wanted, Trace.group_id).order_by(*queries.place(wanted).order).limit(SORTED_AT_MOST)
+        conditions.append(TraceGroup.id.in_(select(newest.subquery().c.group_id)))
     elif of_answers := wanted.unindexed_answer_conditions():
         here: Sequence[Any] = (Trace.run == TraceGroup.run, Trace.group_id == TraceGroup.id)
         conditions.append(exists(literal(1)).where(*here, *of_answers))
