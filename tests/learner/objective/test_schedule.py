@@ -34,5 +34,7 @@ def test_by_default_it_is_constant():
 
 
 def test_a_warm_up_that_does_not_end_is_refused():
-    with pytest.raises(ConfigError, match=r"warmup_steps: 11 exceeds the run's 10 optimizer steps: 5 batches \(learner.batches\) of 2"):
+    with pytest.raises(
+        ConfigError, match=r"warmup_steps: 11 exceeds the run's 10 optimizer steps: 5 batches \(learner.batches\) of 2"
+    ):
         settings("learner.schedule.warmup_steps=11")
