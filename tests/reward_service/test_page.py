@@ -16,12 +16,12 @@ from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
 from reward_service.api.past import PastRun
-from reward_service.store import TraceReader
+from reward_service.store import TraceReader, TraceWriter
 from reward_service.store.several import StoredRun, TraceReaders
-from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.conftest import RANGE, RUN, Store
 from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
-from vision_sr1.config import load_config, save_config
+from vision_sr1.config import TracesConfig, load_config, save_config
 from vision_sr1.config.loading import PRESETS
 from vision_sr1.prompting.response import TokenBytes, TokenPlaces, parse_response
 from vision_sr1.run_folder.ledger import Ledger
@@ -135,9 +135,10 @@ def served(tmp_path: Path, tiny_model: Path) -> Iterator[Served]:
     Ledger(config.run.path).record(4, 4, {"0/1": 2})
 
     def add(*traces: dict[str, Any]) -> None:
-        """In a thread: this one has the loop of the browser's driver."""
+        """In a thread, for this one has the loop of the browser's driver; a writer belongs to one loop."""
         made = [answered(tokenizer, **trace) for trace in traces]
-        thread = threading.Thread(target=lambda: asyncio.run(write(store, *made)))
+        writer = TraceWriter(store.engine, None, TracesConfig(), RANGE)
+        thread = threading.Thread(target=lambda: asyncio.run(write(store, *made, writer=writer)))
         thread.start()
         thread.join()
 
