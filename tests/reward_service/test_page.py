@@ -263,8 +263,8 @@ def test_a_group_is_seen_at_once_and_read_answer_by_answer(page: Page, served: S
     page.get_by_role("button", name="differences from answer 1").click()
     expect(legend).to_contain_text("only in answer 1")
     removed, added = second.locator("del"), second.locator("ins")
-    assert [text.strip() for text in removed.all_inner_texts()] == ["red", "red", "\\boxed{red}"]
-    assert [text.strip() for text in added.all_inner_texts()] == ["blue", "blue", "\\boxed{blue}"]
+    expect(removed).to_have_text(["red", "red", "\\boxed{red}"])
+    expect(added).to_have_text(["blue", "blue", "\\boxed{blue}"])
     page.get_by_role("button", name="Open all answers").click()
     expect(page.get_by_role("button", name="Fold all answers")).to_be_visible()
     assert page.locator("article del").count() == 3, "the first answer is as it is"
