@@ -19,7 +19,7 @@ from reward_service.export import check_suffix, export_traces
 from reward_service.scoring import Scorer, open_scorer
 from reward_service.store import TraceReader, open_store
 from reward_service.store.several import StoredRun, TraceReaders
-from vision_sr1.config import Config, ConfigError, load_config, override
+from vision_sr1.config import Config, ConfigError, load_config, place_of
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
 from vision_sr1.run_folder.names import SETTINGS, TRACES
@@ -40,31 +40,32 @@ def serve_traces(config: Config, beside: Sequence[Path] = ()) -> None:
     """
     check_closed(config)
     with contextlib.ExitStack() as stores:
-        readers: dict[str, tuple[Config, TraceReader]] = {}
+        runs: dict[str, tuple[Config, StoredRun]] = {}
         for own in (config, *map(_config_of, beside)):
-            name = own.run.name if own.run.name not in readers else f"{own.run.path.parent.name}/{own.run.name}"
-            if name in readers:
+            name = own.run.name if own.run.name not in runs else f"{own.run.path.parent.name}/{own.run.name}"
+            if name in runs:
                 raise ConfigError(f"{own.run.path}: a run of the name {name} is served already; give each once")
-            readers[name] = (own, _reader(own, _recorded_name(own)))
-            stores.callback(readers[name][1].close)
-        asyncio.run(_serve(config, readers))
+            recorded = _recorded_name(own)
+            stored = StoredRun(_reader(own, recorded), recorded)
+            stores.callback(stored.reader.close)
+            runs[name] = (own, stored)
+        asyncio.run(_serve(config, runs))
 
 
-async def _serve(config: Config, readers: dict[str, tuple[Config, TraceReader]]) -> None:
+async def _serve(config: Config, runs: dict[str, tuple[Config, StoredRun]]) -> None:
     async with contextlib.AsyncExitStack() as scorers:
         past = {}
-        for name, (own, reader) in readers.items():
+        for name, (own, stored) in runs.items():
             place = _tokenizer_place(own)
-            scorer = await _scorer(own, place, reader, scorers)
+            scorer = await _scorer(own, place, stored.reader, scorers)
             past[name] = PastRun(own.run.path, scorer.tokens if scorer else _tokens(place), scorer)
-        if len(readers) == 1:  # its store may have other runs, of which no folder was given
-            (only,), ((_, reader),) = past.values(), readers.values()
-            name = _recorded_name(config)
-            served = config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
-            api = ApiContext(served, reader, scorer=only.scorer, tokens=only.tokens, past={name: only})
+        if len(runs) == 1:  # its store may have other runs, of which no folder was given
+            (only,), ((_, stored),) = past.values(), runs.values()
+            served = config.model_copy(update={"run": config.run.model_copy(update={"name": stored.name})})
+            api = ApiContext(served, stored.reader, scorer=only.scorer, tokens=only.tokens, past={stored.name: only})
         else:
-            runs = {name: StoredRun(reader, _recorded_name(own)) for name, (own, reader) in readers.items()}
-            api = ApiContext(config, cast(TraceReader, TraceReaders(runs)), past=past)
+            readers = TraceReaders({name: stored for name, (_, stored) in runs.items()})
+            api = ApiContext(config, cast(TraceReader, readers), past=past)
         await http_server(api).serve()
 
 
@@ -103,8 +104,7 @@ def _reader(config: Config, run: str) -> TraceReader:
 
 def _config_of(folder: Path) -> Config:
     """A run's, at the place where it is now."""
-    place = [override("run.dir", folder.absolute().parent), override("run.name", folder.absolute().name)]
-    return load_config(folder / SETTINGS, place).config
+    return load_config(folder / SETTINGS, place_of(folder)).config
 
 
 def _recorded_name(config: Config) -> str:

@@ -80,6 +80,15 @@ CONDITIONS = {
 }
 
 
+def train_runs(study: Study, condition: Condition, started: float) -> None:
+    """All of a condition's runs that are not finished yet; says when each is, since `started`."""
+    for seed in condition.seeds:
+        study.make_cold_start(seed)
+        for name, overrides in condition.runs.items():
+            study.train(seed, name, overrides)
+            say(started, f"{condition.text}, seed {seed}: {name}")
+
+
 def main() -> None:
     parser = study_parser("bench.claims.conditions", __doc__)
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="default: all")
@@ -91,11 +100,7 @@ def main() -> None:
     tables, compared = [], {name: list[Verdict]() for name in COMPARED}
     for condition in conditions:
         study = resized(condition.study, options)
-        for seed in condition.seeds:
-            study.make_cold_start(seed)
-            for objective, overrides in condition.runs.items():
-                study.train(seed, objective, overrides)
-                say(started, f"{condition.text}, seed {seed}: {objective}")
+        train_runs(study, condition, started)
         verdicts = verdicts_of(study, condition)
         tables += [f"### {condition.text}\n", table(verdicts)]
         if condition.compares:

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from statistics import mean, median
 
-from bench.claims.conditions import CONDITIONS, LAST, Condition, verdicts_of
+from bench.claims.conditions import CONDITIONS, LAST, Condition, train_runs, verdicts_of
 from bench.claims.options import resized, study_parser
 from bench.claims.report import COMPARED, shortcut_result, table, write_between
 from bench.claims.runs import OBJECTIVES, SEEDS
@@ -35,11 +35,7 @@ def main() -> None:
     chosen = BASELINES | {name: EXTENSIONS[name] for name in options.runs}
     condition = Condition(CONDITIONS["from_image"].text, study, chosen, tuple(options.seeds))
     started = time.monotonic()
-    for seed in condition.seeds:
-        study.make_cold_start(seed)
-        for name, overrides in condition.runs.items():
-            study.train(seed, name, overrides)
-            say(started, f"seed {seed}: {name}")
+    train_runs(study, condition, started)
     verdicts = verdicts_of(study, condition)
     scalars = {name: [study.scalars(seed, name) for seed in condition.seeds] for name in condition.runs}
     more = {

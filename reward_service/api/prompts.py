@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from reward_service.api.context import ApiContext
 from reward_service.api.problems import problem_responses
 from reward_service.api.searches import Purpose, Run
-from reward_service.api.traces import found_trace
+from reward_service.api.traces import found_trace, tokens_of
 from reward_service.api.views import prompt_answer
 from reward_service.api.word_diff import word_diff
 from reward_service.store.reader import AnswersOfVersion
@@ -43,8 +43,7 @@ def prompt_routes(api: ApiContext) -> APIRouter:
     async def trace_prompt(trace_id: str, run: Run = None) -> TracePrompts:
         """The prompts of a trace as the policy received them, image tokens included."""
         found = await found_trace(api, trace_id, run)
-        if (tokens := api.tokens_of(await api.runs.named(run))) is None:
-            raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
+        tokens = await tokens_of(api, run)
         scored = found.scored
         return TracePrompts(
             id=scored.rollout.id,

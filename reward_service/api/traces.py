@@ -23,6 +23,7 @@ from vision_sr1.client.models import (
     TraceView,
     WordDiff,
 )
+from vision_sr1.prompting.response import TokenBytes
 
 MOST_COUNTED = 1000  # groups
 
@@ -34,6 +35,13 @@ async def found_trace(api: ApiContext, trace_id: str, run: str | None) -> FoundT
     if found is None:
         raise HTTPException(404, f"no trace {trace_id!r} in run {name!r}; list them with /v1/traces")
     return found
+
+
+async def tokens_of(api: ApiContext, run: str | None) -> TokenBytes:
+    """The token bytes of a run's policy, or 503."""
+    if (tokens := api.tokens_of(await api.runs.named(run))) is None:
+        raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
+    return tokens
 
 
 def trace_routes(api: ApiContext) -> APIRouter:
@@ -85,8 +93,7 @@ def trace_routes(api: ApiContext) -> APIRouter:
     async def trace_tokens(trace_id: str, run: Run = None) -> TokensView:
         """A response token by token, with log-probabilities and policy versions."""
         found = await found_trace(api, trace_id, run)
-        if (tokens := api.tokens_of(await api.runs.named(run))) is None:
-            raise HTTPException(503, f"the tokenizer of {api.config.model.path} is not to be had here")
+        tokens = await tokens_of(api, run)
         token_bytes = tokens.of(list(found.scored.rollout.sample.response_token_ids))
         return tokens_view(found.scored, token_bytes)
 

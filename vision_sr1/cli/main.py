@@ -27,7 +27,7 @@ from vision_sr1.cli.terminal import (
     load,
     told,
 )
-from vision_sr1.config import Config, LoadedConfig, override
+from vision_sr1.config import Config, LoadedConfig, override, place_of
 from vision_sr1.families import TINY_FAMILY
 from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
@@ -286,7 +286,7 @@ def evaluate(
     """Evaluate on benchmarks, through actors and reward service; continues an evaluation that was stopped."""
     from vision_sr1.cli.evaluation import evaluate as evaluation
     from vision_sr1.cli.evaluation.report import print_report
-    from vision_sr1.cli.runs import place_of, with_free_ports
+    from vision_sr1.cli.runs import with_free_ports
 
     def work() -> None:
         path, number, folder, settings = evaluation.policy_of(model, version)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from vision_sr1.config import ConfigError, LoadedConfig, load_config, override
+from vision_sr1.config import ConfigError, LoadedConfig, load_config, place_of
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.checkpoints import checkpoints
 from vision_sr1.run_folder.names import LOCK, SCALARS, SETTINGS
@@ -60,11 +60,6 @@ def load_run(run: Path, overrides: list[str] | None = None) -> LoadedConfig:
         ConfigError: it is not the folder of a run, or its configuration cannot be read.
     """
     return with_free_ports(load_config(settings_file(run), [*place_of(run), *(overrides or [])]))
-
-
-def place_of(run: Path) -> list[str]:
-    """Overrides for the place where a run is now."""
-    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
 
 
 def with_free_ports(loaded: LoadedConfig) -> LoadedConfig:

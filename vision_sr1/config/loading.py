@@ -189,6 +189,11 @@ def override(key: str, value: str | Path) -> str:
     return f"{key}={json.dumps(str(value), ensure_ascii=False)}"
 
 
+def place_of(run: Path) -> list[str]:
+    """Overrides for the place where a run's folder is now."""
+    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
+
+
 def save_config(config: Config, path: Path) -> None:
     """Writes the effective tree, secrets left out (services read those from the environment)."""
     path.write_text(yaml.safe_dump(saved_settings(config), sort_keys=False), encoding="utf-8")

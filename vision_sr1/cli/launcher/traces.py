@@ -10,8 +10,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from vision_sr1.cli.launcher.resources import keep_port
-from vision_sr1.cli.runs import place_of
-from vision_sr1.config import Config
+from vision_sr1.config import Config, place_of
 from vision_sr1.run_folder.names import SETTINGS
 from vision_sr1.runtime.ports import Ports
 
