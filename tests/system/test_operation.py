@@ -136,7 +136,7 @@ def test_a_run_is_followed_to_a_shortcut_and_what_its_re_query_saw(watched: Watc
     page = browser.new_page()
     page.goto(f"{url}/")
     groups = page.locator("#main .list > li")
-    newest = groups.first.get_by_role("link")
+    newest = groups.first.locator(".question")
     before = newest.get_attribute("href")
     page.get_by_role("button", name=re.compile(r"\d+ new: show")).click(timeout=LIVE_MS)
     expect(newest).not_to_have_attribute("href", before)
@@ -146,7 +146,7 @@ def test_a_run_is_followed_to_a_shortcut_and_what_its_re_query_saw(watched: Watc
         expect(page.get_by_label("Actors")).to_contain_text(actor.id)
         page.get_by_role("link", name="Groups").click()
         page.get_by_label("Reward pattern").select_option("shortcut")
-        groups.first.get_by_role("link").click()
+        groups.first.locator(".question").click()
         shortcut = page.locator("article", has_text="(shortcut)").first
         expect(shortcut).to_contain_text("mathruler")
         group = client.group(page.url.partition("#/group/")[2].partition("?")[0])
