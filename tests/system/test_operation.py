@@ -148,6 +148,7 @@ def test_a_run_is_followed_to_a_shortcut_and_what_its_re_query_saw(watched: Watc
         page.get_by_label("Reward pattern").select_option("shortcut")
         groups.first.locator(".question").click()
         shortcut = page.locator("article", has_text="(shortcut)").first
+        shortcut.locator("summary").first.click()
         expect(shortcut).to_contain_text("mathruler")
         group = client.group(page.url.partition("#/group/")[2].partition("?")[0])
         shown = shortcut.inner_text()
