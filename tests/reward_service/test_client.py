@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -70,7 +70,19 @@ def test_every_route_has_a_method_that_takes_what_the_document_says(store: Store
         if "requestBody" in operation:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
             taken |= document["components"]["schemas"][schema]["properties"].keys()
-        assert set(inspect.signature(METHODS[route]).parameters) - {"self"} == taken - {"cursor"}, route
+        parameters = inspect.signature(METHODS[route]).parameters
+        accepted = parameters.keys() - {"self", "filters"}
+        if "filters" in parameters:
+            accepted |= get_args(parameters["filters"].annotation)[0].__optional_keys__
+        assert accepted == taken - {"cursor"}, route
+
+
+def test_a_filter_that_is_none_is_refused():
+    with (
+        Client("http://127.0.0.1:1") as client,
+        pytest.raises(TypeError, match="no filter patern; there are data_source"),
+    ):
+        next(client.traces(patern="shortcut"))  # type: ignore[call-arg]
 
 
 @pytest.mark.usefixtures("dead_proxy")

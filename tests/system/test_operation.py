@@ -63,6 +63,8 @@ def started(
 def watched(started: Watched) -> Watched:
     """The run; it goes on, also where a test has stopped it."""
     if started.process.poll() is not None:
+        assert started.process.stdout is not None
+        assert started.process.stdout.closed, f"the run ended by itself: {started.process.communicate()[0]}"
         started.process = started.run.start("--resume", "learner.batches=2000")
     return started
 

@@ -1,20 +1,20 @@
 """The client: one method for each route, answers as `vision_sr1.client.models`."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, get_type_hints
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
 
+from vision_sr1.client.filters import GroupFilters, TraceFilters
 from vision_sr1.client.models import (
     Comparison,
     GroupOrder,
     GroupPage,
     GroupSummary,
     GroupView,
-    Pattern,
     Pipeline,
     PromptHistory,
     PromptVersion,
@@ -83,62 +83,22 @@ class Client:
         for page in self._pages("/v1/steps", StepPage, {"run": run, "limit": limit}):
             yield from page.steps
 
-    def traces(
-        self,
-        *,
-        run: str | None = None,
-        purpose: Purpose | None = None,
-        data_source: str | None = None,
-        min_version: int | None = None,
-        max_version: int | None = None,
-        pattern: Pattern | None = None,
-        missing: bool | None = None,
-        truncated: bool | None = None,
-        min_format: float | None = None,
-        max_format: float | None = None,
-        min_accuracy: float | None = None,
-        max_accuracy: float | None = None,
-        min_visual: float | None = None,
-        max_visual: float | None = None,
-        q: str | None = None,
-        limit: int = 50,
-    ) -> Iterator[TraceView]:
+    def traces(self, *, limit: int = 50, **filters: Unpack[TraceFilters]) -> Iterator[TraceView]:
         """All traces that fit, newest first; `limit` at a time."""
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for page in self._pages("/v1/traces", TracePage, given):
+        for page in self._pages("/v1/traces", TracePage, {**_checked(TraceFilters, filters), "limit": limit}):
             yield from page.traces
 
-    def rows(
-        self,
-        *,
-        run: str | None = None,
-        purpose: Purpose | None = None,
-        data_source: str | None = None,
-        min_version: int | None = None,
-        max_version: int | None = None,
-        pattern: Pattern | None = None,
-        missing: bool | None = None,
-        truncated: bool | None = None,
-        min_format: float | None = None,
-        max_format: float | None = None,
-        min_accuracy: float | None = None,
-        max_accuracy: float | None = None,
-        min_visual: float | None = None,
-        max_visual: float | None = None,
-        q: str | None = None,
-        limit: int = 200,
-    ) -> Iterator[Row]:
+    def rows(self, *, limit: int = 200, **filters: Unpack[TraceFilters]) -> Iterator[Row]:
         """All traces that fit as rows of a table, newest first; `limit` at a time."""
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for page in self._pages("/v1/rows", RowPage, given):
+        for page in self._pages("/v1/rows", RowPage, {**_checked(TraceFilters, filters), "limit": limit}):
             yield from page.rows
 
-    def frame(self, *, images: bool = False, **filters: Any) -> "pd.DataFrame":
+    def frame(self, *, images: bool = False, limit: int = 200, **filters: Unpack[TraceFilters]) -> "pd.DataFrame":
         """All traces that fit as a pandas DataFrame, with the columns that `vision-sr1 traces RUN --export` writes.
 
         Args:
             images: add the column `image_bytes`, a list of encoded images for each answer.
-            filters: of `rows`.
+            limit: traces that are fetched at a time.
 
         Raises:
             ModuleNotFoundError: pandas is not installed.
@@ -148,7 +108,7 @@ class Client:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("Client.frame needs pandas: install the extra `pandas`", name="pandas") from error
 
-        rows = list(self.rows(**filters))
+        rows = list(self.rows(limit=limit, **filters))
         if images:
             fetched = {sha: self._image_or_none(sha) for sha in {sha for row in rows for sha in row["images"]}}
             for row in rows:
@@ -183,31 +143,13 @@ class Client:
     def groups(
         self,
         *,
-        run: str | None = None,
-        purpose: Purpose | None = None,
-        data_source: str | None = None,
-        step: int | None = None,
-        min_version: int | None = None,
-        max_version: int | None = None,
-        pattern: Pattern | None = None,
-        missing: bool | None = None,
-        truncated: bool | None = None,
-        min_format: float | None = None,
-        max_format: float | None = None,
-        min_accuracy: float | None = None,
-        max_accuracy: float | None = None,
-        min_visual: float | None = None,
-        max_visual: float | None = None,
-        min_right: int | None = None,
-        max_right: int | None = None,
-        has_signal: bool | None = None,
-        q: str | None = None,
         order: GroupOrder = "newest",
         limit: int = 20,
+        **filters: Unpack[GroupFilters],
     ) -> Iterator[GroupSummary]:
         """All groups that fit, in this order; `limit` at a time."""
-        given = {name: value for name, value in locals().items() if name != "self" and value is not None}
-        for page in self._pages("/v1/groups", GroupPage, given):
+        asked = {**_checked(GroupFilters, filters), "order": order, "limit": limit}
+        for page in self._pages("/v1/groups", GroupPage, asked):
             yield from page.groups
 
     def group(self, group_id: str, *, run: str | None = None) -> GroupView:
@@ -263,30 +205,11 @@ class Client:
         asked = _given({"run": run, "ask_again": ask_again})
         return Rescored.model_validate_json(self._post(f"/v1/traces/{trace_id}/rescore", params=asked))
 
-    def live(
-        self,
-        *,
-        run: str | None = None,
-        purpose: Purpose | None = None,
-        data_source: str | None = None,
-        min_version: int | None = None,
-        max_version: int | None = None,
-        pattern: Pattern | None = None,
-        missing: bool | None = None,
-        truncated: bool | None = None,
-        min_format: float | None = None,
-        max_format: float | None = None,
-        min_accuracy: float | None = None,
-        max_accuracy: float | None = None,
-        min_visual: float | None = None,
-        max_visual: float | None = None,
-        q: str | None = None,
-        last_event_id: int | None = None,
-    ) -> Iterator[TraceView]:
+    def live(self, *, last_event_id: int | None = None, **filters: Unpack[TraceFilters]) -> Iterator[TraceView]:
         """Traces that fit, as they are recorded, until the connection ends."""
-        asked = {name: value for name, value in locals().items() if name not in ("self", "last_event_id")}
+        asked = _given(_checked(TraceFilters, filters))
         headers = {} if last_event_id is None else {"Last-Event-ID": str(last_event_id)}
-        with self._http.stream("GET", "/v1/live", params=_given(asked), headers=headers, timeout=None) as response:
+        with self._http.stream("GET", "/v1/live", params=asked, headers=headers, timeout=None) as response:
             if response.is_error:
                 response.read()
                 _check(response)
@@ -328,6 +251,13 @@ class Client:
 
     def _post(self, path: str, **request: Any) -> bytes:
         return _check(self._http.post(path, **request))
+
+
+def _checked(known: type[TraceFilters], filters: Mapping[str, Any]) -> dict[str, Any]:
+    names = sorted(get_type_hints(known))
+    if unknown := filters.keys() - set(names):
+        raise TypeError(f"no filter {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    return dict(filters)
 
 
 def _given(asked: dict[str, Any]) -> dict[str, Any]:
