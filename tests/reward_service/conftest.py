@@ -1,5 +1,9 @@
 """Trace stores on real databases."""
 
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +25,28 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pgserver.Post
     server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
     yield server
     server.cleanup()
+
+
+@pytest.fixture
+def postgres_with_trigrams() -> Iterator[str]:
+    """An empty database of Debian's PostgreSQL, which has the extension `pg_trgm`; the wheel's has none."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    if not versions:
+        pytest.skip("no PostgreSQL here: install Debian's package of that name")
+    user = "postgres" if os.geteuid() == 0 else None  # it does not run as root
+    folder = Path(tempfile.mkdtemp(prefix="vision-sr1-postgres-"))
+    if user:
+        shutil.chown(folder, user)
+
+    def control(*arguments: str) -> None:
+        command: list[str | Path] = [versions[-1], "--pgdata", folder / "data", "--log", folder / "log", "-w"]
+        subprocess.run([*command, *arguments], check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+
+    control("initdb", "-o", "--auth=trust --username=postgres --no-sync")
+    control("start", "-o", f"-k {folder} -c listen_addresses=''")
+    yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+    control("stop", "-m", "immediate")
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])

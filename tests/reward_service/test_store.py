@@ -149,6 +149,19 @@ async def test_filters(store: Store, changes: dict[str, Any], versions: list[int
         assert len(rest) == len(versions) - 1
 
 
+@pytest.mark.slow
+async def test_parts_of_words_are_indexed_where_postgresql_has_trigrams(postgres_with_trigrams: str):
+    store = Store(postgres_with_trigrams)
+    await write(store, *(scored(index, version=index) for index in range(40)))
+    for words, found in (("umber 17", 3), ("UMBER 17", 3), ("nav_", 0), ("avy b", 20)):  # a description, a group
+        assert len(store.reader.traces(replace(ALL, words=words), None, 50)[0]) == found, words
+    with store.engine.connect() as connection:
+        connection.execute(text("SET enable_seqscan = off"))  # which is cheaper for so few
+        plan = connection.execute(text("EXPLAIN SELECT * FROM trace_bodies WHERE text ILIKE '%umber 17%'")).scalars()
+        assert "trace_parts" in " ".join(plan)
+    store.engine.dispose()
+
+
 async def test_of_several_versions_the_newest_comes_first_whenever_its_traces_came(store: Store):
     await write(store, *(scored(index, version=7 * index % 10) for index in range(10)))
     several = replace(ALL, min_version=2, max_version=8)
