@@ -115,7 +115,7 @@ class Watched:
 
     def __enter__(self) -> "Watched":
         services = [self.learner, self.reward_service, *self.actors]
-        self._stack.callback(lambda: stop_all([(services, 5.0)]))
+        self._stack.callback(lambda: stop_all(services, 5.0))
         for service in services:
             service.start()
         self._prometheus.wait_until_all_are_up(UP_S)

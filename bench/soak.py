@@ -181,7 +181,8 @@ def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
         learner = made.learner()
         others = [made.actor(0), made.actor(1), made.reward_service(0), made.reward_service(1)]
         watch = Watch([learner, *others], learner, made.redis, folder / "soak.log")
-        ending.callback(lambda: stop_all([([learner], 10.0), (others, 5.0)]))
+        ending.callback(stop_all, others, 5.0)
+        ending.callback(stop_all, [learner], 10.0)  # first
         for service in watch.services:
             service.start()
         until(watch, "the first batch", lambda: _batches(config) >= 1)

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,14 @@ import redis
 from rich.console import Console
 
 from vision_sr1.cli.demo import demo
-from vision_sr1.cli.launcher import run_status
+from vision_sr1.cli.launcher import processes, run_status
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.launch import StageFailedError, _watch, run_sft, run_training
-from vision_sr1.cli.launcher.processes import ServiceProcess
+from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.progress import ScalarTail
 from vision_sr1.cli.launcher.resources import divided
 from vision_sr1.cli.launcher.run_status import RunState
-from vision_sr1.cli.launcher.services import without_proxy
+from vision_sr1.cli.launcher.services import MAIN_STOP_S, Services, without_proxy
 from vision_sr1.config import Config, ConfigError, MissingPathError, load_config
 from vision_sr1.runtime.gpus import visible_gpus
 from vision_sr1.runtime.parent_death import RUN_FOLDER, marks
@@ -109,7 +110,7 @@ def killed_launcher(tmp_path: Path) -> Iterator[tuple[list[psutil.Process], Path
     """A Redis server and a service whose parent was killed, and the server's folder."""
     folder = tmp_path / 'it\'s a "süß" \\ folder'
     start = f"""import pathlib, time
-from vision_sr1.cli.launcher.processes import ServiceProcess
+from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.streams.embedded import EmbeddedRedis
 folder = pathlib.Path({str(folder)!r})
 server, service = EmbeddedRedis(folder), ServiceProcess("sleep", ["sleep", "60"], {{}}, folder / "sleep.log")
@@ -201,6 +202,31 @@ def test_a_learner_that_was_stopped_is_started_again_and_one_that_failed_before_
     else:
         with pytest.raises(StageFailedError, match=f"the learner ended with status {status}; "):
             watch()
+
+
+@pytest.mark.parametrize(("seconds", "is_saved"), [(20.0, True), (0.6, False)])
+def test_who_takes_long_to_stop_is_waited_for_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, is_saved: bool
+):
+    monkeypatch.setattr(processes, "USUAL_STOP_S", 0.1)
+    saved = tmp_path / "saved"
+    saving = f"trap 'sleep 1; touch {saved}; exit' TERM; touch {tmp_path}/up; while :; do sleep 0.02; done"
+    learner = ServiceProcess("learner", ["sh", "-c", saving], {}, tmp_path / "log")
+    learner.start()
+    while not (tmp_path / "up").exists():
+        time.sleep(0.02)
+    told: list[str] = []
+    stop_all([learner], seconds, lambda: told.append("slow"))
+    assert saved.exists() == is_saved
+    assert told == ["slow"]
+    assert learner.exit_status() is not None
+
+
+def test_torchrun_leaves_the_ranks_the_time_that_the_launcher_does(tmp_path: Path, redis_config: Config):
+    redis_config.run.dir = tmp_path
+    (tmp_path / redis_config.run.name).mkdir(exist_ok=True)
+    with Services(redis_config) as services:
+        assert f"--shutdown-timeout={MAIN_STOP_S}" in services.learner().command
 
 
 def test_what_a_run_waits_for_is_named(

@@ -16,7 +16,7 @@ from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.processes import ServiceProcess, stop_all
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.cli.launcher.run_status import NAME_AFTER_S, RunState
-from vision_sr1.cli.launcher.services import Services
+from vision_sr1.cli.launcher.services import MAIN_STOP_S, Services
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import Stage
 from vision_sr1.run_folder.checkpoints import CHECKPOINTS, newest_whole
@@ -26,7 +26,7 @@ from vision_sr1.streams.embedded import EmbeddedRedis
 
 USER_MISTAKE = 2  # exit status of a service whose configuration cannot be used: starting it again would not help
 WATCH_S = 0.25
-MAIN_STOP_S, SERVICES_STOP_S = 3.5, 3.0  # with what surrounds them under the 10 s that a user is promised
+SERVICES_STOP_S = 3.0
 
 
 class StageFailedError(RuntimeError):
@@ -68,7 +68,7 @@ def run_sft(config: Config, console: Console, phase: str, *, fresh: bool, must_r
         try:
             _watch([learner], learner, view.tail, interrupted, look, console)
         finally:
-            stop_all([([learner], MAIN_STOP_S)])
+            _stop_main(learner, console)
 
 
 def run_training(config: Config, console: Console, phase: str, *, fresh: bool) -> None:
@@ -155,7 +155,7 @@ def _served(services: Services, console: Console, *actor_options: str) -> Iterat
             service.start()
         yield others
     finally:
-        stop_all([(others, SERVICES_STOP_S)])
+        stop_all(others, SERVICES_STOP_S)
 
 
 def _run(
@@ -182,8 +182,14 @@ def _run(
             main.start()
             _watch([*others, main], main, tail, interrupted, look, console)
     finally:
-        stop_all([([main], MAIN_STOP_S)])
+        _stop_main(main, console)
         state.close()
+
+
+def _stop_main(main: ServiceProcess, console: Console) -> None:
+    """Gives it the time that a step and a checkpoint of a large model take."""
+    said = f"{main.name} finishes what it has begun and saves it, up to {MAIN_STOP_S} s; Ctrl-C again ends it at once"
+    stop_all([main], MAIN_STOP_S, lambda: console.print(said, highlight=False))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import psutil
 from vision_sr1.runtime.parent_death import end_with_parent
 
 POLL_S = 0.05
+USUAL_STOP_S = 3.0
 
 
 @dataclass
@@ -100,13 +101,22 @@ class ServiceProcess:
             return log.read().decode(errors="replace")
 
 
-def stop_all(stages: Sequence[tuple[Sequence[ServiceProcess], float]]) -> None:
-    """Stops services stage by stage: each stage has its seconds to end by itself, then is killed with its children."""
-    for services, seconds in stages:
-        for service in services:
-            service.terminate()
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and any(s.process and s.exit_status() is None for s in services):
-            time.sleep(POLL_S)
-        for service in services:
-            service.kill_tree()
+def stop_all(services: Sequence[ServiceProcess], seconds: float, is_slow: Callable[[], None] = lambda: None) -> None:
+    """Asks services to stop; those that have not ended by themselves in time are killed with their children.
+
+    Args:
+        is_slow: called once, where it takes longer than usual.
+    """
+    for service in services:
+        service.terminate()
+    started = time.monotonic()
+    told = False
+    while (waited := time.monotonic() - started) < seconds and any(
+        service.process and service.exit_status() is None for service in services
+    ):
+        if waited > USUAL_STOP_S and not told:
+            told = True
+            is_slow()
+        time.sleep(POLL_S)
+    for service in services:
+        service.kill_tree()

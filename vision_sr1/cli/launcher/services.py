@@ -17,6 +17,7 @@ from vision_sr1.runtime.ports import Ports
 from vision_sr1.streams.embedded import EmbeddedRedis
 
 RESTARTS = 5
+MAIN_STOP_S = 600  # for an optimizer step and a checkpoint of a large model
 
 
 class Services(ExitStack):
@@ -99,6 +100,7 @@ class Services(ExitStack):
             f"--nproc-per-node={self.config.learner.processes}",
             "--master-addr=127.0.0.1",
             f"--master-port={self._ports.keep()}",
+            f"--shutdown-timeout={MAIN_STOP_S}",
             "-m",
             "learner",
             str(self._file),
