@@ -23,6 +23,9 @@ class StopConditions:
     def __init__(self, settings: StopWhenConfig, in_a_row: Mapping[str, int]) -> None:
         self._settings = settings
         self.in_a_row = {name: in_a_row.get(name, 0) for name in (*SCALARS, SKIPPED)}
+        for name, count in self.in_a_row.items():
+            if count >= self._most(name):  # it has stopped for this, and was resumed all the same
+                self.in_a_row[name] = 0
 
     @property
     def is_healthy(self) -> bool:
@@ -40,20 +43,26 @@ class StopConditions:
         for name, pattern in SCALARS.items():
             limit: LimitConfig = getattr(self._settings, name)
             values = {scalar: value for scalar, value in scalars.items() if re.fullmatch(pattern, scalar)}
-            if limit.above is not None and values and (reason := self._limit(name, limit.above, limit.batches, values)):
+            if limit.above is not None and values and (reason := self._limit(name, limit.above, values)):
                 reasons.append(reason)
         return reasons[-1] if reasons else None
 
+    def _most(self, name: str) -> int:
+        if name == SKIPPED:
+            return self._settings.skipped_steps
+        limit: LimitConfig = getattr(self._settings, name)
+        return limit.batches
+
     def _step(self, is_skipped: bool) -> str | None:
         count = self.in_a_row[SKIPPED] = self.in_a_row[SKIPPED] + 1 if is_skipped else 0
-        if count < self._settings.skipped_steps:
+        if count < self._most(SKIPPED):
             return None
         return f"{count} optimizer steps in a row had a loss or gradient that is not finite ({SKIPPED})"
 
-    def _limit(self, name: str, above: float, batches: int, values: Mapping[str, float]) -> str | None:
+    def _limit(self, name: str, above: float, values: Mapping[str, float]) -> str | None:
         exceeding = {scalar: value for scalar, value in values.items() if not value <= above}
         count = self.in_a_row[name] = self.in_a_row[name] + 1 if exceeding else 0
-        if count < batches:
+        if count < self._most(name):
             return None
         scalar, value = max(exceeding.items(), key=lambda item: item[1])
         times = f"for {count} batches in a row" if count > 1 else "in one batch"

@@ -292,7 +292,9 @@ class Checkpoints:
             link = self._folder / f"{ASIDE}{BEST}"
             link.unlink(missing_ok=True)
             link.symlink_to(best.name)
-            link.rename(self._folder / BEST)
+            if not (present := self._folder / BEST).is_symlink() and present.is_dir():
+                shutil.rmtree(present)  # a copied run has a copy in place of the link
+            link.rename(present)
         for folder in found:
             if folder not in kept:
                 shutil.rmtree(folder)

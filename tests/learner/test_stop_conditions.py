@@ -49,3 +49,13 @@ def test_steps_skipped_in_a_row_stop_the_run_across_batches_and_restarts():
     assert resumed.batch([True, False], {}) == (
         "3 optimizer steps in a row had a loss or gradient that is not finite (skipped_steps)"
     )
+
+
+def test_a_run_that_was_stopped_and_is_resumed_counts_anew():
+    stopped = conditions(skipped_steps=2, grad_norm={"above": 1, "batches": 2})
+    for _ in range(2):
+        reason = stopped.batch([True], {"grad_norm/mean": 2.0})
+    assert reason is not None
+    resumed = conditions(stopped.in_a_row, skipped_steps=2, grad_norm={"above": 1, "batches": 2})
+    assert resumed.batch([True], {"grad_norm/mean": 2.0}) is None
+    assert resumed.batch([True], {"grad_norm/mean": 2.0}) is not None

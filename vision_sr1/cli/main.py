@@ -227,7 +227,10 @@ def export(
     from vision_sr1.cli.export import policy as exporting
 
     def work() -> None:
-        name = exporting.find_checkpoint(run, version).name
+        checkpoint = exporting.find_checkpoint(run, version)
+        if doubt := exporting.doubt_about(run, checkpoint):
+            errors.print(doubt, style="yellow", highlight=False, markup=False)
+        name = checkpoint.name
         folder = output or run / EXPORTS / f"{int(name)}{'-adapter' if adapter else ''}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         exporting.export(run, version, folder, adapter=adapter, license_id=license_id)
@@ -286,12 +289,15 @@ def evaluate(
     """Evaluate on benchmarks, through actors and reward service; continues an evaluation that was stopped."""
     from vision_sr1.cli.evaluation import evaluate as evaluation
     from vision_sr1.cli.evaluation.report import print_report
+    from vision_sr1.cli.export.policy import doubt_about
     from vision_sr1.cli.runs import with_free_ports
 
     def work() -> None:
         path, number, folder, settings = evaluation.policy_of(model, version)
         place = output or folder
-        here = [override("model.path", path), *place_of(place), "learner.lora.rank=0"]
+        if (Path(model) / SETTINGS).is_file() and (doubt := doubt_about(Path(model), Path(path).parent)):
+            errors.print(doubt, style="yellow", highlight=False, markup=False)
+        here = [override("model.path", path), *place_of(place), "streams.name=null", "learner.lora.rank=0"]
         limit = [f"evaluation.rows={rows}"] if rows else []
         loaded = load(config or settings, [*(overrides or []), *here, *limit])
         effective = (loaded if config else with_free_ports(loaded)).config

@@ -9,9 +9,10 @@ import yaml
 
 from vision_sr1.config import ConfigError, LoadedConfig, load_config, place_of
 from vision_sr1.run_folder import jsonl
-from vision_sr1.run_folder.checkpoints import checkpoints
-from vision_sr1.run_folder.names import LOCK, SCALARS, SETTINGS
+from vision_sr1.run_folder.checkpoints import CHECKPOINTS, checkpoints
+from vision_sr1.run_folder.names import LEDGER, LOCK, SCALARS, SETTINGS, TRACES
 
+LEFT_BY_RUNS = (LOCK, SCALARS, LEDGER, TRACES, CHECKPOINTS)
 HINTS = 5  # runs that are named where a folder is none
 PORTS = {"reward.port", "actors.port", "metrics.learner_port", "metrics.actor_port"}
 
@@ -53,13 +54,23 @@ def settings_file(run: Path) -> Path:
     raise ConfigError(f"{run} is not the folder of a run: it has no {SETTINGS}{hint}")
 
 
+def run_of(path: Path | None) -> Path | None:
+    """The run whose folder this is, or whose saved configuration; None of any other file."""
+    if path is None:
+        return None
+    run = path.parent if path.name == SETTINGS and path.is_file() else path
+    return run if (run / SETTINGS).is_file() and any((run / name).exists() for name in LEFT_BY_RUNS) else None
+
+
 def load_run(run: Path, overrides: list[str] | None = None) -> LoadedConfig:
-    """A run's configuration, with the place where its folder is now.
+    """A run's configuration, with the place where its folder is now; whether it is to be resumed is not saved.
 
     Raises:
         ConfigError: it is not the folder of a run, or its configuration cannot be read.
     """
-    return with_free_ports(load_config(settings_file(run), [*place_of(run), *(overrides or [])]))
+    return with_free_ports(
+        load_config(settings_file(run), [*place_of(run), "learner.resume=false", *(overrides or [])])
+    )
 
 
 def with_free_ports(loaded: LoadedConfig) -> LoadedConfig:

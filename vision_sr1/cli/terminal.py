@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from vision_sr1.cli.runs import load_run, run_of
 from vision_sr1.config import ConfigError, LoadedConfig, MissingPathError, load_config
 from vision_sr1.errors import OutageError, UserError
 
@@ -43,11 +44,16 @@ class Commands(TyperGroup):
 
 
 def load(path: Path | None, overrides: list[str] | None) -> LoadedConfig:
-    """The effective configuration; a mistake in it ends the command."""
+    """The effective configuration; a mistake in it ends the command.
+
+    Args:
+        path: a file; or a run's folder or the configuration in it, whose run is where its folder is now.
+    """
     if path is not None and "=" in str(path) and not path.exists():
         fail(f"{path} is a setting: name the run's YAML file before it")
     try:
-        loaded = load_config(path, overrides or [])
+        run = run_of(path)
+        loaded = load_config(path, overrides or []) if run is None else load_run(run, overrides)
     except ConfigError as error:
         fail(str(error))
     for renamed in loaded.renamed:

@@ -7,6 +7,7 @@ import difflib
 import itertools
 import json
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from vision_sr1.config.examples import example_path
 from vision_sr1.config.learner import LearnerConfig
+from vision_sr1.config.run import NAME
 from vision_sr1.config.section import SettingError
 from vision_sr1.config.tree import Config
 from vision_sr1.errors import UserError
@@ -190,8 +192,17 @@ def override(key: str, value: str | Path) -> str:
 
 
 def place_of(run: Path) -> list[str]:
-    """Overrides for the place where a run's folder is now."""
-    return [override("run.dir", run.absolute().parent), override("run.name", run.absolute().name)]
+    """Overrides for the place where a run's folder is now.
+
+    Raises:
+        ConfigError: a run cannot have the name of this folder.
+    """
+    folder = run.resolve()
+    if not re.match(NAME, folder.name):
+        raise ConfigError(
+            f"{folder.name!r} cannot be the name of a run, which has letters, digits, '.', '_' and '-': rename {folder}"
+        )
+    return [override("run.dir", folder.parent), override("run.name", folder.name)]
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -19,14 +19,14 @@ def component_advantages(component: ComponentConfig, groups: BatchRewards, epsil
 
     `gdpo` (arXiv 2601.05242) normalizes each named reward in its group, sums them by their factors, and divides the
     sums, whose mean is 0, by their deviation over the batch; all others normalize the sum of the rewards in its group.
-
-    Raises:
-        KeyError: a group lacks a reward that the component names.
+    A reward that a group was never scored by is missing from all its answers: the run was resumed with a new component.
     """
     if component.advantage != "gdpo":
         return [group_advantages(_weighted_sum(component, group), component.advantage, epsilon) for group in groups]
     sums = [
-        _weighted_sum(component, {name: group_advantages(group[name], "group", epsilon) for name in component.reward})
+        _weighted_sum(
+            component, {name: group_advantages(_reward(group, name), "group", epsilon) for name in component.reward}
+        )
         for group in groups
     ]
     every = np.concatenate([*sums, np.zeros(0)])
@@ -64,4 +64,8 @@ def has_signal(advantages: Float[np.ndarray, " group"]) -> bool:
 
 
 def _weighted_sum(component: ComponentConfig, rewards: Rewards) -> Float[np.ndarray, " group"]:
-    return sum((factor * rewards[name] for name, factor in component.reward.items()), start=np.zeros(1))
+    return sum((factor * _reward(rewards, name) for name, factor in component.reward.items()), start=np.zeros(1))
+
+
+def _reward(rewards: Rewards, name: str) -> Float[np.ndarray, " group"]:
+    return rewards[name] if name in rewards else np.full(len(next(iter(rewards.values()))), np.nan)

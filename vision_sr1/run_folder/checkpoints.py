@@ -32,6 +32,13 @@ def newest_healthy(run_folder: Path) -> Path | None:
     return next((found for found in whole if is_healthy(manifest(found))), None)
 
 
+def best(run_folder: Path) -> Path | None:
+    """The one that `best` is a link to, or a copy of, as a copied run has it; None where there is none."""
+    file = run_folder / CHECKPOINTS / BEST / MANIFEST
+    wanted = file.read_bytes() if file.is_file() else None
+    return next((found for found in checkpoints(run_folder) if (found / MANIFEST).read_bytes() == wanted), None)
+
+
 def is_healthy(state: Mapping[str, Any]) -> bool:
     """Whether a checkpoint with this manifest was not written while the run was about to diverge."""
     return bool(state.get("healthy", True))

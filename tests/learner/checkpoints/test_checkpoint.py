@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from learner.model.policy import choose_trainable, load_policy
 from learner.model.sequences import SequenceBuilder
 from tests.conftest import TINY
 from vision_sr1.config import ConfigError, load_config
-from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY, newest_healthy
+from vision_sr1.run_folder.checkpoints import ADAPTER, POLICY, best, newest_healthy
 
 
 class Saver:
@@ -166,6 +167,20 @@ def test_the_latest_and_the_best_are_kept(saver):
     one.save(6, score=0.9)
     assert one.names() == ["000005", "000006", "best"], "of equals the newer"
     assert json.loads((one.folder / "best" / "trainer.json").read_text())["policy_version"] == 6
+
+
+def test_a_copied_run_whose_best_is_no_link_goes_on(saver):
+    one = saver("learner.keep_checkpoints=1")
+    one.save(1, score=0.9)
+    one.save(2, score=0.5)
+    link = one.folder / "best"
+    kept = shutil.copytree(link.resolve(), one.folder / "copy")
+    link.unlink()
+    kept.rename(link)
+    assert best(one.folder.parent) == one.folder / "000001"
+    one.save(3, score=1.0)
+    assert link.is_symlink()
+    assert best(one.folder.parent) == one.folder / "000003"
 
 
 def test_an_adapter_is_written_beside_the_merged_policy_as_peft_reads_it(saver, tiny_model: Path):

@@ -16,14 +16,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from vision_sr1 import __version__
+from vision_sr1.cli.export.policy import doubt_about, find_checkpoint
 from vision_sr1.cli.launcher.ending import how_to_go_on, print_end
 from vision_sr1.cli.launcher.folder import RunFolder
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.cli.main import app
 from vision_sr1.cli.runs import load_run, settings_file, summary
-from vision_sr1.config import Config, load_config, save_config
+from vision_sr1.cli.terminal import load
+from vision_sr1.config import Config, ConfigError, load_config, save_config
 from vision_sr1.config.descriptions import describe
 from vision_sr1.run_folder import jsonl
+from vision_sr1.run_folder.names import SETTINGS
 from vision_sr1.runtime.hub import bytes_of_download
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "shapes" / "rl.yaml"
@@ -194,6 +197,44 @@ def test_a_renamed_run_opens_where_it_is_now(tmp_path: Path):
     assert "port" not in config.reward.model_fields_set, "the launcher chose it"
     assert "port" in load_run(moved, ["reward.port=8088"]).config.reward.model_fields_set
     assert settings_file(moved) == moved / "config.yaml"
+
+
+def test_a_copied_run_is_itself_by_its_folder_and_by_the_configuration_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    original = a_run(tmp_path / "original", {"step": 1})
+    copy = shutil.copytree(original, tmp_path / "copy")
+    text = (copy / SETTINGS).read_text()
+    (copy / SETTINGS).write_text(text.replace("resume: false", "resume: true"))
+    for path in (copy, copy / SETTINGS):
+        config = load(path, ["learner.batches=9"]).config
+        assert (config.run.path, config.learner.batches, config.learner.resume) == (copy, 9, False)
+        assert "port" not in config.reward.model_fields_set
+    monkeypatch.chdir(copy)
+    assert load_run(Path()).config.run.path == copy
+    own = tmp_path / "own" / SETTINGS  # a user's file of that name
+    own.parent.mkdir()
+    own.write_text("run: {name: mine}\n")
+    assert load(own, None).config.run.name == "mine"
+
+
+def test_a_folder_that_cannot_be_the_name_of_a_run_is_said(tmp_path: Path):
+    run = a_run(tmp_path / "old", {"step": 1}).rename(tmp_path / "rl (copy)")
+    assert "'rl (copy)' cannot be the name of a run" in said("export", str(run), status=2)
+
+
+def test_a_checkpoint_of_a_run_that_diverged_is_doubted(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    for number, state in ((0, {"healthy": True}), (3, {"healthy": False})):
+        folder = run / "checkpoints" / f"{number:06}"
+        folder.mkdir(parents=True)
+        (folder / "trainer.json").write_text(json.dumps(state | {"files": {}}))
+    assert doubt_about(run, find_checkpoint(run, "0")) is None
+    assert doubt_about(run, find_checkpoint(run, "latest")) == (
+        "checkpoint 3 was written while the run diverged (learner.stop_when); --version 0 is the newest before that"
+    )
+    with pytest.raises(ConfigError, match=r"no version '²'; there are: 0, 3, latest$"):
+        find_checkpoint(run, "²")
 
 
 def screen(tmp_path: Path, status: str, *scalars: dict[str, float]) -> list[str]:

@@ -130,3 +130,12 @@ def test_a_sum_with_a_missing_reward_is_missing():
     (computed,) = component_advantages(c, [group], 0.0)
     assert np.isnan(computed).tolist() == [True, False, False]
     assert computed[1:].tolist() == pytest.approx([-(0.5**0.5), 0.5**0.5])
+
+
+@pytest.mark.parametrize("advantage", ["group", "gdpo"])
+def test_a_reward_that_a_group_was_never_scored_by_is_missing(advantage: AdvantageNormalizer):
+    """As after resuming with a new component."""
+    group = {"accuracy": np.array([1.0, 0.0])}
+    for rewards in ({"new": 1.0}, {"accuracy": 1.0, "new": 1.0}):
+        (computed,) = component_advantages(component(advantage=advantage, reward=rewards), [group], 1e-6)
+        assert np.isnan(computed).tolist() == [True, True]

@@ -123,7 +123,7 @@ def _settings(config: Config, evaluated: Evaluated) -> dict[str, Any]:
         mode="json", exclude={"host", "port", "processes", "rollouts_in_flight", "drain_s", "api", "traces"}
     )
     return {
-        "model": {"path": config.model.path, "version": evaluated.version, "weights": evaluated.weights},
+        "model": {"version": evaluated.version, "weights": evaluated.weights or config.model.path},  # wherever they are
         "image and length": config.model.model_dump(mode="json", exclude={"path"}),
         "data": config.data.model_dump(mode="json", exclude={"train", "evaluation", "sft", "sft_evaluation"}),
         "sampling": config.sampling.model_dump(mode="json"),

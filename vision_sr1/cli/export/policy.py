@@ -11,7 +11,17 @@ from vision_sr1.config import Config, ConfigError, save_config
 from vision_sr1.families import family_of_model
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.atomic import written_whole
-from vision_sr1.run_folder.checkpoints import ADAPTER, BEST, CHECKPOINTS, POLICY, checkpoints, damage_of
+from vision_sr1.run_folder.checkpoints import (
+    ADAPTER,
+    BEST,
+    POLICY,
+    best,
+    checkpoints,
+    damage_of,
+    is_healthy,
+    manifest,
+    newest_healthy,
+)
 from vision_sr1.run_folder.names import SCALARS
 
 CARD = "README.md"
@@ -61,21 +71,31 @@ def find_checkpoint(run: Path, version: str) -> Path:
     if not found:
         raise ConfigError(f"{run} has no checkpoints to export")
     known = ", ".join(str(int(folder.name)) for folder in found)
+    and_best = " and best" if best(run) else ""
     if version == "latest":
         checkpoint = found[-1]
     elif version == BEST:
-        link = run / CHECKPOINTS / BEST
-        if not link.exists():
+        named = best(run)
+        if named is None:
             raise ConfigError(f"{run} has no best checkpoint: learner.keep_best names no metric; there are: {known}")
-        checkpoint = link.resolve()
+        checkpoint = named
     else:
-        by_number = {str(int(folder.name)): folder for folder in found}
-        if version.lstrip("0") not in by_number:
-            raise ConfigError(f"{run} has no version {version!r}; there are: {known}, latest and best")
-        checkpoint = by_number[version.lstrip("0")]
+        by_number = {int(folder.name): folder for folder in found}
+        if not version.isdecimal() or int(version) not in by_number:
+            raise ConfigError(f"{run} has no version {version!r}; there are: {known}, latest{and_best}")
+        checkpoint = by_number[int(version)]
     if damage := damage_of(checkpoint):
         raise ConfigError(f"{checkpoint} is not whole: {damage}; choose another version of {known}")
     return checkpoint
+
+
+def doubt_about(run: Path, checkpoint: Path) -> str | None:
+    """Why another checkpoint may be the better one; None where nothing speaks against this one."""
+    if is_healthy(manifest(checkpoint)):
+        return None
+    healthy = newest_healthy(run)
+    other = f"--version {int(healthy.name)} is the newest before that" if healthy else "the run has none before that"
+    return f"checkpoint {int(checkpoint.name)} was written while the run diverged (learner.stop_when); {other}"
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:
