@@ -42,7 +42,7 @@ SMALLEST = [
     ("actor", "--prompts 1 --samples 2 --tokens 4 --rounds 1", [system, PUBLISHED, two_gpus]),
     ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
     ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
-    ("claims.extensions", "{study} --seeds 0 --batches 1 --sft-steps 1", [system, REPORTED]),
+    ("claims.extensions", "{study} --seeds 0 --runs observer_solver --batches 1 --sft-steps 1", [system, REPORTED]),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
     ("gpu", "--steps installation --output {folder}/gpu", [slow, CHECKED]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),

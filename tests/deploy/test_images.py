@@ -240,7 +240,7 @@ def test_the_reward_service_runs_with_what_its_image_has_and_the_doctor_beside_i
     found = {line.split()[1]: line for line in said.stdout.splitlines() if line[:1].strip()}
     assert found["versions"].startswith("ok"), said
     assert found["versions"].endswith("of reward")
-    assert "torch is not installed here" in found["GPU"]
+    assert found["GPU"].startswith("ok"), said
     assert "only its tokenizer" in found["model"]
     assert {"Redis", "traces"} <= found.keys(), said
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Error, Locator, Page, Position, Route, expect
 from starlette.types import ASGIApp
 from transformers import AutoTokenizer
@@ -18,6 +19,7 @@ from reward_service.api import ApiContext, create_app
 from reward_service.api.past import PastRun
 from reward_service.store import TraceReader, TraceWriter
 from reward_service.store.several import StoredRun, TraceReaders
+from scripts.page_pictures import VIEWPORT, take_pictures
 from tests.reward_service.conftest import RANGE, RUN, Store
 from tests.reward_service.serving import serving_in_thread
 from tests.reward_service.test_store import write
@@ -31,6 +33,7 @@ from vision_sr1.v1 import pipeline_pb2 as pb
 pytestmark = pytest.mark.slow
 
 TOKEN = "geheim"
+README = Path(__file__).parents[2] / "README.md"
 
 
 def answered(
@@ -676,7 +679,9 @@ def test_a_search_finds_parts_of_words(page: Page):
     expect(page.locator("#main")).to_contain_text("No group fits.")
 
 
-def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, tmp_path: Path, tiny_model: Path):
+@pytest.fixture
+def two_runs(tmp_path: Path, tiny_model: Path) -> Iterator[str]:
+    """The address of a page with two runs, each from a store of its own; the first has a shortcut."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     stores, past = {}, {}
     for name, right in (("first", False), ("second", True)):
@@ -685,7 +690,7 @@ def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, 
         answers = [
             answered(tokenizer, 7, 0, right=right, sufficient=right, run=name, evaluation=True, version=9),
             answered(tokenizer, 7, 1, right=True, sufficient=True, run=name, evaluation=True, version=2),
-            answered(tokenizer, 1 + right, 0, right=True, sufficient=True, run=name, version=2),
+            answered(tokenizer, 1 + right, 0, right=True, sufficient=right, run=name, version=2),
         ]
         thread = threading.Thread(target=lambda store=store, answers=answers: asyncio.run(write(store, *answers)))
         thread.start()
@@ -693,27 +698,42 @@ def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, 
         past[name] = PastRun(tmp_path / name, TokenBytes(tokenizer), None)
     reader = TraceReaders({name: StoredRun(store.reader, name) for name, store in stores.items()})
     config = load_config(None, ["run.name=first", f"run.dir={tmp_path}"], environment={}).config
-    page = browser.new_page()
     with serving_in_thread(create_app(ApiContext(config, cast(TraceReader, reader), past=past))) as url:
-        page.goto(url)
-        expect(page.locator(".list > li")).to_contain_text("0/1 ")
-        page.get_by_label("Run", exact=True).select_option("second")
-        expect(page.locator(".list > li")).to_contain_text("0/2 ")
-        page.goto(f"{url}/#/comparison")
-        expect(page.locator("#main")).to_contain_text("first at version 9; second at version 9")
-        better = page.get_by_role("list", name="Better in second").locator("li")
-        expect(better).to_have_count(1)
-        for run, said in (("first", "top left square blue"), ("second", "top left square red")):
-            expect(better.locator(".side", has_text=run)).to_contain_text(said)
-        expect(page.get_by_role("row", name="shapes")).to_contain_text("+1 \N{MINUS SIGN}0")
-        expect(page.get_by_role("img", name="Rewards: accuracy by policy version")).to_be_visible()
-        page.get_by_role("link", name="shapes").click()
-        expect(page).to_have_url(re.compile("data_source=shapes"))
-        expect(better).to_have_count(1)
-        page.goto("about:blank")
-    page.close()
+        yield url
     for store in stores.values():
         store.engine.dispose()
+
+
+def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, two_runs: str):
+    page = browser.new_page()
+    page.goto(two_runs)
+    expect(page.locator(".list > li")).to_contain_text("0/1 ")
+    page.get_by_label("Run", exact=True).select_option("second")
+    expect(page.locator(".list > li")).to_contain_text("0/2 ")
+    page.goto(f"{two_runs}/#/comparison")
+    expect(page.locator("#main")).to_contain_text("first at version 9; second at version 9")
+    better = page.get_by_role("list", name="Better in second").locator("li")
+    expect(better).to_have_count(1)
+    for run, said in (("first", "top left square blue"), ("second", "top left square red")):
+        expect(better.locator(".side", has_text=run)).to_contain_text(said)
+    expect(page.get_by_role("row", name="shapes")).to_contain_text("+1 \N{MINUS SIGN}0")
+    expect(page.get_by_role("img", name="Rewards: accuracy by policy version")).to_be_visible()
+    page.get_by_role("link", name="shapes").click()
+    expect(page).to_have_url(re.compile("data_source=shapes"))
+    expect(better).to_have_count(1)
+    page.close()
+
+
+def test_the_pictures_of_the_documentation_are_taken(browser: Browser, two_runs: str, tmp_path: Path):
+    page = browser.new_page()
+    taken = take_pictures(page, two_runs, tmp_path / "pictures")
+    page.close()
+    shown = re.findall(r"docs/page/(\w+)\.png", README.read_text(encoding="utf-8"))
+    assert [picture.stem for picture in taken] == shown
+    for picture in taken:
+        with Image.open(picture) as image:
+            assert image.size == (VIEWPORT["width"], VIEWPORT["height"])
+            assert len(image.getcolors(1 << 20) or []) > 50, "an empty page"
 
 
 def prompt_address(page: Page) -> str:
