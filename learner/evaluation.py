@@ -12,7 +12,7 @@ from learner.metrics.trackers import TrackedExample
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, QuestionRow, Questions
 from vision_sr1.pipeline.answer_record import Record, answer_record, means
-from vision_sr1.pipeline.ids import evaluation_id, evaluation_index
+from vision_sr1.pipeline.ids import evaluation_id, evaluation_index, evaluation_split
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import EVALUATION
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -79,7 +79,7 @@ class Evaluator:
                     answer_record(prompt_id, pending.rows[prompt_id], groups[prompt_id].rollouts[0]),
                 )
                 for prompt_id in sorted(pending.rows, key=evaluation_index)
-                if prompt_id.startswith(f"{split}@") and prompt_id in groups and groups[prompt_id].rollouts
+                if evaluation_split(prompt_id) == split and prompt_id in groups and groups[prompt_id].rollouts
             ]
             records = [record for _, record in answered]
             self._write(pending.groups.policy_version, split, records)

@@ -53,7 +53,7 @@ def live_routes(api: ApiContext) -> APIRouter:
             else:
                 for trace in found:
                     if trace.sequence not in seen:
-                        yield ServerSentEvent(data=trace_view(trace), event="trace", id=str(trace.sequence))
+                        yield ServerSentEvent(data=trace_view(trace, wanted.run), event="trace", id=str(trace.sequence))
                 seen = {trace.sequence for trace in found}
             await asyncio.sleep(POLL_S)
 

@@ -55,7 +55,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
         actor = max(actors, key=lambda actor: actor.policy_version, default=pb.ActorInfo(policy_version=-1))
         rollout.actor_id, rollout.actor_address = actor.id, actor.address
         rollout.sample.versions.add(policy_version=actor.policy_version, end=len(rollout.sample.response_token_ids))
-        return scored_view(await asked.score(rollout), time.time())
+        return scored_view(await asked.score(rollout), run, time.time())
 
     @routes.post("/traces/{trace_id:path}/rescore", responses=problem_responses(404, 422, 503))
     async def rescore(trace_id: str, run: Run = None, ask_again: bool = False) -> Rescored:
@@ -68,7 +68,7 @@ def scoring_routes(api: ApiContext) -> APIRouter:
         scored = await asked.score(found.scored.rollout, answered=None if ask_again else found.scored)
         before, now = reward_views(found.scored), reward_views(scored)
         changes = {name: RewardChange(before=before.get(name), now=now.get(name)) for name in sorted({*before, *now})}
-        changed = [name for name, c in changes.items() if c.before and c.now and c.before.value != c.now.value]
+        changed = [name for name, given in before.items() if name not in now or now[name].value != given.value]
         return Rescored(id=trace_id, rewards=changes, changed=changed, asked_again=ask_again)
 
     return routes

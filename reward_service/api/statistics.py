@@ -207,8 +207,8 @@ def _compared(reader: TraceReader, wanted: TraceFilter, other: TraceFilter) -> C
 
 
 def _distance(pair: Pair) -> float:
-    ends = [(pair[0].rewards[name] or 0.0, pair[1].rewards[name] or 0.0) for name in ("accuracy", "visual")]
-    return float(sum(abs(a - b) for a, b in ends))
+    ends = [(pair[0].rewards[name], pair[1].rewards[name]) for name in ("accuracy", "visual")]
+    return sum(abs(a - b) for a, b in ends if a is not None and b is not None)
 
 
 def _compared_means(pairs: Sequence[Pair]) -> SourceComparison:

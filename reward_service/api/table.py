@@ -58,7 +58,7 @@ class TraceTable:
         components = [component.name for component in self.learner.components]
         return {
             "id": scored.rollout.id,
-            "run": prompt.run,
+            "run": self.run,
             "group_id": prompt.id,
             "purpose": purpose_name(prompt),
             "data_source": prompt.data_source,

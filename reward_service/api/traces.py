@@ -73,7 +73,7 @@ def trace_routes(api: ApiContext) -> APIRouter:
         """Traces, newest first; of a range of policy versions, those of the newest version first."""
         wanted = asked.wanted(await api.runs.named(asked.run))
         found, next_cursor = await run_in_threadpool(api.reader.traces, wanted, asked.cursor, asked.limit)
-        return TracePage(traces=[trace_view(trace) for trace in found], next_cursor=next_cursor)
+        return TracePage(traces=[trace_view(trace, wanted.run) for trace in found], next_cursor=next_cursor)
 
     @routes.get("/rows", responses=problem_responses(400, 404, 409, 422))
     async def list_rows(asked: Annotated[TraceSearch, Query()]) -> RowPage:
@@ -109,7 +109,8 @@ def trace_routes(api: ApiContext) -> APIRouter:
     @routes.get("/traces/{trace_id:path}", responses=problem_responses(404, 422))
     async def one_trace(trace_id: str, run: Run = None) -> TraceView:
         """One trace by its rollout's id."""
-        return trace_view(await found_trace(api, trace_id, run))
+        name = await api.runs.named(run)
+        return trace_view(await found_trace(api, trace_id, name), name)
 
     @routes.get("/groups", responses=problem_responses(400, 404, 409, 422))
     async def list_groups(asked: Annotated[GroupSearch, Query()]) -> GroupPage:
@@ -124,7 +125,7 @@ def trace_routes(api: ApiContext) -> APIRouter:
         if asked.cursor is None:
             count = await run_in_threadpool(api.reader.count_groups, wanted, MOST_COUNTED) if next_cursor else len(ids)
         groups = await run_in_threadpool(api.reader.groups, name, ids)
-        summaries = [group_summary(groups[id_], folder.step_of(id_), settings) for id_ in ids if id_ in groups]
+        summaries = [group_summary(groups[id_], name, folder.step_of(id_), settings) for id_ in ids if id_ in groups]
         return GroupPage(groups=summaries, count=count, next_cursor=next_cursor)
 
     @routes.get("/groups/{group_id:path}", responses=problem_responses(404, 422))
@@ -135,7 +136,7 @@ def trace_routes(api: ApiContext) -> APIRouter:
         if not groups:
             raise HTTPException(404, f"no group {group_id!r} in run {name!r}; a trace names its own as group_id")
         step = api.runs.folder(name).step_of(group_id)
-        return group_view(groups[group_id], step, await run_in_threadpool(api.runs.learner, name))
+        return group_view(groups[group_id], name, step, await run_in_threadpool(api.runs.learner, name))
 
     @routes.get("/images/{sha}", response_class=Response, responses=problem_responses(404, 422))
     async def one_image(sha: str) -> Response:

@@ -26,25 +26,25 @@ from vision_sr1.credit.advantages import component_advantages
 from vision_sr1.credit.assignment import group_rewards
 from vision_sr1.credit.requeries import requery_advantages
 from vision_sr1.pipeline.prompt_properties import purpose_name, questions_of
-from vision_sr1.pipeline.response_parts import description_of
+from vision_sr1.pipeline.response_parts import answer_of, description_of
 from vision_sr1.pipeline.scored_groups import is_truncated, sample_version
 from vision_sr1.runtime.tracing import trace_id
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 
-def trace_view(found: FoundTrace) -> TraceView:
-    """A stored trace as the API shows it."""
-    return scored_view(found.scored, found.recorded_at)
+def trace_view(found: FoundTrace, run: str) -> TraceView:
+    """A stored trace as the API shows it, in a run as it is asked for."""
+    return scored_view(found.scored, run, found.recorded_at)
 
 
-def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
+def scored_view(scored: pb.ScoredRollout, run: str, recorded_at: float) -> TraceView:
     """A scored rollout as the API shows it."""
     rollout = scored.rollout
     prompt = rollout.prompt
     version = sample_version(rollout.sample)
     return TraceView(
         id=rollout.id,
-        run=prompt.run,
+        run=run,
         group_id=prompt.id,
         prompt_key=prompt_key(prompt),
         purpose=purpose_name(prompt),
@@ -55,6 +55,7 @@ def scored_view(scored: pb.ScoredRollout, recorded_at: float) -> TraceView:
         reference_answer=prompt.answer,
         images=[ref.sha256 for ref in prompt.images],
         response=scored.response,
+        answer_text=answer_of(scored),
         rewards=reward_views(scored),
         description=_span(scored, "description"),
         think=_span(scored, "think"),
@@ -78,13 +79,13 @@ def reward_views(scored: pb.ScoredRollout) -> dict[str, RewardView]:
     }
 
 
-def group_summary(found: Sequence[FoundTrace], step: int | None, settings: LearnerConfig) -> GroupSummary:
+def group_summary(found: Sequence[FoundTrace], run: str, step: int | None, settings: LearnerConfig) -> GroupSummary:
     """A group as a list shows it."""
     prompt = found[0].scored.rollout.prompt
     right = [trace.scored.rewards.get("accuracy", 0.0) > 0 for trace in found]
     return GroupSummary(
         id=prompt.id,
-        run=prompt.run,
+        run=run,
         purpose=purpose_name(prompt),
         data_source=prompt.data_source,
         step=step,
@@ -99,16 +100,16 @@ def group_summary(found: Sequence[FoundTrace], step: int | None, settings: Learn
     )
 
 
-def group_view(found: Sequence[FoundTrace], step: int | None, settings: LearnerConfig) -> GroupView:
+def group_view(found: Sequence[FoundTrace], run: str, step: int | None, settings: LearnerConfig) -> GroupView:
     """A group with all of its traces and the advantages that its rewards give them."""
     prompt = found[0].scored.rollout.prompt
     return GroupView(
         id=prompt.id,
-        run=prompt.run,
+        run=run,
         prompt_key=prompt_key(prompt),
         step=step,
         has_signal=_has_signal(found, settings),
-        traces=[trace_view(trace) for trace in found],
+        traces=[trace_view(trace, run) for trace in found],
         advantages=advantages_of(found, settings),
         requery_advantages=_requery_advantages_of(found, settings),
         tokens={component.name: list(component.tokens) for component in settings.components},
@@ -174,7 +175,7 @@ def said_view(scored: pb.ScoredRollout) -> Said:
         group_id=scored.rollout.prompt.id,
         policy_version=sample_version(scored.rollout.sample),
         description=description_of(scored),
-        answer=_member(scored).answer,
+        answer=answer_of(scored),
         requery_answer=scored.requeries[0].answer if scored.requeries else "",
     )
 
@@ -201,11 +202,10 @@ def tokens_view(scored: pb.ScoredRollout, token_bytes: Sequence[bytes]) -> Token
 
 
 def _member(scored: pb.ScoredRollout) -> MemberView:
-    boxed = scored.response.rpartition("\\boxed{")[2] if scored.HasField("answer") else ""
     return MemberView(
         id=scored.rollout.id,
         policy_version=sample_version(scored.rollout.sample),
-        answer=boxed.strip().removesuffix("}"),
+        answer=answer_of(scored),
         rewards={name: view.value for name, view in reward_views(scored).items()},
         truncated=is_truncated(scored.rollout.sample),
     )

@@ -147,7 +147,7 @@ class Place:
             place = tuple(int(value) for value in json.loads(base64.urlsafe_b64decode(cursor))[self._key])
             if len(place) != len(self.columns) or not all(-1 <= value < 2**63 for value in place):
                 raise ValueError(place)
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise CursorError(
                 f"cursor {cursor[:40]!r} is not one of this service's for these filters; start again without it"
             ) from error

@@ -1,9 +1,11 @@
 """The REST API over real stores."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,22 @@ from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
 from reward_service.api.security import check_closed
+from reward_service.api.word_diff import word_diff
 from reward_service.scoring import open_scorer
+from reward_service.store.several import StoredRun, TraceReaders
 from tests.reward_service.conftest import RUN, Store
 from tests.reward_service.serving import serving
 from tests.reward_service.test_store import scored, write
 from vision_sr1.config import Config, ConfigError, load_config
 from vision_sr1.pipeline.fleet import Fleet
+from vision_sr1.pipeline.response_parts import parse_parts
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.ledger import Ledger
 from vision_sr1.streams import Blobs, Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
+
+NESTED = base64.urlsafe_b64encode(b"[" * 30_000).decode()
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 @contextlib.asynccontextmanager
 async def asking(config: Config, store: Store, **parts: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(ApiContext(config=config, reader=store.reader, **parts))
+    app = create_app(ApiContext(**{"config": config, "reader": store.reader, **parts}))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         yield client
 
@@ -258,6 +265,23 @@ async def test_the_words_in_which_two_responses_differ(config: Config, store: St
         assert same == [{"kind": "same", "text": other.response}]
 
 
+def test_the_words_of_long_texts_differ_where_they_do():
+    same = " red blue green" * 100
+    parts = [(part.kind, part.text) for part in word_diff(f"a{same} c red", f"b{same} d red")]
+    assert parts == [
+        ("removed", "a"),
+        ("added", "b"),
+        ("same", same),
+        ("removed", " c"),
+        ("added", " d"),
+        ("same", " red"),
+    ]
+    assert word_diff("red " * 4000 + "a", "blue " * 4000 + "a")[-1].text == " a"
+    began = time.monotonic()
+    word_diff("a b c d " * 1000, "d c b a " * 1000)
+    assert time.monotonic() - began < 5
+
+
 async def test_steps_are_what_each_batch_learned_from_as_it_was_learned_last(config: Config, store: Store):
     ledger = Ledger(config.run.path)
     async with asking(config, store) as api:
@@ -305,6 +329,7 @@ async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
         ("/v1/images/00", 404, "no image '00'"),
         ("/v1/nothing", 404, "Not Found"),
         ("/v1/traces?cursor=nonsense", 400, "is not one of this service's for these filters; start again without it"),
+        (f"/v1/traces?cursor={NESTED}", 400, "is not one of this service's for these filters; start again without it"),
         ("/v1/traces?limit=0", 422, "query.limit: Input should be greater than or equal to 1 (got '0')"),
         ("/v1/traces?pattern=all", 422, "query.pattern: Input should be 'both_wrong'"),
         ("/v1/traces?missing=perhaps", 422, "query.missing: Input should be a valid boolean"),
@@ -392,6 +417,44 @@ async def test_two_runs_are_compared_on_the_prompts_that_both_were_asked(config:
     assert sorted(difference["groups"] for difference in shown["differences"]) == [["0/1", "0/1"], ["0/2", "0/2"]]
     assert {said["group_id"] for said in shown["differences"][0]["said"]} <= {"0/1", "0/2"}
     assert sum(source["prompts"] for source in shown["data_sources"].values()) == 2
+
+
+async def test_a_reward_that_one_run_lacks_does_not_tell_two_runs_apart(config: Config, store: Store):
+    await write(store, *(scored(index, visual=1.0) for index in range(2)))
+    await write(store, *(scored(index, run="other", visual=None) for index in range(2)))
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/comparison", other="other")
+    assert (shown["prompts"], shown["differences"]) == (1, [])
+
+
+async def test_a_run_has_the_name_that_it_is_asked_for_by(config: Config, store: Store):
+    await write(store, scored(0))
+    name = f"again/{RUN}"
+    readers = TraceReaders({one: StoredRun(store.reader, RUN) for one in (RUN, name)})
+    async with asking(config, store, reader=readers) as api:
+        (group,) = (await get(api, "/v1/groups", run=name))["groups"]
+        (trace,) = (await get(api, "/v1/traces", run=name))["traces"]
+        (row,) = (await get(api, "/v1/rows", run=name))["rows"]
+        one = await get(api, f"/v1/traces/{trace['id']}", run=name)
+        whole = await get(api, f"/v1/groups/{group['id']}", run=name)
+    assert {found["run"] for found in (group, trace, row, one, whole, *whole["traces"])} == {name}
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [(r"\boxed{red}. Done", "red"), (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"), (r"\boxed{red", ""), ("red", "")],
+)
+async def test_an_answer_is_shown_as_it_is_graded(config: Config, store: Store, response: str, answer: str):
+    earlier, parsed = scored(0), scored(1)
+    for one in (earlier, parsed):
+        one.response = response
+    parsed.rollout.parts.CopyFrom(parse_parts([response.encode()]))
+    await write(store, earlier, parsed)
+    async with asking(config, store) as api:
+        (group,) = (await get(api, "/v1/groups"))["groups"]
+        traces = (await get(api, "/v1/traces"))["traces"]
+    assert [member["answer"] for member in group["members"]] == [answer, answer]
+    assert [trace["answer_text"] for trace in traces] == [answer, answer]
 
 
 @pytest.mark.parametrize("path", ["traces", "groups", "steps", "statistics", "scalars", "traces/0/0/0", "groups/0/0"])
@@ -516,6 +579,7 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
     async with open_scorer(config, Fleet(redis, Keys(RUN)), Blobs(redis, Keys(RUN), 60)) as scorer:
         tokenizer = AutoTokenizer.from_pretrained(tiny_model)
         recorded = scored(1, accuracy=1.0, visual=1.0)
+        recorded.rewards["politeness"] = 1.0
         ids = tokenizer("<description> red </description> <think> red </think> \\boxed{blue}").input_ids
         recorded.rollout.prompt.question = "<image>what color is the square"
         del recorded.rollout.sample.response_token_ids[:]
@@ -531,7 +595,8 @@ async def test_a_response_is_scored_now_and_a_recorded_one_again(
             assert rewards["format"]["value"] == 0.0
             assert rewards["visual"] == {"value": 0.0, "explanation": "no description: nothing to ask about"}
             again = (await api.post("/v1/traces/0/0/1/rescore")).json()
-            assert again["changed"] == ["accuracy", "format"]
+            assert again["changed"] == ["accuracy", "format", "politeness"]
+            assert again["rewards"]["politeness"]["now"] is None
             assert again["rewards"]["accuracy"]["before"]["value"] == 1.0
             assert again["rewards"]["accuracy"]["now"] == {
                 "value": 0.0,

@@ -110,6 +110,17 @@ async def test_pages_are_followed_and_answers_are_typed(store: Store, url: str):
         assert first.id == "0/0/1"
 
 
+async def test_ids_are_asked_for_whatever_their_split_is_called(store: Store, url: str):
+    trace = scored(0)
+    trace.rollout.prompt.id, trace.rollout.id = "hard#1 or a?b 100%@3/0", "hard#1 or a?b 100%@3/0/0"
+    await write(store, trace)
+    with Client(url, token="geheim") as client:
+        (found,) = client.traces()
+        assert client.trace(found.id).id == found.id
+        assert client.diff(found.id, found.id).id == found.id
+        assert client.group(found.group_id).id == found.group_id
+
+
 async def test_a_frame_has_a_row_for_each_trace_that_fits(store: Store, url: str):
     await write(store, *(scored(index, version=index, accuracy=float(index % 2)) for index in range(10)))
     with Client(url, token="geheim") as client:

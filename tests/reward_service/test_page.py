@@ -450,6 +450,25 @@ def test_what_comes_while_one_looks_is_announced(page: Page, served: Served):
     expect(page.locator(".list > li")).to_have_count(3)
 
 
+@pytest.mark.parametrize("status", [401, 404])
+def test_what_comes_is_not_asked_for_again_once_it_is_refused(page: Page, status: int):
+    asked = list[str]()
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=status, json={"detail": "no"})
+
+    page.route("**/v1/live?*", refuse)
+    page.reload()
+    expect(page.locator(".list > li")).to_have_count(2)
+    if status == 401:
+        expect(page.get_by_role("dialog")).to_be_visible()
+        page.keyboard.press("Escape")
+    page.wait_for_timeout(2500)
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert len(asked) == 1
+
+
 def test_an_address_leads_to_what_it_led_to(page: Page, served: Served):
     page.goto(f"{served.url}#/group/0/0")
     expect(page.get_by_role("heading", name="Group 0/0")).to_be_visible()
@@ -688,15 +707,18 @@ def two_runs(tmp_path: Path, tiny_model: Path) -> Iterator[str]:
         (tmp_path / name).mkdir()
         store = stores[name] = Store(f"sqlite:///{tmp_path}/{name}/traces.sqlite")
         answers = [
-            answered(tokenizer, 7, 0, right=right, sufficient=right, run=name, evaluation=True, version=9),
-            answered(tokenizer, 7, 1, right=True, sufficient=True, run=name, evaluation=True, version=2),
-            answered(tokenizer, 1 + right, 0, right=True, sufficient=right, run=name, version=2),
+            answered(tokenizer, 7, 0, right=right, sufficient=right, evaluation=True, version=9),
+            answered(tokenizer, 7, 1, right=True, sufficient=True, evaluation=True, version=2),
+            answered(tokenizer, 8, 0, right=not right, sufficient=True, evaluation=True, version=9, image="ab" * 32),
+            answered(tokenizer, 1 + right, 0, right=True, sufficient=right, version=2),
         ]
+        if name == "first":  # as of a run without re-queries: the prompt is worse in the other by its accuracy
+            del answers[2].rewards["visual"]
         thread = threading.Thread(target=lambda store=store, answers=answers: asyncio.run(write(store, *answers)))
         thread.start()
         thread.join()
         past[name] = PastRun(tmp_path / name, TokenBytes(tokenizer), None)
-    reader = TraceReaders({name: StoredRun(store.reader, name) for name, store in stores.items()})
+    reader = TraceReaders({name: StoredRun(store.reader, RUN) for name, store in stores.items()})
     config = load_config(None, ["run.name=first", f"run.dir={tmp_path}"], environment={}).config
     with serving_in_thread(create_app(ApiContext(config, cast(TraceReader, reader), past=past))) as url:
         yield url
@@ -716,11 +738,25 @@ def test_runs_of_two_stores_are_switched_between_and_compared(browser: Browser, 
     expect(better).to_have_count(1)
     for run, said in (("first", "top left square blue"), ("second", "top left square red")):
         expect(better.locator(".side", has_text=run)).to_contain_text(said)
-    expect(page.get_by_role("row", name="shapes")).to_contain_text("+1 \N{MINUS SIGN}0")
+    expect(page.get_by_role("row", name="shapes")).to_contain_text("+1 \N{MINUS SIGN}1")
+    expect(page.get_by_role("list", name="Worse in second").locator("li")).to_have_count(1)
     expect(page.get_by_role("img", name="Rewards: accuracy by policy version")).to_be_visible()
     page.get_by_role("link", name="shapes").click()
     expect(page).to_have_url(re.compile("data_source=shapes"))
     expect(better).to_have_count(1)
+    for run, said in (("first", "blue"), ("second", "red")):
+        page.goto(f"{two_runs}/#/group/0/7?run={run}")
+        page.locator("article").first.locator("summary").first.click()
+        page.locator("article").first.get_by_text("Re-query as the policy received it").click()
+        expect(page.get_by_label("Rendered prompt")).to_contain_text(f"square {said}")
+    page.get_by_role("link", name="this prompt over versions").click()
+    page.get_by_label("Run", exact=True).select_option("first")
+    expect(page).to_have_url(re.compile(r"/prompts/\w+\?run=first"))
+    expect(page.get_by_label("Description").first).to_contain_text("top left square")
+    page.goto(f"{two_runs}/#/traces/0/7/0?run=first")
+    expect(page.get_by_role("heading", name="Group 0/7")).to_be_visible()
+    page.get_by_label("Run", exact=True).select_option("second")
+    expect(page.locator(".list > li")).to_contain_text("0/2 ")
     page.close()
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, get_type_hints
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
@@ -126,19 +127,19 @@ class Client:
 
     def trace(self, trace_id: str, *, run: str | None = None) -> TraceView:
         """One trace by its rollout's id."""
-        return self._view(TraceView, f"/v1/traces/{trace_id}", run=run)
+        return self._view(TraceView, f"/v1/traces/{quote(trace_id)}", run=run)
 
     def tokens(self, trace_id: str, *, run: str | None = None) -> TokensView:
         """A response token by token."""
-        return self._view(TokensView, f"/v1/traces/{trace_id}/tokens", run=run)
+        return self._view(TokensView, f"/v1/traces/{quote(trace_id)}/tokens", run=run)
 
     def prompt(self, trace_id: str, *, run: str | None = None) -> TracePrompts:
         """The prompts of a trace as the policy received them."""
-        return self._view(TracePrompts, f"/v1/traces/{trace_id}/prompt", run=run)
+        return self._view(TracePrompts, f"/v1/traces/{quote(trace_id)}/prompt", run=run)
 
     def diff(self, trace_id: str, base: str, *, run: str | None = None) -> WordDiff:
         """The words in which a response differs from that of another trace."""
-        return self._view(WordDiff, f"/v1/traces/{trace_id}/diff", base=base, run=run)
+        return self._view(WordDiff, f"/v1/traces/{quote(trace_id)}/diff", base=base, run=run)
 
     def groups(
         self,
@@ -154,19 +155,19 @@ class Client:
 
     def group(self, group_id: str, *, run: str | None = None) -> GroupView:
         """All rollouts of a prompt, with their advantages."""
-        return self._view(GroupView, f"/v1/groups/{group_id}", run=run)
+        return self._view(GroupView, f"/v1/groups/{quote(group_id)}", run=run)
 
     def prompt_versions(
         self, prompt_key: str, *, run: str | None = None, purpose: Purpose | None = None, limit: int = 50
     ) -> Iterator[PromptVersion]:
         """A prompt at all policy versions that answered it, the oldest first; `limit` at a time."""
         asked = {"run": run, "purpose": purpose, "limit": limit}
-        for page in self._pages(f"/v1/prompts/{prompt_key}", PromptHistory, asked):
+        for page in self._pages(f"/v1/prompts/{quote(prompt_key)}", PromptHistory, asked):
             yield from page.versions
 
     def image(self, sha: str) -> bytes:
         """An image by its SHA-256."""
-        return self._get(f"/v1/images/{sha}")
+        return self._get(f"/v1/images/{quote(sha)}")
 
     def statistics(
         self, *, run: str | None = None, purpose: Purpose | None = None, data_source: str | None = None
@@ -203,7 +204,7 @@ class Client:
     def rescore(self, trace_id: str, *, run: str | None = None, ask_again: bool = False) -> Rescored:
         """Scores a recorded response again, and says what differs."""
         asked = _given({"run": run, "ask_again": ask_again})
-        return Rescored.model_validate_json(self._post(f"/v1/traces/{trace_id}/rescore", params=asked))
+        return Rescored.model_validate_json(self._post(f"/v1/traces/{quote(trace_id)}/rescore", params=asked))
 
     def live(self, *, last_event_id: int | None = None, **filters: Unpack[TraceFilters]) -> Iterator[TraceView]:
         """Traces that fit, as they are recorded, until the connection ends."""

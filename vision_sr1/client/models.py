@@ -63,6 +63,7 @@ class TraceView(BaseModel):
     reference_answer: str
     images: list[str] = Field(description="SHA-256 of each; see /v1/images/{sha}.")
     response: str
+    answer_text: str = Field(description="Of its last box; empty without one.")
     rewards: dict[str, RewardView]
     description: SpanView | None
     think: SpanView | None
@@ -426,5 +427,5 @@ class Rescored(BaseModel):
 
     id: str
     rewards: dict[str, RewardChange]
-    changed: list[str] = Field(description="Rewards whose value differs.")
+    changed: list[str] = Field(description="Recorded rewards whose value differs, or that are no longer given.")
     asked_again: bool = Field(description="Whether re-query and judge were asked anew.")

@@ -31,6 +31,11 @@ def evaluation_id(split: str, policy_version: int, attempt: int, index: int) -> 
     return f"{split}@{policy_version}{f'.{attempt}' if attempt else ''}/{index}"
 
 
+def evaluation_split(prompt_id: str) -> str:
+    """The split of an evaluation prompt, by its id; its name may have an `@` too."""
+    return prompt_id.rpartition("@")[0]
+
+
 def evaluation_index(prompt_id: str) -> int:
     """Data set index of an evaluation prompt, by its id."""
     return int(prompt_id.rpartition("/")[2])

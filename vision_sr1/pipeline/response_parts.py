@@ -41,3 +41,10 @@ def description_of(scored: pb.ScoredRollout) -> str:
     if scored.rollout.HasField("parts"):
         return scored.rollout.parts.description
     return parse_response(scored.response.encode()).description or ""
+
+
+def answer_of(scored: pb.ScoredRollout) -> str:
+    """The content of a scored response's last box, likewise."""
+    if scored.rollout.HasField("parts"):
+        return scored.rollout.parts.answer
+    return parse_response(scored.response.encode()).answer or ""

@@ -8,7 +8,12 @@ const BY_A_PROXY = [502, 504]; // which stands before a service that does not an
 const TOO_MANY = 429;
 const REPEATED_AT_MOST = 3; // times in a row that the service answers and the request does not arrive
 
-export class Problem extends Error {}
+export class Problem extends Error {
+  constructor(message, status) {
+    super(message);
+    this.isRefusal = status >= 400 && status < 500 && status !== TOO_MANY; // the same request would be refused again
+  }
+}
 
 async function ask(path, options = {}, repeated = 0) {
   const token = sessionStorage.getItem(KEY);
@@ -30,7 +35,7 @@ async function ask(path, options = {}, repeated = 0) {
     if (token === sessionStorage.getItem(KEY)) await login(token);
     return ask(path, options);
   }
-  if (!response.ok) throw new Problem(await told(response));
+  if (!response.ok) throw new Problem(await told(response), response.status);
   return response;
 }
 
@@ -50,7 +55,7 @@ function login(refused) {
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
       asking = null;
-      if (dialog.returnValue !== "given") return fail(new Problem("Nothing is shown without the token; reload the page to enter it."));
+      if (dialog.returnValue !== "given") return fail(new Problem("Nothing is shown without the token; reload the page to enter it.", 401));
       sessionStorage.setItem(KEY, field.value);
       return done();
     }, { once: true });
@@ -74,7 +79,7 @@ export const get = async (path, values = {}, signal = null) => (await ask(`${add
 export const post = async (path, values = {}) => (await ask(`${address(path)}${query(ofRun(values))}`, { method: "POST" })).json();
 export const image = async (sha) => (await ask(address(`images/${sha}`))).blob();
 
-// Traces that fit, as they come, until the signal ends it; after an interruption it goes on where it was.
+// Traces that fit, as they come, until the signal ends it or it is refused; after an interruption it goes on where it was.
 export async function live(wanted, onTrace, signal) {
   let last = null;
   while (!signal.aborted) {
@@ -94,7 +99,7 @@ export async function live(wanted, onTrace, signal) {
         }
       }
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || error.isRefusal) return;
     }
     await new Promise((done) => setTimeout(done, 2000));
   }

@@ -71,8 +71,9 @@ function paired([mine, theirs], runs, filters) {
   });
 }
 
+// A reward that either side lacks says nothing.
 const gain = ({ rewards }) =>
-  ["accuracy", "visual"].reduce((sum, name) => sum + (rewards[name][1] ?? 0) - (rewards[name][0] ?? 0), 0);
+  ["accuracy", "visual"].map((name) => rewards[name]).filter((both) => !both.includes(null)).reduce((sum, [mine, theirs]) => sum + theirs - mine, 0);
 
 function means(found, other, filters) {
   const rows = [["all", found], ...Object.entries(found.data_sources)];

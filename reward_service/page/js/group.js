@@ -16,7 +16,7 @@ export async function group({ id, filters, runs }, signal) {
   const found = await get(`groups/${id}`, {}, signal);
   const canRescore = runs.then((known) => chosenOf(known)?.can_rescore);
   const prompt = found.traces[0];
-  const answers = found.traces.map(boxed);
+  const answers = found.traces.map((trace) => trace.answer_text);
   const switcher = colours(found);
   const cards = found.traces.map((trace, number) => card(trace, number, answers[number], switcher, canRescore));
   const boxes = cards.map((article) => article.firstElementChild);
@@ -56,9 +56,6 @@ function beside(id, step, text, key) {
   const other = place < 0 ? undefined : listed[place + step];
   return other === undefined ? null : h("a", { href: link("group", other, listedFilters), "data-key": key }, text);
 }
-
-const boxed = ({ answer, response }) =>
-  (answer === null ? "" : response.slice(response.lastIndexOf("\\boxed{") + 7).trim().replace(/}$/, ""));
 
 function card(trace, number, said, switcher, canRescore) {
   const visual = ownVisual(trace.rewards)?.value;

@@ -20,8 +20,10 @@ export function showRuns(runs) {
     runs.map((run) => h("option", { value: run.name, selected: run === chosen }, run.name))));
 }
 
+// To the same view; from what only one run has, to its list.
 function changeRun(run) {
-  const { view, filters } = route();
+  const { view, id, filters } = route();
   const kept = view === "groups" || view === "curves" ? Object.fromEntries(filters) : {};
-  go(view === "group" ? "groups" : view, "", { ...kept, run });
+  const isOfAll = ["prompts", "images"].includes(view);
+  go(["group", "traces"].includes(view) ? "groups" : view, isOfAll ? id : "", { ...kept, run });
 }
