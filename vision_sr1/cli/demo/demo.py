@@ -149,7 +149,7 @@ def _run_stages(
                 train(run, phase)
     write_report(root, task, base_evaluation, {name: runs[name] for name in (ANSWER_ONLY, VISION_SR1)}, console)
     both = f"http://{rl.reward.host}:{rl.reward.port}/#/comparison?run={answer_only.run.name}&other={rl.run.name}"
-    console.print(f"look at what every reward saw: vision-sr1 traces {rl.run.path}", highlight=False)
+    console.print(f"look at the reward traces: vision-sr1 traces {rl.run.path}", highlight=False)
     console.print(f"and at both policies on the same questions: {both}", highlight=False, soft_wrap=True)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)
 

@@ -18,18 +18,18 @@ def print_end(config: Config, stage: Stage, console: Console) -> None:
     else:
         if checkpoint is not None:
             lines.append(f"the last checkpoint: {checkpoint}")
-        lines.append(f"look at what every reward saw: vision-sr1 traces {path}")
+        lines.append(f"look at the reward traces: vision-sr1 traces {path}")
         if checkpoint is not None:
             lines.append(f"evaluate it: vision-sr1 eval {path} --suite paper")
             lines.append(f"export it for transformers and vLLM: vision-sr1 export {path}")
     console.print("\n".join(lines), highlight=False, markup=False)
 
 
-def how_to_go_on(config: Config) -> str:
-    """What to do after a run was stopped."""
+def how_to_go_on(config: Config, command: str) -> str:
+    """What to do after a run was stopped, which `vision-sr1 COMMAND` had started."""
     checkpoint = newest_whole(config.run.path)
     if checkpoint is not None:
-        return f"stopped; --resume continues from {checkpoint}"
+        return f"stopped; `vision-sr1 {command} {config.run.path} --resume` continues from {checkpoint}"
     if (config.run.path / SCALARS).is_file():
         return "stopped before the first checkpoint; --fresh moves this run aside and starts anew"
     return "stopped before the first step; the same command starts anew"
