@@ -83,7 +83,7 @@ MISTAKES = [
     ("train {f}/latin.yaml", "latin.yaml is not UTF-8 text"),
     ("train {f}/twice.yaml", "twice.yaml is not valid YAML at line 3, column 3: batches is there twice"),
     ("train {f}/section.yaml", "learner: must be a section of keys and values (got 5)"),
-    ("train '{f}/empty section.yaml'", "learner: must be a section of keys and values (got null)"),
+    ("train '{f}/empty section.yaml' run.dir={f}/runs", "data.train names no prompts: set data.train=FILE"),
     ("train {f}/number.yaml", "unknown key 5: known here: run, model"),
     ("train {f}/tag.yaml", "tag.yaml is not valid YAML at line 1, column 6: could not determine a constructor"),
     ("train {f}/date.yaml", "date.yaml is not valid YAML: month must be in 1..12"),
