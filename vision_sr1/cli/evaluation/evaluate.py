@@ -19,9 +19,7 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.run_folder.checkpoints import POLICY
-from vision_sr1.run_folder.names import EVALUATIONS, SCALARS, SETTINGS
-
-ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
+from vision_sr1.run_folder.names import ASKED, EVALUATIONS, SCALARS, SETTINGS
 
 
 def chosen_benchmarks(names: list[str]) -> dict[str, list[str]]:
