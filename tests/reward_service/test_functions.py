@@ -117,9 +117,14 @@ async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(
         ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError"),
         (f"{HERE}:no_such", "cannot be loaded: AttributeError"),
         ("math:pi", "math:pi is not a function"),
+        ("fails:f", r"fails:f cannot be loaded: RuntimeError\('no license'\)"),
     ],
 )
-def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(function: str | None, message: str):
+def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(
+    function: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "fails.py").write_text("raise RuntimeError('no license')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=rf"reward\.functions\.mine.*{message}"):
         RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1, images=NOWHERE)
 

@@ -2,6 +2,7 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_an_address_of_either_family_has_ports(host: str):
 
 def test_a_port_that_root_alone_may_open_is_told_from_one_in_use(monkeypatch: pytest.MonkeyPatch):
     class Refusing(socket.socket):
-        def bind(self, address: object) -> None:
+        def bind(self, address: Any) -> None:
             if isinstance(address, tuple) and address[1] == 80:
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             super().bind(address)
