@@ -337,10 +337,11 @@ def _parsed(text: str, where: str) -> Any:
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         child = tree.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"{key}: {parent} is not a section")
+            section = ".".join(parents[:depth])
+            raise ConfigError(f"{section}: must be a section of keys and values (got {shown(child)[:200]})")
         tree = child
     tree[leaf] = value
 
