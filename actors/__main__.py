@@ -144,7 +144,7 @@ def main() -> int:
     parser.add_argument(
         "--policy-version", type=int, help="serve the weights at model.path as this version; do not wait for a learner"
     )
-    parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
+    parser.add_argument("--id", default=os.environ.get("HOSTNAME") or "actor", help="name in logs and metrics")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         check_model(config.model)
