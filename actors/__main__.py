@@ -25,6 +25,7 @@ from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
 from vision_sr1.runtime import rpc
 from vision_sr1.runtime.cancellation import end_tasks, stop_event
+from vision_sr1.runtime.ports import host_and_port
 from vision_sr1.runtime.probes import Probes
 from vision_sr1.runtime.service import run_service
 from vision_sr1.streams import Blobs, Keys, Stream, connect
@@ -54,11 +55,11 @@ async def serve(config: Config, actor_id: str, probes: Probes, policy_version: i
 
     server = grpc.aio.server(options=rpc.SERVER)
     health_service = health.aio.HealthServicer()
-    port = rpc.listen(server, f"{config.actors.host}:{config.actors.port}", config.tls)
+    port = rpc.listen(server, host_and_port(config.actors.host, config.actors.port), config.tls)
     info = ActorInfo(
         schema_version=SCHEMA_VERSION,
         id=actor_id,
-        address=f"{_announced_host(config.actors.host)}:{port}",
+        address=host_and_port(_announced_host(config.actors.host), port),
         device=device,
         weight_transfer=engine.weight_transfer,
         world_size=config.actors.world_size,
@@ -143,7 +144,7 @@ def main() -> int:
     parser.add_argument(
         "--policy-version", type=int, help="serve the weights at model.path as this version; do not wait for a learner"
     )
-    parser.add_argument("--id", default=os.environ.get("HOSTNAME", "actor"), help="name in logs and metrics")
+    parser.add_argument("--id", default=os.environ.get("HOSTNAME") or "actor", help="name in logs and metrics")
 
     def run(config: Config, arguments: argparse.Namespace) -> None:
         check_model(config.model)

@@ -18,7 +18,7 @@ def init_process_group() -> torch.device:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or "1"))
     import deepspeed
 
     if on_gpu:

@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 
 from learner.metrics.trackers import TrackedExample, Trackers
 from vision_sr1.config import Config
+from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ class ScalarLog:
         if not enabled:
             return
         config.run.path.mkdir(parents=True, exist_ok=True)
+        jsonl.drop_incomplete_line(config.run.path / SCALARS)
         self._file = (config.run.path / SCALARS).open("a", encoding="utf-8")
         self._trackers = Trackers(config)
         PHASE.labels(phase).set(1)

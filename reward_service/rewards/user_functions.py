@@ -151,7 +151,7 @@ def _entry_point(name: str) -> str:
 def _is_async(name: str, path: str) -> bool:
     try:
         return inspect.iscoroutinefunction(_load(path))
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:
         raise ConfigError(f"reward.functions.{name}: {path} cannot be loaded: {error!r}") from error
 
 

@@ -8,9 +8,13 @@ import pytest
 from redis.asyncio import Redis
 
 from reward_service.rewards.user_functions import RewardFunctions
+from reward_service.store.tables import NO_REWARDS
 from tests.reward_service.test_rewards import answered
 from vision_sr1.config import Config, ConfigError, RewardFunctionConfig, load_config
+from vision_sr1.data import QuestionRow
+from vision_sr1.pipeline.answer_record import answer_record, unanswered
 from vision_sr1.rewards import MissingReward, Reward
+from vision_sr1.rewards.names import BESIDE_REWARDS
 from vision_sr1.streams import Blobs, Keys, connect
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -113,9 +117,14 @@ async def test_a_group_function_that_does_not_answer_for_all_is_missing_for_all(
         ("no_such_module:f", "no_such_module:f cannot be loaded: ModuleNotFoundError"),
         (f"{HERE}:no_such", "cannot be loaded: AttributeError"),
         ("math:pi", "math:pi is not a function"),
+        ("fails:f", r"fails:f cannot be loaded: RuntimeError\('no license'\)"),
     ],
 )
-def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(function: str | None, message: str):
+def test_a_function_that_cannot_be_found_is_a_mistake_that_is_told_at_once(
+    function: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "fails.py").write_text("raise RuntimeError('no license')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError, match=rf"reward\.functions\.mine.*{message}"):
         RewardFunctions({"mine": RewardFunctionConfig(function=function)}, processes=1, images=NOWHERE)
 
@@ -145,10 +154,20 @@ def test_a_component_may_use_a_function_by_its_name():
     assert config.reward.names[-1] == "brevity"
 
 
+def test_names_of_what_is_stored_beside_rewards_are_taken():
+    row = QuestionRow("?", "1", [], "source", "a red circle")
+    fields = {*answer_record("held_out@1/0", row, pb.ScoredRollout()), *unanswered(0, row)}
+    assert fields - {"accuracy", "format", "visual"} <= BESIDE_REWARDS
+    assert set(NO_REWARDS) <= BESIDE_REWARDS
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("reward.functions={visual: {}}", "a built-in reward has this name"),
+        ("reward.functions={visual_own: {}}", "a built-in reward has this name"),
+        ("reward.functions={outcome: {}}", "something that is stored beside rewards has this name; choose another"),
+        ("reward.functions={'a,b': {}}", "^reward.functions.a,b: a name of letters, digits and _ is needed"),
         ("reward.functions={mine: {function: 'no colon'}}", "functions.mine.function"),
         ("reward.functions={mine: {range: [1, 1]}}", "the first number must be less than the second"),
         ("reward.functions={mine: {timeout: 3}}", "unknown key reward.functions.mine.timeout: did you mean"),

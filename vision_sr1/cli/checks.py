@@ -157,8 +157,8 @@ def trackers(config: Config, _: "Stage") -> Finding:
     names = list(config.metrics.trackers)
     uri = os.environ.get("MLFLOW_TRACKING_URI", "") if "mlflow" in names else ""
     if uri.startswith(("http://", "https://")):
-        parts = urlsplit(uri)
         try:
+            parts = urlsplit(uri)
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((parts.hostname or "", port), timeout=SERVER_S).close()
         except (OSError, ValueError) as error:
@@ -321,11 +321,19 @@ def _check_function(setting: str, function: str | None) -> None:
         return
     module = function.partition(":")[0]
     try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
+        found = importlib.util.find_spec(module)  # imports the packages that it is in
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise _not_imported(setting, module, error) from error
         found = None
+    except Exception as error:
+        raise _not_imported(setting, module, error) from error
     if found is None:
         raise ConfigError(f"{setting}: there is no module {module!r}: install it, or put its folder into PYTHONPATH")
+
+
+def _not_imported(setting: str, module: str, error: Exception) -> ConfigError:
+    return ConfigError(f"{setting}: {module!r} cannot be imported: {error!r}")
 
 
 def _check_gpus(config: Config, learners: int, actors: int) -> None:

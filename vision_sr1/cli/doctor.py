@@ -23,6 +23,7 @@ from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.wire import WireError
 from vision_sr1.runtime import rpc
 from vision_sr1.runtime.gpus import visible_gpus
+from vision_sr1.runtime.ports import host_and_port
 from vision_sr1.streams import Keys, RetryingRedis, StreamsUnavailableError, connect_to_run
 from vision_sr1.streams.connection import NoServerError
 from vision_sr1.streams.status import stream_statuses
@@ -220,8 +221,8 @@ async def _status(actor: ActorInfo, config: Config) -> ActorInfo | str:
 async def api(config: Config) -> Finding:
     """Whether the reward service is ready, and takes the token."""
     reward = config.reward
-    host = "127.0.0.1" if reward.host in ("0.0.0.0", "::") else reward.host
-    url = f"http://{host}:{reward.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(reward.host, reward.host)
+    url = f"http://{host_and_port(host, reward.port)}"
     headers = {"Authorization": f"Bearer {reward.api.token.get_secret_value()}"} if reward.api.token else {}
     try:
         direct = httpx.AsyncHTTPTransport()  # through no proxy

@@ -84,7 +84,7 @@ def train(config: ConfigPath, overrides: Overrides = None, resume: Resume = Fals
         run_training(effective, console, effective.run.name, fresh=fresh)
         print_end(effective, "rl", console)
 
-    _guarded(work, lambda: how_to_go_on(effective), loaded, config)
+    _guarded(work, lambda: how_to_go_on(effective, "train"), loaded, config)
 
 
 @app.command()
@@ -99,7 +99,7 @@ def sft(config: ConfigPath, overrides: Overrides = None, resume: Resume = False,
         run_sft(effective, console, "sft", fresh=fresh)
         print_end(effective, "sft", console)
 
-    _guarded(work, lambda: how_to_go_on(effective), loaded, config)
+    _guarded(work, lambda: how_to_go_on(effective, "sft"), loaded, config)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import yaml
 from vision_sr1.config import ConfigError, LoadedConfig, load_config, place_of
 from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.checkpoints import CHECKPOINTS, checkpoints
-from vision_sr1.run_folder.names import LEDGER, LOCK, SCALARS, SETTINGS, TRACES
+from vision_sr1.run_folder.names import ASKED, LEDGER, LOCK, SCALARS, SETTINGS, SFT_OUTPUT, TRACES
 
 LEFT_BY_RUNS = (LOCK, SCALARS, LEDGER, TRACES, CHECKPOINTS)
 HINTS = 5  # runs that are named where a folder is none
@@ -23,7 +23,8 @@ class RunSummary:
 
     Attributes:
         state: `running`, `finished`, `stopped`, or `not started`.
-        steps, total: batches of RL, or steps of supervised fine-tuning; a total of 0 is not known.
+        steps, total: batches of RL, of which there may be 0; or steps of supervised fine-tuning, 0 where the total is
+            not known.
         accuracy: the latest on held-out questions, by split; else that of training, as `train`.
         age_s: seconds since the last step; None before the first.
         checkpoint: the number of the last.
@@ -47,6 +48,8 @@ def settings_file(run: Path) -> Path:
     file = run / SETTINGS
     if file.is_file():
         return file
+    if run.is_file():
+        raise ConfigError(f"{run} is a file: name the run's folder, such as {run.parent}")
     if not run.is_dir():
         raise ConfigError(f"{run} is not the folder of a run: there is no such folder")
     within = [str(found) for found in run_folders(run)][:HINTS]
@@ -83,9 +86,9 @@ def with_free_ports(loaded: LoadedConfig) -> LoadedConfig:
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """Runs within a folder and within its folders, without the folders of services that several runs share."""
+    """Runs within a folder and within its folders: no evaluations, and no services that several runs share."""
     found = [file.parent for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{SETTINGS}")]
-    return sorted(run for run in found if not _is_of_services(run))
+    return sorted(run for run in found if not ((run / ASKED).is_file() or _is_of_services(run)))
 
 
 def summary(run: Path) -> RunSummary:
@@ -99,10 +102,13 @@ def summary(run: Path) -> RunSummary:
     steps = int(scalars[-1]["step"]) if scalars else 0
     is_sft = any(name.startswith("sft/") for line in scalars[-1:] for name in line)
     total = (config.learner.sft.steps or 0) if is_sft else config.learner.batches
+    is_finished = bool(scalars) and steps >= total
+    if is_sft and not total:  # its epochs are done
+        is_finished = (config.learner.sft.output or run / SFT_OUTPUT).is_dir()
     found = checkpoints(run)
     if is_held(run):
         state = "running"
-    elif scalars and total and steps >= total:
+    elif is_finished:
         state = "finished"
     else:
         state = "stopped" if scalars or found else "not started"
@@ -153,5 +159,5 @@ def _is_of_services(run: Path) -> bool:
     try:
         tree = yaml.safe_load((run / SETTINGS).read_text(encoding="utf-8"))
         return tree["streams"]["name"] == tree["run"]["name"]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, RecursionError):
         return False

@@ -45,8 +45,11 @@ ENVIRONMENT = {
     "VISION_SR1_REDIS_PASSWORD": "streams.password",
     "VISION_SR1_TRACES_PASSWORD": "reward.traces.password",
 }
-
-
+CURES = {  # by what YAML finds
+    "\\t": "indent with spaces",
+    "unhashable key": "write text that begins with { or [ in quotes",
+    "recursive node": "an anchor cannot be within its own value: leave the * out",
+}
 _SECRETS: Any = {"streams": {"password"}, "reward": {"api": {"token"}, "judge": {"api_key"}, "traces": {"password"}}}
 
 
@@ -92,10 +95,8 @@ class LoadedConfig:
 
     def origin(self, key: str) -> str:
         """Where a setting's value came from: `default`, a preset, a file, the environment or the command line."""
-        for known, origin in self.origins.items():
-            if key == known or key.startswith((known + ".", known + "[")):
-                return origin
-        return "default"
+        above = [known for known in self.origins if _is_within(key, known)]
+        return self.origins[max(above, key=len)] if above else "default"
 
 
 def load_config(
@@ -116,13 +117,13 @@ def load_config(
     renamed: list[str] = []
     if path is not None:
         for file, part in _files(example_path(path)):
+            _drop_empty_sections(part, Config)
             renamed += _rename(part, str(file))
             _put_beneath(tree, part, str(file), origins)
     for variable, key in ENVIRONMENT.items():
         value = (os.environ if environment is None else environment).get(variable)
-        if value is not None:
-            _set(tree, key, value)
-            origins[key] = f"environment {variable}"
+        if value:  # a compose file gives an empty one where there is none
+            _put_on_top(tree, key, value, f"environment {variable}", origins)
     for override, following in itertools.zip_longest(overrides, overrides[1:], fillvalue=""):
         key, separator, text = override.partition("=")
         if not separator:
@@ -133,9 +134,7 @@ def load_config(
         value = _current_value(key, _parsed(text, f"override {override!r}"))
         if key in RENAMED:
             renamed.append(_renaming(key, "command line"))
-        key = current_key(key)
-        _set(tree, key, value)
-        origins[key] = "command line"
+        _put_on_top(tree, current_key(key), value, "command line", origins)
     _refuse_unknown_keys(tree, Config, "")
     learner = tree.setdefault("learner", {})
     preset = learner.get("preset", LearnerConfig.model_fields["preset"].default) if isinstance(learner, dict) else None
@@ -235,8 +234,14 @@ def _files(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         base = tree.pop("extends", None)
         if not isinstance(base, str | None):
             raise ConfigError(f"{following}: extends takes the path of one file, not {base!r}")
-        following = following.parent / base if base is not None else None
+        following = _extended(following, base) if base is not None else None
     return files
+
+
+def _extended(file: Path, base: str) -> Path:
+    """What a file extends: beside it, or an example of this installation."""
+    beside, example = file.parent / base, example_path(Path(base))
+    return example if example.exists() and not beside.exists() else beside
 
 
 def _read_preset(name: Any) -> dict[str, Any]:
@@ -259,6 +264,30 @@ def _put_beneath(
             _put_beneath(tree[key], value, origin, origins, f"{prefix}{key}.")
 
 
+def _put_on_top(tree: dict[str, Any], key: str, value: Any, origin: str, origins: dict[str, str]) -> None:
+    """Replaces what the tree has at a dotted key, and all within it."""
+    _set(tree, key, value)
+    for known in [known for known in origins if _is_within(known, key)]:
+        del origins[known]
+    origins[key] = origin
+
+
+def _is_within(key: str, outer: str) -> bool:
+    return key == outer or key.startswith((outer + ".", outer + "["))
+
+
+def _drop_empty_sections(tree: dict[str, Any], model: type[BaseModel]) -> None:
+    """Takes out sections and mappings of a file that have nothing in them."""
+    for name, field in model.model_fields.items():
+        kind = get_origin(field.annotation) or field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, (BaseModel, dict))):
+            continue
+        if issubclass(kind, BaseModel) and isinstance(tree.get(name), dict):
+            _drop_empty_sections(tree[name], kind)
+        if name in tree and tree[name] in (None, {}):
+            del tree[name]
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if path.is_dir():
         saved = path / SETTINGS
@@ -278,37 +307,47 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a mapping that has a key twice, of which YAML's own loader takes the last."""
+class _Loader(yaml.SafeLoader):
+    """Refuses what YAML's own loader takes: a mapping that has a key twice, and an anchor within its own value."""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # values are made before what they are in, so that none is in itself
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key_node.value} is there twice", key_node.start_mark
                 )
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _UniqueKeyLoader)
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(
+            f"{where} is nested too deeply, or has an anchor within its own value: write it flat"
+        ) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or error
         at = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        hint = "; indent with spaces" if "\\t" in str(problem) else ""
+        hint = next((f"; {cure}" for sign, cure in CURES.items() if sign in str(problem)), "")
         raise ConfigError(f"{where} is not valid YAML{at}: {' '.join(str(problem).split())}{hint}") from None
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
-    for parent in parents:
+    for depth, parent in enumerate(parents, start=1):
         child = tree.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"{key}: {parent} is not a section")
+            section = ".".join(parents[:depth])
+            raise ConfigError(f"{section}: must be a section of keys and values (got {shown(child)[:200]})")
         tree = child
     tree[leaf] = value
 
@@ -317,6 +356,12 @@ def _refuse_unknown_keys(tree: dict[str, Any], model: type[BaseModel], prefix: s
     for key, value in tree.items():
         field = model.model_fields.get(key)
         if field is None:
+            name, bracket, _ = str(key).partition("[")
+            if bracket and name in model.model_fields:
+                raise ConfigError(
+                    f"{prefix}{key}: a list is given whole, such as {prefix}{name}='[{shown(value)}, ...]'; "
+                    "`vision-sr1 config show --yaml` prints all of it"
+                )
             near = difflib.get_close_matches(str(key), model.model_fields, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(model.model_fields)}"
             raise ConfigError(f"unknown key {prefix}{key}: {hint}")

@@ -6,7 +6,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, SettingError, Url
 from vision_sr1.prompting.response import ResponseFormat
-from vision_sr1.rewards.names import GRADER_DISAGREEMENT, JUDGE, RANGES, VISUAL_OWN
+from vision_sr1.rewards.names import BESIDE_REWARDS, GRADER_DISAGREEMENT, JUDGE, RANGES, VISUAL_OWN
 
 GraderName = Literal["mathruler", "math_verify", "exact", "normalized", "choice", "numeric", "any_of", "judge"]
 
@@ -243,6 +243,11 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _functions_have_names_of_their_own(self) -> Self:
         for name in self.functions:
-            if name in RANGES or name in (JUDGE, GRADER_DISAGREEMENT):
-                raise SettingError(f"functions.{name}", "a built-in reward has this name; choose another")
+            setting = f"functions.{name}"
+            if name in (*RANGES, JUDGE, VISUAL_OWN, GRADER_DISAGREEMENT):
+                raise SettingError(setting, "a built-in reward has this name; choose another")
+            if name in BESIDE_REWARDS:
+                raise SettingError(setting, "something that is stored beside rewards has this name; choose another")
+            if not name.isidentifier():
+                raise SettingError(setting, "a name of letters, digits and _ is needed, which begins with no digit")
         return self

@@ -31,8 +31,13 @@ def _url(text: str) -> str:
 
 
 def _http_url(text: str) -> str:
-    if urlsplit(_url(text)).scheme not in ("http", "https"):
+    parts = urlsplit(_url(text))
+    if parts.scheme not in ("http", "https"):
         raise ValueError("must begin with http:// or https://")
+    try:
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"is not a URL: {error}") from None
     return text
 
 

@@ -16,6 +16,14 @@ RANGES = {
 JUDGE = "judge"  # 0 to 1; given where reward.judge is configured
 VISUAL_OWN = "visual_own"  # 0 to 1; given where reward.requery.questions is more than 1
 GRADER_DISAGREEMENT = "grader_disagreement"  # 0 or 1; given where reward.second_grader is configured
+# What stands beside the rewards by its name.
+BESIDE_REWARDS = {
+    *("outcome", "response_tokens"),  # in the store's counts
+    *("shortcut", "judge_shortcut"),  # in curves
+    *("benchmark", "tags", "id", "index", "question", "reference", "scene", "refused", "unanswered"),  # in answers kept
+    *("response", "description", "requery_response", "requery_answer", "fidelity", "description_tokens", "cut_off"),
+    *("policy_version", "explanations"),
+}
 OF_REQUERIES = ("visual", "requery_format")  # given where a re-query is made: reward.requery.when
 OF_DESCRIPTIONS = (*OF_REQUERIES, VISUAL_OWN, JUDGE)  # a question without images has none of these
 

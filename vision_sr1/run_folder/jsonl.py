@@ -1,4 +1,7 @@
-"""Files of JSON lines that grow: each line is written at once, and read once it is whole."""
+"""Files of JSON lines that grow: each line is written at once, and read once it is whole.
+
+A line that is no record, such as one that was cut off by a full disk, is skipped.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -57,7 +60,14 @@ class Tail:
             written = file.read()
         whole = _whole_lines(written)
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if line]
+        return [record for line in whole.splitlines() if isinstance(record := _parsed(line), dict)]
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _whole_lines(written: bytes) -> bytes:

@@ -6,6 +6,7 @@ LEDGER = "batches.jsonl"  # which prompts each batch learned from
 LOCK = "launcher.lock"  # of the process that works in the folder; the kernel releases it when that ends
 TRACES = "traces.sqlite"
 EVALUATION = "evaluation"  # answers to held-out questions, a file per version and split
+ASKED = "asked.json"  # of an evaluation by `vision-sr1 eval`: what its answers depend on
 EVALUATIONS = "evaluations"  # what `vision-sr1 eval` wrote about the run's checkpoints, a folder each
 EXPORTS = "export"
 SFT_OUTPUT = "sft"  # the model that supervised fine-tuning made

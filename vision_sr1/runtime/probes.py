@@ -1,5 +1,6 @@
 """What a service without an API says of itself over HTTP: `/metrics` for Prometheus, `/healthz` and `/readyz`."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,7 +27,8 @@ class Probes:
         Raises:
             OSError: the port is taken.
         """
-        server = make_server(host, port, self._answer, ThreadingWSGIServer, _Quiet)
+        kind = _IPv6Server if ":" in host else ThreadingWSGIServer
+        server = make_server(host, port, self._answer, kind, _Quiet)
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
         return server.server_port
 
@@ -43,6 +45,10 @@ class Probes:
             status, said = "200 OK", "ok"
         start(status, [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{said}\n".encode()]
+
+
+class _IPv6Server(ThreadingWSGIServer):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):

@@ -39,7 +39,11 @@ def _has_wandb_key(environment: Mapping[str, str]) -> bool:
     if environment.get("WANDB_MODE") in _WITHOUT_KEY or any(map(environment.get, _CREDENTIALS)):
         return True
     files = [environment["NETRC"]] if "NETRC" in environment else ["~/.netrc", "~/_netrc"]
-    host = urlsplit(environment.get("WANDB_BASE_URL", _WANDB_SERVER)).netloc
+    server = environment.get("WANDB_BASE_URL") or _WANDB_SERVER
+    try:
+        host = urlsplit(server).netloc
+    except ValueError as error:
+        raise ConfigError(f"metrics.trackers: WANDB_BASE_URL={server} is not a URL ({error}): correct it") from error
     for file in map(Path.expanduser, map(Path, files)):
         try:
             return netrc.netrc(file).authenticators(host) is not None

@@ -178,12 +178,40 @@ def test_runs_are_listed_with_what_they_came_to(tmp_path: Path):
         assert summary(tmp_path / "half").state == "running"
 
 
+def test_a_run_without_a_number_of_batches_is_finished_once_it_has_made_what_it_was_for(tmp_path: Path):
+    sft = a_run(tmp_path / "sft", {"step": 3, "sft/loss": 1.0}, **{"learner.sft.epochs": 2})
+    assert (summary(sft).state, summary(sft).steps, summary(sft).total) == ("stopped", 3, 0)
+    (sft / "sft").mkdir()
+    assert summary(sft).state == "finished"
+    base = a_run(tmp_path / "base", **{"learner.batches": 0})
+    assert summary(base).state == "not started"
+    jsonl.append(base / "scalars.jsonl", {"step": 0, "time": 0, "eval_accuracy/normal": 0.5})
+    assert summary(base).state == "finished"
+
+
+def test_evaluations_are_no_runs(tmp_path: Path):
+    evaluation = a_run(tmp_path / "evaluation-model", {"step": 700, "reward/accuracy": 0.5})
+    (evaluation / "asked.json").write_text("{}")
+    assert said("runs", "list", str(tmp_path)) == f"no runs in {tmp_path}\n"
+
+
+def test_a_damaged_line_hides_nothing_else(tmp_path: Path):
+    run = a_run(tmp_path / "run", {"step": 1, "reward/accuracy": 0.25}, **{"learner.batches": 3})
+    with (run / "scalars.jsonl").open("a") as file:
+        file.write('{"step": 2, "ti{"step": 2}\n\0\0\n7\n')
+    jsonl.append(run / "scalars.jsonl", {"step": 3, "time": 0, "reward/accuracy": 0.5})
+    assert summary(run).accuracy == {"train": 0.5}
+    listed = said("runs", "list", str(tmp_path))
+    assert re.search(rf"^{run} +finished +3/3", listed, re.MULTILINE), listed
+
+
 def test_runs_are_compared(tmp_path: Path):
     a_run(tmp_path / "a", {"step": 2, "eval_accuracy/normal": 0.5, "loss": 1.0}, **{"learner.batches": 2})
-    a_run(tmp_path / "b", {"step": 4, "eval_accuracy/normal": 0.75}, **{"learner.batches": 4})
+    a_run(tmp_path / "b", {"step": 4, "eval_accuracy/normal": 0.75}, **{"learner.batches": 4, "run.seed": 5})
     rows = [line.split() for line in said("runs", "compare", str(tmp_path / "a"), str(tmp_path / "b")).splitlines()]
     assert ["eval_accuracy/normal", "0.5", "0.75"] in rows
     assert ["learner.batches", "2", "4"] in rows
+    assert ["run.seed", "0", "5"] in rows
     assert not any("loss" in row or "run.name" in row for row in rows)
 
 
@@ -197,6 +225,8 @@ def test_a_renamed_run_opens_where_it_is_now(tmp_path: Path):
     assert "port" not in config.reward.model_fields_set, "the launcher chose it"
     assert "port" in load_run(moved, ["reward.port=8088"]).config.reward.model_fields_set
     assert settings_file(moved) == moved / "config.yaml"
+    with pytest.raises(ConfigError, match=f"is a file: name the run's folder, such as {moved}$"):
+        settings_file(moved / "config.yaml")
 
 
 def test_a_copied_run_is_itself_by_its_folder_and_by_the_configuration_in_it(
@@ -281,11 +311,13 @@ def test_the_end_of_a_run_names_folder_checkpoint_and_next_commands(tmp_path: Pa
 def test_after_ctrl_c_only_what_can_be_resumed_is_offered(tmp_path: Path):
     run = a_run(tmp_path / "rl", {"step": 3})
     config: Config = load_run(run).config
-    assert how_to_go_on(config) == f"stopped; --resume continues from {run}/checkpoints/000003"
+    assert how_to_go_on(config, "sft") == (
+        f"stopped; `vision-sr1 sft {run} --resume` continues from {run}/checkpoints/000003"
+    )
     shutil.rmtree(run / "checkpoints")
-    assert how_to_go_on(config).startswith("stopped before the first checkpoint; --fresh ")
+    assert how_to_go_on(config, "sft").startswith("stopped before the first checkpoint; --fresh ")
     (run / "scalars.jsonl").unlink()
-    assert how_to_go_on(config) == "stopped before the first step; the same command starts anew"
+    assert how_to_go_on(config, "sft") == "stopped before the first step; the same command starts anew"
 
 
 def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -207,3 +208,11 @@ async def test_a_check_that_hangs_ends(monkeypatch: pytest.MonkeyPatch):
         return Finding("it", "ok", "")
 
     assert (await doctor._bounded("it", hangs)).state == "failed"
+
+
+@pytest.mark.parametrize("uri", ["http://[::1", "http://host:port"])
+def test_a_trackers_server_that_is_no_url_is_told(tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(checks, "check_trackers", lambda _: None)
+    with pytest.raises(ConfigError, match=rf"mlflow's server {re.escape(uri)} does not answer \(.*MLFLOW_TRACKING_URI"):
+        checks.trackers(local(tmp_path, "metrics.trackers=[mlflow]"), "rl")

@@ -180,8 +180,12 @@ def test_benchmarks_are_chosen_by_name_suite_and_file():
         "gsm8k": ["a.parquet", "b.parquet"],
         "mine": ["c.parquet"],
     }
+    assert chosen_benchmarks(["mine=/d/a,b/x=1, c.parquet, mmmu"]) == {"mine": ["/d/a,b/x=1, c.parquet"], "mmmu": []}
     with pytest.raises(ConfigError, match=r"no benchmark 'mmu'; there are mmmu, .*, several at once as paper, text"):
         chosen_benchmarks(["mmu"])
+    for empty in ("mine=", "=a.parquet", "mmmu,=a.parquet", "a/b=c.parquet", ""):
+        with pytest.raises(ConfigError, match=r"no benchmark '.*and sets of your own as NAME=FILE"):
+            chosen_benchmarks([empty])
 
 
 def test_each_answer_is_graded_by_its_benchmarks_rule_or_by_a_judge():

@@ -38,6 +38,8 @@ FILES: dict[str, str | bytes] = {
     "plain.jsonl": '{"problem": "1 + 1?", "answer": "2"}\n',
     "open.jinja": "{{ question",
     "folder/file": "x",
+    "packages/sr1_fails/__init__.py": "raise RuntimeError('no license')",
+    "packages/sr1_needs/__init__.py": "import nope_x",
 }
 
 
@@ -47,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, shapes: d
     datasets.disable_progress_bars()  # as the command line does before it imports the library
     folder = tmp_path_factory.mktemp("it's süß")
     for name, content in FILES.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     datasets.Dataset.from_dict({"problem": [], "answer": []}).to_parquet(folder / "no rows.parquet")
     sets = {"train": str(shapes["train"]), "sft": str(shapes["cold_start"]), "prompt_template": "plain_answer"}
@@ -83,7 +85,7 @@ MISTAKES = [
     ("train {f}/latin.yaml", "latin.yaml is not UTF-8 text"),
     ("train {f}/twice.yaml", "twice.yaml is not valid YAML at line 3, column 3: batches is there twice"),
     ("train {f}/section.yaml", "learner: must be a section of keys and values (got 5)"),
-    ("train '{f}/empty section.yaml'", "learner: must be a section of keys and values (got null)"),
+    ("train '{f}/empty section.yaml' run.dir={f}/runs", "data.train names no prompts: set data.train=FILE"),
     ("train {f}/number.yaml", "unknown key 5: known here: run, model"),
     ("train {f}/tag.yaml", "tag.yaml is not valid YAML at line 1, column 6: could not determine a constructor"),
     ("train {f}/date.yaml", "date.yaml is not valid YAML: month must be in 1..12"),
@@ -144,6 +146,11 @@ MISTAKES = [
     ),
     ("{train} 'reward.functions={{mine: {{range: [1, 0]}}}}'", "reward.functions.mine.range: [1.0, 0.0]: the first nu"),
     ("{train} 'reward.functions={{mine: {{function: no_such_module:f}}}}'", "there is no module 'no_such_module'"),
+    ("{train} 'reward.functions={{f: {{function: sr1_fails.mod:f}}}}'", "'sr1_fails.mod' cannot be imported: RuntimeE"),
+    (
+        "{train} 'reward.functions={{f: {{function: sr1_needs.mod:f}}}}'",
+        "cannot be imported: …'nope_x'",
+    ),
     ("{train} reward.requery.template=/no.jinja", "reward.requery.template: no prompt template '/no.jinja': neither"),
     ("{train} tls.enabled=true tls.certificate=/no.crt", "tls.certificate: no file /no.crt (from the command line)"),
     ("{train} metrics.trackers=[wandb]", "metrics.trackers: wandb has no API key here: run `wandb login`, set WANDB_A"),
@@ -167,6 +174,10 @@ MISTAKES = [
     ("{train} reward.port={port}", "reward.port: port {port} is in use: choose another, or leave it out for a free on"),
     ("{train} metrics.learner_port={port}", "metrics.learner_port: port {port} is in use"),
     ("{train} metrics.actor_port={port}", "metrics.actor_port: port {port} is in use"),
+    (
+        "{train} metrics.actor_port=65535 actors.count=2",
+        "metrics.actor_port: 65535 for the first of 2 actors leaves t",
+    ),
     ("{train} actors.port=31999 actors.count=2", "actors.port: 2 actors cannot share port 31999: leave it out"),
     ("{train} streams.url=127.0.0.1:6379", "streams.url: unknown scheme ''; known: redis"),
     ("{train} streams.url=redis://127.0.0.1:port", "streams.url: '127.0.0.1:port' is not of the form host:port"),
@@ -174,6 +185,7 @@ MISTAKES = [
     ("{train} streams.url=redis+sentinel://a:1/main/two", "'a:1/main/two' is not host:port,host:port/SERVICE/NUMBER"),
     ("{train} reward.traces.url=postgresql://[x/y", "reward.traces.url: is not a URL: Invalid IPv6 URL"),
     ("{train} reward.judge.url=localhost:8000", "reward.judge.url: must begin with http:// or https://"),
+    ("{train} reward.judge.url=http://host:port/v1", "reward.judge.url: is not a URL: Port could not be cast to integ"),
     ("{train} metrics.otlp_endpoint=collector:4318", "metrics.otlp_endpoint: must begin with http:// or https://"),
     ("{sft} data.sft=", "data.sft names no conversations: set data.sft=FILE"),
     ("{sft} data.sft={f}/columns.jsonl", "has no conversations (messages, conversations, prompt and completion)"),
@@ -189,6 +201,10 @@ MISTAKES = [
     ("demo --root {f}/demo --resume", "{f}/demo holds no demo to resume"),
     ("demo --root {f}/demo --examples nope", "no task 'nope'"),
     ("traces {f}/nope", "{f}/nope is not the folder of a run: there is no such folder"),
+    (
+        "traces {f}/demos/rl/config.yaml",
+        "{f}/demos/rl/config.yaml is a file: name the run's folder, such as {f}/d",
+    ),
     ("traces {f}/demos", "{f}/demos is not the folder of a run: it has no config.yaml; did you mean {f}/demos/rl?"),
     ("export {f}/demos", "{f}/demos is not the folder of a run: it has no config.yaml; did you mean {f}/demos/rl?"),
     ("eval {f}/demos --suite gsm8k", "{f}/demos is not the folder of a run: it has no config.yaml; did you mean {f}/d"),
@@ -224,6 +240,7 @@ MISTAKES = [
 def test_a_mistake_is_told_in_one_line(
     folder: Path, shapes: dict[str, Path], taken_port: int, line: str, message: str, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.syspath_prepend(str(folder / "packages"))
     monkeypatch.setenv("NETRC", str(folder / "no netrc"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vision_sr1.config import ConfigError, load_config, save_config
-from vision_sr1.config.loading import RENAMED
+from vision_sr1.config.loading import ENVIRONMENT, RENAMED
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -15,10 +15,14 @@ def test_examples_are_found_wherever_a_command_runs(tmp_path: Path, monkeypatch:
     assert load_config(Path("examples/shapes/gdpo.yaml"), environment={}).config.learner.preset == "gdpo"
     with pytest.raises(ConfigError, match="no configuration file examples/shapes/none.yaml"):
         load_config(Path("examples/shapes/none.yaml"), environment={})
+    extending = tmp_path / "mine.yaml"
+    extending.write_text("extends: examples/shapes/gdpo.yaml")
+    assert load_config(extending, environment={}).config.learner.preset == "gdpo"
     own = tmp_path / "examples" / "shapes" / "gdpo.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("run: {name: mine}")
-    assert load_config(Path("examples/shapes/gdpo.yaml"), environment={}).config.run.name == "mine"
+    for file in (Path("examples/shapes/gdpo.yaml"), extending):
+        assert load_config(file, environment={}).config.run.name == "mine"
 
 
 def test_unknown_key_is_refused_with_the_nearest_name():
@@ -46,6 +50,55 @@ def test_command_line_beats_environment_beats_file_and_origins_say_so(tmp_path: 
     assert origins["streams.url"] == "environment VISION_SR1_REDIS_URL"
     assert origins["learner.components[0].reward.accuracy"] == "preset vision_sr1"
     assert origins["sampling.top_p"] == "default"
+
+
+def test_an_empty_variable_of_the_environment_is_as_if_it_were_not_set():
+    empty = dict.fromkeys(ENVIRONMENT, "")
+    assert load_config(None, environment=empty) == load_config(None, environment={})
+    given = load_config(None, ["streams.url=redis://a:1"], environment=empty)
+    assert given.config.streams.url == "redis://a:1"
+
+
+def test_what_replaces_a_list_or_a_mapping_is_its_origin(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {train: [{path: a}, {path: b}], evaluation: {a: x}, sft: [{path: c}]}")
+    replaced = ["data.train=[{path: d}]", "data.evaluation={b: y}", "data.evaluation.c=z"]
+    origins = {key: origin for key, _, origin in load_config(file, replaced, environment={}).rows()}
+    assert origins["data.train[0].path"] == "command line"
+    assert origins["data.evaluation.b"] == origins["data.evaluation.c"] == "command line"
+    assert origins["data.sft[0].path"] == str(file)
+    given = load_config(None, ["learner.preset=observer_solver", "reward.requery={when: always}"], environment={})
+    assert given.origin("reward.requery.samples") == "preset observer_solver"
+    assert given.origin("reward.requery.when") == "command line"
+
+
+@pytest.mark.parametrize("text", ["learner:\ndata:\n  evaluation:\n", "learner: {weights: }\ndata: {evaluation: {}}\n"])
+def test_an_empty_section_of_a_file_changes_nothing(tmp_path: Path, text: str):
+    (tmp_path / "base.yaml").write_text("learner: {batches: 5}\n")
+    (tmp_path / "run.yaml").write_text("extends: base.yaml\n" + text)
+    loaded = load_config(tmp_path / "run.yaml", ["learner.processes=2", "data.evaluation.a=x"], environment={})
+    assert (loaded.config.learner.batches, loaded.config.learner.processes) == (5, 2)
+    assert loaded.config.data.evaluation == {"a": "x"}
+    assert loaded.origin("learner.weights.backend") == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "run: {name: {{NAME}}}",
+            "at line 1, column 14: found unhashable key; write text that begins with {",
+        ),
+        ("? [a]: b", "at line 1, column 3: found unhashable key"),
+        ("run: &a {name: *a}", "at line 1, column 6: found unconstructable recursive node; an anchor cannot be within"),
+        ("data: {train: &a [*a]}", "at line 1, column 15: found unconstructable recursive node"),
+        pytest.param("run: " + "[" * 500, "nested too deeply, or has an anchor within its own value", id="deep"),
+    ],
+)
+def test_yaml_that_makes_no_tree_is_refused_with_its_place(tmp_path: Path, text: str, message: str):
+    (tmp_path / "run.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"run\.yaml is .*{re.escape(message)}"):
+        load_config(tmp_path / "run.yaml", environment={})
 
 
 def test_a_password_is_neither_shown_nor_saved(tmp_path: Path):
@@ -84,6 +137,16 @@ def test_saved_configuration_loads_to_the_same_tree(tmp_path: Path):
         ("actors.engine_args.load_format=dummy", "random weights"),
         ("actors.engine_args.pipeline_parallel_size=0", "must be a positive integer, not 0"),
         ("nonsense", "section.key=value"),
+        ("run.name={{NAME}}", r"override 'run.name=\{\{NAME\}\}' is not valid YAML .* in quotes"),
+        ("data.train=&a [*a]", "override .* an anchor cannot be within its own value: leave the \\* out"),
+        (
+            "learner.components[0].weight=0.5",
+            r"^learner\.components\[0\]: a list is given whole, such as learner\.components='\[\{\"weight\": 0\.5",
+        ),
+        (
+            "metrics.trackers[0]=wandb",
+            r"such as metrics\.trackers='\[wandb, \.\.\.\]'; `vision-sr1 config",
+        ),
         (
             "learner.off_policy.correction=icepop",
             r"^learner\.off_policy\.correction: icepop needs .* set learner\.off_policy\.recompute_proximal=true",

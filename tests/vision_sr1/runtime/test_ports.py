@@ -1,9 +1,16 @@
+import errno
+import os
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vision_sr1.config import ConfigError
-from vision_sr1.runtime.ports import Ports, free_port
+from vision_sr1.cli.launcher.resources import keep_port, keep_ports
+from vision_sr1.config import ConfigError, load_config
+from vision_sr1.runtime.ports import Ports, free_port, host_and_port
+
+HAS_IPV6 = Path("/proc/net/if_inet6").is_file() and bool(Path("/proc/net/if_inet6").read_text())
 
 
 def listen(port: int) -> socket.socket:
@@ -51,3 +58,39 @@ def test_a_port_that_lingers_after_its_server_is_free():
 def test_an_address_of_another_machine_is_named():
     with pytest.raises(ConfigError, match=r"no port can be opened on 192\.0\.2\.1"):
         free_port("192.0.2.1")
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "::", "localhost", ""])
+def test_an_address_of_either_family_has_ports(host: str):
+    with Ports() as ports:
+        port = ports.keep(host)
+        with socket.socket(socket.AF_INET6) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind(("::1", port))
+            server.listen()
+            with Ports() as others:
+                assert others.keep("::1", port) != port
+    assert host_and_port("::1", 80) == "[::1]:80"
+    assert host_and_port("localhost", 80) == "localhost:80"
+
+
+def test_a_port_that_root_alone_may_open_is_told_from_one_in_use(monkeypatch: pytest.MonkeyPatch):
+    class Refusing(socket.socket):
+        def bind(self, address: Any) -> None:
+            if isinstance(address, tuple) and address[1] == 80:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            super().bind(address)
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    config = load_config(None, ["reward.port=80"], environment={}).config
+    with Ports() as ports, pytest.raises(ConfigError, match=r"^reward\.port: port 80 can be opened by root alone"):
+        keep_port(ports, config, "reward.port")
+
+
+def test_actors_whose_metrics_have_no_ports_left_are_refused():
+    config = load_config(None, ["metrics.actor_port=65535", "reward.port=0"], environment={}).config
+    with Ports() as ports:
+        keep_ports(ports, config, learners=1, actors=1)
+    with Ports() as ports, pytest.raises(ConfigError, match=r"^metrics\.actor_port: 65535 .* 65534 or less \(the larg"):
+        keep_ports(ports, config, learners=1, actors=2)

@@ -13,6 +13,7 @@ from vision_sr1.config import ConfigError
 runs_app = typer.Typer(no_args_is_help=True, help="List and compare runs.")
 
 COMPARED = ("eval_", "reward/")  # families of scalars
+OF_EVERY_RUN = ("run.name", "run.dir")  # settings in which all runs differ
 
 
 @runs_app.command("list")
@@ -31,7 +32,7 @@ def runs_list(
     for run in run_folders(folder):
         try:
             found.append(summary(run))
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             broken.append(f"{run}: {error}")
     if as_json:
         rows = [dataclasses.asdict(one) | {"path": str(one.path)} for one in found]
@@ -71,7 +72,7 @@ def runs_compare(
     heading = ("", *map(str, runs))
     values = [(name, *(f"{one[name]:.4g}" if name in one else "-" for one in latest)) for name in names]
     typer.echo(_aligned([heading, ("step", *(f"{one.get('step', 0):.0f}" for one in latest)), *values]))
-    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if not key.startswith("run.")]
+    keys = [key for key in dict.fromkeys(key for one in settings for key in one) if key not in OF_EVERY_RUN]
     differing = [key for key in keys if len({one.get(key, "-") for one in settings}) > 1]
     if differing:
         rows = [(key, *(one.get(key, "-") for one in settings)) for key in differing]

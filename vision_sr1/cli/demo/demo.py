@@ -17,6 +17,7 @@ from vision_sr1.config import Config, ConfigError, load_config, override
 from vision_sr1.families import TINY_FAMILY, family_of, family_of_model
 from vision_sr1.run_folder.curves import has_scalar
 from vision_sr1.run_folder.names import LOCK, SETTINGS
+from vision_sr1.runtime.ports import host_and_port
 
 SERVICES = "services"  # the folder of actors and reward service, which serve both objectives
 TRAIN_ROWS, HELD_OUT_ROWS = 4_096, 256
@@ -148,7 +149,8 @@ def _run_stages(
             for phase, run in remaining.items():
                 train(run, phase)
     write_report(root, task, base_evaluation, {name: runs[name] for name in (ANSWER_ONLY, VISION_SR1)}, console)
-    both = f"http://{rl.reward.host}:{rl.reward.port}/#/comparison?run={answer_only.run.name}&other={rl.run.name}"
+    address = host_and_port(rl.reward.host, rl.reward.port)
+    both = f"http://{address}/#/comparison?run={answer_only.run.name}&other={rl.run.name}"
     console.print(f"look at the reward traces: vision-sr1 traces {rl.run.path}", highlight=False)
     console.print(f"and at both policies on the same questions: {both}", highlight=False, soft_wrap=True)
     console.print(f"the demo took {(time.monotonic() - started) / 60:.1f} minutes", highlight=False)

@@ -1,6 +1,7 @@
 """An evaluation from its beginning, or from where an earlier one of the same stopped, to its report."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.models.check import check_model
 from vision_sr1.pipeline.fleet import file_digests
 from vision_sr1.run_folder.checkpoints import POLICY
-from vision_sr1.run_folder.names import EVALUATIONS, SCALARS, SETTINGS
+from vision_sr1.run_folder.names import ASKED, EVALUATIONS, SCALARS, SETTINGS
 
-ASKED = "asked.json"  # in an evaluation's folder: what its answers depend on
+OWN_SET = re.compile(r"([^=/]+)=(.+)")  # a benchmark, and a set of it
 
 
 def chosen_benchmarks(names: list[str]) -> dict[str, list[str]]:
@@ -31,10 +32,9 @@ def chosen_benchmarks(names: list[str]) -> dict[str, list[str]]:
         ConfigError: no benchmark has such a name, and it names no set.
     """
     chosen: dict[str, list[str]] = {}
-    for name in [part.strip() for given in names for part in given.split(",")]:
-        own, separator, source = name.partition("=")
-        if separator:
-            chosen.setdefault(own, []).append(source)
+    for name in [part for given in names for part in _parts(given)]:
+        if own := OWN_SET.fullmatch(name):
+            chosen.setdefault(own[1], []).append(own[2])
         elif name in SUITES:
             chosen |= {member: chosen.get(member, []) for member in SUITES[name]}
         elif name in BENCHMARKS:
@@ -45,6 +45,18 @@ def chosen_benchmarks(names: list[str]) -> dict[str, list[str]]:
                 f"{', '.join(SUITES)}, and sets of your own as NAME=FILE"
             )
     return chosen
+
+
+def _parts(given: str) -> list[str]:
+    """What commas divide. One in a set's path does not: what follows it is none of what may be asked for."""
+    parts: list[str] = []
+    for part in given.split(","):
+        is_asked_for = part.strip() in (*SUITES, *BENCHMARKS) or OWN_SET.fullmatch(part.strip())
+        if parts and OWN_SET.fullmatch(parts[-1]) and not is_asked_for:
+            parts[-1] += f",{part}"
+        else:
+            parts.append(part.strip())
+    return parts
 
 
 def policy_of(model: str, version: str) -> tuple[str, int, Path, Path | None]:

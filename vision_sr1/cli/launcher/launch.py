@@ -21,6 +21,7 @@ from vision_sr1.config import Config, ConfigError
 from vision_sr1.resuming.changes import Stage
 from vision_sr1.run_folder.checkpoints import CHECKPOINTS, newest_whole
 from vision_sr1.run_folder.names import SCALARS, SETTINGS
+from vision_sr1.runtime.ports import host_and_port
 from vision_sr1.runtime.service import STOPPED
 from vision_sr1.streams.embedded import EmbeddedRedis
 
@@ -149,7 +150,7 @@ def _served(services: Services, console: Console, *actor_options: str) -> Iterat
     config = services.config
     others = [services.actor(index, *actor_options) for index in range(config.actors.count)]
     others.append(services.reward_service())
-    console.print(f"reward traces: http://{config.reward.host}:{config.reward.port}/", highlight=False)
+    console.print(f"reward traces: http://{host_and_port(config.reward.host, config.reward.port)}/", highlight=False)
     try:
         for service in others:
             service.start()

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.runtime.ports import Ports
 
+LARGEST_PORT = 65_535
+
 
 def divided(gpus: Sequence[str], learners: int, actors: int, config: Config) -> dict[str, str]:
     """GPUs by service, as CUDA_VISIBLE_DEVICES names them: the learner's ranks first, then actor after actor.
@@ -35,7 +37,7 @@ def keep_ports(ports: Ports, config: Config, *, learners: int, actors: int) -> d
     """The ports of a run's services by their settings: as configured, or free ones in place of defaults that are taken.
 
     Raises:
-        ConfigError: a port that the configuration names is taken, or a host is not an address of this machine.
+        ConfigError: see `keep_port`; or there are fewer ports than actors from the first one's up.
     """
     found: dict[str, int] = {}
 
@@ -47,7 +49,12 @@ def keep_ports(ports: Ports, config: Config, *, learners: int, actors: int) -> d
             keep_port(released, config, "actors.port")
     if config.metrics.learner_port and learners and actors:  # supervised fine-tuning has no metrics
         found["metrics.learner_port"] = keep_port(ports, config, "metrics.learner_port")
-    if config.metrics.actor_port:
+    if first := config.metrics.actor_port:
+        if first + actors - 1 > LARGEST_PORT:
+            raise ConfigError(
+                f"metrics.actor_port: {first} for the first of {actors} actors leaves too few ports for the others: "
+                f"set it to {LARGEST_PORT - actors + 1} or less (the largest port is {LARGEST_PORT})"
+            )
         found |= {
             metrics_of_actor(index): keep_port(ports, config, "metrics.actor_port", index) for index in range(actors)
         }
@@ -58,15 +65,18 @@ def keep_port(ports: Ports, config: Config, setting: str, offset: int = 0) -> in
     """The port of a setting; where the setting has its default, and that is taken, a free one.
 
     Raises:
-        ConfigError: the configuration names the port, and it is taken; or the host is not an address of this machine.
+        ConfigError: the configuration names the port, and it is taken or root's; or the host is not an address of this
+            machine.
     """
     section, _, field = setting.partition(".")
     settings = getattr(config, section)
     wanted = getattr(settings, field) + offset
     try:
         port = ports.keep(settings.host, wanted)
-    except (ConfigError, UnicodeError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{section}.host: {settings.host!r} is not an address of this machine") from error
+    except PermissionError as error:
+        raise ConfigError(f"{setting}: port {wanted} can be opened by root alone: choose one from 1024 up") from error
     if wanted and port != wanted and field in settings.model_fields_set:
         raise ConfigError(f"{setting}: port {wanted} is in use: choose another, or leave it out for a free one")
     return port

@@ -10,6 +10,7 @@ import redis
 from vision_sr1.config import Config
 from vision_sr1.run_folder.names import LOGS
 from vision_sr1.runtime.hub import bytes_of_download
+from vision_sr1.runtime.ports import host_and_port
 from vision_sr1.streams import Keys
 
 STREAMS = ("prompts", "rollouts", "scored")
@@ -57,7 +58,7 @@ class RunState:
         try:
             socket.create_connection((reward.host, reward.port), timeout=CONNECT_TIMEOUT_S).close()
         except OSError:
-            return f"the reward service to listen at {reward.host}:{reward.port}"
+            return f"the reward service to listen at {host_and_port(reward.host, reward.port)}"
         if self._client is None:
             return "the first batch"
         try:

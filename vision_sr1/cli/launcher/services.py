@@ -121,7 +121,7 @@ class Services(ExitStack):
             "TOKENIZERS_PARALLELISM": "false",
             "VLLM_NO_USAGE_STATS": "1",
             "PYTHONWARNINGS": "ignore",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or "1",
             "no_proxy": without_proxy(getproxies_environment().get("no", "")),
         }
         if Path(self.config.model.path).is_dir():

@@ -12,7 +12,7 @@ from rich.console import Console
 from vision_sr1.cli.launcher.resources import keep_port
 from vision_sr1.config import Config, place_of
 from vision_sr1.run_folder.names import SETTINGS
-from vision_sr1.runtime.ports import Ports
+from vision_sr1.runtime.ports import Ports, host_and_port
 
 
 def serve_traces(
@@ -29,7 +29,7 @@ def serve_traces(
     with Ports() as ports:
         port = keep_port(ports, config, "reward.port")
     runs = ", ".join(map(str, (config.run.path, *beside)))
-    console.print(f"traces of {runs}: http://{config.reward.host}:{port}/ (Ctrl-C ends)", highlight=False)
+    console.print(f"traces of {runs}: http://{host_and_port(config.reward.host, port)}/ (Ctrl-C ends)", highlight=False)
     console.file.flush()
     options = [option for folder in beside for option in ("--beside", str(folder))]
     command = _command(run, [*overrides, f"reward.port={port}"], "--read-only", *options)
