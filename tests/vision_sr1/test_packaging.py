@@ -2,12 +2,8 @@
 
 import ast
 import importlib.metadata
-import json
-import os
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -17,6 +13,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.conftest import Once
+from tests.wheels import PYTHON, build_wheel, run, wheel_in
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -203,31 +202,11 @@ def test_the_doctor_is_there_beside_any_service():
     assert done.returncode == 0, done.stderr
 
 
-PYTHON = sys.executable  # with an option, it starts as a user's: see tests/forking.py
-
-
-def run(*command: object, folder: Path) -> str:
-    """What a command prints, without this checkout on Python's path."""
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=folder, env={**own, "VISION_SR1_TESTS_FORK": "0"})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(PYTHON, "-s", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
-    (built,) = folder.glob("*.whl")
-    return built
-
-
 @pytest.mark.full(
     sibling="tests/vision_sr1/test_packaging.py::test_the_client_is_there_without_anything_else",
 )
-def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wheel: Path, tmp_path: Path):
+def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(once: Once, tmp_path: Path):
+    wheel = wheel_in(once("wheel", build_wheel))
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     examples = {file.relative_to(ROOT / "examples") for file in (ROOT / "examples").rglob("*.yaml")}
@@ -239,37 +218,9 @@ def test_a_wheel_has_the_examples_and_its_client_needs_no_more_than_its_extra(wh
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == OURS
 
     python = tmp_path / "venv" / "bin" / "python"
-    run(PYTHON, "-s", "-m", "venv", tmp_path / "venv", folder=tmp_path)
+    run(*PYTHON, "-m", "venv", tmp_path / "venv", folder=tmp_path)
     run(python, "-m", "pip", "install", "--quiet", f"{wheel}[client]", folder=tmp_path)
     code = (
         "from importlib.util import find_spec; from vision_sr1.client import Client; print(find_spec('torch'), Client)"
     )
     assert run(python, "-c", code, folder=tmp_path) == "None <class 'vision_sr1.client.client.Client'>\n"
-
-
-@pytest.mark.full(sibling="tests/vision_sr1/config/test_config.py::test_examples_are_found_wherever_a_command_runs")
-@pytest.mark.timeout(900)
-def test_the_demo_runs_from_a_wheel_outside_the_checkout(wheel: Path, tmp_path: Path):
-    """With the other packages of this environment, but not its editable installation."""
-    python = tmp_path / "venv" / "bin" / "python"
-    run(PYTHON, "-s", "-m", "venv", "--without-pip", tmp_path / "venv", folder=tmp_path)
-    packages = Path(
-        run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", folder=tmp_path).strip()
-    )
-    for name in ("vision_sr1_torchvision.py", "vision_sr1_torchvision.pth"):  # as scripts/install does
-        shutil.copy(ROOT / "scripts" / name, packages)
-    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    run(PYTHON, "-s", "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, folder=tmp_path)
-    where = run(
-        python, "-c", "import learner, vision_sr1; print(learner.__file__, vision_sr1.__file__)", folder=tmp_path
-    )
-    assert all(Path(file).is_relative_to(packages) for file in where.split())
-
-    smallest = ["learner.processes=1", "learner.sft.steps=2", "learner.batches=1", "sampling.group_size=4"]
-    smallest += ["learner.prompts_per_batch=4", "learner.prompts_per_step=4", "metrics.learner_port=0"]
-    command = python.with_name("vision-sr1")
-    run(command, "demo", "--prepare", *smallest, folder=tmp_path)
-    fewer = ["--base", 64, "--cold-start", 64, "--train", 64, "--held-out", 8]
-    run(command, "data", "shapes", "runs/demo/data", *fewer, folder=tmp_path)
-    run(command, "demo", "--resume", *smallest, folder=tmp_path)
-    assert "Vision-SR1" in json.loads((tmp_path / "runs" / "demo" / "summary.json").read_text())
