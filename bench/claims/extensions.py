@@ -12,7 +12,7 @@ from statistics import mean, median
 
 from bench.claims.conditions import CONDITIONS, LAST, Condition, train_runs, verdicts_of
 from bench.claims.options import resized, study_parser
-from bench.claims.report import COMPARED, shortcut_result, table, write_between
+from bench.claims.report import COMPARED, PANELS, plot_curves, shortcut_result, table, write_between
 from bench.claims.runs import OBJECTIVES, SEEDS
 from bench.claims.timing import say
 
@@ -23,6 +23,8 @@ EXTENSIONS: dict[str, list[str]] = {
     "vision_sr1 with token weights": ["learner.preset=vision_sr1", "learner.dependency.token_share=0.4"],
     "vision_sr1 with KL bonus": ["learner.preset=vision_sr1", "learner.dependency.kl_bonus=0.02"],
 }
+PLOT = "extensions.png"  # beside the report
+DEPENDENCY = "dependency of the description on the image, nats a token"
 BASELINES = {name: [*OBJECTIVES[name], "learner.dependency.measure=true"] for name in COMPARED}
 
 
@@ -52,8 +54,9 @@ def main() -> None:
         f"last {LAST} batches, sampled at temperature 1, of the cold start those of the first batch. Mean ± deviation "
         f"over the seeds ({seeds}). The time of a batch is the median, that of `vision_sr1` and `see_think` with "
         f"`learner.dependency.measure`; dependency on the image is that of the last {LAST} batches.\n\n"
-        f"{table(verdicts, more)}"
+        f"{table(verdicts, more)}\n![curves of the extensions]({PLOT})\n"
     )
+    plot_curves(options.report.with_name(PLOT), scalars, PANELS | {"dependency/description": DEPENDENCY})
     write_between(options.report, "extensions", text)
     print(text)
     say(started, f"wrote {options.report}")

@@ -13,6 +13,11 @@ Curves = dict[str, list[list[dict[str, float]]]]  # by objective, one per seed: 
 
 REPORT = Path(__file__).parents[2] / "docs" / "claims.md"
 COMPARED = ("see_think", "vision_sr1")  # the baseline, and the paper's objective
+PANELS = {  # of a plot: their titles by scalar
+    "reward/accuracy": "answer right",
+    "reward/visual": "right from the description alone",
+    "reward/shortcut": "right, though the description does not suffice",
+}
 JUDGE_LABELS = {"self": "policy itself", "base": "base model", "rule": "rule"}
 
 
@@ -23,7 +28,7 @@ def write_results(report: Path, verdicts: Verdicts, curves: Curves, facts: str) 
         title = split.replace("_", "-")
         tables += [f"### Held out: {title}\n", table({name: splits[split] for name, splits in verdicts.items()})]
     plot = report.with_suffix(".png")
-    _plot(plot, curves)
+    plot_curves(plot, curves, PANELS)
     text = "\n".join(tables)
     write_between(report, "results", f"{text}\n![training curves]({plot.name})\n")
     return text
@@ -88,27 +93,22 @@ def _columns(verdict: Verdict) -> dict[str, float]:
     }
 
 
-def _plot(path: Path, curves: Curves) -> None:
+def plot_curves(path: Path, curves: Curves, panels: Mapping[str, str]) -> None:
+    """Draws a panel for each scalar, with a line for each objective that logs it: the means over its seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = {
-        "reward/accuracy": "answer right",
-        "reward/visual": "right from the description alone",
-        "reward/shortcut": "right, though the description does not suffice",
-    }
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), layout="constrained")
     for axis, (name, title) in zip(axes, panels.items(), strict=True):
         for objective, seeds in curves.items():
             points = [[line[name] for line in run if name in line] for run in seeds]
-            axis.plot(
-                range(1, len(points[0]) + 1), [fmean(batch) for batch in zip(*points, strict=True)], label=objective
-            )
+            means = [fmean(batch) for batch in zip(*points, strict=True)]
+            axis.plot(range(1, len(means) + 1), means, label=objective)
         axis.set(title=title, xlabel="batch")
         axis.grid(alpha=0.3)
-    figure.suptitle("Shares of the answers learned from, by the policy's own judgement; means over the seeds")
+    figure.suptitle("The answers learned from, by the policy's own judgement; means over the seeds")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     figure.savefig(path, dpi=80)
     plt.close(figure)
