@@ -190,7 +190,7 @@ def soak(folder: Path, minutes: float, seed: int, rows: int) -> dict[str, Any]:
         until(watch, "waking up", lambda: not watch.frozen)
         batches = finish(watch, config, rows)
         actors = [service.name for service in others if service.name.startswith("actor")]
-        until(watch, "the actors' last version", lambda: _holders(config, batches) == len(actors), LATE_S)
+        until(watch, "the actors' last version", lambda: _versions(config) == [batches] * len(actors), LATE_S)
         wrong = audit(made.config, watch, batches, rows)
         processes = [p for main in watch.processes().values() for p in [main, *main.children(recursive=True)]]
     _, left = psutil.wait_procs(processes, timeout=END_S)  # an engine ends a moment after its actor
@@ -435,16 +435,16 @@ async def _audit_weights(config: Config, batches: int) -> list[str]:
     return wrong
 
 
-def _holders(config: Config, version: int) -> int:
-    """Actors alive that hold the version."""
+def _versions(config: Config) -> list[int]:
+    """What the actors alive hold; one that was killed is among them until its heartbeat expires."""
 
-    async def look() -> int:
+    async def look() -> list[int]:
         streams = running_server(config.run.path / REDIS)
         assert streams is not None
         redis = await connect(streams)
         actors = await Fleet(redis, Keys(config.streams_name)).alive()
         await redis.aclose()
-        return sum(actor.policy_version == version for actor in actors)
+        return [actor.policy_version for actor in actors]
 
     return asyncio.run(look())
 
