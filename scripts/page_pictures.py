@@ -8,9 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
-VIEWPORT: ViewportSize = {"width": 1180, "height": 700}  # CSS pixels
+WIDTH, HEIGHT = 1180, 700  # CSS pixels
+HEIGHTS = {"group": 1000}
+SHOWN = """() => [...document.images].every((image) =>
+  image.getBoundingClientRect().top > innerHeight || (image.complete && image.naturalWidth > 0))"""
 SHORTCUT = "answer right, description insufficient (shortcut)"
 
 
@@ -21,17 +24,17 @@ def take_pictures(page: Page, url: str, folder: Path) -> list[Path]:
         url: of the page, which asks for no token.
 
     Returns:
-        The files, in the README's order.
+        The files.
     """
     taken: list[Path] = []
 
     def take(name: str) -> None:
-        page.wait_for_function("[...document.images].every((image) => image.complete)")
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHTS.get(name, HEIGHT)})
+        page.wait_for_function(SHOWN)
         taken.append(folder / f"{name}.png")
         page.screenshot(path=taken[-1])
 
     folder.mkdir(parents=True, exist_ok=True)
-    page.set_viewport_size(VIEWPORT)
     page.goto(f"{url}/#/groups?pattern=shortcut")
     groups = page.locator(".list > li")
     groups.first.wait_for()
@@ -39,14 +42,15 @@ def take_pictures(page: Page, url: str, folder: Path) -> list[Path]:
     groups.first.locator(".question").click()
     shortcut = page.locator("article", has_text=SHORTCUT).first
     shortcut.locator("summary").first.click()
-    page.get_by_role("button", name="advantage").last.click()
     take("group")
+    page.goto(f"{url}/#/comparison")
+    better = page.get_by_role("list", name="Better in")
+    better.wait_for()
+    take("comparison")
+    better.locator(".side").nth(1).get_by_role("link").click()
     page.get_by_role("link", name="this prompt over versions").click()
     page.get_by_role("list", name="Versions").wait_for()
     take("versions")
-    page.goto(f"{url}/#/comparison")
-    page.get_by_role("list", name="Better in").wait_for()
-    take("comparison")
     page.goto(f"{url}/#/curves")
     page.locator(".u-over").first.wait_for()
     take("curves")
