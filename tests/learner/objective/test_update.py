@@ -287,8 +287,7 @@ def broken(group: pb.ScoredGroup) -> None:
     "option",
     [
         *(f"learner.zero_stage={stage}" for stage in range(3)),
-        pytest.param("learner.zero_stage=3", marks=pytest.mark.slow),
-        "model.dtype=bfloat16",
+        *(pytest.param(option, marks=pytest.mark.slow) for option in ("learner.zero_stage=3", "model.dtype=bfloat16")),
     ],
 )
 def test_a_step_whose_loss_is_not_finite_is_skipped_and_the_next_is_as_if_it_had_not_been(learner, option: str):
