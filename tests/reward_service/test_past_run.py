@@ -1,15 +1,10 @@
 """What a run that is over has left: served and exported by the command line."""
 
 import base64
-import contextlib
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +16,7 @@ from sqlalchemy import insert
 
 from reward_service.store.tables import StoredImage
 from tests.reward_service.conftest import RUN, Store
+from tests.reward_service.serving import serving_by_command
 from tests.reward_service.test_store import scored, write
 from vision_sr1.client import Client
 from vision_sr1.config import load_config, save_config
@@ -58,31 +54,10 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "vision_sr1", "traces", *map(str, arguments)]
 
 
-@contextlib.contextmanager
-def serving(*runs: Path) -> Iterator[str]:
-    """The address of the page; the process ends by Ctrl-C, without a complaint."""
-    served = subprocess.Popen(command(*runs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert served.stdout is not None
-    try:
-        url = next(found[1] for line in served.stdout if (found := re.search(r"(http://\S+)/ ", line)))
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
-        yield url
-    finally:
-        served.send_signal(signal.SIGINT)
-        output, _ = served.communicate(timeout=30)
-    assert served.returncode == 0, output
-
-
 @pytest.mark.parametrize("is_renamed", [False, True])
 def test_a_runs_traces_are_served_with_nothing_else_running(run: Path, is_renamed: bool):
     run = run.rename(run.with_name("renamed")) if is_renamed else run
-    with serving(run) as url, Client(url) as client:
+    with serving_by_command(command(run)) as url, Client(url) as client:
         assert [trace.id for trace in client.traces()] == ["0/1/0", "0/0/1", "0/0/0"]
         assert len(client.tokens("0/0/0").tokens) == 0
         (own,) = client.runs()
@@ -98,7 +73,7 @@ def test_two_runs_are_served_each_from_its_own_store(run: Path, tmp_path: Path):
     shutil.copytree(run, other)
     jsonl.append(other / LEDGER, {"batch": 9, "policy_version": 9, "prompts": {"0/1": 1}})
     name = f"again/{RUN}"
-    with serving(run, other) as url, Client(url) as client:
+    with serving_by_command(command(run, other)) as url, Client(url) as client:
         assert [(found.name, found.is_served) for found in client.runs()] == [(name, False), (RUN, True)]
         ids = ["0/1/0", "0/0/1", "0/0/0"]
         assert [[trace.id for trace in client.traces(run=one)] for one in (RUN, name)] == [ids, ids]

@@ -7,17 +7,16 @@ first line has; those that begin otherwise are illustrations.
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.reward_service.serving import serving_by_command
 
 ROOT = Path(__file__).parents[2]
 GUIDES = ROOT / "docs" / "guides"
@@ -67,6 +66,7 @@ def test_a_guide_runs_as_it_is_written(guide: str, tmp_path: Path):
             first = block.split()[0]
             name = re.match(r"# (\w+\.(?:py|yaml))\n", block)
             if name:
+                assert not any(line.startswith(SHELL) for line in block.splitlines()), f"a command within {name[1]}"
                 (tmp_path / name[1]).write_text(block)
                 continue
             if first in NOT_RUN or first not in (*SHELL, "from", "import"):
@@ -77,7 +77,7 @@ def test_a_guide_runs_as_it_is_written(guide: str, tmp_path: Path):
             run = ["bash", "-euo", "pipefail", "-c", block] if first in SHELL else [sys.executable, "-c", block]
             environment = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([".", str(ROOT)])}
             if SERVES in block:
-                served = services.enter_context(page_of(run, tmp_path, environment))
+                served = services.enter_context(serving_by_command(run, cwd=tmp_path, env=environment))
             else:
                 done = subprocess.run(
                     run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S
@@ -85,30 +85,3 @@ def test_a_guide_runs_as_it_is_written(guide: str, tmp_path: Path):
                 assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
             ran += 1
     assert ran >= 3
-
-
-@contextmanager
-def page_of(command: list[str], folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """The address that a command prints once it serves there; it is stopped by Ctrl-C."""
-    served = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert served.stdout is not None
-    try:
-        said = ""
-        for line in served.stdout:
-            said += line
-            if found := re.search(r"(http://[\w.:]+)/", line):
-                break
-        assert found, f"{command}\n{said}"
-        address = found[1]
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{address}/readyz").status_code == 200:
-                    break
-            time.sleep(0.2)
-        yield address
-    finally:
-        served.send_signal(signal.SIGINT)
-        served.communicate(timeout=30)
