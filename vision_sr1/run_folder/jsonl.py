@@ -12,10 +12,12 @@ from vision_sr1.run_folder.atomic import written_whole
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds a line; makes the file and its folder."""
+    """Adds a line, behind one that was cut off too; makes the file and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with path.open("ab+") as file:
+        file.seek(max(file.tell() - 1, 0))
+        end = b"" if file.read() in (b"", b"\n") else b"\n"
+        file.write(end + json.dumps(record).encode() + b"\n")
 
 
 def write(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
