@@ -89,17 +89,20 @@ REFUSED = {
 }
 _REFUSED_PREFIXES = {"data_parallel_": _PROCESSES, "_": "it is internal to vLLM"}
 
-# What vLLM quantizes itself, of weights as the learner has them; `quantization` also names formats of checkpoints.
-ONLINE_QUANTIZATION = (
-    "fp8_per_tensor",
-    "fp8_per_block",
-    "fp8_per_channel",
-    "int8_per_channel_weight_only",
-    "mxfp4",
-    "mxfp8",
-    "nvfp4_per_token",
-    "online",
-)
+# What vLLM quantizes itself, of weights as the learner has them, and the bytes of a weight then; `quantization` also
+# names formats of checkpoints. `online` leaves the format to further arguments.
+ONLINE_QUANTIZATION = {
+    "fp8_per_tensor": 1.0,
+    "fp8_per_block": 1.0,
+    "fp8_per_channel": 1.0,
+    "int8_per_channel_weight_only": 1.0,
+    "mxfp4": 0.5,
+    "mxfp8": 1.0,
+    "nvfp4_per_token": 0.5,
+    "online": 1.0,
+}
+
+CACHE_BYTES = {"fp8": 1.0, "int8": 1.0, "nvfp4": 0.5, "int4": 0.5}  # of a number, by how kv_cache_dtype begins
 
 
 def check_engine_args(arguments: dict[str, Any]) -> None:
@@ -127,10 +130,25 @@ def check_engine_args(arguments: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be a positive integer, not {value!r}")
 
 
+def pipeline_stages(arguments: dict[str, Any]) -> int:
+    """Into how many parts the layers are divided."""
+    return int(arguments.get("pipeline_parallel_size", 1))
+
+
 def processes_of(arguments: dict[str, Any]) -> int:
     """How many workers there are for each rank of tensor parallelism."""
-    stages, context = arguments.get("pipeline_parallel_size", 1), arguments.get("prefill_context_parallel_size", 1)
-    return int(stages * context)
+    return pipeline_stages(arguments) * int(arguments.get("prefill_context_parallel_size", 1))
+
+
+def weight_bytes(arguments: dict[str, Any]) -> float:
+    """Of one weight of a linear layer of an actor on GPUs."""
+    return ONLINE_QUANTIZATION.get(arguments.get("quantization") or "", 2.0)
+
+
+def cache_bytes(arguments: dict[str, Any]) -> float:
+    """Of one number in the key-value cache of an actor on GPUs."""
+    dtype = str(arguments.get("kv_cache_dtype", "auto"))
+    return next((size for prefix, size in CACHE_BYTES.items() if dtype.startswith(prefix)), 2.0)
 
 
 @cache

@@ -17,6 +17,7 @@ from vision_sr1.cli.planning.estimates import (
     GATHERED_PARAMETERS,
     GIB,
     ModelSize,
+    actor_memory,
     all_memories,
     chosen_gpu,
     learner_host_gib,
@@ -139,6 +140,28 @@ def test_a_plan_counts_every_question_and_sample_of_the_re_query(size: ModelSize
     assert several.training_s == pytest.approx(one.training_s * trained / ranks)
     actors = several.actors / one.actors
     assert several.generation_s == pytest.approx(one.generation_s * (1 + 3 * 2) / 2 / actors)
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "tokens"),
+    [("{kv_cache_dtype: fp8}", 1.0, 2.0), ("{kv_cache_dtype: nvfp4}", 1.0, 4.0), ("{quantization: mxfp8}", 0.5, 1.0)],
+)
+def test_a_plan_counts_what_vllm_is_told_to_quantize(size: ModelSize, given: str, weights: float, tokens: float):
+    config = load_config(EXAMPLE, [f"actors.engine_args={given}"], environment={}).config
+    plain = actor_memory(size, load_config(EXAMPLE, [], environment={}).config, GPUS["H100"], 1, 0.8)
+    actor = actor_memory(size, config, GPUS["H100"], 1, 0.8)
+    embeddings = 2 * size.vocabulary * size.hidden * (1 if size.tied else 2) / GIB
+    assert actor.weights == pytest.approx(embeddings + weights * (plain.weights - embeddings))
+    assert actor.tokens == pytest.approx(plain.tokens * tokens * actor.kv_cache / plain.kv_cache, abs=4)
+
+
+def test_a_plan_divides_gpus_by_an_actor_s_stages(size: ModelSize):
+    config = load_config(EXAMPLE, ["actors.engine_args={pipeline_parallel_size: 2}"], environment={}).config
+    plan = make_plan(size, config, GPUS["H100"], 8)
+    assert (plan.tensor_parallel, plan.actor_gpus) == (1, 2)
+    assert plan.learner_gpus + 2 * plan.actors == 8
+    assert plan.actor.weights == pytest.approx(size.parameters / GIB)  # half of them, 2 bytes each
+    assert plan.settings("model")["actors"]["engine_args"] == {"pipeline_parallel_size": 2}
 
 
 def test_adapters_of_3b_are_learned_on_one_gpu(folder_3b: Path):

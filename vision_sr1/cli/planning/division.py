@@ -16,10 +16,13 @@ from vision_sr1.cli.planning.estimates import (
     actor_host_gib,
     actor_memory,
     all_memories,
+    answering_bytes,
     learner_host_gib,
+    token_bytes,
     usable_gib,
 )
 from vision_sr1.config import Config, ConfigError
+from vision_sr1.config.engine_args import pipeline_stages, processes_of
 from vision_sr1.runtime.gpus import Gpu
 
 TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.2, 0.6  # of peak FLOP/s, of peak bandwidth
@@ -44,6 +47,8 @@ class Plan:
 
     Attributes:
         shared: learner and actors use the same GPUs in turn.
+        actor_gpus: of one actor: those of each layer, times the pipeline's stages.
+        engine_args: what the configuration gives vLLM besides.
         gpu_memory_utilization: what an actor takes of its GPUs.
         learner_host_gib, actor_host_gib: of the memory of a learner's machine, and for an actor.
         publish_bytes: sent once a batch to every actor.
@@ -55,6 +60,8 @@ class Plan:
     learner_gpus: int
     actors: int
     tensor_parallel: int
+    actor_gpus: int
+    engine_args: dict[str, Any]
     gpu_memory_utilization: float
     memory: LearnerMemory
     actor: ActorMemory
@@ -77,14 +84,16 @@ class Plan:
         """Of deploy/kubernetes/overlays, the one to start from; None: pods cannot share GPUs."""
         if self.shared:
             return None
-        gpus = self.learner_gpus + self.actors * self.tensor_parallel
+        gpus = self.learner_gpus + self.actors * self.actor_gpus
         return "single-node-gpu" if gpus <= NODE_GPUS else "multi-node"
 
     def settings(self, path: str) -> dict[str, Any]:
         """The run's YAML."""
-        actors = {"count": self.actors, "device": "cuda", "tensor_parallel_size": self.tensor_parallel}
+        actors: dict[str, Any] = {"count": self.actors, "device": "cuda", "tensor_parallel_size": self.tensor_parallel}
         if self.shared:
             actors |= {"placement": "shared", "gpu_memory_utilization": self.gpu_memory_utilization}
+        if self.engine_args:
+            actors |= {"engine_args": self.engine_args}
         return {
             "model": {"path": path},
             "actors": actors,
@@ -127,8 +136,8 @@ def own_plans(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> list[Plan
     plans = []
     for learner_gpus in range(1, gpus):
         fitting = [m for m in all_memories(size, config, learner_gpus) if m.total <= usable_gib(gpu)]
-        if fitting and (gpus - learner_gpus) % tensor_parallel == 0:
-            actors = (gpus - learner_gpus) // tensor_parallel
+        if fitting and (gpus - learner_gpus) % _actor_gpus(config, tensor_parallel) == 0:
+            actors = (gpus - learner_gpus) // _actor_gpus(config, tensor_parallel)
             plans.append(_plan(size, config, gpu, fitting[0], learner_gpus, actors, tensor_parallel, utilization))
     return plans
 
@@ -141,7 +150,7 @@ def shared_plans(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> list[P
         utilization = math.floor(100 * (usable_gib(gpu) - memory.kept) / gpu.memory_gib) / 100
         tensor_parallel = _least_tensor_parallel(size, config, gpu, utilization, gpus)
         if tensor_parallel is not None:
-            actors = gpus // tensor_parallel
+            actors = gpus // _actor_gpus(config, tensor_parallel)
             return [_plan(size, config, gpu, memory, gpus, actors, tensor_parallel, utilization, shared=True)]
     return []
 
@@ -165,6 +174,8 @@ def _plan(
         ranks,
         actors,
         tensor_parallel,
+        _actor_gpus(config, tensor_parallel),
+        config.actors.engine_args,
         utilization,
         memory,
         actor,
@@ -180,15 +191,21 @@ def _plan(
 def _least_tensor_parallel(size: ModelSize, config: Config, gpu: Gpu, utilization: float, gpus: int) -> int | None:
     """The fewest GPUs an actor, of those that divide a machine, whose cache holds some sequences."""
     enough = 4 * config.model.max_model_len
-    sizes = (n for n in (1, 2, 4, 8) if n <= gpus)
+    sizes = (n for n in (1, 2, 4, 8) if _actor_gpus(config, n) <= gpus)
     return next((n for n in sizes if actor_memory(size, config, gpu, n, utilization).tokens >= enough), None)
+
+
+def _actor_gpus(config: Config, tensor_parallel: int) -> int:
+    return tensor_parallel * processes_of(config.actors.engine_args)
 
 
 def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor_parallel: int, cache: int) -> float:
     length = PROMPT_TOKENS + RESPONSE_TOKENS
     at_once = max(1, min(config.actors.max_num_seqs, cache // length))
-    bytes_per_step = 2 * size.parameters + at_once * (length * size.kv_bytes + 2 * size.state_bytes)
-    seconds_per_step = bytes_per_step / (tensor_parallel * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
+    cached = length * token_bytes(size, config) + 2 * size.state_bytes
+    bytes_per_step = answering_bytes(size, config) + at_once * cached
+    parts = tensor_parallel * pipeline_stages(config.actors.engine_args)
+    seconds_per_step = bytes_per_step / (parts * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
     rollouts = config.learner.prompts_per_batch * config.sampling.group_size
     responses = 1 + config.reward.requery.questions * config.reward.requery.samples  # a re-query's is as long
     return rollouts * responses * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)

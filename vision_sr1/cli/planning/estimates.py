@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig, Placement
+from vision_sr1.config.engine_args import cache_bytes, pipeline_stages, weight_bytes
 from vision_sr1.families import family_of
 from vision_sr1.families.family import Family, VisionSizes
 from vision_sr1.models.check import check_place
@@ -210,10 +211,23 @@ def learner_memory(
 
 def actor_memory(size: ModelSize, config: Config, gpu: Gpu, tensor_parallel: int, utilization: float) -> ActorMemory:
     """What one of an actor's GPUs holds of this fraction of its memory; the cache's tokens are the whole actor's."""
-    weights = 2 * size.parameters / GIB / tensor_parallel
-    states = config.actors.max_num_seqs * size.state_bytes / GIB / tensor_parallel
+    parts = tensor_parallel * pipeline_stages(config.actors.engine_args)
+    weights = answering_bytes(size, config) / GIB / parts
+    states = config.actors.max_num_seqs * size.state_bytes / GIB / parts
     cache = utilization * gpu.memory_gib - weights - states - ACTOR_WORK_GIB
-    return ActorMemory(weights, cache, max(0, int(cache * GIB * tensor_parallel / size.kv_bytes)))
+    return ActorMemory(weights, cache, max(0, int(cache * GIB * parts / token_bytes(size, config))))
+
+
+def answering_bytes(size: ModelSize, config: Config) -> float:
+    """Weights as an actor holds them; the embeddings and the output head are not quantized."""
+    embeddings = size.vocabulary * size.hidden * (1 if size.tied else 2)
+    quantized = weight_bytes(config.actors.engine_args) * (size.parameters - embeddings)
+    return 2 * embeddings + quantized
+
+
+def token_bytes(size: ModelSize, config: Config) -> float:
+    """Of one token in an actor's cache."""
+    return size.kv_bytes * cache_bytes(config.actors.engine_args) / 2
 
 
 def learner_host_gib(size: ModelSize, ranks: int) -> float:

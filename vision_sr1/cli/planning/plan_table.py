@@ -32,7 +32,7 @@ def print_plan(console: Console, path: str, size: ModelSize, config: Config, gpu
         *([f"{FLOAT32_IS_SLOW}, for which this is computed"] if config.model.dtype == "float32" else []),
         f"learner: {_ranks(plan.learner_gpus)}, each on a GPU, of which it takes {plan.memory.total:.0f} of "
         f"{usable_gib(gpu):.0f} GiB",
-        f"{_counted(plan.actors, 'actor')}, each on {_counted(plan.tensor_parallel, 'GPU')}"
+        f"{_counted(plan.actors, 'actor')}, each on {_counted(plan.actor_gpus, 'GPU')}"
         f"{', the same as the learner in turn' if plan.shared else ''}: {plan.actor.weights:.0f} GiB of weights and "
         f"{plan.actor.kv_cache:.0f} GiB of key-value cache on each GPU ({plan.actor.tokens:,} tokens an actor)",
         f"host memory: {plan.learner_host_gib:.0f} GiB for each of the learner's machines, "
