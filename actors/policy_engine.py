@@ -293,6 +293,7 @@ class PolicyEngine:
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
+                stop_token_ids=self._prompts.stop_token_ids,
                 logit_bias=self._forbidden,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )

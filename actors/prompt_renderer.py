@@ -16,12 +16,17 @@ class BadRequestError(ValueError):
 
 
 class PromptRenderer:
-    """The chat template, images, and vLLM's renderer, which computes features in a thread of its own."""
+    """The chat template, images, and vLLM's renderer, which computes features in a thread of its own.
+
+    Attributes:
+        stop_token_ids: they end a response, besides those that vLLM takes from the model's own settings.
+    """
 
     def __init__(self, config: Config, renderer: BaseRenderer[Any]) -> None:
         self._config = config
         self._renderer = renderer
         self._chat = config.model.chat(renderer.get_tokenizer())
+        self.stop_token_ids = self._chat.stop_token_ids
 
     def prompt(self, text: str, images: list[bytes]) -> dict[str, Any]:
         """vLLM's prompt: the user's turn in the chat template, and the images decoded. Takes a while.

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForImageTextToText
 
 from learner.model.attention import PACKED, Layout, Trees
 from learner.model.delta_net import use_packed_delta_nets
@@ -17,6 +16,7 @@ from learner.model.sequences import Sequence
 from learner.model.window_attention import use_window_attention
 from vision_sr1.config import Config, LoraConfig
 from vision_sr1.families import family_of
+from vision_sr1.models.load import load_model
 
 ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}  # of log-probabilities, by the model's dtype
 ATTENTION = {"text_config": PACKED, "vision_config": "sdpa"}
@@ -27,9 +27,7 @@ def load_policy(
     config: Config, path: str, *, forbidden_token_ids: list[int], temperature: float = 1.0
 ) -> torch.nn.Module:
     """Loads a checkpoint, a folder or a hub name, as `as_policy` makes a policy of it."""
-    model = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=getattr(torch, config.model.dtype), attn_implementation=ATTENTION
-    )
+    model = load_model(path, dtype=getattr(torch, config.model.dtype), attn_implementation=ATTENTION)
     return as_policy(config, model, forbidden_token_ids=forbidden_token_ids, temperature=temperature)
 
 

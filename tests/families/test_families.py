@@ -215,7 +215,7 @@ def test_an_export_loads(side: Side, family_model: Path, tmp_path: Path):
     check_model(ModelConfig(path=str(tmp_path)))
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "qwen3_5_moe", "llava"])
+@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "qwen3_5_moe", "no_such_family"])
 def test_another_type_is_refused_with_those_that_are_known(model_type: str):
     with pytest.raises(ConfigError, match="known here: ") as refused:
         family_of(model_type)

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from mathruler.grader import grade_answer
 from rich.console import Console
-from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+from transformers import AutoProcessor, set_seed
 
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.models.check import check_model
+from vision_sr1.models.load import load_model
 from vision_sr1.prompting.chat import ImageMarkerError
 from vision_sr1.prompting.images import UnusableImageError, plain_image
 from vision_sr1.prompting.prompt_template import PromptTemplate
@@ -61,16 +62,14 @@ class Model:
         check_model(config.model)
         set_seed(config.run.seed)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            self._processor = AutoProcessor.from_pretrained(config.model.path)
-            model = AutoModelForImageTextToText.from_pretrained(config.model.path, dtype="auto")
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model {config.model.path!r} cannot be loaded: {error}") from error
-        self._model = model.to(device).eval()
+        self._processor = AutoProcessor.from_pretrained(config.model.path)
+        self._model = load_model(config.model.path, dtype="auto").to(device).eval()
         self._config = config
         self._family = family_of_model(config.model.path)
         self._chat = config.model.chat(self._processor.tokenizer)
         self._forbidden = self._family.reserved_token_ids(self._processor.tokenizer)
+        ends = self._model.generation_config.eos_token_id
+        self._ends = sorted({*(ends if isinstance(ends, list) else [ends]), *self._chat.stop_token_ids} - {None})
 
     def ask(self, question: str, images: list[bytes]) -> Answer:
         """Asks with the images, and once more with the description in their place.
@@ -108,6 +107,7 @@ class Model:
                 **inputs,
                 do_sample=False,
                 max_new_tokens=self._config.sampling.max_tokens,
+                eos_token_id=self._ends,
                 bad_words_ids=[[token] for token in self._forbidden],
             )
         written: str = self._processor.tokenizer.decode(

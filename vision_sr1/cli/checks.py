@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from vision_sr1.cli.launcher.resources import divided, keep_ports
 from vision_sr1.config import Config, ConfigError, MissingPathError
 from vision_sr1.errors import UserError
-from vision_sr1.models.check import check_cpu_actors, check_model, check_place, parameters_of
+from vision_sr1.models.check import check_cpu_actors, check_length, check_model, check_place, parameters_of
 from vision_sr1.prompting.prompt_template import PromptTemplate
 from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus, visible_gpus
 from vision_sr1.runtime.ports import Ports
@@ -264,8 +264,10 @@ def model(config: Config, stage: "Stage") -> Finding:
     except ImportError:
         said = f"{config.model.path}: only its tokenizer is used here; run this beside the learner for the rest"
         return Finding("model", "ok", said)
-    if stage == "rl" and not actors_use_gpus(config.actors.device):
-        check_cpu_actors(config)
+    if stage == "rl":
+        check_length(config.model)
+        if not actors_use_gpus(config.actors.device):
+            check_cpu_actors(config)
     return Finding("model", "ok", config.model.path)
 
 

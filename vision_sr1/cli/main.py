@@ -1,5 +1,6 @@
 """The command line: `vision-sr1`."""
 
+import difflib
 import logging
 import os
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from vision_sr1.cli.terminal import (
     told,
 )
 from vision_sr1.config import Config, LoadedConfig, override, place_of
-from vision_sr1.families import TINY_FAMILY
+from vision_sr1.families import TINY_FAMILY, known_families
 from vision_sr1.run_folder.names import EXPORTS, SETTINGS
 
 app = typer.Typer(
@@ -49,7 +50,24 @@ streams_app.add_typer(dead_app, name="dead")
 
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Move an earlier run to NAME.before-TIME and start anew.")]
-Family = Annotated[str, typer.Option(help="Family of the tiny model, by its type, such as qwen3_vl.")]
+
+
+def _known_family(name: str | None) -> str | None:
+    if name is not None and name not in known_families():
+        near = difflib.get_close_matches(name, known_families(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        fail(f"--family {name}: known are {', '.join(known_families())}{hint}")
+    return name
+
+
+Family = Annotated[
+    str | None,
+    typer.Option(
+        help="Family of the tiny model, by its type, such as qwen3_vl.",
+        callback=_known_family,
+        show_default=TINY_FAMILY,
+    ),
+]
 Letter = Annotated[str, typer.Argument(help="A name from `streams dead list`, or `all`.")]
 
 
@@ -116,7 +134,7 @@ def demo(
     prepare: Annotated[
         bool, typer.Option("--prepare", help="Make missing data and models, and stop before RL.")
     ] = False,
-    family: Family = TINY_FAMILY,
+    family: Family = None,
 ) -> None:
     """Run the whole method on a laptop: data, tiny model, cold start, RL, evaluation, in minutes and without a GPU."""
     from vision_sr1.cli.demo.demo import run_demo
@@ -135,7 +153,7 @@ def model_tiny(
     ] = "shapes",
     seed: Seed = 0,
     untied: Annotated[bool, typer.Option("--untied", help="Separate input and output embeddings, as in 7B.")] = False,
-    family: Family = TINY_FAMILY,
+    family: Family = None,
 ) -> None:
     """Make a model of a million parameters with random weights."""
     from vision_sr1.cli.tasks.distributions import TASKS, corpus
@@ -144,7 +162,8 @@ def model_tiny(
     if task not in TASKS:
         fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
     with told():
-        make_tiny_model(folder, corpus(TASKS[task]), family=family, seed=seed, tie_word_embeddings=not untied)
+        words, made = corpus(TASKS[task]), family or TINY_FAMILY
+        make_tiny_model(folder, words, family=made, seed=seed, tie_word_embeddings=not untied)
     console.print(f"wrote {folder}")
 
 
@@ -359,6 +378,8 @@ def doctor(
     The exit status is 1 if a check fails.
     """
     run = Path(target) / SETTINGS
+    if Path(target).name == "config.json":
+        fail(f"{target} is a model's configuration: name its folder, {Path(target).parent}")
     if Path(target).suffix in (".yaml", ".yml") or Path(target).is_file() or run.is_file():
         effective = load(run if run.is_file() else Path(target), overrides).config
         from vision_sr1.cli.doctor import examine

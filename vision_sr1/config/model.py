@@ -1,11 +1,20 @@
 """The section `model`."""
 
-from typing import Any, Literal
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from vision_sr1.config.section import Positive, Section
+from vision_sr1.config.section import Positive, Section, SettingError
 from vision_sr1.prompting.chat import Chat
+
+# Arguments of tokenizers that are no variables of a template; a run sets them itself.
+_ARGUMENTS = {
+    *("conversation", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+    *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+    *("return_assistant_tokens_mask", "tokenizer_kwargs"),
+}
 
 
 class ModelConfig(Section):
@@ -32,6 +41,35 @@ class ModelConfig(Section):
     )
     max_pixels: Positive = Field(4_194_304, description="Larger images are reduced to this many pixels.")
 
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, variables: dict[str, Any]) -> dict[str, Any]:
+        for name in variables:
+            if name in _ARGUMENTS:
+                raise ValueError(f"{name} is no variable of a chat template: the run sets it; leave it out")
+        return variables
+
+    @model_validator(mode="after")
+    def _pixels_are_a_range(self) -> Self:
+        if self.min_pixels > self.max_pixels:
+            raise SettingError(
+                "min_pixels", f"{self.min_pixels} is more than model.max_pixels, {self.max_pixels}: set both"
+            )
+        return self
+
     def chat(self, tokenizer: Any) -> Chat:
-        """The model's chat template as this run uses it."""
-        return Chat(tokenizer, system_prompt=self.system_prompt, variables=self.chat_template_kwargs)
+        """The model's chat template as this run uses it; some models keep it with their processor."""
+        return Chat(
+            tokenizer,
+            system_prompt=self.system_prompt,
+            variables=self.chat_template_kwargs,
+            template=tokenizer.chat_template or _template_of_processor(self.path),
+        )
+
+
+def _template_of_processor(path: str) -> str | None:
+    from transformers.utils import cached_file
+
+    file = cached_file(path, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    template = json.loads(Path(file).read_text(encoding="utf-8")).get("chat_template") if file else None
+    return template if isinstance(template, str) else None

@@ -39,6 +39,10 @@ class Tiles(Family):
         """Pixels to a side of a tile."""
 
     @abstractmethod
+    def tile_tokens(self, processor: Any) -> int:
+        """Tokens that the processor writes for a tile."""
+
+    @abstractmethod
     def tiles(
         self, processor: Any, picture: Image.Image, settings: dict[str, Any]
     ) -> Float[Tensor, "tiles channels height width"]:
@@ -63,11 +67,14 @@ class Tiles(Family):
         settings = self.tile_settings(processor.image_processor, side * side)
         return self._image(processor, Image.new("RGB", (side, side)), settings)
 
-    def parts(self, config: Any, tokenizer: Any, image_processor: Any) -> list[tuple[str, Any, str, Any]]:
+    def parts(self, config: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:
         """See `Family`."""
-        side = _side(config.vision_config.image_size)
-        tile = ("side of a tile", side, "the image processor", self.tile(image_processor))
-        return [*super().parts(config, tokenizer, image_processor), tile]
+        side, tokens = _side(config.vision_config.image_size), self.vision_sizes(config).tokens_per_tile
+        return [
+            *super().parts(config, processor),
+            ("side of a tile", side, "the image processor", self.tile(processor.image_processor)),
+            ("tokens of a tile", tokens, "the processor", self.tile_tokens(processor)),
+        ]
 
     def _image(self, processor: Any, picture: Image.Image, settings: dict[str, Any]) -> ImageInput:
         tiles = self.tiles(processor, picture, settings)

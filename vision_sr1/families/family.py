@@ -171,14 +171,13 @@ class Family(ABC):
     def smallest_image(self, processor: Any) -> ImageInput:
         """An image that takes the model least to compute."""
 
-    def parts(
-        self,
-        config: Any,
-        tokenizer: Any,
-        image_processor: Any,  # noqa: ARG002
-    ) -> list[tuple[str, Any, str, Any]]:
-        """What has to agree: its name, the model's value, who else has one, and theirs."""
-        image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+    def parts(self, config: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:
+        """What has to agree: its name, the model's value, who else has one, and theirs.
+
+        Args:
+            processor: the model's own, of images and texts.
+        """
+        image_token_id = processor.tokenizer.convert_tokens_to_ids(self.image_token)
         return [("image token", config.image_token_id, "the tokenizer", image_token_id)]
 
     def reserved_token_ids(self, tokenizer: Any) -> list[int]:

@@ -58,14 +58,15 @@ class Gemma3(Family):
         (image,) = self.images(processor, [Image.new("RGB", (8, 8))], {"do_pan_and_scan": False})
         return image
 
-    def parts(self, config: Any, tokenizer: Any, image_processor: Any) -> list[tuple[str, Any, str, Any]]:
+    def parts(self, config: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:
         """See `Family`."""
-        start = tokenizer.convert_tokens_to_ids(self.template_token)
+        start = processor.tokenizer.convert_tokens_to_ids(self.template_token)
         side = config.vision_config.image_size
         return [
-            *super().parts(config, tokenizer, image_processor),
+            *super().parts(config, processor),
             ("start of an image", config.boi_token_id, "the tokenizer", start),
-            ("side of an image", side, "the image processor", image_processor.size["height"]),
+            ("side of an image", side, "the image processor", processor.image_processor.size["height"]),
+            ("tokens of an image", config.mm_tokens_per_image, "the processor", processor.image_seq_length),
         ]
 
     def joined_tokens(self, tokenizer: Any, token_ids: list[int]) -> list[int]:

@@ -45,6 +45,11 @@ class Idefics3(Tiles):
         longest = min(image_processor.size["longest_edge"], isqrt(max_pixels))
         return {"size": {"longest_edge": max(1, longest // tile) * tile}, "do_image_splitting": True}
 
+    def tile_tokens(self, processor: Any) -> int:
+        """See `Tiles`."""
+        tokens: int = processor.image_seq_len
+        return tokens
+
     def tiles(
         self, processor: Any, picture: Image.Image, settings: dict[str, Any]
     ) -> Float[Tensor, "tiles channels height width"]:
@@ -55,7 +60,7 @@ class Idefics3(Tiles):
     def token_ids(self, processor: Any, settings: dict[str, Any], *, height: int, width: int) -> list[int]:
         """See `Tiles`."""
         _, rows, columns = processor.image_processor.get_number_of_image_patches(height, width, settings)
-        tile = self.image_token * processor.image_seq_len
+        tile = self.image_token * self.tile_tokens(processor)
         grid = [[f"{_WRAPPER}<row_{row + 1}_col_{col + 1}>{tile}" for col in range(columns)] for row in range(rows)]
         text = "".join("".join(row) + "\n" for row in grid) + "\n" * bool(grid) + _WRAPPER + _WHOLE + tile + _WRAPPER
         return list(processor.tokenizer(text, add_special_tokens=False).input_ids)

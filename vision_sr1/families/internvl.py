@@ -49,6 +49,11 @@ class InternVL(Tiles):
         most = max(1, min(image_processor.max_patches, max_pixels // self.tile(image_processor) ** 2))
         return {"crop_to_patches": most > 1, "min_patches": 1, "max_patches": most}
 
+    def tile_tokens(self, processor: Any) -> int:
+        """See `Tiles`."""
+        tokens: int = processor.image_seq_length
+        return tokens
+
     def tiles(
         self, processor: Any, picture: Image.Image, settings: dict[str, Any]
     ) -> Float[Tensor, "tiles channels height width"]:
@@ -59,7 +64,7 @@ class InternVL(Tiles):
     def token_ids(self, processor: Any, settings: dict[str, Any], *, height: int, width: int) -> list[int]:
         """See `Tiles`."""
         tiles = processor.image_processor.get_number_of_image_patches(height, width, settings)
-        inner = [processor.image_token_id] * (tiles * processor.image_seq_length)
+        inner = [processor.image_token_id] * (tiles * self.tile_tokens(processor))
         return [processor.start_image_token_id, *inner, processor.end_image_token_id]
 
     def merged(self, config: Any) -> int:

@@ -70,11 +70,11 @@ class Qwen25VL(Family):
         (image,) = self.images(processor, [Image.new("RGB", (side, side))], {"size": pixels})
         return image
 
-    def parts(self, config: Any, tokenizer: Any, image_processor: Any) -> list[tuple[str, Any, str, Any]]:
+    def parts(self, config: Any, processor: Any) -> list[tuple[str, Any, str, Any]]:
         """See `Family`."""
-        vision = config.vision_config
+        vision, image_processor = config.vision_config, processor.image_processor
         return [
-            *super().parts(config, tokenizer, image_processor),
+            *super().parts(config, processor),
             ("patch size", vision.patch_size, "the image processor", image_processor.patch_size),
             ("patches merged", vision.spatial_merge_size, "the image processor", image_processor.merge_size),
             (

@@ -2,15 +2,19 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vision_sr1.config import Config, ConfigError, MissingPathError, ModelConfig
-from vision_sr1.families import family_of_model
+from vision_sr1.families import family_of, family_of_model, read_config
 from vision_sr1.runtime.hub import HubError, check_hub
 
 if TYPE_CHECKING:
     from vision_sr1.families.family import Family
+
+PART = re.compile(r"-of-(\d+)\.safetensors$")
+PEFT = "base_model.model."
 
 
 def check_model(model: ModelConfig) -> None:
@@ -22,23 +26,23 @@ def check_model(model: ModelConfig) -> None:
     """
     path = model.path
     check_place(path)
+    config = read_config(path)
+    family = family_of(config.model_type)
     if Path(path).is_dir():
         _check_weights(Path(path))
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers import AutoProcessor
 
     try:
-        config = AutoConfig.from_pretrained(path)
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        processor = AutoImageProcessor.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"model.path: {path} cannot be read: {' '.join(str(error).split())}; it is to be a folder in Hugging Face "
-            "format with weights, tokenizer and image processor, or a hub's name of one"
+            f"model.path: {path} has no tokenizer or image processor that can be read: "
+            f"{' '.join(str(error).split())}; copy all files of the model that are not weights"
         ) from error
-    family = family_of_model(path)
+    tokenizer = processor.tokenizer
     problems = [
         f"{what}: the model has {ours}, {whose} {theirs}"
-        for what, ours, whose, theirs in family.parts(config, tokenizer, processor)
+        for what, ours, whose, theirs in family.parts(config, processor)
         if ours != theirs
     ]
     rows = config.get_text_config().vocab_size
@@ -50,6 +54,22 @@ def check_model(model: ModelConfig) -> None:
             "the same model"
         )
     _check_chat(model, family, tokenizer)
+
+
+def check_length(model: ModelConfig) -> None:
+    """Whether sequences may be as long as `model.max_model_len`: vLLM refuses lengths beyond a model's positions.
+
+    Raises:
+        ConfigError: they may not.
+    """
+    text = read_config(model.path).get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    is_scaled = (getattr(text, "rope_parameters", None) or {}).get("factor") is not None  # vLLM says how far
+    if positions is not None and not is_scaled and model.max_model_len > positions:
+        raise ConfigError(
+            f"model.max_model_len is {model.max_model_len}, and {model.path} has positions for {positions} tokens: set "
+            f"model.max_model_len={positions} or less"
+        )
 
 
 def check_cpu_actors(config: Config) -> None:
@@ -77,16 +97,22 @@ def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:
     import jinja2
 
     where = f"model.path: {model.path}"
-    if not tokenizer.chat_template:
+    chat = model.chat(tokenizer)
+    if not chat.has_template:
         raise ConfigError(
             f"{where} has no chat template, as base models have none: take its Instruct version, or put the template "
             "into its folder as chat_template.jinja"
         )
     try:
-        prompt = model.chat(tokenizer).user_turn("?", 1)
+        prompt = chat.user_turn("?", 1)
     except jinja2.TemplateError as error:
         cure = "; leave model.system_prompt empty" if model.system_prompt else ""
         raise ConfigError(f"{where}: its chat template refuses a question with an image: {error}{cure}") from error
+    except Exception as error:  # whatever the template does with a turn that is a list of texts and images
+        raise ConfigError(
+            f"{where}: its chat template cannot be used for a question with an image ({error}); take the template of "
+            "the original model"
+        ) from error
     if prompt.count(family.template_token) != 1:
         raise ConfigError(
             f"{where}: its chat template writes {prompt.count(family.template_token)} {family.template_token} for a "
@@ -109,7 +135,10 @@ def check_place(path: str) -> None:
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ConfigError(f"model.path: {path} is not a model: it has no config.json")
+            hint = ""
+            if (folder / "adapter_config.json").is_file():
+                hint = " (it is an adapter: merge it into its model, and name the folder with the result)"
+            raise ConfigError(f"model.path: {path} is not a model: it has no config.json{hint}")
         return
     if folder.exists():
         raise ConfigError(f"model.path: {path} is a file: name its folder")
@@ -161,11 +190,20 @@ def _check_weights(folder: Path) -> None:
         raise ConfigError(
             f"{where}: {index.name} is not an index of weights ({error!r}): copy the model again"
         ) from error
-    if not files and not any(folder.glob("*.bin")):
+    if not files and not any(folder.glob("pytorch_model*.bin")):
         raise ConfigError(f"{where} has no weights (*.safetensors): copy the model again")
     for file in sorted(files):
+        if (part := PART.search(file.name)) and not any(folder.glob("*.safetensors.index.json")):
+            raise ConfigError(
+                f"{where}: {file.name} is one of {int(part[1])} parts, and their index (*.safetensors.index.json) is "
+                "missing: copy the model again"
+            )
         try:
-            with safe_open(file, framework="numpy"):
-                pass
+            with safe_open(file, framework="numpy") as opened:
+                if any(name.startswith(PEFT) for name in opened.keys()):  # noqa: SIM118
+                    raise ConfigError(
+                        f"{where}: names of weights in {file.name} begin with {PEFT}, as PEFT writes them: load the "
+                        "model with PEFT, call merge_and_unload(), and save what it returns"
+                    )
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{where}: {file.name} is missing or incomplete ({error}): copy it again") from error

@@ -54,13 +54,24 @@ class Chat:
     Args:
         system_prompt: a turn before every prompt or conversation that has no such turn; empty: none.
         variables: of the template, such as `enable_thinking`; one that it does not know changes nothing.
+        template: where the tokenizer has none.
 
     Attributes:
         control_tokens: what the tokenizer would read as a command.
+        has_template: without one nothing can be rendered.
     """
 
-    def __init__(self, tokenizer: Any, *, system_prompt: str = "", variables: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        system_prompt: str = "",
+        variables: Mapping[str, Any] | None = None,
+        template: str | None = None,
+    ) -> None:
         self.control_tokens = control_tokens(tokenizer)
+        self.has_template = bool(tokenizer.chat_template or template)
+        self._template = None if tokenizer.chat_template else template
         self._tokenizer = tokenizer
         self._system: list[Turn] = []
         if system_prompt:
@@ -87,7 +98,7 @@ class Chat:
         if not turns or turns[0]["role"] != "system":
             turns = self._system + turns
         rendered: str = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=generate, **self._variables
+            turns, chat_template=self._template, tokenize=False, add_generation_prompt=generate, **self._variables
         )
         return rendered
 
@@ -102,6 +113,13 @@ class Chat:
         reply: Turn = {"role": "assistant", "content": [{"type": "text", "text": _REPLY}]}
         after = self.render([question, reply], generate=False).rpartition(_REPLY)[2]
         return after.strip() or str(self._tokenizer.eos_token)
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """What ends a reply, whatever the tokenizer and the generation's settings name as the end of a text."""
+        if self.end_of_turn in self.control_tokens:
+            return [self._tokenizer.convert_tokens_to_ids(self.end_of_turn)]
+        return []
 
 
 def conversation_turns(messages: list[dict[str, str]], num_images: int, controls: frozenset[str]) -> list[Turn]:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import close_session
+from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from vision_sr1.config import ConfigError, ModelConfig, load_config
-from vision_sr1.models.check import check_cpu_actors, check_model
+from vision_sr1.models.check import check_cpu_actors, check_length, check_model
+from vision_sr1.models.load import load_model
 
 
 def changed(model: Path, folder: Path, file: str, **values: object) -> str:
@@ -121,6 +124,81 @@ def test_a_model_of_which_something_is_missing_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+def first_shard(model: Path, name: str) -> None:
+    (model / name).rename(model / "model-00001-of-00002.safetensors")
+
+
+def merged_badly(model: Path, name: str) -> None:
+    weights = load_file(model / name)
+    save_file({f"base_model.model.{key}": weight for key, weight in weights.items()}, model / name)
+
+
+def only_arguments(model: Path, name: str) -> None:
+    (model / name).rename(model / "training_args.bin")
+
+
+def adapter(model: Path, name: str) -> None:
+    (model / name).rename(model / "adapter_config.json")
+
+
+@pytest.mark.parametrize(
+    ("damage", "file", "message"),
+    [
+        (first_shard, "model.safetensors", "is one of 2 parts, and their index .* is missing"),
+        (merged_badly, "model.safetensors", r"begin with base_model\.model\., as PEFT writes them: .*merge_and_unload"),
+        (only_arguments, "model.safetensors", "has no weights"),
+        (adapter, "config.json", r"has no config\.json \(it is an adapter: merge it into its model"),
+    ],
+)
+def test_weights_that_are_not_the_model_s_are_refused(
+    tmp_path: Path, tiny_model: Path, damage: Callable[[Path, str], None], file: str, message: str
+):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    damage(model, file)
+    with pytest.raises(ConfigError, match=message):
+        check_model(ModelConfig(path=str(model)))
+
+
+def test_weights_that_a_checkpoint_lacks_are_not_made_up(tmp_path: Path, tiny_model: Path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    renamed = {key.replace("layers.0.mlp", "layers.0.expert"): weight for key, weight in weights.items()}
+    save_file(renamed, model / "model.safetensors", metadata={"format": "pt"})
+    check_model(ModelConfig(path=str(model)))  # names are compared when weights are loaded
+    with pytest.raises(ConfigError, match=r"lacks 3 weights of the model \(.*mlp.*it has 3 others, as .*expert"):
+        load_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "qwen2"}, "models of type 'qwen2' cannot be trained; known here: "),
+        ({"model_type": "internvl_chat", "auto_map": {"AutoConfig": "a.B"}}, "whose name ends in -hf"),
+        ({"model_type": None}, "names no model_type"),
+        ({"text_config": {"model_type": "qwen3_moe"}}, r"its language model \(qwen3_moe\) is a mixture of experts"),
+        ({"text_config": {"model_type": "gpt", "num_local_experts": 32}}, "is a mixture of experts"),
+        ({"quantization_config": {"quant_method": "awq"}}, r"its weights are quantized \(awq\)"),
+        ({"text_config": {"final_logit_softcapping": 30.0}}, "final_logit_softcapping"),
+        ({"image_token_id": "abc"}, "has no configuration that can be read: .*image_token_id"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_is_refused_by_its_configuration_alone(
+    tmp_path: Path, tiny_model: Path, values: dict[str, object], message: str
+):
+    path = changed(tiny_model, tmp_path, "config.json", **values)
+    for file in Path(path).glob("*processor*"):  # as models of text have none
+        file.unlink()
+    with pytest.raises(ConfigError, match=message) as refused:
+        check_model(ModelConfig(path=path))
+    assert "\n" not in str(refused.value)
+
+
+def test_sequences_are_no_longer_than_the_model_s_positions(tmp_path: Path, tiny_model: Path):
+    check_length(ModelConfig(path=str(tiny_model), max_model_len=512))
+    with pytest.raises(ConfigError, match=r"has positions for 512 tokens: set model\.max_model_len=512 or less"):
+        check_length(ModelConfig(path=str(tiny_model), max_model_len=513))
+
+
 def test_another_kind_of_model_is_refused(tmp_path: Path, tiny_model: Path):
     with pytest.raises(ConfigError, match="'qwen3' cannot be trained; known here: |cannot be read"):
         check_model(ModelConfig(path=changed(tiny_model, tmp_path, "config.json", model_type="qwen3")))
@@ -159,6 +237,7 @@ IMAGE = "{% if messages[-1].content[0].type == 'image' %}<|image_pad|>{% endif %
         ("", {}, "has no chat template, as base models have none: take its Instruct version"),
         ("text alone", {}, r"writes 0 <\|image_pad\|> for a question with one image"),
         ("{{ raise_exception('no images here') }}", {}, "refuses a question with an image: no images here$"),
+        ("{{ 'user ' + messages[0].content }}", {}, "cannot be used for a question with an image .*str"),
         (
             "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + IMAGE,
             {"system_prompt": "Be brief."},
@@ -182,3 +261,33 @@ def test_a_chat_template_that_cannot_be_used_is_named(
 def test_thinking_is_switched_off_where_the_template_has_a_switch(tiny_model: Path, tmp_path: Path):
     template = IMAGE + "assistant\n<think>\n{% if enable_thinking is false %}\n</think>\n\n{% endif %}"
     check_model(with_template(tiny_model, tmp_path, template))
+
+
+def test_a_template_that_is_with_the_processor_is_used(tiny_model: Path, tmp_path: Path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    settings = ModelConfig(path=str(model))
+    check_model(settings)
+    assert settings.chat(AutoTokenizer.from_pretrained(model)).user_turn("?", 1) == ModelConfig(
+        path=str(tiny_model)
+    ).chat(AutoTokenizer.from_pretrained(tiny_model)).user_turn("?", 1)
+
+
+def test_a_reply_ends_where_the_template_ends_it(tiny_model: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = "<|endoftext|>"  # as base models have it
+    chat = ModelConfig(path=str(tiny_model)).chat(tokenizer)
+    assert chat.stop_token_ids == tokenizer.convert_tokens_to_ids(["<|im_end|>"])
+
+
+@pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template"])
+def test_arguments_of_tokenizers_are_no_variables_of_a_template(name: str):
+    with pytest.raises(ConfigError, match=rf"{name} is no variable of a chat template"):
+        load_config(None, [f"model.chat_template_kwargs={{{name}: true}}"], environment={})
+
+
+def test_pixels_are_a_range():
+    with pytest.raises(ConfigError, match=r"model\.min_pixels.*2000.* is more than model\.max_pixels"):
+        load_config(None, ["model.min_pixels=2000", "model.max_pixels=1000"], environment={})

@@ -32,7 +32,7 @@ def run_demo(
     resume: bool,
     fresh: bool,
     prepare: bool = False,
-    family: str = TINY_FAMILY,
+    family: str | None = None,
 ) -> None:
     """Runs every stage and ends with the report.
 
@@ -44,7 +44,7 @@ def run_demo(
         fresh: move aside what the root folder holds of an earlier demo.
         prepare: make what is missing of the data and of the model that RL starts from, and stop before RL; for
             services that run elsewhere, as often as they are started.
-        family: of the model, by its type; a demo that is resumed has one already.
+        family: of the model, by its type; None: that of the demo that goes on, or `TINY_FAMILY`.
 
     Raises:
         ConfigError: no such task, the root folder holds a demo and neither flag says what to do, or it holds something
@@ -73,7 +73,7 @@ def _run_stages(
     folder: RunFolder,
     overrides: Sequence[str],
     console: Console,
-    family: str,
+    family: str | None,
     *,
     resume: bool,
     fresh: bool,
@@ -88,7 +88,14 @@ def _run_stages(
         raise ConfigError(f"{root} already holds a demo: --resume continues it, --fresh moves it aside and starts anew")
 
     tiny = root / "models" / "tiny"
-    made = family_of_model(str(tiny)) if is_demo(root) and resume else family_of(family)
+    made = family_of(family or TINY_FAMILY)
+    if (tiny / "config.json").is_file() and not fresh:
+        made = family_of_model(str(tiny))
+        if family not in (None, made.model_type):
+            raise ConfigError(
+                f"--family {family}: the demo in {root} has a model of {made.model_type}; leave --family out to "
+                "continue it, or add --fresh"
+            )
     splits = load_config(examples / "rl.yaml").config.data.evaluation
 
     data = root / "data"

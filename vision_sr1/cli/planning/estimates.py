@@ -9,7 +9,7 @@ from typing import Any
 
 from vision_sr1.config import Config, ConfigError, LearnerConfig, Placement
 from vision_sr1.config.engine_args import cache_bytes, pipeline_stages, weight_bytes
-from vision_sr1.families import family_of
+from vision_sr1.families import family_of, read_config
 from vision_sr1.families.family import Family, VisionSizes
 from vision_sr1.models.check import check_place
 from vision_sr1.runtime.gpus import GPUS, Gpu
@@ -140,16 +140,10 @@ def model_size(path: str, learner: LearnerConfig) -> ModelSize:
     """
     check_place(path)
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model.path: {path} has no configuration: {' '.join(str(error).split())}") from error
-    try:
-        family = family_of(config.model_type)
-    except ConfigError as error:
-        raise ConfigError(f"model.path: {path}: {error}") from None
+    config = read_config(path)
+    family = family_of(config.model_type)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     text, vision = config.get_text_config(), family.vision_sizes(config)

@@ -47,8 +47,8 @@ def make_tiny_model(
         family: of the model, by its type.
         tie_word_embeddings: share input and output embeddings, as the 3B model does; the 7B model does not.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     made = family_of(family)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer(made, texts, max_model_len)
     made.tiny_processor(tokenizer, made.tiny_pixels).save_pretrained(folder)
     sizes = TinySizes(
