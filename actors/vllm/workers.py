@@ -11,6 +11,7 @@ from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
+from actors.vllm.image_features import clear_image_features
 from vision_sr1.runtime.device_lease import DeviceLease, device_name
 
 SHARING = "device_sharing"  # in vLLM's additional_config: how to take turns with a learner
@@ -89,6 +90,7 @@ class TrainingWorker(Worker):
     def take(self, tags: list[str] | None) -> None:
         """Takes their memory again."""
         super().wake_up(tags)
+        clear_image_features(self.get_model())
 
     def load_model(self, **arguments: Any) -> None:
         """Loads the model and mends the sampler that comes with it."""

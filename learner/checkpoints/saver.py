@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import torch.distributed as dist
 from prometheus_client import Counter, Gauge
 from torch import Tensor
 
@@ -172,7 +171,7 @@ class Checkpoints:
         if is_main():
             for left in (*self._folder.glob(f"{ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
-        dist.barrier()
+        all_ranks(True)  # have seen the folder as it is now
         copies = snapshot(engine, shards)
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
         adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
@@ -219,7 +218,7 @@ class Checkpoints:
         final = self._folder / f"{writing.number:06d}"
         if is_main():
             self._put_in_place(writing, final)
-        dist.barrier()
+        all_ranks(True)  # return when it is there
         return final
 
     def load(self, engine: Any, folder: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from learner.connection.fleet_view import LearnerFleet
 from learner.devices.offload import Offload
-from learner.distributed.rank_collectives import any_rank, main_rank
+from learner.distributed.rank_collectives import all_ranks, any_rank, main_rank
 from learner.distributed.ranks import is_first_of_node, is_main
 from learner.distributed.state_shards import Shard
 from learner.stop_request import StoppedError
@@ -138,7 +138,7 @@ class SharedDevices:
             self._memory.release()
         if self._lease is not None:
             self._lease.release()
-        dist.barrier()
+        all_ranks(True)  # have given theirs
         seconds = time.monotonic() - started
         self._seconds += seconds
         if is_main():

@@ -1,4 +1,7 @@
-"""What the ranks agree on before they go on together. Every rank calls these, in the same order."""
+"""What the ranks agree on before they go on together. Every rank calls these, in the same order.
+
+They go over the CPU. torch's `barrier` would not: where GPUs carry gradients it runs on them.
+"""
 
 import torch
 import torch.distributed as dist

@@ -9,6 +9,8 @@ from vision_sr1.runtime.ports import free_port
 
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
+ALLOCATOR = "expandable_segments:True,pinned_max_round_threshold_mb:64"
+
 
 def init_process_group() -> torch.device:
     """Joins the ranks that torchrun started (one rank where it was not used) and returns this rank's device."""
@@ -22,7 +24,7 @@ def init_process_group() -> torch.device:
     import deepspeed
 
     if on_gpu:
-        use_expandable_segments()
+        configure_allocator()
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     else:
@@ -34,14 +36,15 @@ def init_process_group() -> torch.device:
     return device
 
 
-def use_expandable_segments() -> None:
-    """Lets CUDA's allocator grow its segments, so that memory which packs of other lengths left is used again.
+def configure_allocator() -> None:
+    """Has CUDA's allocator grow its segments, so that memory which packs of other lengths left is used again, and take
+    pinned memory of the host as large as it is asked for, and not of the next power of two.
 
     Settings in the environment stay as they are. This process only: actors that sleep (vLLM's CuMemAllocator), and
     tensors that processes share (CUDA IPC), need segments of a fixed size.
     """
     if not any(variable in os.environ for variable in ALLOCATOR_SETTINGS):
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+        torch._C._accelerator_setAllocatorSettings(ALLOCATOR)
 
 
 def is_first_of_node() -> bool:

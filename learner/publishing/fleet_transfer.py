@@ -32,6 +32,7 @@ SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Failed attempts to pu
 LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Actors that failed during a publication.")
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
+CAUSE_S = 2.0  # between a transfer's end and the reply of the actor that ended it
 PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
 
 
@@ -213,7 +214,10 @@ class FleetTransfer:
         assert self._client is not None
         if isinstance(failure, SilentMembersError):
             return self._client.ids(failure.ranks)
-        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
+        if isinstance(failure, ActorUpdateError):
+            return [failure.actor_id]
+        actor = self._client.failed_actor(CAUSE_S)  # it broke the transfer off, and everybody left
+        return [] if actor is None else [actor]
 
     def _digests(self) -> dict[str, dict[str, str]]:
         return self._client.digests() if self._client is not None else {}

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -21,9 +21,9 @@ from torch import Tensor
 from learner.connection.images import RunImages
 from learner.distributed.rank_collectives import share_groups
 from learner.distributed.ranks import is_main
-from learner.model.packing import pack
+from learner.model.packing import Pack, pack, split_by_budget
 from learner.model.policy import ROUNDING, layout_of, rope_positions, token_logprobs
-from learner.model.sequences import SequenceBuilder
+from learner.model.sequences import Sequence, SequenceBuilder
 from vision_sr1.config import Config
 from vision_sr1.data import DataError, Mixture, QuestionRow
 from vision_sr1.pipeline.wire import SCHEMA_VERSION
@@ -65,12 +65,14 @@ class Comparison:
         deviation: mean |log-probability here - there| over all tokens that the actor sampled.
         change: mean |log-probability - with other images in the prompt|, by the trainer, over all tokens of answers to
             prompts with images; None where there are none.
-        shared_change: the same over the tokens that the actor's answers to both images have in common.
+        shared_tokens: that the actor's answers to both images begin with.
+        shared_change: the mean change over those, by the trainer.
         actors_change: and by the actor.
     """
 
     deviation: float
     change: float | None = None
+    shared_tokens: int = 0
     shared_change: float = 0.0
     actors_change: float = 0.0
 
@@ -82,7 +84,8 @@ class Comparison:
         if self.change is None:
             return []
         if self.change == 0.0:
-            return ["the trainer", *([f"actor {actor}"] if self.actors_change <= ROUNDING[dtype] else [])]
+            is_blind = self.shared_tokens > 0 and self.actors_change <= ROUNDING[dtype]
+            return ["the trainer", *([f"actor {actor}"] if is_blind else [])]
         is_clear = self.shared_change > ROUNDING[dtype]
         return [f"actor {actor}"] if is_clear and self.actors_change < 0.1 * self.shared_change else []
 
@@ -124,6 +127,8 @@ class Probe:
         agreed = [judged]
         dist.broadcast_object_list(agreed, 0)  # so that all ranks come to the same conclusion
         (found,) = agreed
+        if self._device.type == "cuda" and self._config.actors.placement == "shared":
+            torch.cuda.empty_cache()  # it is the actors' turn
         if is_main():
             DEVIATION.set(max((one.deviation for one in found.values()), default=0.0))
             log.info(
@@ -199,17 +204,17 @@ class Probe:
         # In a pack of the same layout as the first, so that nothing but the images makes a difference.
         other = self._logprobs([(samples[i], i + self._prompts) for i in samples if i < self._prompts])
         changes, shared, by_actor = [], [], []
+        shared_tokens = 0
         for index, twin in twins.items():
             changes.append((here[index] - other[twin]).abs())
             common = _in_common(samples[index].response_token_ids, samples[twin].response_token_ids)
+            shared_tokens += common
             shared.append(changes[-1][:common])
             by_actor.append((there[index][:common] - there[twin][:common]).abs())
-        return Comparison(deviation, _mean(changes), _mean(shared), _mean(by_actor))
+        return Comparison(deviation, _mean(changes), shared_tokens, _mean(shared), _mean(by_actor))
 
     def _logprobs(self, answers: list[tuple[pb.Sample, int]]) -> dict[int, Float[Tensor, " response"]]:
         """The trainer's log-probabilities of samples, each with the images of the row given beside it, by that row."""
-        if not answers:
-            return {}
         sequences = [
             self._builder.from_tokens(
                 list(sample.prompt_token_ids),
@@ -218,13 +223,20 @@ class Probe:
             )
             for sample, index in answers
         ]
+        found: dict[int, Float[Tensor, " response"]] = {}
+        lengths = [len(sequence) for sequence in sequences]
+        for members in split_by_budget(lengths, self._config.learner.micro_batch_tokens):
+            packed = self._pack([sequences[place] for place in members])
+            with torch.no_grad():
+                logprobs = token_logprobs(self._engine, packed, self._device).cpu()
+            parts = logprobs.split([len(answers[place][0].response_token_ids) for place in members])
+            found |= {answers[place][1]: part for place, part in zip(members, parts, strict=True)}
+        return found
+
+    def _pack(self, sequences: list[Sequence]) -> Pack:
         rope = partial(rope_positions, self._engine.module)
         layout = partial(layout_of, self._engine.module)
-        packed = pack(sequences, self._builder.filler(), rope, share_prompts=False, layout_of=layout)
-        with torch.no_grad():
-            logprobs = token_logprobs(self._engine, packed, self._device).cpu()
-        parts = logprobs.split([len(sample.response_token_ids) for sample, _ in answers])
-        return {index: part for (_, index), part in zip(answers, parts, strict=True)}
+        return pack(sequences, self._builder.filler(), rope, share_prompts=False, layout_of=layout)
 
 
 def noise_like(image: bytes) -> bytes:
@@ -242,7 +254,7 @@ def _mean(parts: list[Float[Tensor, " _"]]) -> float:
     return float(tokens.mean()) if len(tokens) else 0.0
 
 
-def _in_common(one: Sequence[int], other: Sequence[int]) -> int:
+def _in_common(one: Iterable[int], other: Iterable[int]) -> int:
     """How many tokens both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 

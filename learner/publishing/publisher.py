@@ -19,7 +19,8 @@ from vision_sr1.v1.pipeline_pb2 import ActorInfo
 
 log = structlog.get_logger()
 
-ACTOR_WAIT_S = 300.0
+ACTOR_START_S = 1800.0  # until the first actor is there: engines load weights, compile and capture graphs
+ACTOR_WAIT_S = 300.0  # later
 
 
 class PublishError(RuntimeError):
@@ -42,6 +43,7 @@ class Publisher:
         self._fleet = fleet
         self._probe = probe
         self._is_stopping = is_stopping
+        self._published = False
         self._verified = False
         self._tolerance = Tolerance(config.model.dtype, config.learner.weights.verify_tolerance)
 
@@ -49,7 +51,7 @@ class Publisher:
         """Sends the version to every actor that answers; tries again with the survivors where one fails.
 
         Raises:
-            PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S.
+            PublishError: no attempt succeeded, or there was no actor for ACTOR_WAIT_S (at first ACTOR_START_S).
             StoppedError: the learner was asked to stop while it waited for an actor.
             WeightsDivergedError: an actor computes something else than the trainer.
             ImagesIgnoredError: the trainer or an actor ignores images.
@@ -57,6 +59,7 @@ class Publisher:
         failures: Counter[str] = Counter()
         for _ in range(self._settings.attempts):
             if self._transfer.send(version, self._wait_for_actors()):
+                self._published = True
                 if is_main():
                     self._fleet.announce(version)
                 if self._settings.verify_every and (not self._verified or version % self._settings.verify_every == 0):
@@ -100,7 +103,8 @@ class Publisher:
 
     def _wait_for_actors(self) -> list[ActorInfo]:
         """The actors that answer; on ranks beside rank 0 an empty list."""
-        deadline = time.monotonic() + ACTOR_WAIT_S
+        timeout_s = ACTOR_WAIT_S if self._published else ACTOR_START_S
+        deadline = time.monotonic() + timeout_s
         while True:
             actors = self._reachable() if is_main() else []
             state = torch.tensor([len(actors), int(self._is_stopping()), int(time.monotonic() > deadline)])
@@ -110,7 +114,7 @@ class Publisher:
             if state[1]:
                 raise StoppedError
             if state[2]:
-                raise PublishError(f"no actor announced itself for {ACTOR_WAIT_S:.0f} s; are the actors running?")
+                raise PublishError(f"no actor announced itself for {timeout_s:.0f} s; are the actors running?")
             time.sleep(0.5)
 
     def _reachable(self) -> list[ActorInfo]:

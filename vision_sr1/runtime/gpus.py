@@ -1,6 +1,8 @@
 """GPUs: those of this machine, and what makers state of their kinds."""
 
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,8 @@ FLOAT32_IS_SLOW = (
     "model.dtype is float32, which GPUs compute without tensor cores: many times slower than bfloat16, in twice the "
     "memory; set model.dtype: bfloat16"
 )
+DEVICES = Path("/dev")
+LISTED_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,22 @@ def actors_use_gpus(device: str) -> bool:
     return device == "cuda" or (device == "auto" and bool(visible_gpus()))
 
 
+def _gpus_of_windows() -> int:
+    """In its subsystem for Linux one device file stands for all of them; the driver's command lists them."""
+    command = shutil.which("nvidia-smi")
+    if command is None or not (DEVICES / "dxg").exists():
+        return 0
+    try:
+        listed = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=LISTED_S, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
 def visible_gpus() -> list[str]:
     """Those of this machine that its processes may use, as CUDA_VISIBLE_DEVICES names them."""
-    here = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    here = len(list(DEVICES.glob("nvidia[0-9]*"))) or _gpus_of_windows()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not here or allowed is None:
-        return [str(number) for number in range(len(here))]
+        return [str(number) for number in range(here)]
     return [name for name in map(str.strip, allowed.split(",")) if name and name != "-1"]

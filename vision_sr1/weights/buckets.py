@@ -69,7 +69,7 @@ class Packer:
     """Packs consecutive parts of together at most `bucket_bytes` into one buffer; a larger one travels alone.
 
     Two buffers take turns, so that one can be filled while the other is on the wire. They are kept from one use to the
-    next.
+    next, in pinned memory where a GPU has the weights.
     """
 
     def __init__(self, bucket_bytes: int) -> None:
@@ -91,7 +91,9 @@ class Packer:
                 self._buffers.reverse()
                 parts, used = [], 0
             if used + part.bytes > len(self._buffers[0]):  # it is empty, or too small for one that travels alone
-                self._buffers[0] = torch.empty(max(self._bucket_bytes, part.bytes), dtype=torch.uint8)
+                self._buffers[0] = torch.empty(
+                    max(self._bucket_bytes, part.bytes), dtype=torch.uint8, pin_memory=_is_on_gpu(content)
+                )
             _fill(part.view(self._buffers[0][used:]), content)
             parts.append(part)
             used += part.bytes
@@ -108,6 +110,10 @@ def _fill(view: Tensor | Patch, content: Tensor | Patch) -> None:
     else:
         assert isinstance(content, Tensor)
         view.copy_(content)
+
+
+def _is_on_gpu(content: Tensor | Patch) -> bool:
+    return (content.values if isinstance(content, Patch) else content).is_cuda
 
 
 def _padded(length: int) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from learner.distributed.ranks import ALLOCATOR_SETTINGS, use_expandable_segments
+from learner.distributed.ranks import ALLOCATOR, ALLOCATOR_SETTINGS, configure_allocator
 
 settings = torch._C._accelerator_getAllocatorSettings
 
@@ -19,13 +19,13 @@ def without_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_segments_of_the_allocator_can_grow():
-    use_expandable_segments()
-    assert settings() == "expandable_segments:True"
+    configure_allocator()
+    assert settings() == ALLOCATOR
 
 
 @pytest.mark.parametrize("variable", ALLOCATOR_SETTINGS)
 def test_settings_of_the_environment_are_kept(variable: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(variable, "max_split_size_mb:64")
     before = settings()
-    use_expandable_segments()
+    configure_allocator()
     assert settings() == before

@@ -180,7 +180,7 @@ def _plan(
         memory,
         actor,
         learner_host_gib(size, ranks) + (memory.reference_host + moved) * min(ranks, NODE_GPUS),
-        actor_host_gib(size),
+        actor_host_gib(size, _actor_gpus(config, tensor_parallel) if shared else 1),
         size.published,
         _generation_s(size, config, gpu, actors, tensor_parallel, actor.tokens),
         _training_s(size, config, gpu, ranks),
@@ -189,9 +189,11 @@ def _plan(
 
 
 def _least_tensor_parallel(size: ModelSize, config: Config, gpu: Gpu, utilization: float, gpus: int) -> int | None:
-    """The fewest GPUs an actor, of those that divide a machine, whose cache holds some sequences."""
+    """The fewest GPUs an actor, of those that divide a machine, whose cache holds some sequences; no fewer than
+    `actors.tensor_parallel_size`."""
     enough = 4 * config.model.max_model_len
-    sizes = (n for n in (1, 2, 4, 8) if _actor_gpus(config, n) <= gpus)
+    least = config.actors.tensor_parallel_size
+    sizes = (n for n in (1, 2, 4, 8) if n >= least and _actor_gpus(config, n) <= gpus)
     return next((n for n in sizes if actor_memory(size, config, gpu, n, utilization).tokens >= enough), None)
 
 

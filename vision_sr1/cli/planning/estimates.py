@@ -233,9 +233,9 @@ def learner_host_gib(size: ModelSize, ranks: int) -> float:
     return on_node * RANK_HOST_GIB + max(on_node * weights, 12 * size.trainable / GIB / nodes + weights)
 
 
-def actor_host_gib(size: ModelSize) -> float:
-    """Memory of an actor outside its GPUs."""
-    return ACTOR_HOST_GIB + 2 * size.parameters / GIB
+def actor_host_gib(size: ModelSize, receivers: int) -> float:
+    """Memory of an actor outside its GPUs, in which so many of its workers receive all weights."""
+    return ACTOR_HOST_GIB + receivers * 2 * size.parameters / GIB
 
 
 def usable_gib(gpu: Gpu) -> float:
