@@ -1,8 +1,9 @@
 """The paper's central claims: trains every objective from the same cold starts and writes docs/claims.md.
 
 `python -m bench.claims [--root FOLDER] [--report FILE] [--seeds N ...] [--objectives NAME ...] [--batches N]
-[--sft-steps N]`. Stopped, it goes on where it was when started again; a study of other sizes needs another root. The
-result compares language shortcut rates of `vision_sr1` and `see_think`, which are trained in any case.
+[--sft-steps N] [--held-out N]`. Stopped, it goes on where it was when started again; a study of other sizes needs
+another root. The result compares language shortcut rates of `vision_sr1` and `see_think`, which are trained in any
+case.
 """
 
 import time
@@ -12,7 +13,6 @@ from bench.claims.options import resized, study_parser
 from bench.claims.report import COMPARED, Verdicts, shortcut_result, write_results
 from bench.claims.runs import CLAIMS, COLD_START, OBJECTIVES, SEEDS
 from bench.claims.timing import say
-from vision_sr1.cli.demo.demo import HELD_OUT_ROWS
 
 SPLITS = ("normal", "counter_prior")
 
@@ -44,7 +44,7 @@ def main() -> None:
     curves = {objective: [study.scalars(seed, objective) for seed in seeds] for objective in objectives}
     facts = (
         f"{len(seeds)} seeds, {study.batches} batches of 32 prompts with 8 answers each, greedy evaluation on "
-        f"{HELD_OUT_ROWS} held-out images a split; mean ± deviation over the seeds."
+        f"{study.held_out} held-out images a split; mean ± deviation over the seeds."
     )
     print(write_results(options.report, verdicts, curves, facts))
     say(started, f"wrote {options.report}")

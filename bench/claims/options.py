@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.claims.report import REPORT
 from bench.claims.runs import Study
+from vision_sr1.cli.demo.demo import HELD_OUT_ROWS
 
 
 def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -19,6 +20,7 @@ def study_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--batches", type=int, help="of every RL run")
     parser.add_argument("--sft-steps", type=int, help="of the base model and of every cold start; data are as many")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT_ROWS, help="images a split; default: %(default)s")
     return parser
 
 
@@ -29,4 +31,5 @@ def resized(study: Study, options: argparse.Namespace) -> Study:
         root=options.root / study.root,
         batches=options.batches or study.batches,
         sft_steps=options.sft_steps,
+        held_out=options.held_out,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vision_sr1.cli.demo.demo import make_data_and_model
+from vision_sr1.cli.demo.demo import HELD_OUT_ROWS, make_data_and_model
 from vision_sr1.cli.tasks.distributions import TASKS
 from vision_sr1.config import load_config
 from vision_sr1.config.loading import PRESETS
@@ -55,6 +55,7 @@ class Study:
         kinds: relative frequencies of the kinds of questions; None: the task's own.
         sft_steps: of the base model and every cold start, on as many data; None: as said above. Only for a root that
             is not shared with a study of other sizes.
+        held_out: images of each held-out split.
         evaluated: on both held-out splits, before and after RL.
     """
 
@@ -65,6 +66,7 @@ class Study:
     cold_start_steps: int | None = None
     kinds: Mapping[str, float] | None = None
     sft_steps: int | None = None
+    held_out: int = HELD_OUT_ROWS
     evaluated: bool = True
 
     def data(self, seed: int) -> Path:
@@ -100,7 +102,9 @@ class Study:
             options = [f"run.seed={seed}", *_sft_steps(self.sft_steps)]
             base, cold_start = (load_config(EXAMPLES / f"{n}.yaml", options).config for n in ("base", "cold_start"))
             tiny = self.model(seed, "tiny")
-            make_data_and_model(TASKS["shapes"], base, cold_start, self.data(seed), tiny, kinds=self.kinds)
+            make_data_and_model(
+                TASKS["shapes"], base, cold_start, self.data(seed), tiny, held_out=self.held_out, kinds=self.kinds
+            )
         self._supervise(seed, "base", "base", "tiny", "base", None)
         self._supervise(seed, self._cold_start_name, "cold_start", "base", self.cold_start, self.cold_start_steps)
 

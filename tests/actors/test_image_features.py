@@ -26,6 +26,8 @@ def test_none_is_left_of_the_memory_that_others_had():
 
 
 def test_the_list_has_this_name():
-    (folder,) = find_spec("vllm").submodule_search_locations
-    source = Path(folder) / "model_executor" / "models" / "qwen3_vl.py"
+    found = find_spec("vllm")
+    assert found is not None
+    assert found.origin is not None
+    source = Path(found.origin).parent / "model_executor" / "models" / "qwen3_vl.py"
     assert f"self.{DEEPSTACK} = [" in source.read_text()

@@ -40,9 +40,13 @@ ALERTED = full("deploy/test_monitoring.py::test_alerts_come_at_their_faults_and_
 
 SMALLEST = [
     ("actor", "--prompts 1 --samples 2 --tokens 4 --rounds 1", [system, PUBLISHED, two_gpus]),
-    ("claims", "{study} --seeds 0 --objectives --batches 1 --sft-steps 1", [system, REPORTED]),
-    ("claims.conditions", "{study} --conditions weak --batches 1 --sft-steps 1", [system, REPORTED]),
-    ("claims.extensions", "{study} --seeds 0 --runs observer_solver --batches 1 --sft-steps 1", [system, REPORTED]),
+    ("claims", "{study} --seeds 0 --objectives", [system, REPORTED]),
+    ("claims.conditions", "{study} --conditions weak", [system, REPORTED]),
+    (
+        "claims.extensions",
+        "{study} --seeds 0 --runs observer_solver",
+        [system, REPORTED],
+    ),
     ("faults", "--only 'a prompt that nobody can read' --output {folder}/f.yaml", [system, ALERTED, prometheus]),
     ("gpu", "--steps installation --output {folder}/gpu", [slow, CHECKED]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
@@ -51,6 +55,7 @@ SMALLEST = [
     ("streams", "--rollouts 8 --replicas 1", [slow, SMOKED]),
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
+STUDY = "--batches 1 --sft-steps 1 --held-out 4"
 COMPARING = {"actor", "claims", "claims.conditions", "claims.extensions", "peers", "streams", "weights"}
 
 
@@ -76,7 +81,7 @@ def benchmarks() -> list[str]:
 )
 def test_a_benchmark_runs_and_ends_with_its_result(name: str, options: str, tmp_path: Path):
     report = shutil.copy(ROOT / "docs" / "claims.md", tmp_path)
-    words = shlex.split(options.format(folder=tmp_path, study=f"--root {tmp_path}/runs --report {report}"))
+    words = shlex.split(options.format(folder=tmp_path, study=f"--root {tmp_path}/runs --report {report} {STUDY}"))
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{name}", *words],
         capture_output=True,

@@ -32,8 +32,7 @@ case "$1 ${2-}" in
   "data digits"|"data shapes") small=(--base 32 --cold-start 32 --train 64 --held-out 8);;
   sft*) small=(learner.processes=1 learner.sft.steps=2);;
   train*) small=(learner.processes=1 learner.prompts_per_batch=4 learner.prompts_per_step=4 sampling.group_size=2
-    learner.evaluate_every=0 metrics.learner_port=0 reward.port=0)
-    [[ "$*" == *run.name=* ]] && small+=(learner.batches=2);;
+    learner.batches=2 learner.evaluate_every=0 metrics.learner_port=0 reward.port=0);;
   eval*) small=(--rows 4);;
 esac
 exec "{python}" -m vision_sr1 "$@" "${small[@]}"

@@ -170,12 +170,14 @@ def make_data_and_model(
     data: Path,
     model: Path,
     *,
+    held_out: int = HELD_OUT_ROWS,
     kinds: Mapping[str, float] | None = None,
     family: str = TINY_FAMILY,
 ) -> None:
     """Writes a task's files, with as many rows as the two supervised stages use, and a tiny model in its words.
 
     Args:
+        held_out: rows of each held-out split.
         kinds: relative frequencies of the kinds of questions; default: the task's own.
     """
     write_task(
@@ -185,7 +187,7 @@ def make_data_and_model(
         base=_rows(base),
         cold_start=_rows(cold_start),
         train=TRAIN_ROWS,
-        held_out=HELD_OUT_ROWS,
+        held_out=held_out,
         kinds=kinds,
     )
     make_tiny_model(model, corpus(task), family=family, seed=base.run.seed)
