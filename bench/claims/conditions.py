@@ -1,11 +1,11 @@
 """What the claims depend on, added to docs/claims.md.
 
 `python -m bench.claims.conditions [--root FOLDER] [--report FILE] [--conditions NAME ...] [--batches N]
-[--sft-steps N] [--held-out N]`: the cold start, its strength, the questions and the rewards' weights are changed one at a time.
-Nothing here looks at the held-out splits: figures are over the samples that the runs learned from, each drawn before
-its question was first learned from. It shares data, models and runs with `python -m bench.claims` and, stopped, goes on
-where it was. The result compares language shortcut rates of `vision_sr1` and `see_think`, over the conditions that
-train both.
+[--sft-steps N] [--held-out N]`: the cold start, its strength, the questions and the rewards' weights are changed one at
+a time. Nothing here looks at the held-out splits: figures are over the samples that the runs learned from, each drawn
+before its question was first learned from. It shares data, models and runs with `python -m bench.claims` and, stopped,
+goes on where it was. The result compares language shortcut rates of `vision_sr1` and `see_think`, over the conditions
+that train both.
 """
 
 import time

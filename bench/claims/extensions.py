@@ -1,9 +1,10 @@
 """Extensions of the method, each on its own, added to docs/claims.md.
 
 `python -m bench.claims.extensions [--root FOLDER] [--report FILE] [--seeds N ...] [--runs NAME ...] [--batches N]
-[--sft-steps N] [--held-out N]`: every run starts from the cold start that answers from the image, and shares data and models with
-the condition `from_image` of `python -m bench.claims.conditions`. Stopped, it goes on where it was. The result compares
-language shortcut rates of `vision_sr1` and `see_think`, which measure the dependency of tokens on the image too.
+[--sft-steps N] [--held-out N]`: every run starts from the cold start that answers from the image, and shares data and
+models with the condition `from_image` of `python -m bench.claims.conditions`. Stopped, it goes on where it was. The
+result compares language shortcut rates of `vision_sr1` and `see_think`, which measure the dependency of tokens on the
+image too.
 """
 
 import time
