@@ -73,7 +73,9 @@ def test_a_device_that_is_not_there_and_a_model_that_is_none(tmp_path: Path, tin
     assert found["GPU"].state == ("warning" if torch.cuda.is_available() else "failed")
     assert "is not a model" in found["files"].said
     assert "model" not in found, "told once"
-    config = local(tmp_path, f"model.path={tiny_model}", "model.dtype=float32", "actors.device=cpu")
+    config = local(
+        tmp_path, f"model.path={tiny_model}", "model.max_model_len=512", "model.dtype=float32", "actors.device=cpu"
+    )
     assert {one.state for one in checks.findings(config)} == {"ok"}
 
 
