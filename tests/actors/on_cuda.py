@@ -89,6 +89,8 @@ def decisions(file: Path, overrides: list[str]) -> dict[str, Any]:
         "worker": vllm.parallel_config.worker_cls,
         "world_size": vllm.parallel_config.world_size,
         "executor": vllm.parallel_config.distributed_executor_backend,
+        "sleep_mode": model.enable_sleep_mode,
+        "adapter_rank": vllm.lora_config.max_lora_rank if vllm.lora_config else None,
         "attention": attention.get_name(),
         "flash_attention": version,
         "vision_attention": vision_attention.name,

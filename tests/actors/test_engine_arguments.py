@@ -23,6 +23,8 @@ FURTHER = {
     "pipeline_parallel_size": 2,
     "max_num_batched_tokens": 4096,
 }
+SHARED = ["actors.placement=shared", "learner.max_staleness=0"]
+ADAPTERS = ["learner.lora.rank=64", "learner.lora.publish=adapter"]
 TEXT_3B = {
     "hidden_size": 2048,
     "num_hidden_layers": 36,
@@ -56,14 +58,16 @@ def test_names_are_those_of_vllm_and_none_that_the_actor_sets_is_free(tiny_model
 
 @pytest.fixture(scope="module")
 def on_cuda(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """vLLM's decisions for the example of 3B: as it is, with further arguments, and with a wrong one."""
+    """vLLM's decisions for the example of 3B: as it is, with further arguments, with a wrong one, on devices that are
+    shared, and with adapters."""
     model = tmp_path_factory.mktemp("3b") / "model"
     shutil.copytree(tiny_model, model, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((model / "config.json").read_text())
     config["text_config"] |= TEXT_3B
     config["vision_config"] |= VISION_3B
     (model / "config.json").write_text(json.dumps(config))
-    given = [[f"model.path={model}", *more] for more in ([], [_args(FURTHER)], [_args({"kv_cache_dtype": "fp9"})])]
+    further = ([], [_args(FURTHER)], [_args({"kv_cache_dtype": "fp9"})], SHARED, ADAPTERS)
+    given = [[f"model.path={model}", *more] for more in further]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "CUDA_"))}
     command = [sys.executable, str(Path(__file__).with_name("on_cuda.py")), str(EXAMPLE), json.dumps(given)]
     environment["PYTHONPATH"] = str(ROOT)
@@ -95,6 +99,8 @@ def test_an_actor_on_a_gpu_is_what_was_intended(on_cuda: list[dict[str, Any]]):
         "worker": "actors.vllm.workers.TrainingWorker",
         "world_size": 1,
         "executor": "uni",
+        "sleep_mode": False,
+        "adapter_rank": None,
         "attention": "FLASH_ATTN",
         "flash_attention": 3,
         "vision_attention": "FLASH_ATTN",
@@ -103,9 +109,8 @@ def test_an_actor_on_a_gpu_is_what_was_intended(on_cuda: list[dict[str, Any]]):
 
 @pytest.mark.slow
 def test_further_arguments_reach_vllm_and_its_refusal_is_ours(on_cuda: list[dict[str, Any]]):
-    plain, further, wrong = on_cuda
-    changed = {name: value for name, value in further.items() if value != plain[name]}
-    assert changed == {
+    plain, further, wrong, *_ = on_cuda
+    assert _changes(plain, further) == {
         "max_num_batched_tokens": 4096,
         "cache_dtype": "fp8",
         "quantization": "fp8_per_block",
@@ -113,3 +118,14 @@ def test_further_arguments_reach_vllm_and_its_refusal_is_ours(on_cuda: list[dict
         "executor": "mp",
     }
     assert "vLLM refuses actors.engine_args ({'kv_cache_dtype': 'fp9'}): Input should be 'auto'" in wrong["refused"]
+
+
+@pytest.mark.slow
+def test_sleep_and_adapters_change_what_they_need_and_nothing_else(on_cuda: list[dict[str, Any]]):
+    plain, _, _, shared, adapters = on_cuda
+    assert _changes(plain, shared) == {"sleep_mode": True, "weight_transfer": "gloo"}
+    assert _changes(plain, adapters) == {"adapter_rank": 64}
+
+
+def _changes(plain: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in other.items() if value != plain[name]}

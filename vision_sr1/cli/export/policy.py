@@ -52,6 +52,7 @@ def export(run: Path, version: str, output: Path, *, adapter: bool, license_id: 
         shutil.copytree(source, folder)
         if not adapter:
             _scale_images_as_trained(folder, config)
+            end_replies_as_trained(folder, config)
         save_config(config, folder / RUN_SETTINGS)
         card = model_card(config, int(checkpoint.name), _evaluation(run, int(checkpoint.name)), adapter, license_id)
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -123,6 +124,21 @@ def _scale_images_as_trained(folder: Path, config: Config) -> None:
     model = config.model.model_copy(update={"path": str(folder)})
     settings["image_processor"] |= family_of_model(model.path).processor_settings(model)
     file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def end_replies_as_trained(folder: Path, config: Config) -> None:
+    """Whoever generates with the model stops where the actors did; a base model's own settings end texts, not turns."""
+    from transformers import AutoTokenizer
+
+    file = folder / "generation_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    named = settings.get("eos_token_id", [])
+    ends = named if isinstance(named, list) else [named]
+    model = config.model.model_copy(update={"path": str(folder)})
+    stops = model.chat(AutoTokenizer.from_pretrained(folder)).stop_token_ids
+    if not set(stops) <= set(ends):
+        settings["eos_token_id"] = [*ends, *(stop for stop in stops if stop not in ends)]
+        file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _evaluation(run: Path, version: int) -> dict[str, dict[str, float]]:
