@@ -82,7 +82,7 @@ WORKS = {
     work.name: work
     for work in (
         Work("demo", 56, 0, 64, 32, 8, 4, micro_batch_tokens=4096, sizes=None, cold_start=None),
-        Work("middle", 448, 30, 48, 16, 8, 2, micro_batch_tokens=1024, sizes=MIDDLE, cold_start=60),
+        Work("middle", 448, 30, 48, 16, 8, 2, micro_batch_tokens=2048, sizes=MIDDLE, cold_start=60),
         Work("long", 896, 230, 256, 2, 8, 1, micro_batch_tokens=4096, sizes=MIDDLE, cold_start=60),
     )
 }
