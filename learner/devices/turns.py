@@ -34,7 +34,7 @@ from vision_sr1.weights.fleet_client import failures
 
 log = structlog.get_logger()
 
-ACTOR_START_S = 1800.0  # an actor that starts has the device until its engine is up
+ACTOR_START_S = 1800.0  # to load weights, compile and capture graphs; until then an actor has the device
 
 
 class Turns(Protocol):

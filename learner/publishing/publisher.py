@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from learner.connection.fleet_view import LearnerFleet
+from learner.devices.turns import ACTOR_START_S
 from learner.distributed.ranks import is_main
 from learner.publishing.fleet_transfer import FleetTransfer
 from learner.publishing.probe import Probe, WeightsDivergedError
@@ -19,8 +20,7 @@ from vision_sr1.v1.pipeline_pb2 import ActorInfo
 
 log = structlog.get_logger()
 
-ACTOR_START_S = 1800.0  # until the first actor is there: engines load weights, compile and capture graphs
-ACTOR_WAIT_S = 300.0  # later
+ACTOR_WAIT_S = 300.0  # once there has been one
 
 
 class PublishError(RuntimeError):
