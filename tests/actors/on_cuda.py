@@ -42,6 +42,7 @@ def stand_in() -> None:
     from vllm.platforms.cuda import NvmlCudaPlatform
 
     NvmlCudaPlatform.device_count = classmethod(lambda cls: GPUS)  # asks torch, which has no CUDA here
+    NvmlCudaPlatform.is_cumem_allocator_available = lambda self: True  # a compiled extension: memory for sleep
     platforms._current_platform = NvmlCudaPlatform()
 
     from vllm import _custom_ops
