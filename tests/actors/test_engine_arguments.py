@@ -66,7 +66,7 @@ def on_cuda(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     config["text_config"] |= TEXT_3B
     config["vision_config"] |= VISION_3B
     (model / "config.json").write_text(json.dumps(config))
-    further = ([], [_args(FURTHER)], [_args({"kv_cache_dtype": "fp9"})], SHARED, ADAPTERS)
+    further: tuple[list[str], ...] = ([], [_args(FURTHER)], [_args({"kv_cache_dtype": "fp9"})], SHARED, ADAPTERS)
     given = [[f"model.path={model}", *more] for more in further]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "CUDA_"))}
     command = [sys.executable, str(Path(__file__).with_name("on_cuda.py")), str(EXAMPLE), json.dumps(given)]
