@@ -186,9 +186,9 @@ async def test_the_command_says_all_and_fails_where_something_does(
 ):
     for name, value in embedded_redis.environment.items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "run.yaml").write_text("{}\n")
+    (tmp_path / "run.yaml").write_text(f"model: {{path: {tiny_model}, max_model_len: 512}}\n")
     command = ["doctor", str(tmp_path / "run.yaml"), f"run.dir={tmp_path}", f"reward.port={free_port()}"]
-    result = await asyncio.to_thread(CliRunner().invoke, app, [*command, f"model.path={tiny_model}"])
+    result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.output.splitlines() if line[0] != " "] == [
         *("versions", "files", "GPU", "ports", "trackers", "storage", "certificate", "data", "model"),
@@ -196,7 +196,7 @@ async def test_the_command_says_all_and_fails_where_something_does(
     ]
     embedded_redis.process.kill()
     embedded_redis.process.wait()
-    result = await asyncio.to_thread(CliRunner().invoke, app, [*command, f"model.path={tiny_model}"])
+    result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert result.exit_code == 1
     assert "failed   Redis" in result.output
     assert "correct VISION_SR1_REDIS_URL" in result.output
