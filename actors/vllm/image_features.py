@@ -5,9 +5,10 @@ import torch
 DEEPSTACK = "deepstack_input_embeds"  # of Qwen3-VL: what is added to the outputs of its first layers
 
 
+@torch.inference_mode()  # in which vLLM makes larger ones
 def clear_image_features(model: torch.nn.Module) -> None:
-    """Empties those that are in memory which was given back: vLLM has them in a list, which its sleep does not save,
-    and empties them itself only after a prompt with images.
+    """Empties those that are in memory which was given back: vLLM has them in a list, which its sleep at level 2 does
+    not save, and empties them itself only after a prompt with images.
 
     In place, since captured graphs read them at their addresses.
     """

@@ -12,7 +12,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker
 from vllm.v1.worker.gpu_worker import Worker
 
 from actors.vllm.image_features import clear_image_features
-from vision_sr1.runtime.device_lease import DeviceLease, device_name
+from vision_sr1.runtime.device_lease import STARTED, DeviceLease, device_name
 
 SHARING = "device_sharing"  # in vLLM's additional_config: how to take turns with a learner
 
@@ -60,6 +60,7 @@ class TrainingWorker(Worker):
 
     device_type = "cuda"
     _lease: DeviceLease | None = None
+    _started: DeviceLease | None = None
     _wake_timeout_s = 0.0
 
     def init_device(self) -> None:
@@ -67,6 +68,7 @@ class TrainingWorker(Worker):
         if sharing := self.vllm_config.additional_config.get(SHARING):
             name = device_name(torch.device(self.device_type, self.local_rank))
             self._lease = DeviceLease(Path(sharing["folder"]), name)
+            self._started = DeviceLease(Path(sharing["folder"]), name + STARTED)
             self._lease.acquire(sharing["start_timeout_s"], alone=False)
             self._wake_timeout_s = sharing["wake_timeout_s"]
         super().init_device()
@@ -74,7 +76,8 @@ class TrainingWorker(Worker):
     def sleep(self, level: int = 1) -> None:
         """Frees the device, and then gives it to others."""
         self.free(level)
-        if self._lease is not None:
+        if self._lease is not None and self._started is not None:
+            self._started.try_acquire(alone=False)  # from now on it has to sleep when it is told to
             self._lease.release()
 
     def wake_up(self, tags: list[str] | None = None) -> None:

@@ -27,7 +27,7 @@ from learner.distributed.state_shards import Shard
 from learner.stop_request import StoppedError
 from vision_sr1.config import Config, TlsConfig
 from vision_sr1.run_folder.names import DEVICES
-from vision_sr1.runtime.device_lease import POLL_S, DeviceHeldError, DeviceLease, LeaseWait, device_name
+from vision_sr1.runtime.device_lease import POLL_S, STARTED, DeviceHeldError, DeviceLease, LeaseWait, device_name
 from vision_sr1.v1 import actor_pb2
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights.fleet_client import failures
@@ -100,18 +100,18 @@ class SharedDevices:
         self._is_stopping = is_stopping
         # All ranks of a machine without GPUs are on one device: its first rank speaks for them.
         has_lease = device.type == "cuda" or is_first_of_node()
-        self._lease = DeviceLease(config.services_path / DEVICES, device_name(device)) if has_lease else None
-        self._slept: set[int] = set()  # processes that have given this rank's device back before: they have started
+        folder, name = config.services_path / DEVICES, device_name(device)
+        self._lease = DeviceLease(folder, name) if has_lease else None
+        self._started = DeviceLease(folder, name + STARTED)
         self._memory: Offload | None = None
         self._seconds = 0.0
 
     def take(self) -> None:
         """See `Turns`."""
         started = time.monotonic()
-        awake = self._holders()
         silent = put_to_sleep(self._fleet.announced(), self._timeout_s, self._tls) if is_main() else []
         # One that hangs for long is announced no more; one that starts holds the device for as long as it must.
-        if main_rank(len(silent)) or any_rank(bool(self._holders() & self._slept)):
+        if main_rank(len(silent)) or any_rank(bool(self._hung())):
             try:
                 self._acquire(self._timeout_s)
             except DeviceHeldError as error:
@@ -119,7 +119,6 @@ class SharedDevices:
                 self._acquire(ACTOR_START_S)
         else:
             self._acquire(ACTOR_START_S)
-        self._slept |= awake
         if self._memory is not None:
             self._memory.restore()
         self._seconds = time.monotonic() - started
@@ -186,10 +185,13 @@ class SharedDevices:
         """Processes that hold this rank's device."""
         return set() if self._lease is None else set(self._lease.holders())
 
+    def _hung(self) -> set[int]:
+        """Those of them whose start is over, so that they should sleep by now."""
+        return self._holders() & set(self._started.holders())
+
     def _end_holders(self, why: DeviceHeldError) -> None:
         """Ends the processes that hold this rank's device although they have started, or were told to sleep."""
-        holders = self._holders()
-        for pid in holders & self._slept or holders:
+        for pid in self._hung() or self._holders():
             log.error(
                 "device_holder_ended",
                 message="An actor did not sleep in time; its process is killed to free the device",

@@ -38,7 +38,7 @@ def init_process_group() -> torch.device:
 
 def configure_allocator() -> None:
     """Has CUDA's allocator grow its segments, so that memory which packs of other lengths left is used again, and take
-    pinned memory of the host as large as it is asked for, and not of the next power of two.
+    pinned memory of the host, in pieces of more than 64 MiB, no larger than it is asked for: not of a power of two.
 
     Settings in the environment stay as they are. This process only: actors that sleep (vLLM's CuMemAllocator), and
     tensors that processes share (CUDA IPC), need segments of a fixed size.

@@ -22,7 +22,7 @@ from vision_sr1.runtime.ports import address_towards
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
 from vision_sr1.weights import plugin
 from vision_sr1.weights.fleet_client import ActorUpdateError, FleetClient, answering
-from vision_sr1.weights.transfer_group import SilentMembersError
+from vision_sr1.weights.transfer_group import SilentMembersError, TransferError
 
 log = structlog.get_logger()
 
@@ -32,7 +32,6 @@ SYNC_FAILURES = Metric("vision_sr1_weight_sync_failures", "Failed attempts to pu
 LOST_ACTORS = Metric("vision_sr1_weight_sync_lost_actors", "Actors that failed during a publication.")
 POLICY_VERSION = Gauge("vision_sr1_learner_policy_version", "Policy version last published.")
 
-CAUSE_S = 2.0  # between a transfer's end and the reply of the actor that ended it
 PROBE_TIMEOUT_S = 5.0  # an engine answers between two of its steps
 
 
@@ -214,10 +213,9 @@ class FleetTransfer:
         assert self._client is not None
         if isinstance(failure, SilentMembersError):
             return self._client.ids(failure.ranks)
-        if isinstance(failure, ActorUpdateError):
-            return [failure.actor_id]
-        actor = self._client.failed_actor(CAUSE_S)  # it broke the transfer off, and everybody left
-        return [] if actor is None else [actor]
+        if isinstance(failure, TransferError) and failure.breaker:  # not the trainer itself, which is rank 0
+            return self._client.ids([failure.breaker])
+        return [failure.actor_id] if isinstance(failure, ActorUpdateError) else []
 
     def _digests(self) -> dict[str, dict[str, str]]:
         return self._client.digests() if self._client is not None else {}

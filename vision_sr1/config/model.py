@@ -2,16 +2,16 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from vision_sr1.config.section import Positive, Section, SettingError
+from vision_sr1.config.section import Positive, Section
 from vision_sr1.prompting.chat import Chat
 
 # Arguments of tokenizers that are no variables of a template; a run sets them itself.
 _ARGUMENTS = {
-    *("conversation", "chat_template", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+    *("conversation", "chat_template", "add_generation_prompt", "continue_final_message"),
     *("tokenize", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
     *("return_assistant_tokens_mask", "tokenizer_kwargs"),
 }
@@ -46,16 +46,8 @@ class ModelConfig(Section):
     def _are_variables(cls, variables: dict[str, Any]) -> dict[str, Any]:
         for name in variables:
             if name in _ARGUMENTS:
-                raise ValueError(f"{name} is no variable of a chat template: the run sets it; leave it out")
+                raise ValueError(f"{name} is an argument of tokenizers and no variable of a template: leave it out")
         return variables
-
-    @model_validator(mode="after")
-    def _pixels_are_a_range(self) -> Self:
-        if self.min_pixels > self.max_pixels:
-            raise SettingError(
-                "min_pixels", f"{self.min_pixels} is more than model.max_pixels, {self.max_pixels}: set both"
-            )
-        return self
 
     def chat(self, tokenizer: Any) -> Chat:
         """The model's chat template as this run uses it; some models keep it with their processor."""

@@ -83,7 +83,7 @@ def _refusal(written: dict[str, Any]) -> str | None:
         return str(error)
     parts = [written, *(part for part in (written.get("text_config"),) if isinstance(part, dict))]
     for part in parts:
-        if "_moe" in str(part.get("model_type")) or any((part.get(name) or 0) > 1 for name in EXPERTS):
+        if "_moe" in str(part.get("model_type")) or any(part.get(name) not in (None, 0, 1) for name in EXPERTS):
             return f"its language model ({part.get('model_type')}) is a mixture of experts; {WITHOUT_MAPPING}"
         if quantization := part.get("quantization_config"):
             method = quantization.get("quant_method", "unknown") if isinstance(quantization, dict) else quantization

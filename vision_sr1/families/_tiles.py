@@ -22,6 +22,8 @@ class Tiles(Family):
     """Images become tiles: `model.max_pixels` and the model's own processor bound their number. A tile has its size
     whatever the image's, so that `model.min_pixels` bounds nothing."""
 
+    has_min_pixels = False
+
     # Processor and tokenizer
 
     def processor_settings(self, model: ModelConfig) -> dict[str, Any]:

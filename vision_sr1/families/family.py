@@ -118,6 +118,7 @@ class Family(ABC):
         windows: where in that `model` stands a tower that computes images of different sizes in one row.
         linear_attention: name of a layer's linear attention, in models that have such.
         sees_whole_images: whether an image's tokens attend to those behind them, too.
+        has_min_pixels: whether `model.min_pixels` says anything to its processor.
         attention_mask: that keeps the model from making one.
         cpu_actor_dtypes: that vLLM computes in on CPUs.
     """
@@ -132,6 +133,7 @@ class Family(ABC):
     windows: ClassVar[str | None] = None
     linear_attention: ClassVar[str | None] = None
     sees_whole_images: ClassVar[bool] = False
+    has_min_pixels: ClassVar[bool] = True
     attention_mask: ClassVar[Mapping[str, None] | None] = None
     cpu_actor_dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16")
 

@@ -37,6 +37,7 @@ class Gemma3(Family):
     end_of_turn = "<end_of_turn>"
     image_markup = "<start_of_image>"
     tiny_embedding_std = 0.1  # multiplied by the square root of the width
+    has_min_pixels = False
     tiny_pixels = _TINY_SIDE**2
 
     def processor_settings(self, model: ModelConfig) -> dict[str, Any]:  # noqa: ARG002

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vision_sr1.families.family import Family
 
 PART = re.compile(r"-of-(\d+)\.safetensors$")
+WHOLE, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 PEFT = "base_model.model."
 
 
@@ -39,12 +40,20 @@ def check_model(model: ModelConfig) -> None:
             f"model.path: {path} has no tokenizer or image processor that can be read: "
             f"{' '.join(str(error).split())}; copy all files of the model that are not weights"
         ) from error
-    tokenizer = processor.tokenizer
+    try:
+        tokenizer, parts = processor.tokenizer, family.parts(config, processor)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"model.path: {path}: {type(processor).__name__} is no processor of {family.title} ({error}); take the "
+            "files that are not weights from the original model"
+        ) from error
     problems = [
-        f"{what}: the model has {ours}, {whose} {theirs}"
-        for what, ours, whose, theirs in family.parts(config, processor)
-        if ours != theirs
+        f"{what}: the model has {ours}, {whose} {theirs}" for what, ours, whose, theirs in parts if ours != theirs
     ]
+    if family.has_min_pixels and model.min_pixels > model.max_pixels:
+        raise ConfigError(
+            f"model.min_pixels is {model.min_pixels}, more than model.max_pixels, {model.max_pixels}: set both"
+        )
     rows = config.get_text_config().vocab_size
     if len(tokenizer) > rows:
         problems.append(f"vocabulary: the model has {rows} embeddings, the tokenizer {len(tokenizer)} tokens")
@@ -97,7 +106,10 @@ def _check_chat(model: ModelConfig, family: "Family", tokenizer: Any) -> None:
     import jinja2
 
     where = f"model.path: {model.path}"
-    chat = model.chat(tokenizer)
+    try:
+        chat = model.chat(tokenizer)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{where}: its chat_template.json cannot be read ({error}): copy it again") from error
     if not chat.has_template:
         raise ConfigError(
             f"{where} has no chat template, as base models have none: take its Instruct version, or put the template "
@@ -193,14 +205,16 @@ def _check_weights(folder: Path) -> None:
     if not files and not any(folder.glob("pytorch_model*.bin")):
         raise ConfigError(f"{where} has no weights (*.safetensors): copy the model again")
     for file in sorted(files):
-        if (part := PART.search(file.name)) and not any(folder.glob("*.safetensors.index.json")):
+        part = PART.search(file.name)
+        if part and not any(folder.glob("*.safetensors.index.json")) and not (folder / WHOLE).is_file():
             raise ConfigError(
                 f"{where}: {file.name} is one of {int(part[1])} parts, and their index (*.safetensors.index.json) is "
                 "missing: copy the model again"
             )
         try:
             with safe_open(file, framework="numpy") as opened:
-                if any(name.startswith(PEFT) for name in opened.keys()):  # noqa: SIM118
+                names = opened.keys()
+                if file.name != ADAPTER_WEIGHTS and any(name.startswith(PEFT) for name in names):
                     raise ConfigError(
                         f"{where}: names of weights in {file.name} begin with {PEFT}, as PEFT writes them: load the "
                         "model with PEFT, call merge_and_unload(), and save what it returns"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
+from vision_sr1.prompting.chat import control_tokens
+
 # The authors' code removes white space around each of < > / before it reads a response; tags here match either way.
 _OPEN, _CLOSE = rb"<\s*%s\s*>", rb"<\s*/\s*%s\s*>"
 _BOX = rb"\\boxed\{"
@@ -20,6 +22,7 @@ _DESCRIBED_THINKS = re.compile(_CLOSE % b"description" + rb"\s*" + _OPEN % b"thi
 _BEGINS_THINKING = re.compile(rb"\s*" + _OPEN % b"think")
 _THOUGHT_ANSWERS = re.compile(_CLOSE % b"think" + rb"\s*(?=" + _BOX + rb")")
 _BOXED = re.compile(_BOX)
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 Span = tuple[int, int]
 ResponseFormat = Literal["description_think_answer", "think_answer"]
@@ -131,21 +134,24 @@ def _text(content: bytes) -> str:
 
 
 class TokenBytes:
-    """The bytes that each token of a byte-level tokenizer stands for; special tokens stand for none."""
+    """The bytes that each token stands for, of tokenizers by bytes or, as Gemma's, by pieces; control tokens stand for
+    none."""
 
     def __init__(self, tokenizer: Any) -> None:
-        special = set(tokenizer.all_special_ids)
         added = tokenizer.get_added_vocab()
+        special = {*tokenizer.all_special_ids, *(added[token] for token in control_tokens(tokenizer) & added.keys())}
         self._bytes: dict[int, bytes] = {}
         self._written = {index: token.encode() for token, index in added.items()}
         byte_of = _byte_level_alphabet()
-        for token, index in tokenizer.get_vocab().items():
+        vocabulary = tokenizer.get_vocab()
+        is_byte_level = all(byte_of.keys() >= set(token) for token in vocabulary.keys() - added.keys())
+        for token, index in vocabulary.items():
             if index in special:
                 self._bytes[index] = b""
             elif token in added:
                 self._bytes[index] = token.encode()
             else:
-                self._bytes[index] = bytes(byte_of[character] for character in token)
+                self._bytes[index] = bytes(byte_of[c] for c in token) if is_byte_level else _bytes_of_piece(token)
 
     def of(self, token_ids: list[int]) -> list[bytes]:
         """Each token's bytes; ids outside the vocabulary (padding of the embedding) have none."""
@@ -159,6 +165,12 @@ class TokenBytes:
     def is_control(self, token_id: int) -> bool:
         """Whether a token was added to the vocabulary of texts, such as an image's or the end of a turn."""
         return token_id in self._written
+
+
+def _bytes_of_piece(token: str) -> bytes:
+    """Of SentencePiece's vocabulary: spaces are written ▁, bytes <0xNN>."""
+    byte = _BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
 
 
 class TokenPlaces:

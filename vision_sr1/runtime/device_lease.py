@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 POLL_S = 0.05
 NAME_AFTER_S = 30.0  # and again after as long
+STARTED = "-started"  # behind a device's name: the lease of those whose start is over, which they keep
 
 
 class DeviceHeldError(RuntimeError):

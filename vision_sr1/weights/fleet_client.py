@@ -1,7 +1,6 @@
 """The control plane of a weight update: the four phases, called on every actor of a transfer group over gRPC."""
 
 import base64
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -12,8 +11,6 @@ from vision_sr1.runtime import rpc
 from vision_sr1.v1 import actor_pb2 as pb
 from vision_sr1.v1 import actor_pb2_grpc
 from vision_sr1.v1.pipeline_pb2 import ActorInfo
-
-POLL_S = 0.01
 
 
 class ActorUpdateError(RuntimeError):
@@ -34,8 +31,6 @@ class FleetClient:
         self.policy_version = 0
         self.checksums: dict[str, str] = {}
         self.frozen_s: dict[str, float] = {}
-        self._failed: str | None = None
-        self._under_way = 0
         self._actors = actors
         self._group_number = group_number
         self._run = config.run.name
@@ -108,13 +103,6 @@ class FleetClient:
         of_rank = [actor.id for actor in self._actors for _ in range(actor.world_size)]
         return sorted({of_rank[rank - 1] for rank in ranks})
 
-    def failed_actor(self, timeout_s: float) -> str | None:
-        """The first actor that failed. A call that is under way is waited for: it may be what broke a transfer off."""
-        deadline = time.monotonic() + timeout_s
-        while self._under_way and self._failed is None and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        return self._failed
-
     def close(self) -> None:
         """Closes all connections."""
         for channel in self._channels:
@@ -129,17 +117,12 @@ class FleetClient:
         ended: SimpleQueue[int] = SimpleQueue()
         for index, call in enumerate(calls):
             call.add_done_callback(lambda _, index=index: ended.put(index))
-        self._under_way += 1
-        try:
-            for _ in calls:
-                index = ended.get()
-                if error := calls[index].exception():
-                    self._failed = self._failed or self._actors[index].id
-                    for call in calls:
-                        call.cancel()
-                    raise ActorUpdateError(self._actors[index].id, phase, f"{error.code().name}: {error.details()}")
-        finally:
-            self._under_way -= 1
+        for _ in calls:
+            index = ended.get()
+            if error := calls[index].exception():
+                for call in calls:
+                    call.cancel()
+                raise ActorUpdateError(self._actors[index].id, phase, f"{error.code().name}: {error.details()}")
         return [call.result() for call in calls]
 
 

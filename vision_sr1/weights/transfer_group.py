@@ -22,7 +22,15 @@ _ANSWER_S = 2.0  # a living member notices that the group was broken off, and sa
 
 
 class TransferError(RuntimeError):
-    """A transfer was broken off, or did not end in time."""
+    """A transfer was broken off, or did not end in time.
+
+    Attributes:
+        breaker: the member that broke it off first; None where that is not known.
+    """
+
+    def __init__(self, reason: str, breaker: int | None = None) -> None:
+        super().__init__(reason)
+        self.breaker = breaker
 
 
 class SilentMembersError(TransferError):
@@ -71,6 +79,7 @@ class TransferGroup:
         self._control = connection()
         self._over = threading.Event()
         self._reason = ""
+        self._breaker: int | None = None
         self._waits: set[Future[Any]] = set()
         self._stops: list[Callable[[], object]] = []
         self._lock = threading.Lock()
@@ -98,7 +107,7 @@ class TransferGroup:
         def carry_out() -> None:
             try:
                 if self._over.is_set():
-                    raise TransferError(self._reason)
+                    raise self._error()
                 _finalize(outcome, work())
             except Exception as error:
                 _fail(outcome, error)
@@ -116,7 +125,7 @@ class TransferGroup:
         """
         with self._lock:
             if self._over.is_set():
-                _fail(outcome, TransferError(self._reason))
+                _fail(outcome, self._error())
             self._waits.add(outcome)
         try:
             return outcome.result(self.rendezvous.timeout_s)
@@ -151,7 +160,7 @@ class TransferGroup:
             TransferError: the group has ended, before or meanwhile.
         """
         if self._over.is_set():
-            raise TransferError(self._reason)
+            raise self._error()
         timeout_s = self.rendezvous.timeout_s
         deadline = threading.Timer(timeout_s, self.break_off, [f"not done within {timeout_s:.0f} s"])
         deadline.daemon = True
@@ -161,15 +170,16 @@ class TransferGroup:
         finally:
             deadline.cancel()
         if self._over.is_set():
-            raise TransferError(self._reason)
+            raise self._error()
 
     def break_off(self, reason: str) -> None:
         """Ends the group for all members; the first reason given is the one they hear."""
-        self._end(reason)
+        rank = self.rendezvous.rank
+        self._end(reason, rank)
 
         def tell() -> None:
             with suppress(dist.DistError, RuntimeError):
-                self._control.compare_set(_BROKEN, "", reason)
+                self._control.compare_set(_BROKEN, "", f"{rank} {reason}")
 
         threading.Thread(target=tell, name="transfer-end", daemon=True).start()  # a stopped trainer does not answer
 
@@ -198,19 +208,22 @@ class TransferGroup:
         """Waits until the group is broken off, or the trainer's end of the store is gone."""
         try:
             store.wait([_BROKEN], _IDLE)
-            reason = store.get(_BROKEN).decode()
+            breaker, _, reason = store.get(_BROKEN).decode().partition(" ")
             store.set(_left(self.rendezvous.rank), "")
         except (dist.DistError, RuntimeError):
-            reason = "the trainer is gone"
-        self._end(reason)
+            breaker, reason = "0", "the trainer is gone"
+        self._end(reason, int(breaker))
 
-    def _end(self, reason: str) -> None:
+    def _error(self) -> TransferError:
+        return TransferError(self._reason, self._breaker)
+
+    def _end(self, reason: str, breaker: int) -> None:
         with self._lock:
             if not self._over.is_set():
-                self._reason = reason
+                self._reason, self._breaker = reason, breaker
                 self._over.set()
             for outcome in self._waits:
-                _fail(outcome, TransferError(self._reason))
+                _fail(outcome, self._error())
             stops, self._stops = self._stops, []
         for stop in stops:
             stop()

@@ -284,10 +284,34 @@ def test_a_reply_ends_where_the_template_ends_it(tiny_model: Path):
 
 @pytest.mark.parametrize("name", ["tokenize", "add_generation_prompt", "chat_template"])
 def test_arguments_of_tokenizers_are_no_variables_of_a_template(name: str):
-    with pytest.raises(ConfigError, match=rf"{name} is no variable of a chat template"):
+    with pytest.raises(ConfigError, match=rf"{name} is an argument of tokenizers"):
         load_config(None, [f"model.chat_template_kwargs={{{name}: true}}"], environment={})
 
 
-def test_pixels_are_a_range():
-    with pytest.raises(ConfigError, match=r"model\.min_pixels.*2000.* is more than model\.max_pixels"):
-        load_config(None, ["model.min_pixels=2000", "model.max_pixels=1000"], environment={})
+def test_pixels_are_a_range(tiny_model: Path):
+    with pytest.raises(ConfigError, match=r"model\.min_pixels is 2000, more than model\.max_pixels, 1000: set both"):
+        check_model(ModelConfig(path=str(tiny_model), min_pixels=2000, max_pixels=1000))
+
+
+def test_a_processor_of_another_kind_is_named(tmp_path: Path, tiny_model: Path):
+    file = next(file.name for file in tiny_model.glob("*processor*.json"))
+    with pytest.raises(ConfigError, match=r"is no processor of Qwen2\.5-VL|no tokenizer or image processor"):
+        check_model(ModelConfig(path=changed(tiny_model, tmp_path, file, processor_class="Gemma3Processor")))
+
+
+def test_a_template_s_file_that_cannot_be_read_is_named(tmp_path: Path, tiny_model: Path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"chat_template\.json cannot be read|no tokenizer or image processor"):
+        check_model(ModelConfig(path=str(model)))
+
+
+def test_files_beside_whole_weights_are_no_obstacle(tmp_path: Path, tiny_model: Path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    save_file(weights, model / "model-00001-of-00002.safetensors")
+    save_file(
+        {f"base_model.model.{key}": weight for key, weight in weights.items()}, model / "adapter_model.safetensors"
+    )
+    check_model(ModelConfig(path=str(model)))

@@ -107,6 +107,33 @@ def test_an_error_in_one_members_work_ends_the_transfer_group_for_all(trainer: T
     assert all(event.wait(TIMEOUT_S / 2) for event in members.over)
 
 
+def test_who_broke_it_off_is_known(trainer: TransferGroup):
+    rendezvous = trainer.rendezvous
+    one, other = (
+        TransferGroup(Rendezvous("127.0.0.1", rendezvous.master_port, rendezvous.group_number, rank, 3, TIMEOUT_S))
+        for rank in (1, 2)
+    )
+    waiting = trainer.start(lambda: time.sleep(NEVER_S))
+    other.break_off("no communicator")
+    with pytest.raises(TransferError, match="no communicator") as caught:
+        trainer.wait_for(waiting)
+    assert caught.value.breaker == 2
+    with pytest.raises(TransferError, match="no communicator") as caught:
+        one.run(lambda: time.sleep(NEVER_S))
+    assert caught.value.breaker == 2
+    one.close()
+    with pytest.raises(TransferError) as caught:  # leaving is no cause
+        trainer.run(lambda: None)
+    assert caught.value.breaker == 2
+
+
+def test_the_trainer_is_known_to_have_broken_it_off(trainer: TransferGroup):
+    trainer.break_off("out of memory")
+    with pytest.raises(TransferError) as caught:
+        trainer.run(lambda: None)
+    assert caught.value.breaker == 0
+
+
 def test_members_notice_that_the_trainer_is_gone():
     port, close = spawn.Value("i"), spawn.Event()
     trainer = spawn.Process(target=short_lived_trainer, args=(port, close))
