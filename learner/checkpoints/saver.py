@@ -171,7 +171,7 @@ class Checkpoints:
         if is_main():
             for left in (*self._folder.glob(f"{ASIDE}*"), *self._folder.glob(f"{_REPLACED}*")):
                 shutil.rmtree(left, ignore_errors=True)
-        all_ranks(True)  # have seen the folder as it is now
+        all_ranks(True)  # returns once nothing is left there of an earlier one
         copies = snapshot(engine, shards)
         models = {POLICY: (engine.module, export_snapshot(engine.module)), **(also or {})}
         adapter = adapter_snapshot(engine.module) if self._lora.rank else {}
@@ -218,7 +218,7 @@ class Checkpoints:
         final = self._folder / f"{writing.number:06d}"
         if is_main():
             self._put_in_place(writing, final)
-        all_ranks(True)  # return when it is there
+        all_ranks(True)  # returns once it is there
         return final
 
     def load(self, engine: Any, folder: Path) -> dict[str, Any]:

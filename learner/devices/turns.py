@@ -137,7 +137,7 @@ class SharedDevices:
             self._memory.release()
         if self._lease is not None:
             self._lease.release()
-        all_ranks(True)  # have given theirs
+        all_ranks(True)  # returns once all have given theirs
         seconds = time.monotonic() - started
         self._seconds += seconds
         if is_main():
