@@ -29,9 +29,9 @@ class Work:
         described: length of a description in the cold start, words; 0: the demo's own.
         tokens: of a response, at most.
         steps: optimizer steps of a batch.
-        micro_batch_tokens: of this system's learner; a group and its prompt, which CPUs compute fastest.
         sizes: of the model; None: the demo's.
         cold_start: optimizer steps of 16 conversations; of the demo's model, None: as in the demo.
+        micro_batch: of this system's learner, at most, tokens.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Work:
     prompts: int
     group_size: int
     steps: int
-    micro_batch_tokens: int
     sizes: dict[str, Any] | None
     cold_start: int | None
+    micro_batch: int = 4096
 
     @property
     def rollouts(self) -> int:
@@ -81,9 +81,9 @@ class Run:
 WORKS = {
     work.name: work
     for work in (
-        Work("demo", 56, 0, 64, 32, 8, 4, micro_batch_tokens=4096, sizes=None, cold_start=None),
-        Work("middle", 448, 30, 48, 16, 8, 2, micro_batch_tokens=2048, sizes=MIDDLE, cold_start=60),
-        Work("long", 896, 230, 256, 2, 8, 1, micro_batch_tokens=4096, sizes=MIDDLE, cold_start=60),
+        Work("demo", 56, 0, 64, prompts=32, group_size=8, steps=4, sizes=None, cold_start=None),
+        Work("middle", 448, 30, 48, prompts=16, group_size=8, steps=2, sizes=MIDDLE, cold_start=60, micro_batch=2048),
+        Work("long", 896, 230, 256, prompts=2, group_size=8, steps=1, sizes=MIDDLE, cold_start=60),
     )
 }
 

@@ -8,7 +8,6 @@ import torch.distributed as dist
 from vision_sr1.runtime.ports import free_port
 
 ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-
 ALLOCATOR = "expandable_segments:True,pinned_max_round_threshold_mb:64"
 
 

@@ -68,8 +68,7 @@ class Model:
         self._family = family_of_model(config.model.path)
         self._chat = config.model.chat(self._processor.tokenizer)
         self._forbidden = self._family.reserved_token_ids(self._processor.tokenizer)
-        ends = self._model.generation_config.eos_token_id
-        self._ends = sorted({*(ends if isinstance(ends, list) else [ends]), *self._chat.stop_token_ids} - {None})
+        self._ends = self._chat.end_ids(self._model.generation_config.eos_token_id)
 
     def ask(self, question: str, images: list[bytes]) -> Answer:
         """Asks with the images, and once more with the description in their place.

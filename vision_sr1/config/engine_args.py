@@ -102,9 +102,15 @@ ONLINE_QUANTIZATION = {
     "online": 1.0,
 }
 
-# Of a number in the cache, by how kv_cache_dtype begins.
-CACHE_BYTES = {"fp8": 1.0, "int8": 1.0, "turboquant_k8v4": 0.75, "nvfp4": 0.5, "int4": 0.5, "turboquant_": 0.5}
-CACHE_BYTES |= {"ultraquant_4bit": 0.5}
+CACHE_BYTES = {  # of a number in the cache, by how kv_cache_dtype begins
+    "fp8": 1.0,
+    "int8": 1.0,
+    "turboquant_k8v4": 0.75,
+    "turboquant_": 0.5,
+    "ultraquant_": 0.5,
+    "nvfp4": 0.5,
+    "int4": 0.5,
+}
 
 
 def check_engine_args(arguments: dict[str, Any]) -> None:

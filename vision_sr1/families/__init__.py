@@ -47,14 +47,14 @@ def read_config(path: str) -> Any:
         ConfigError: there is none that can be read, or models like this cannot be trained.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, PreTrainedConfig
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     where = f"model.path: {path}"
     try:
         written, _ = PreTrainedConfig.get_config_dict(path)
         reason = _refusal(written)
         if reason is None:
-            return AutoConfig.from_pretrained(path, trust_remote_code=False)
+            return CONFIG_MAPPING[written["model_type"]].from_dict(written)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ConfigError(
             f"{where} has no configuration that can be read: {' '.join(str(error).split())}; it is to be a folder in "
@@ -81,8 +81,8 @@ def _refusal(written: dict[str, Any]) -> str | None:
         family_of(model_type)
     except ConfigError as error:
         return str(error)
-    parts = [written, *(part for part in (written.get("text_config"),) if isinstance(part, dict))]
-    for part in parts:
+    text = written.get("text_config")
+    for part in [written, text] if isinstance(text, dict) else [written]:
         if "_moe" in str(part.get("model_type")) or any(part.get(name) not in (None, 0, 1) for name in EXPERTS):
             return f"its language model ({part.get('model_type')}) is a mixture of experts; {WITHOUT_MAPPING}"
         if quantization := part.get("quantization_config"):

@@ -121,6 +121,11 @@ class Chat:
             return [self._tokenizer.convert_tokens_to_ids(self.end_of_turn)]
         return []
 
+    def end_ids(self, named: int | list[int] | None) -> list[int]:
+        """All that ends a reply: what a model's generation settings name as `eos_token_id`, and `stop_token_ids`."""
+        ends = named if isinstance(named, list) else [named] if named is not None else []
+        return [*ends, *(stop for stop in self.stop_token_ids if stop not in ends)]
+
 
 def conversation_turns(messages: list[dict[str, str]], num_images: int, controls: frozenset[str]) -> list[Turn]:
     """A conversation as chat templates take it; images are where their markers are, without any at the first question.

@@ -133,11 +133,10 @@ def end_replies_as_trained(folder: Path, config: Config) -> None:
     file = folder / "generation_config.json"
     settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     named = settings.get("eos_token_id")
-    ends = named if isinstance(named, list) else [named] if named is not None else []
     model = config.model.model_copy(update={"path": str(folder)})
-    stops = model.chat(AutoTokenizer.from_pretrained(folder)).stop_token_ids
-    if not set(stops) <= set(ends):
-        settings["eos_token_id"] = [*ends, *(stop for stop in stops if stop not in ends)]
+    ends = model.chat(AutoTokenizer.from_pretrained(folder)).end_ids(named)
+    if ends not in (named, [named]):
+        settings["eos_token_id"] = ends
         file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

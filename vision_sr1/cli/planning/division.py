@@ -136,8 +136,8 @@ def own_plans(size: ModelSize, config: Config, gpu: Gpu, gpus: int) -> list[Plan
     plans = []
     for learner_gpus in range(1, gpus):
         fitting = [m for m in all_memories(size, config, learner_gpus) if m.total <= usable_gib(gpu)]
-        if fitting and (gpus - learner_gpus) % _actor_gpus(config, tensor_parallel) == 0:
-            actors = (gpus - learner_gpus) // _actor_gpus(config, tensor_parallel)
+        actors, left_over = divmod(gpus - learner_gpus, _actor_gpus(config, tensor_parallel))
+        if fitting and not left_over:
             plans.append(_plan(size, config, gpu, fitting[0], learner_gpus, actors, tensor_parallel, utilization))
     return plans
 
