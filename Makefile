@@ -26,7 +26,7 @@ quick: $(STAMP)  ## Run the tests that start no engine, each within 5 s (90 s in
 	VISION_SR1_TESTS_FORK=0 $(PYTEST) $(PARALLEL) -m "not system and not slow and not full" \
 	  --timeout 5 -o timeout_func_only=true $(FLAGS)
 
-test: $(STAMP)  ## Run the tests, with every part real at least once (11 minutes).
+test: $(STAMP)  ## Run the tests, with every part real at least once (13 minutes).
 	$(PYTEST) $(PARALLEL) -m "not full" $(FLAGS)
 
 # Files whose tests have short deadlines.
