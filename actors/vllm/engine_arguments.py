@@ -16,6 +16,7 @@ from actors.vllm.workers import SHARING
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.run_folder.names import DEVICES
+from vision_sr1.runtime.host_memory import ALLOCATOR_SETTINGS, EXACT_ABOVE_64_MIB, allocator_is_configured
 
 LEARNING_TIMEOUT_S = 3600.0  # an actor that starts while a learner learns waits so long for the device
 ENGINE_START_TIMEOUT_S = 600.0  # vLLM's own
@@ -60,6 +61,8 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
         # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+    elif not allocator_is_configured():
+        os.environ[ALLOCATOR_SETTINGS[0]] = EXACT_ABOVE_64_MIB
     family = family_of_model(config.model.path)
     worker = WHOLE_IMAGES_WORKER if device == "cpu" and family.sees_whole_images else WORKERS[device]
     executor = None

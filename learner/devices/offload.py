@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from learner.distributed.state_shards import Shard, make_moments, optimizer_tensors, own_shards
+from vision_sr1.runtime.host_memory import empty_on_host, wait_for_copies
 
 
 class Offload:
@@ -41,12 +42,11 @@ class Offload:
         for storage in self._storages():
             key = storage._cdata
             if key not in self._host or self._host[key].numel() != storage.nbytes():
-                self._host[key] = torch.empty(
-                    storage.nbytes(), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
-                )
-            self._host[key].untyped_storage().copy_(storage)
+                self._host[key] = empty_on_host((storage.nbytes(),), torch.uint8, self._device)
+            self._host[key].untyped_storage().copy_(storage, non_blocking=True)
             storage.resize_(0)
             self._away[key] = storage
+        wait_for_copies(self._device)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -54,7 +54,8 @@ class Offload:
         """Brings all back to where it was."""
         for key, storage in self._away.items():
             storage.resize_(self._host[key].numel())
-            storage.copy_(self._host[key].untyped_storage())
+            storage.copy_(self._host[key].untyped_storage(), non_blocking=True)
+        wait_for_copies(self._device)
         self._away, self._shards = {}, []
 
     def shards(self) -> Iterable[Shard]:

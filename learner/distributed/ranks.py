@@ -5,10 +5,10 @@ import os
 import torch
 import torch.distributed as dist
 
+from vision_sr1.runtime.host_memory import EXACT_ABOVE_64_MIB, allocator_is_configured
 from vision_sr1.runtime.ports import free_port
 
-ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-ALLOCATOR = "expandable_segments:True,pinned_max_round_threshold_mb:64"
+ALLOCATOR = f"expandable_segments:True,{EXACT_ABOVE_64_MIB}"
 
 
 def init_process_group() -> torch.device:
@@ -42,7 +42,7 @@ def configure_allocator() -> None:
     Settings in the environment stay as they are. This process only: actors that sleep (vLLM's CuMemAllocator), and
     tensors that processes share (CUDA IPC), need segments of a fixed size.
     """
-    if not any(variable in os.environ for variable in ALLOCATOR_SETTINGS):
+    if not allocator_is_configured():
         torch._C._accelerator_setAllocatorSettings(ALLOCATOR)
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from learner.model.copying import to_device
+from vision_sr1.runtime.host_memory import to_device
 
 NO_WEIGHT = 1e30  # log-sum-exp of rows that only fill up: their weights vanish
 

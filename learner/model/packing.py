@@ -14,9 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from learner.model.attention import Layout, Trees
-from learner.model.copying import to_device
 from learner.model.sequences import Sequence
 from vision_sr1.families.family import ImageInput, joined
+from vision_sr1.runtime.host_memory import to_device
 
 RopePositions = Callable[[Sequence], Int[Tensor, "axes length"]]
 LayoutOf = Callable[[Trees, list[range]], Layout]  # of trees and the places of images

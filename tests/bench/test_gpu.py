@@ -19,6 +19,7 @@ from tests.bench.test_smoke import ROOT, environment
 
 ALL = {name: limit.value for name, limit in LIMITS.items()}
 QUICK = "installation"
+SHORT = {QUICK, "attention"}  # in the test below
 SMOKE = "tests/bench/test_gpu.py::test_a_fault_is_wrong_and_the_bench_goes_on"
 
 
@@ -48,7 +49,7 @@ def test_a_fault_is_wrong_and_the_bench_goes_on(tmp_path: Path):
 
 @pytest.mark.full(sibling=SMOKE)
 @pytest.mark.timeout(780)
-@pytest.mark.parametrize("step", ["learner", "optimizer"])  # the others take minutes of what tests/system does too
+@pytest.mark.parametrize("step", [step.name for step in STEPS if step.name not in SHORT])
 def test_a_step_finds_nothing_wrong_on_the_cpu(step: str, tmp_path: Path):
     status, output, last = bench("--steps", step, "--minutes", "12", "--output", str(tmp_path), timeout_s=760)
     assert (status, last["value"]) == (0, 1), output + (tmp_path / f"{step}.log").read_text()[-5000:]

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Int32, Shaped, UInt8
 from torch import Tensor
 
+from vision_sr1.runtime.host_memory import empty_on_host, wait_for_copies
+
 ALIGNMENT = 16  # bytes; everything starts at a multiple, so that any dtype can view its bytes
 
 
@@ -60,9 +62,9 @@ def views(parts: Sequence[Part], buffer: UInt8[Tensor, " bytes"]) -> Iterator[tu
         buffer = buffer[part.bytes :]
 
 
-def empty_buffer(parts: Sequence[Part]) -> UInt8[Tensor, " bytes"]:
-    """A buffer that holds the parts."""
-    return torch.empty(sum(part.bytes for part in parts), dtype=torch.uint8)
+def empty_buffer(parts: Sequence[Part], device: torch.device) -> UInt8[Tensor, " bytes"]:
+    """A buffer in the host's memory that holds the parts, which `device` is to get."""
+    return empty_on_host((sum(part.bytes for part in parts),), torch.uint8, device)
 
 
 class Packer:
@@ -81,23 +83,25 @@ class Packer:
     ) -> Iterator[tuple[list[Part], UInt8[Tensor, " bytes"]]]:
         """Buckets, each to be used before the next but one is asked for.
 
-        Each part's content is copied before the next part is asked for.
+        What is on a GPU is copied in the order of its current stream; the bucket has arrived when it is yielded.
         """
         parts: list[Part] = []
         used = 0
+        device = torch.device("cpu")
         for part, content in contents:
             if parts and used + part.bytes > self._bucket_bytes:
+                wait_for_copies(device)
                 yield parts, self._buffers[0][:used]
                 self._buffers.reverse()
                 parts, used = [], 0
+            device = _device_of(content)
             if used + part.bytes > len(self._buffers[0]):  # it is empty, or too small for one that travels alone
-                self._buffers[0] = torch.empty(
-                    max(self._bucket_bytes, part.bytes), dtype=torch.uint8, pin_memory=_is_on_gpu(content)
-                )
+                self._buffers[0] = empty_on_host((max(self._bucket_bytes, part.bytes),), torch.uint8, device)
             _fill(part.view(self._buffers[0][used:]), content)
             parts.append(part)
             used += part.bytes
         if parts:
+            wait_for_copies(device)
             yield parts, self._buffers[0][:used]
             self._buffers.reverse()
 
@@ -105,15 +109,15 @@ class Packer:
 def _fill(view: Tensor | Patch, content: Tensor | Patch) -> None:
     if isinstance(view, Patch):
         assert isinstance(content, Patch)
-        view.indices.copy_(content.indices)
-        view.values.copy_(content.values)
+        view.indices.copy_(content.indices, non_blocking=True)
+        view.values.copy_(content.values, non_blocking=True)
     else:
         assert isinstance(content, Tensor)
-        view.copy_(content)
+        view.copy_(content, non_blocking=True)
 
 
-def _is_on_gpu(content: Tensor | Patch) -> bool:
-    return (content.values if isinstance(content, Patch) else content).is_cuda
+def _device_of(content: Tensor | Patch) -> torch.device:
+    return (content.values if isinstance(content, Patch) else content).device
 
 
 def _padded(length: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Integer, Shaped
 from torch import Tensor
 
+from vision_sr1.runtime.host_memory import empty_on_host, wait_for_copies
 from vision_sr1.weights.buckets import Part, Patch
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,16 +25,18 @@ class SentWeights:
         self._held: dict[str, Tensor] = {}
 
     def keep(self, name: str, tensor: Tensor) -> Tensor:
-        """Remembers a whole parameter, in the memory of the version before; what is remembered."""
+        """Remembers a whole parameter, in the memory of the version before; what is remembered, once it is copied."""
         held = self._held.get(name)
         if held is None:
-            held = self._held[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return held.copy_(tensor.detach())
+            held = self._held[name] = empty_on_host(tuple(tensor.shape), tensor.dtype, tensor.device)
+        return held.copy_(tensor.detach(), non_blocking=True)
 
     def remember(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor]]:
         """Whole parameters in CPU memory, remembered as they pass."""
         for name, tensor in weights:
-            yield Part(name, tensor.dtype, tuple(tensor.shape)), self.keep(name, tensor)
+            held = self.keep(name, tensor)
+            wait_for_copies(tensor.device)
+            yield Part(name, tensor.dtype, tuple(tensor.shape)), held
 
     def changes(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[Part, Tensor | Patch]]:
         """What is new of each parameter: changed elements, or all of it where that is less."""
@@ -45,7 +48,7 @@ class SentWeights:
         """The changed elements of each parameter that has any, on the parameter's device."""
         for name, tensor in weights:
             held, new = self._held[name], tensor.detach().contiguous()
-            changed = (_bits(new) != _bits(held.to(new.device))).nonzero().squeeze(1)
+            changed = (_bits(new) != _bits(held.to(new.device, non_blocking=True))).nonzero().squeeze(1)
             if not len(changed):
                 continue
             values = new.view(-1)[changed]

@@ -157,7 +157,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         group, before = self._group, self._bucket
 
         def receive() -> Contents:
-            buffer = empty_buffer(parts)
+            buffer = empty_buffer(parts, self.device)
             buffer[::PAGE] = 0  # the system gives it its memory now, while an earlier bucket is on the wire
             if before is not None:
                 before.result()  # nothing is received behind what has failed: it would be other bytes

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from learner.distributed.ranks import ALLOCATOR_SETTINGS, configure_allocator
+from learner.distributed.ranks import configure_allocator
+from vision_sr1.runtime.host_memory import ALLOCATOR_SETTINGS
 
 settings = torch._C._accelerator_getAllocatorSettings
 

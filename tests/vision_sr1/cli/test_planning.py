@@ -215,6 +215,18 @@ def test_pods_of_the_overlays_have_the_memory_that_a_plan_says(
     assert _gib(resources["actor"]) >= plan.actor_host_gib
 
 
+@pytest.mark.parametrize(("gpus", "kept_by_actor"), [(8, 0), (2, 1)])  # apart; in turn, where weights go by gloo
+def test_hosts_keep_what_was_sent_where_changes_alone_are(
+    size: ModelSize, config: Config, gpus: int, kept_by_actor: int
+):
+    full = make_plan(size, config, GPUS["H100"], gpus)
+    config.learner.weights.send = "delta"
+    delta = make_plan(size, config, GPUS["H100"], gpus)
+    weights = 2 * size.parameters / GIB
+    assert delta.learner_host_gib - full.learner_host_gib == pytest.approx(weights)
+    assert delta.actor_host_gib - full.actor_host_gib == pytest.approx(kept_by_actor * weights)
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("4b", 4_437_815_808), ("8b", 8_767_123_696)])
 def test_examples_for_qwen3_divide_eight_gpus_as_the_plan_says(tmp_path: Path, name: str, parameters: int):
     qwen3_vl(name).save_pretrained(tmp_path)

@@ -54,7 +54,7 @@ def test_changes_on_top_of_a_full_version_give_each_later_one(versions: list[dic
     for number, version in enumerate(versions):
         contents = sent.changes(version.items()) if number else sent.remember(version.items())
         for parts, buffer in packer.pack(contents):
-            received = empty_buffer(parts)
+            received = empty_buffer(parts, torch.device("cpu"))
             assert len(received) == len(buffer)
             assert len(parts) == 1 or len(buffer) <= bucket_bytes
             received.copy_(buffer)

@@ -59,7 +59,7 @@ class Receivers:
         parts = GlooUpdateInfo(**info).parts()
 
         def receive(index: int) -> None:
-            buffer = empty_buffer(parts)
+            buffer = empty_buffer(parts, torch.device("cpu"))
             group = self._groups[index]
             group.transfer_group.run(lambda: group.broadcast(buffer))
             for name, content in views(parts, buffer):

@@ -21,6 +21,7 @@ from vision_sr1.cli.planning.estimates import (
     token_bytes,
     usable_gib,
 )
+from vision_sr1.cli.planning.publication import PINNED_COPY
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.config.engine_args import pipeline_stages, processes_of
 from vision_sr1.runtime.gpus import Gpu
@@ -28,7 +29,7 @@ from vision_sr1.runtime.gpus import Gpu
 TRAINING_EFFICIENCY, DECODING_EFFICIENCY = 0.2, 0.6  # of peak FLOP/s, of peak bandwidth
 PROMPT_TOKENS, RESPONSE_TOKENS, REQUERY_TOKENS = 1500, 500, 700  # of a usual rollout
 SLEEPING_ACTOR_GIB = 3.0  # of its GPU: CUDA context, captured graphs
-PINNED_COPY, GLOO = 20.0, 1.0  # GB/s between host and GPU, and from learner to actor on one machine without NCCL
+GLOO = 1.0  # GB/s from learner to actor on one machine without NCCL
 
 ASSUMPTIONS = (
     f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query "
@@ -169,6 +170,8 @@ def _plan(
 ) -> Plan:
     actor = actor_memory(size, config, gpu, tensor_parallel, utilization)
     moved = memory.given_back if shared else 0.0
+    sent = size.published / GIB if config.learner.weights.send == "delta" else 0.0  # both sides keep what was sent
+    receivers = _actor_gpus(config, tensor_parallel) if shared else 1
     return Plan(
         shared,
         ranks,
@@ -179,8 +182,8 @@ def _plan(
         utilization,
         memory,
         actor,
-        learner_host_gib(size, ranks) + (memory.reference_host + moved) * min(ranks, NODE_GPUS),
-        actor_host_gib(size, _actor_gpus(config, tensor_parallel) if shared else 1),
+        learner_host_gib(size, ranks) + (memory.reference_host + moved) * min(ranks, NODE_GPUS) + sent,
+        actor_host_gib(size, receivers) + (sent * receivers if shared else 0.0),
         size.published,
         _generation_s(size, config, gpu, actors, tensor_parallel, actor.tokens),
         _training_s(size, config, gpu, ranks),

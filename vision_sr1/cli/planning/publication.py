@@ -7,13 +7,13 @@ takes as long over any link, and is what a fast link saves least from.
 from vision_sr1.runtime.gpus import Gpu
 
 LINKS = {"NVLink": 200.0, "PCIe": 20.0, "100 Gb/s Ethernet": 10.0, "10 Gb/s Ethernet": 1.0}  # GB/s, as reached
-HOST_COPY = 6.0  # GB/s from pageable host memory to a GPU
+PINNED_COPY = 20.0  # GB/s between a GPU and pinned memory of the host
 COMPARING_PASSES = 4  # over the weights in a GPU's memory: both are read, differences written and read
 CHANGED = 0.14  # of the weights' bytes, positions included: docs/weights.md
 
 ASSUMPTION = (
     f"a publication goes at {', '.join(f'{speed:g} GB/s over {link}' for link, speed in LINKS.items())}; delta sends "
-    f"{CHANGED:.0%} of the bytes and reads what was sent before from host memory at {HOST_COPY:g} GB/s"
+    f"{CHANGED:.0%} of the bytes and reads what was sent before from host memory at {PINNED_COPY:g} GB/s"
 )
 
 
@@ -45,4 +45,4 @@ def advice(weight_bytes: int, gpu: Gpu) -> str:
 
 
 def _comparing_s(weight_bytes: int, gpu: Gpu) -> float:
-    return weight_bytes / (HOST_COPY * 1e9) + COMPARING_PASSES * weight_bytes / (gpu.bandwidth * 1e12)
+    return weight_bytes / (PINNED_COPY * 1e9) + COMPARING_PASSES * weight_bytes / (gpu.bandwidth * 1e12)
