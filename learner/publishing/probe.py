@@ -80,6 +80,7 @@ class Comparison:
         """Which sides ignore images: "the trainer", the actor, both or none.
 
         Both answers of an actor are sampled with one seed: where it ignores the images they are equal, up to rounding.
+        An actor with other weights sees them less or more than the trainer, which is not the same.
         """
         if self.change is None:
             return []
@@ -87,7 +88,8 @@ class Comparison:
             is_blind = self.shared_tokens > 0 and self.actors_change <= ROUNDING[dtype]
             return ["the trainer", *([f"actor {actor}"] if is_blind else [])]
         is_clear = self.shared_change > ROUNDING[dtype]
-        return [f"actor {actor}"] if is_clear and self.actors_change < 0.1 * self.shared_change else []
+        is_blind = self.actors_change < min(ROUNDING[dtype], 0.1 * self.shared_change)
+        return [f"actor {actor}"] if is_clear and is_blind else []
 
 
 class Probe:

@@ -666,7 +666,8 @@ def test_generations_under_way_go_on_are_waited_for_or_begin_again(
 ):
     """All ask about one image, of which vLLM's process is sent the hash alone once it has it."""
     (seen,) = map(actor.image, Questions(str(shapes["train"]), actor.config.data)[0].images)
-    transfer, version = transfer_with(learner, actor, update_mode=mode, same_weights_grace_s=0.1), actor.version() + 1
+    settings = {"update_mode": mode, "same_weights_grace_s": 0.1, "sync_timeout_s": 90.0}
+    transfer, version = transfer_with(learner, actor, **settings), actor.version() + 1
     assert transfer.send(version, [actor.info])
     actor.generate("what color is the square", [seen])
     begun_again = actor.counted("vision_sr1_actor_sample_retries_total", reason="abort")

@@ -13,6 +13,7 @@ TRAINER, ACTOR = "the trainer", "actor a"
         (Comparison(0.0), []),
         (Comparison(0.0, 0.5, 10, 0.4, 0.4), []),
         (Comparison(0.0, 0.5, 10, 0.4, 0.0), [ACTOR]),
+        (Comparison(0.3, 0.5, 10, 0.4, 0.02), []),  # its weights are others
         (Comparison(0.0, 0.0, 10, 0.0, 0.3), [TRAINER]),
         (Comparison(0.0, 0.0, 10, 0.0, 0.0), [TRAINER, ACTOR]),
         (Comparison(0.0, 0.0), [TRAINER]),  # its answers differ from their first token: it sees the images
