@@ -93,6 +93,7 @@ class PolicyEngine:
         async def one(index: int) -> tuple[int, pb.Sample]:
             parameters[index].max_tokens = min(sampling.max_tokens, room)
             engine_input = rendered if index == 0 else repeated  # tasks begin in this order, and send before they wait
+            await self._running.wait()  # where weights are gone, only new ones end that
             for _ in range(SAMPLE_ATTEMPTS):
                 request = self._engine.generate(
                     engine_input,
@@ -165,8 +166,14 @@ class PolicyEngine:
             EngineStuckError: the learner still uses the device, or something else is in it.
         """
         if self.is_asleep:
-            await self._turn("take the device", self._engine.wake_up())
+            await self._turn("take the device", self._wake())
             self.is_asleep = False
+
+    async def _wake(self) -> None:
+        """vLLM goes on with what it was sent before it knew that it was to sleep, as soon as it is awake, and without
+        weights: that begins again later."""
+        await self._engine.pause_generation(mode="abort", clear_cache=False)
+        await self._engine.wake_up()
 
     async def _turn(self, what: str, change: Coroutine[Any, Any, Any]) -> None:
         timeout_s = self._config.learner.weights.sync_timeout_s

@@ -185,8 +185,9 @@ class WeightUpdates:
     async def _finish(self, policy_version: int, run: str) -> None:
         async with self._breaking_off(model_touched=self._loads_while_receiving):
             await self._engine.complete_update()
+            slept = self._engine.is_asleep
             await self._engine.wake()
-            await self._freeze()
+            await self._freeze(is_idle=slept)
         async with self._breaking_off(model_touched=True):
             await self._engine.finish_update(policy_version, run)
         await self._end("finished")
@@ -241,14 +242,19 @@ class WeightUpdates:
         if model_touched:
             self._engine.policy_version = NO_VERSION
 
-    async def _freeze(self) -> None:
-        """Stops generation as the mode has it, once the re-queries are home or their grace is over."""
+    async def _freeze(self, *, is_idle: bool = False) -> None:
+        """Stops generation as the mode has it, once the re-queries are home or their grace is over.
+
+        Args:
+            is_idle: the engine has slept: nothing is under way, and prompts that it had wait for these weights.
+        """
         if self._frozen is not None:
             return
-        if self._mode == pb.UPDATE_MODE_WAIT:
+        if self._mode == pb.UPDATE_MODE_WAIT and not is_idle:
             self.serving.clear()
             await self.prompts.all_come()
-        await self._answer_requeries()
+        if not is_idle:
+            await self._answer_requeries()
         self._frozen = time.monotonic()
         await self._engine.pause(abort=self._mode == pb.UPDATE_MODE_ABORT)
 

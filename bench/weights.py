@@ -278,7 +278,7 @@ def delta_bytes() -> tuple[int, int]:
 
 def size_of(contents: Iterator[tuple[Part, Any]]) -> int:
     """Bytes on the wire."""
-    return sum(len(buffer) for _, buffer in Packer(2**28).pack(contents))
+    return sum(len(buffer) for _, buffer in Packer(2**28, torch.device("cpu")).pack(contents))
 
 
 if __name__ == "__main__":

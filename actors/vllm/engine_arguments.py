@@ -16,10 +16,8 @@ from actors.vllm.workers import SHARING
 from vision_sr1.config import Config, ConfigError
 from vision_sr1.families import family_of_model
 from vision_sr1.run_folder.names import DEVICES
-from vision_sr1.runtime.host_memory import ALLOCATOR_SETTINGS, EXACT_ABOVE_64_MIB, allocator_is_configured
 
 LEARNING_TIMEOUT_S = 3600.0  # an actor that starts while a learner learns waits so long for the device
-ENGINE_START_TIMEOUT_S = 600.0  # vLLM's own
 WORKERS = {"cpu": "workers.CPUTrainingWorker", "cuda": "workers.TrainingWorker"}
 WHOLE_IMAGES_WORKER = "whole_images.WholeImagesWorker"
 ENGINES = {"nccl": "bounded_nccl", "gloo": "gloo"}  # vLLM's names of what `vision_sr1.weights` registers
@@ -61,8 +59,6 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
         # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    elif not allocator_is_configured():
-        os.environ[ALLOCATOR_SETTINGS[0]] = EXACT_ABOVE_64_MIB
     family = family_of_model(config.model.path)
     worker = WHOLE_IMAGES_WORKER if device == "cpu" and family.sees_whole_images else WORKERS[device]
     executor = None
@@ -80,7 +76,6 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
             "wake_timeout_s": config.learner.weights.sync_timeout_s,
         }
         sharing = {"additional_config": {SHARING: turns}, "enable_sleep_mode": device == "cuda"}
-        os.environ["VLLM_ENGINE_READY_TIMEOUT_S"] = str(round(LEARNING_TIMEOUT_S + ENGINE_START_TIMEOUT_S))
     return {
         **(arguments_without_compiler() if device == "cuda" else {}),
         **config.actors.engine_args,

@@ -5,10 +5,11 @@ import os
 import torch
 import torch.distributed as dist
 
-from vision_sr1.runtime.host_memory import EXACT_ABOVE_64_MIB, allocator_is_configured
+from vision_sr1.runtime.host_memory import PIECE_MIB
 from vision_sr1.runtime.ports import free_port
 
-ALLOCATOR = f"expandable_segments:True,{EXACT_ABOVE_64_MIB}"
+ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+ALLOCATOR = f"expandable_segments:True,pinned_max_round_threshold_mb:{PIECE_MIB},pinned_max_cached_size_mb:{PIECE_MIB}"
 
 
 def init_process_group() -> torch.device:
@@ -38,11 +39,13 @@ def init_process_group() -> torch.device:
 def configure_allocator() -> None:
     """Has CUDA's allocator grow its segments, so that memory which packs of other lengths left is used again, and take
     pinned memory of the host, in pieces of more than 64 MiB, no larger than it is asked for: not of a power of two.
+    Such pieces must not be kept for others: torch 2.13 gives a piece to whoever asks for the same power of two, even
+    for more than it has.
 
     Settings in the environment stay as they are. This process only: actors that sleep (vLLM's CuMemAllocator), and
     tensors that processes share (CUDA IPC), need segments of a fixed size.
     """
-    if not allocator_is_configured():
+    if not any(variable in os.environ for variable in ALLOCATOR_SETTINGS):
         torch._C._accelerator_setAllocatorSettings(ALLOCATOR)
 
 

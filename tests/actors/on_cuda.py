@@ -5,7 +5,6 @@ changes the process that it runs in. OVERRIDES is a JSON list of lists; each giv
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -96,7 +95,6 @@ def decisions(file: Path, overrides: list[str]) -> dict[str, Any]:
         "attention": attention.get_name(),
         "flash_attention": version,
         "vision_attention": vision_attention.name,
-        "allocator": os.environ.get("PYTORCH_ALLOC_CONF"),
     }
 
 

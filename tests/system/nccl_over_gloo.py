@@ -168,6 +168,8 @@ class Stream:
 
     def synchronize(self) -> None: ...
 
+    def wait_stream(self, stream: "Stream") -> None: ...
+
 
 def stream(stream: Any) -> AbstractContextManager[None]:
     return nullcontext()

@@ -1,11 +1,13 @@
 """Actors and a learner that take turns on one device, with real processes; memory itself is only freed on a GPU."""
 
+import asyncio
 import json
 import re
 import signal
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -13,7 +15,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.fleet import running_actors
+from bench.gpu.findings import Bench
+from bench.gpu.steps.shared_device import Learner
+from tests.conftest import TINY
 from tests.system.conftest import THREE_BATCHES, Run, traces, training
+from tests.system.test_weights import feed, take
+from vision_sr1.streams import Keys, Stream, connect
+from vision_sr1.v1 import pipeline_pb2 as pb
 
 SHARED = [
     *THREE_BATCHES,
@@ -26,6 +35,7 @@ SHARED = [
 SIBLING = (
     "tests/system/test_shared_devices.py::test_a_run_on_shared_devices_learns_what_one_on_devices_of_their_own_learns"
 )
+PROMPTS = 16  # under way at once
 CHECKPOINT = Path("runs/run/checkpoints/000003/policy/model.safetensors")
 
 
@@ -153,3 +163,33 @@ def test_an_actor_that_hangs_is_killed_so_that_the_learner_can_learn(
     (ended,) = events(run, "learner", "device_holder_ended")
     assert ended["pid"] in [one.pid for one in hung]
     assert len([line for line in run.scalars() if "seconds/batch" in line]) == 3
+
+
+@pytest.mark.full(sibling=SIBLING)
+@pytest.mark.parametrize("mode", ["wait", "in_flight", "abort"])
+def test_prompts_under_way_when_an_actor_falls_asleep_begin_again_with_the_weights_that_wake_it(
+    tmp_path: Path, cold_start_model: Path, single_rank: torch.device, mode: str
+):
+    options = [f"model.path={cold_start_model}", *TINY, "actors.placement=shared", "learner.weights.sync_timeout_s=20"]
+    with running_actors(tmp_path, 1, [*options, f"learner.weights.update_mode={mode}"]) as actors:
+        learner = Learner(actors, Bench(single_rank.type, tmp_path, None, {}))
+        learner.give()
+        learner.send(0)
+
+        async def work() -> list[pb.Rollout]:
+            redis = await connect(actors.config.streams)
+            streams = partial(Stream, redis, Keys(actors.config.streams_name))
+            prompts = streams("prompts", actors.config.streams)
+            rollouts = streams("rollouts", actors.config.streams, group="test", consumer="test")
+            await rollouts.open()
+            await feed(prompts, [f"asleep/{number}" for number in range(PROMPTS)], 0)
+            taken = await take(rollouts, 1)
+            await asyncio.to_thread(learner.take)
+            await asyncio.to_thread(learner.give)
+            await asyncio.to_thread(learner.send, 1)
+            taken += await take(rollouts, 8 * PROMPTS - len(taken))
+            await redis.aclose()
+            return taken
+
+        versions = [[span.policy_version for span in rollout.sample.versions] for rollout in asyncio.run(work())]
+    assert set(map(tuple, versions)) == {(0,), (1,)}

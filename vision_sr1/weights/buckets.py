@@ -71,11 +71,15 @@ class Packer:
     """Packs consecutive parts of together at most `bucket_bytes` into one buffer; a larger one travels alone.
 
     Two buffers take turns, so that one can be filled while the other is on the wire. They are kept from one use to the
-    next, in pinned memory where a GPU has the weights.
+    next.
+
+    Args:
+        device: that has the weights; their copies in the host's memory may be given as well.
     """
 
-    def __init__(self, bucket_bytes: int) -> None:
+    def __init__(self, bucket_bytes: int, device: torch.device) -> None:
         self._bucket_bytes = bucket_bytes
+        self._device = device
         self._buffers = [torch.empty(0, dtype=torch.uint8)] * 2
 
     def pack(
@@ -87,21 +91,19 @@ class Packer:
         """
         parts: list[Part] = []
         used = 0
-        device = torch.device("cpu")
         for part, content in contents:
             if parts and used + part.bytes > self._bucket_bytes:
-                wait_for_copies(device)
+                wait_for_copies(self._device)
                 yield parts, self._buffers[0][:used]
                 self._buffers.reverse()
                 parts, used = [], 0
-            device = _device_of(content)
             if used + part.bytes > len(self._buffers[0]):  # it is empty, or too small for one that travels alone
-                self._buffers[0] = empty_on_host((max(self._bucket_bytes, part.bytes),), torch.uint8, device)
+                self._buffers[0] = empty_on_host((max(self._bucket_bytes, part.bytes),), torch.uint8, self._device)
             _fill(part.view(self._buffers[0][used:]), content)
             parts.append(part)
             used += part.bytes
         if parts:
-            wait_for_copies(device)
+            wait_for_copies(self._device)
             yield parts, self._buffers[0][:used]
             self._buffers.reverse()
 
@@ -114,10 +116,6 @@ def _fill(view: Tensor | Patch, content: Tensor | Patch) -> None:
     else:
         assert isinstance(content, Tensor)
         view.copy_(content, non_blocking=True)
-
-
-def _device_of(content: Tensor | Patch) -> torch.device:
-    return (content.values if isinstance(content, Patch) else content).device
 
 
 def _padded(length: int) -> int:

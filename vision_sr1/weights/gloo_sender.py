@@ -15,6 +15,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
 )
 
+from vision_sr1.runtime.host_memory import current_device
 from vision_sr1.weights.buckets import Packer, Part, Patch
 from vision_sr1.weights.delta import SentWeights
 from vision_sr1.weights.gloo_group import GlooGroup
@@ -62,7 +63,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         self.sent_bytes = 0
         self.sent_s = 0.0
         self._group = group
-        self._packer = Packer(init_info.bucket_bytes)
+        self._packer = Packer(init_info.bucket_bytes, current_device())
         self._full_sync_every = init_info.full_sync_every
         self._sent = SentWeights() if init_info.full_sync_every > 1 else None
         self._updates = 0

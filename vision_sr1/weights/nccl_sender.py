@@ -233,7 +233,11 @@ def _kept(weights: Iterator[tuple[str, Tensor]], sent: SentWeights) -> Iterator[
 
 
 class _Once(WeightSource):
-    """Weights that are on their way already."""
+    """Weights that are on their way already.
+
+    vLLM takes them on two CUDA streams in turn. What is gathered for several of them on one stream, the other waits
+    for.
+    """
 
     def __init__(self, metadata: list[ParamMeta], weights: Iterator[tuple[str, Tensor]]) -> None:
         self._metadata = metadata
@@ -244,4 +248,12 @@ class _Once(WeightSource):
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return self._weights
+        before = current_stream()
+        while True:
+            stream = current_stream()
+            if stream != before:
+                stream.wait_stream(before)
+                before = stream
+            if (item := next(self._weights, None)) is None:
+                return
+            yield item

@@ -86,13 +86,29 @@ def test_what_is_copied_to_a_gpu_is_pinned_once(monkeypatch: pytest.MonkeyPatch)
     assert events == [("copy", True)]
 
 
+def test_what_is_large_goes_in_pieces_that_are_pinned_once_and_used_again(monkeypatch: pytest.MonkeyPatch):
+    pinned: list[int] = []
+
+    def pin_memory(tensor: Tensor) -> Tensor:
+        pinned.append(tensor.nbytes)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", pin_memory)
+    events: list[Event] = []
+    with without_data(events):
+        there = to_device(torch.zeros(2**20, 40).t(), GPU)
+    assert (there.device, there.shape) == (GPU, (40, 2**20))
+    assert pinned == [64 * 2**20, 64 * 2**20, 32 * 2**20]
+    assert events == [("copy", True)] * 3
+
+
 @pytest.mark.parametrize("device", [GPU, CPU])
 def test_a_bucket_has_arrived_when_it_is_sent(device: torch.device, events: list[Event]):
     names = ["a", "b", "c"]
     with without_data(events):
         weights = {name: torch.zeros(8, device=device) for name in names}
         events.clear()
-        for parts, _ in Packer(64).pack((Part(name, w.dtype, (8,)), w) for name, w in weights.items()):
+        for parts, _ in Packer(64, device).pack((Part(name, w.dtype, (8,)), w) for name, w in weights.items()):
             events.append((f"sent {[part.name for part in parts]}", True))
     memory, wait = ("memory", is_gpu(device)), ("wait", is_gpu(device))
     copies = [("copy", True)] if is_gpu(device) else []

@@ -49,7 +49,7 @@ def bits(tensor: Tensor) -> list[int]:
 
 @given(histories(), st.integers(1, 400))
 def test_changes_on_top_of_a_full_version_give_each_later_one(versions: list[dict[str, Tensor]], bucket_bytes: int):
-    sent, packer = SentWeights(), Packer(bucket_bytes)
+    sent, packer = SentWeights(), Packer(bucket_bytes, torch.device("cpu"))
     held: dict[str, Tensor] = {}
     for number, version in enumerate(versions):
         contents = sent.changes(version.items()) if number else sent.remember(version.items())
@@ -83,7 +83,7 @@ def test_what_did_not_change_is_not_sent_and_few_changes_are_sent_alone():
 
 def test_a_bucket_stands_until_the_next_but_one_is_asked_for():
     weights = {str(i): torch.full((4,), float(i)) for i in range(6)}
-    buckets = Packer(32).pack((Part(n, t.dtype, tuple(t.shape)), t) for n, t in weights.items())
+    buckets = Packer(32, torch.device("cpu")).pack((Part(n, t.dtype, tuple(t.shape)), t) for n, t in weights.items())
     before: tuple[list[Part], Tensor] | None = None
     for parts, buffer in buckets:
         if before is not None:

@@ -12,6 +12,7 @@ from vllm.distributed.device_communicators.pynccl import PyNcclCommunicator
 
 from tests.system import nccl_over_gloo
 from tests.system.nccl_over_gloo import REPLACED
+from vision_sr1.weights import nccl_sender
 
 pytestmark = pytest.mark.slow
 
@@ -84,3 +85,28 @@ def test_a_broadcast_without_its_sender_goes_on_until_it_is_aborted(
         receiver.destroy()
         waiting.result(WAIT_S)
     assert received.tolist() == [0.0] * 7
+
+
+class NotedStream:
+    """A CUDA stream that notes which others it waits for."""
+
+    def __init__(self) -> None:
+        self.waited_for: list[NotedStream] = []
+
+    def wait_stream(self, stream: "NotedStream") -> None:
+        self.waited_for.append(stream)
+
+
+def test_a_stream_waits_for_the_one_that_gathered_what_it_sends(monkeypatch: pytest.MonkeyPatch):
+    first, second = NotedStream(), NotedStream()
+    current = [first]
+    monkeypatch.setattr(nccl_sender, "current_stream", lambda: current[-1])
+    gathered = [(name, torch.zeros(1)) for name in "abcd"]
+    weights = iter(nccl_sender._Once([], iter(gathered)))
+    taken = []
+    for stream in (first, first, second, first):
+        current.append(stream)
+        taken.append(next(weights))
+    assert [name for name, _ in taken] == ["a", "b", "c", "d"]
+    assert next(weights, None) is None
+    assert (second.waited_for, first.waited_for) == ([first], [second])
