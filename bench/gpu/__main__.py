@@ -7,6 +7,7 @@ goes on after a step that is wrong. FOLDER receives results.json, results.md and
 """
 
 import argparse
+import importlib.metadata
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from bench.gpu.findings import LIMITS, Bench
 from bench.gpu.report import FILES, write_report
 from bench.gpu.step import Result, Step, run_apart
 
+PACKAGE = "vision-sr1"
 STEPS = (
     Step("installation", "imports, versions, vLLM's platform, `vision-sr1 doctor`", 20, 300),
     Step("attention", "attention and its gradients against float32, a sequence at a time", 20, 240),
@@ -47,6 +49,13 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0, help="of all steps together; default: %(default)s")
     parser.add_argument("--limit", action="append", default=[], metavar="NAME=VALUE", help=f"of {', '.join(LIMITS)}")
     arguments = parser.parse_args()
+    try:
+        importlib.metadata.version(PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        parser.error(
+            f"{PACKAGE} is not installed in this environment, and vLLM finds the weight transfer by it; run "
+            "pip install --no-deps --editable ."
+        )
     by_name = {step.name: step for step in STEPS}
     names = list(by_name) if arguments.steps is None else list(dict.fromkeys(arguments.steps.split(",")))
     if unknown := [name for name in names if name not in by_name]:

@@ -124,3 +124,12 @@ def test_mistakes_end_it_before_anything_starts(
         main()
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "new").exists()
+
+
+def test_without_the_package_it_does_not_start(tmp_path: Path, capsys: Any, monkeypatch: Any):
+    monkeypatch.setattr("bench.gpu.__main__.PACKAGE", "vision-sr2")
+    monkeypatch.setattr(sys, "argv", ["gpu", "--output", str(tmp_path / "new")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "vision-sr2 is not installed in this environment" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "new").exists()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from actors.metrics import PROMPT_TOKENS
 from bench.gpu.compared import Answer, compare, prompts
 from bench.gpu.findings import Bench, Findings
 from bench.gpu.models import cut_model, pixels
@@ -28,7 +29,7 @@ async def _answers(config: Config, bench: Bench, findings: Findings) -> list[Ans
     from actors.policy_engine import PolicyEngine
 
     engine = PolicyEngine(config, bench.device)
-    findings.figure("graphs are captured", bench.is_cuda and not config.actors.enforce_eager)
+    findings.figure("graphs are asked for", bench.is_cuda and not config.actors.enforce_eager)
     samples, tokens = (4, 64) if bench.is_cuda else (2, 24)
     sampling = pb.SamplingParams(temperature=1.0, top_p=1.0, max_tokens=tokens, seed=1)
     answers: list[Answer] = []
@@ -40,6 +41,9 @@ async def _answers(config: Config, bench: Bench, findings: Findings) -> list[Ans
             ]
             found = await asyncio.gather(*(_all(call) for _, call in calls))
             answers += [Answer(prompt, s) for (prompt, _), some in zip(calls, found, strict=True) for s in some]
+        cached = PROMPT_TOKENS.labels("cached")._value.get()
+        findings.figure("prompt tokens from the prefix cache", cached)
+        findings.holds("prompts come from the prefix cache in part", cached > 0 or not bench.is_cuda)
     finally:
         engine.shutdown()
     return answers

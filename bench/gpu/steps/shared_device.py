@@ -27,7 +27,9 @@ def run(bench: Bench, findings: Findings) -> None:
     before = _used_gib(bench)
     with running_actors(bench.folder, 1, options) as actors:
         _asleep(bench, findings, "before any weights", before)
+        without_learner = _used_gib(bench)
         learner = Learner(actors, bench)
+        before += _used_gib(bench) - without_learner  # communicators and kernels of this process
         learner.give()
         findings.figure("first weights, to an actor asleep, s", learner.send(0))
         learner.publishing.change()
