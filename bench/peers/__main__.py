@@ -4,8 +4,9 @@
 questions, images, batch, optimizer steps and objective of the answer alone, one after the other on the same cores; then
 this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters
 with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates with transformers in
-one process with two threads; this system has two learner ranks and an actor with a thread each. A first batch of each
-warms up and does not count. Values are medians, with the smallest and the largest.
+one process with two threads; this system has two learner ranks and an actor with a thread each, and in the first row
+one rank where it learns while the actor answers. A first batch of each warms up and does not count. Values are medians,
+with the smallest and the largest.
 """
 
 import argparse
@@ -20,13 +21,16 @@ from statistics import median
 from bench.peers import ours, trl
 from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Run, Work, make
 
-ONE_BEHIND = ["learner.max_staleness=1"]
-VARIANTS = {
-    "answer alone": ours.ANSWER_ALONE,
-    "answer alone, one behind": [*ours.ANSWER_ALONE, *ONE_BEHIND],
-    "self-reward": ours.SELF_REWARD,
-    "self-reward, one behind": [*ours.SELF_REWARD, *ONE_BEHIND],
-}
+
+def variants(work: Work) -> dict[str, list[str]]:
+    """Settings of this system, by name."""
+    one_behind = ["learner.max_staleness=1", f"learner.processes={work.beside}"]
+    return {
+        "answer alone": ours.ANSWER_ALONE,
+        "answer alone, one behind": [*ours.ANSWER_ALONE, *one_behind],
+        "self-reward": ours.SELF_REWARD,
+        "self-reward, one behind": [*ours.SELF_REWARD, *one_behind],
+    }
 
 
 def main() -> None:
@@ -43,8 +47,8 @@ def main() -> None:
             folder = (arguments.folder or Path(temporary)).absolute() / name
             folder.mkdir(parents=True, exist_ok=True)
             work = smallest(WORKS[name]) if arguments.quick else WORKS[name]
-            variants = {"self-reward": VARIANTS["self-reward"]} if arguments.quick else VARIANTS
-            found = measure(work, variants, folder, arguments.batches, arguments.trl_batches)
+            chosen = {"self-reward": ours.SELF_REWARD} if arguments.quick else variants(work)
+            found = measure(work, chosen, folder, arguments.batches, arguments.trl_batches)
             ratios[name] = show(work, found)
     first = next(iter(ratios.values()))
     result = {
@@ -63,12 +67,12 @@ def smallest(work: Work) -> Work:
     return replace(work, prompts=1, group_size=2, steps=1, cold_start=1)
 
 
-def measure(work: Work, variants: dict[str, list[str]], folder: Path, batches: int, trl_batches: int) -> dict[str, Run]:
+def measure(work: Work, chosen: dict[str, list[str]], folder: Path, batches: int, trl_batches: int) -> dict[str, Run]:
     """TRL and variants of this system, by name."""
     rows = work.prompts * (2 + max(batches, trl_batches))
     model, questions = make(work, folder, rows)
     found = {"TRL": _trl(work, model, questions, trl_batches)}
-    for number, (variant, settings) in enumerate(variants.items()):
+    for number, (variant, settings) in enumerate(chosen.items()):
         found[variant] = ours.train(work, model, questions, folder, batches, f"run{number}", settings)
     return found
 

@@ -32,6 +32,7 @@ class Work:
         sizes: of the model; None: the demo's.
         cold_start: optimizer steps of 16 conversations; of the demo's model, None: as in the demo.
         micro_batch: of this system's learner, at most, tokens.
+        beside: learner ranks where they learn while the actor answers; otherwise, 2.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Work:
     sizes: dict[str, Any] | None
     cold_start: int | None
     micro_batch: int = 4096
+    beside: int = 2
 
     @property
     def rollouts(self) -> int:
@@ -81,7 +83,7 @@ class Run:
 WORKS = {
     work.name: work
     for work in (
-        Work("demo", 56, 0, 64, prompts=32, group_size=8, steps=4, sizes=None, cold_start=None),
+        Work("demo", 56, 0, 64, prompts=32, group_size=8, steps=4, sizes=None, cold_start=None, beside=1),
         Work("middle", 448, 30, 48, prompts=16, group_size=8, steps=2, sizes=MIDDLE, cold_start=60, micro_batch=2048),
         Work("long", 896, 230, 256, prompts=2, group_size=8, steps=1, sizes=MIDDLE, cold_start=60),
     )
