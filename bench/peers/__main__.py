@@ -1,12 +1,12 @@
 """This system and TRL's GRPOTrainer on the same work: seconds a batch, rollouts a second, peak memory.
 
-`python -m bench.peers [WORK ...] [--batches N] [--trl-batches N] [--folder F] [--quick]`: for each row the same policy,
-questions, images, batch, optimizer steps and objective of the answer alone, one after the other on the same cores; then
-this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters
-with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates with transformers in
-one process with two threads; this system has two learner ranks and an actor with a thread each, and in the first row
-one rank where it learns while the actor answers. A first batch of each warms up and does not count. Values are medians,
-with the smallest and the largest.
+`python -m bench.peers [WORK ...] [--batches N] [--trl-batches N] [--dtype D] [--folder F] [--quick]`: for each row the
+same policy, questions, images, batch, optimizer steps and objective of the answer alone, one after the other on the
+same cores; then this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32
+million parameters with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates
+with transformers in one process with two threads; this system has two learner ranks and an actor with a thread each,
+and in the first row one rank where it learns while the actor answers. Actors compile the model, which needs a C++
+compiler. A first batch of each warms up and does not count. Values are medians, with the smallest and the largest.
 """
 
 import argparse
@@ -26,10 +26,10 @@ def variants(work: Work) -> dict[str, list[str]]:
     """Settings of this system, by name."""
     one_behind = ["learner.max_staleness=1", f"learner.processes={work.beside}"]
     return {
-        "answer alone": ours.ANSWER_ALONE,
-        "answer alone, one behind": [*ours.ANSWER_ALONE, *one_behind],
-        "self-reward": ours.SELF_REWARD,
-        "self-reward, one behind": [*ours.SELF_REWARD, *one_behind],
+        "answer alone": [*ours.COMPILED, *ours.ANSWER_ALONE],
+        "answer alone, one behind": [*ours.COMPILED, *ours.ANSWER_ALONE, *one_behind],
+        "self-reward": [*ours.COMPILED, *ours.SELF_REWARD],
+        "self-reward, one behind": [*ours.COMPILED, *ours.SELF_REWARD, *one_behind],
     }
 
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("works", nargs="*", metavar="WORK", choices=[*WORKS, []], help=", ".join(WORKS))
     parser.add_argument("--batches", type=int, default=5, help="of each run of this system; default: %(default)s")
     parser.add_argument("--trl-batches", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="keeps policies and runs here; policies found here are used again")
     parser.add_argument("--quick", action="store_true", help="self-reward only, of one prompt and two answers")
     arguments = parser.parse_args()
@@ -46,7 +47,8 @@ def main() -> None:
         for name in arguments.works or WORKS:
             folder = (arguments.folder or Path(temporary)).absolute() / name
             folder.mkdir(parents=True, exist_ok=True)
-            work = smallest(WORKS[name]) if arguments.quick else WORKS[name]
+            work = replace(WORKS[name], dtype=arguments.dtype)
+            work = smallest(work) if arguments.quick else work
             chosen = {"self-reward": ours.SELF_REWARD} if arguments.quick else variants(work)
             found = measure(work, chosen, folder, arguments.batches, arguments.trl_batches)
             ratios[name] = show(work, found)

@@ -16,6 +16,7 @@ from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
 
 SAMPLE_S = 0.5
+COMPILED = ["actors.enforce_eager=false"]
 SELF_REWARD = ["learner.preset=vision_sr1"]
 ANSWER_ALONE = ["learner.preset=see_think", "reward.requery.when=never"]
 
@@ -29,6 +30,7 @@ def train(work: Work, model: Path, questions: Path, folder: Path, batches: int, 
         f"run.dir={folder}",
         f"run.name={name}",
         f"model.path={model}",
+        f"model.dtype={work.dtype}",
         f"model.max_model_len={work.max_model_len}",
         f"model.min_pixels={work.pixels}",
         f"model.max_pixels={work.pixels}",

@@ -62,7 +62,7 @@ def train(work: Work, model: Path, questions: Path, batches: int) -> Run:
             args=GRPOConfig(
                 output_dir=folder,
                 use_cpu=True,
-                bf16=False,
+                bf16=work.dtype == "bfloat16",
                 gradient_checkpointing=False,
                 model_init_kwargs={"dtype": "float32"},
                 per_device_train_batch_size=micro_batch,

@@ -33,6 +33,8 @@ class Work:
         cold_start: optimizer steps of 16 conversations; of the demo's model, None: as in the demo.
         micro_batch: of this system's learner, at most, tokens.
         beside: learner ranks where they learn while the actor answers; otherwise, 2.
+        dtype: `float32`, or `bfloat16`: this system's weights with float32 copies of them for the optimizer, and TRL's
+            mixed precision.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Work:
     cold_start: int | None
     micro_batch: int = 4096
     beside: int = 2
+    dtype: str = "float32"
 
     @property
     def rollouts(self) -> int:

@@ -60,13 +60,13 @@ def _by_length(
     ends: Int[Tensor, " ends"],
     scaling: float,
 ) -> Float[Tensor, "patches heads head"]:
-    """One call for the windows of each length: no place only fills up."""
+    """One call for the windows of each length, in float32: no place only fills up."""
     starts, lengths = ends[:-1], ends.diff()
     parts, places = [], []
     for length in lengths.unique().tolist():
         window = starts[lengths == length].unsqueeze(1) + torch.arange(length, device=starts.device)
-        q, k, v = (tensor[:, window].transpose(0, 1) for tensor in (query, key, value))
-        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
+        q, k, v = (tensor[:, window].transpose(0, 1).float() for tensor in (query, key, value))
+        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1).to(query.dtype))
         places.append(window.flatten())
     return torch.cat(parts)[torch.cat(places).argsort()]
 
