@@ -119,7 +119,7 @@ def kernel_for(query: Tensor) -> Kernel:
 
 
 class Padded:
-    """torch's flash attention for CPUs, on rows filled up; in float32: small rows take it four times as long in bfloat16,
+    """torch's flash attention for CPUs, on rows filled up; in float32: in bfloat16 small rows take it four times as long
     backward."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, part: Part, scale: float) -> Attended:

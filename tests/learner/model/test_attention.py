@@ -72,6 +72,22 @@ def test_attention_within_windows_is_that_of_a_loop_over_patches(size: int):
     _compare(windows, [list(places) for places in seen], HEADS, size)
 
 
+def test_on_cpus_bfloat16_is_rounded_once():
+    layout = Layout.of(TREES[1:2])  # of one part
+    rows = [torch.randn(1, HEADS, TREES[1][0], 64).bfloat16() for _ in range(3)]
+    gradient = torch.randn(1, TREES[1][0], HEADS, 64).bfloat16()
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (row.to(dtype).requires_grad_() for row in rows)
+        out = packed_attention(torch.nn.Module(), q, k, v, None, 0.125, layout=layout)[0]
+        out.backward(gradient.to(dtype))
+        found.append((out, v.grad))
+    (out, of_values), (rounded, of_values_rounded) = found
+    assert of_values is not None
+    assert torch.equal(out.bfloat16(), rounded)
+    assert torch.equal(of_values.bfloat16(), of_values_rounded)
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "kernel"),
     [
