@@ -1,7 +1,6 @@
 """vLLM's engine arguments: those that the configuration and the device decide."""
 
 import os
-import shutil
 from typing import Any
 
 from pydantic import ValidationError
@@ -51,25 +50,15 @@ def engine_config(config: Config, device: str) -> VllmConfig:
 
 
 def engine_arguments(config: Config, device: str) -> dict[str, Any]:
-    """vLLM's engine arguments, for `AsyncEngineArgs` or `LLM`; sets what vLLM reads from the environment.
-
-    Raises:
-        ConfigError: a CPU's actor is to compile the model, and there is no compiler.
-    """
+    """vLLM's engine arguments, for `AsyncEngineArgs` or `LLM`; sets what vLLM reads from the environment."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    eager = config.actors.enforce_eager
-    if eager is None:
-        eager = device == "cpu"
     if device == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(config.actors.kv_cache_gib))))
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(config.actors.cpu_threads)
-        if eager:
-            # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-        else:
-            _require_compiler()
+        # The few functions that vLLM compiles all the same ask for a C++ compiler, which not every machine has.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     family = family_of_model(config.model.path)
     worker = WHOLE_IMAGES_WORKER if device == "cpu" and family.sees_whole_images else WORKERS[device]
     executor = None
@@ -102,7 +91,7 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         "max_num_seqs": config.actors.max_num_seqs,
         "tensor_parallel_size": config.actors.tensor_parallel_size,
         "gpu_memory_utilization": config.actors.gpu_memory_utilization,
-        "enforce_eager": eager,
+        "enforce_eager": config.actors.enforce_eager or device == "cpu",
         "enable_prefix_caching": config.actors.enable_prefix_caching,
         "mm_processor_kwargs": family.processor_settings(config.model),
         "limit_mm_per_prompt": {"image": 16, "video": 0},
@@ -113,15 +102,6 @@ def engine_arguments(config: Config, device: str) -> dict[str, Any]:
         "generation_config": "vllm",
         "disable_log_stats": True,
     }
-
-
-def _require_compiler() -> None:
-    compiler = os.environ.get("CXX", "g++")  # torch's choice
-    if shutil.which(compiler) is None:
-        raise ConfigError(
-            f"actors.enforce_eager: false on CPUs needs the C++ compiler {compiler}, which is not on the PATH: install "
-            "it, name another in the environment variable CXX, or remove the setting"
-        )
 
 
 def transfer_backend(config: Config, device: str) -> str:

@@ -5,8 +5,8 @@ same policy, questions, images, batch, optimizer steps and objective of the answ
 same cores; then this system with self-reward, synchronous and with `max_staleness: 1`. Rows: the demo's policy; 32
 million parameters with images of 256 tokens; the same with images of 1,024 tokens and answers of 256. TRL generates
 with transformers in one process with two threads; this system has two learner ranks and an actor with a thread each,
-and in the first row one rank where it learns while the actor answers. Actors compile the model, which needs a C++
-compiler. A first batch of each warms up and does not count. Values are medians, with the smallest and the largest.
+and in the first row one rank where it learns while the actor answers. A first batch of each warms up and does not
+count. Values are medians, with the smallest and the largest.
 """
 
 import argparse
@@ -26,10 +26,10 @@ def variants(work: Work) -> dict[str, list[str]]:
     """Settings of this system, by name."""
     one_behind = ["learner.max_staleness=1", f"learner.processes={work.beside}"]
     return {
-        "answer alone": [*ours.COMPILED, *ours.ANSWER_ALONE],
-        "answer alone, one behind": [*ours.COMPILED, *ours.ANSWER_ALONE, *one_behind],
-        "self-reward": [*ours.COMPILED, *ours.SELF_REWARD],
-        "self-reward, one behind": [*ours.COMPILED, *ours.SELF_REWARD, *one_behind],
+        "answer alone": ours.ANSWER_ALONE,
+        "answer alone, one behind": [*ours.ANSWER_ALONE, *one_behind],
+        "self-reward": ours.SELF_REWARD,
+        "self-reward, one behind": [*ours.SELF_REWARD, *one_behind],
     }
 
 

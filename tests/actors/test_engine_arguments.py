@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from vision_sr1.config import ConfigError, load_config
+from vision_sr1.config import load_config
 from vision_sr1.config.engine_args import ONLINE_QUANTIZATION, REFUSED, known_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -54,23 +54,6 @@ def test_names_are_those_of_vllm_and_none_that_the_actor_sets_is_free(tiny_model
         arguments = engine_arguments(config, "cpu")
     assert set(arguments) - {"block_size"} <= set(REFUSED)
     assert arguments["block_size"] == 32
-
-
-@pytest.mark.slow
-def test_an_actor_on_cpus_compiles_the_model_where_it_is_told_to_and_can(tiny_model: Path):
-    from actors.vllm.engine_arguments import engine_arguments
-
-    def is_eager(device: str, *options: str, **environment: str) -> bool:
-        config = load_config(None, [f"model.path={tiny_model}", *options], environment={}).config
-        with patch.dict(os.environ, environment):
-            return bool(engine_arguments(config, device)["enforce_eager"])
-
-    compiling = "actors.enforce_eager=false"
-    with patch("actors.vllm.engine_arguments.arguments_without_compiler", dict):
-        assert [is_eager("cpu"), is_eager("cuda"), is_eager("cuda", "actors.enforce_eager=true")] == [True, False, True]
-    assert not is_eager("cpu", compiling, CXX=sys.executable)
-    with pytest.raises(ConfigError, match=r"needs the C\+\+ compiler no-compiler, .*install it, .* CXX, or remove"):
-        is_eager("cpu", compiling, CXX="no-compiler")
 
 
 @pytest.fixture(scope="module")

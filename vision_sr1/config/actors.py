@@ -35,10 +35,8 @@ class ActorsConfig(Section):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
         0.85, description="Fraction of GPU memory that vLLM may use."
     )
-    enforce_eager: bool | None = Field(
-        None,
-        description="Compile nothing and capture no graphs: starts faster, generates slower. null: on CPUs only. With "
-        "false a CPU actor compiles the model when it starts (half a minute, with a C++ compiler).",
+    enforce_eager: bool = Field(
+        False, description="Disable graph capture: starts faster, generates slower. Always on for CPUs."
     )
     enable_prefix_caching: bool = Field(True, description="Reuse key-value blocks of equal prefixes.")
     cpu_threads: Positive = Field(1, description="OpenMP threads of a CPU actor's engine.")
