@@ -119,7 +119,7 @@ def kernel_for(query: Tensor) -> Kernel:
 
 
 class Padded:
-    """torch's flash attention for CPUs on rows filled up, in float32: in bfloat16 small rows take four times as long."""
+    """torch's flash attention for CPUs on rows filled up, in float32: in bfloat16 small rows take 4 times as long."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, part: Part, scale: float) -> Attended:
         """See `Kernel`."""
