@@ -81,9 +81,9 @@ def test_on_cpus_bfloat16_is_rounded_once():
         q, k, v = (row.to(dtype).requires_grad_() for row in rows)
         out = packed_attention(torch.nn.Module(), q, k, v, None, 0.125, layout=layout)[0]
         out.backward(gradient.to(dtype))
+        assert v.grad is not None
         found.append((out, v.grad))
     (out, of_values), (rounded, of_values_rounded) = found
-    assert of_values is not None
     assert torch.equal(out.bfloat16(), rounded)
     assert torch.equal(of_values.bfloat16(), of_values_rounded)
 
