@@ -83,7 +83,8 @@ def test_an_evaluation_is_of_one_version_and_holds_up_no_prompts(trained: Run):
     for rollout in evaluated:
         assert {span.policy_version for span in rollout.sample.versions} == {rollout.prompt.policy_version}
     issued = min(rollout.prompt.issued_at for rollout in rollouts if rollout.prompt.purpose == pb.PURPOSE_TRAIN)
-    assert issued < max(rollout.finished_at for rollout in evaluated if not rollout.prompt.policy_version)
+    found = [line for line in trained.scalars() if line["step"] == 0 and "eval_accuracy/normal" in line]
+    assert [issued < line["time"] for line in found] == [True], "training prompts waited for the evaluation"
 
 
 def _sampled(run: Run) -> dict[str, list[int]]:
