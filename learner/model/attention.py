@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AttentionInterface
 
-from learner.model.attention_kernels import Attended, Gradients, Part, kernel_for
+from learner.model.attention_kernels import Attended, Gradients, Part, computed_in, kernel_for
 
 PACKED = "vision_sr1_packed"
 
@@ -118,7 +118,9 @@ class _TreeAttention(torch.autograd.Function):
         layout: Layout,
         scale: float,
     ) -> Float[Tensor, "tokens heads head"]:
-        kernel = kernel_for(query)
+        given = (query, key, value)
+        kernel, dtype = kernel_for(query), computed_in(query)
+        query, key, value = (tensor.to(dtype) for tensor in given)
         out = torch.empty_like(query)
         logsumexp = query.new_empty(query.shape[:2], dtype=torch.float32)
         for part in layout.own:
@@ -130,21 +132,24 @@ class _TreeAttention(torch.autograd.Function):
             own_share, prefix_share = ((lse - both).exp().unsqueeze(-1) for lse in (logsumexp[at], of_prefix.logsumexp))
             out[at] = (own_share * out[at] + prefix_share * of_prefix.out).to(out.dtype)
             logsumexp[at] = both
-        ctx.save_for_backward(query, key, value, out, logsumexp)
+        out = out.to(given[0].dtype)
+        ctx.save_for_backward(*given, out, logsumexp)
         ctx.layout, ctx.scale = layout, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, logsumexp = ctx.saved_tensors
-        kernel, whole = kernel_for(query), Attended(out, logsumexp)
+        *given, out, logsumexp = ctx.saved_tensors
+        kernel, dtype = kernel_for(given[0]), computed_in(given[0])
+        query, key, value, out, gradient = (tensor.to(dtype) for tensor in (*given, out, gradients[0]))
+        whole = Attended(out, logsumexp)
         totals = Gradients(*(torch.zeros_like(tensor) for tensor in (query, key, value)))
         for part in (*ctx.layout.own, *ctx.layout.others):
-            found = kernel.backward(gradients[0], query, key, value, whole, part, ctx.scale)
+            found = kernel.backward(gradient, query, key, value, whole, part, ctx.scale)
             totals.query.index_add_(0, part.query_places, found.query)
             totals.key.index_add_(0, part.key_places, found.key)
             totals.value.index_add_(0, part.key_places, found.value)
-        return (*totals, None, None)
+        return (*(total.to(gradients[0].dtype) for total in totals), None, None)
 
 
 def segments_of(trees: Trees) -> Iterator[tuple[range, list[range]]]:

@@ -12,6 +12,8 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from learner.model.attention_kernels import computed_in
+
 _WINDOWS = "vision_sr1_flash_windows"
 
 
@@ -50,7 +52,8 @@ def window_attention(
         out = varlen_attn(q, k, v, ends, ends, max_length_q, max_length_q, scale=scaling)
         assert isinstance(out, Tensor)
         return out.unsqueeze(0), None
-    return _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling).unsqueeze(0), None
+    q, k, v = (tensor[0].to(computed_in(query)) for tensor in (query, key, value))
+    return _by_length(q, k, v, cu_seq_lens_q, scaling).to(query.dtype).unsqueeze(0), None
 
 
 def _by_length(
@@ -60,13 +63,13 @@ def _by_length(
     ends: Int[Tensor, " ends"],
     scaling: float,
 ) -> Float[Tensor, "patches heads head"]:
-    """One call for the windows of each length, in float32: no place only fills up."""
+    """One call for the windows of each length: no place only fills up."""
     starts, lengths = ends[:-1], ends.diff()
     parts, places = [], []
     for length in lengths.unique().tolist():
         window = starts[lengths == length].unsqueeze(1) + torch.arange(length, device=starts.device)
-        q, k, v = (tensor[:, window].transpose(0, 1).float() for tensor in (query, key, value))
-        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1).to(query.dtype))
+        q, k, v = (tensor[:, window].transpose(0, 1) for tensor in (query, key, value))
+        parts.append(scaled_dot_product_attention(q, k, v, scale=scaling).transpose(1, 2).flatten(0, 1))
         places.append(window.flatten())
     return torch.cat(parts)[torch.cat(places).argsort()]
 

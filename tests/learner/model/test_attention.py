@@ -73,9 +73,9 @@ def test_attention_within_windows_is_that_of_a_loop_over_patches(size: int):
 
 
 def test_on_cpus_bfloat16_is_rounded_once():
-    layout = Layout.of(TREES[1:2])  # of one part
-    rows = [torch.randn(1, HEADS, TREES[1][0], 64).bfloat16() for _ in range(3)]
-    gradient = torch.randn(1, TREES[1][0], HEADS, 64).bfloat16()
+    layout = Layout.of(TREES)
+    rows = [torch.randn(1, HEADS, TOKENS, 64).bfloat16() for _ in range(3)]
+    gradient = torch.randn(1, TOKENS, HEADS, 64).bfloat16()
     found = []
     for dtype in (torch.float32, torch.bfloat16):
         q, k, v = (row.to(dtype).requires_grad_() for row in rows)
