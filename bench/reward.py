@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000, help="at least one of each kind; default: %(default)s")
     parser.add_argument("--folder", type=Path, help="where the store is made; default: the system's temporary folder")
     arguments = parser.parse_args()
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         from vision_sr1.cli.tasks.distributions import TASKS, corpus
         from vision_sr1.cli.tasks.tiny_model import make_tiny_model

@@ -16,7 +16,6 @@ from vision_sr1.run_folder import jsonl
 from vision_sr1.run_folder.names import SCALARS
 
 SAMPLE_S = 0.5
-SELF_REWARD = ["learner.preset=vision_sr1"]
 ANSWER_ALONE = ["learner.preset=see_think", "reward.requery.when=never"]
 
 

@@ -51,7 +51,7 @@ SMALLEST = [
     ("gpu", "--steps installation --output {folder}/gpu", [slow, CHECKED]),
     ("learner_gpu", "--prompts 1 --group-size 2 --image-side 112 --response-tokens 16 --steps 1", [slow]),
     ("peers", "demo --quick --batches 1 --trl-batches 1", [system, PUBLISHED]),
-    ("reward", "--rollouts 2 --traces 8 --requests 9", [slow, SMOKED]),
+    ("reward", "--rollouts 2 --traces 8 --requests 9 --folder {folder}/store", [slow, SMOKED]),
     ("streams", "--rollouts 8 --replicas 1", [slow, SMOKED]),
     ("weights", "--quick --actors 1 --rounds 1", [system, PUBLISHED, two_gpus]),
 ]
