@@ -157,7 +157,7 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         Scalar(
             "mismatch_kl/engine_trainer",
             NATS,
-            "KL between actors and trainer at the same weights, by k3; should be near 0",
+            "KL between actors and trainer at the same weights, by k3, on trained sequences; should be near 0",
             "",
             "rollout_corr/k3_kl",
         ),
@@ -165,14 +165,15 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         Scalar(
             "off_policy/truncated",
             SHARE,
-            "response tokens whose importance weight was lowered to `learner.off_policy.max_importance_weight`",
+            "tokens of trained sequences whose importance weight was lowered to "
+            "`learner.off_policy.max_importance_weight`",
             "",
             "rollout_corr/rollout_is_ratio_fraction_high",
         ),
         Scalar(
             "off_policy/masked",
             SHARE,
-            "response tokens to which `learner.off_policy.correction` gave weight 0",
+            "tokens of trained sequences to which `learner.off_policy.correction` gave weight 0",
             "",
             "rollout_corr/rollout_rs_masked_fraction",
         ),
@@ -223,7 +224,7 @@ SECTIONS: dict[str, tuple[Scalar, ...]] = {
         Scalar(
             "tokens_per_second/learn",
             "1/s",
-            "prompt and response tokens per second of learning, prompts counted for every response",
+            "tokens of trained sequences per second of learning, with a prompt for every response",
             "",
             "perf/throughput",
         ),

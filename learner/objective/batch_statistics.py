@@ -64,21 +64,11 @@ class BatchStatistics:
         inside = log_ratios.detach().clamp(-_RATIO_RANGE, _RATIO_RANGE)
         self._log_ratios += torch.histc(inside, bins=_RATIO_BINS, min=-_RATIO_RANGE, max=_RATIO_RANGE)
 
-    def tokens(
-        self,
-        staleness: Int[Tensor, " tokens"],
-        truncated: Bool[Tensor, " tokens"],
-        masked: Bool[Tensor, " tokens"],
-    ) -> None:
-        """All response tokens of a micro-batch: how stale, and whether the correction truncated or masked them."""
-        bound = self._settings.max_staleness
-        for age in range(bound + 1):
-            self._sums[f"staleness/{age}"] += (staleness == age).sum()
-        self._sums["staleness/beyond"] += (staleness > bound).sum()
-        self._sums["staleness_sum"] += staleness.sum()
+    def corrected(self, truncated: Bool[Tensor, " tokens"], masked: Bool[Tensor, " tokens"]) -> None:
+        """Whether the correction truncated or masked the response tokens of a micro-batch."""
         self._sums["truncated"] += truncated.sum()
         self._sums["masked"] += masked.sum()
-        self._sums["tokens"] += len(staleness)
+        self._sums["tokens"] += len(truncated)
 
     def scalars(self, steps: int) -> dict[str, float]:
         """Means over the tokens of all ranks, by `family/member`. A collective."""
@@ -95,12 +85,6 @@ class BatchStatistics:
             },
             "off_policy/truncated": total["truncated"] / tokens,
             "off_policy/masked": total["masked"] / tokens,
-            "staleness/mean": total["staleness_sum"] / tokens,
-            **{
-                f"token_staleness/{name.removeprefix('staleness/')}": value / tokens
-                for name, value in total.items()
-                if name.startswith("staleness/")
-            },
             **_quantiles(every[len(names) :]),
             **{
                 name: value / total[name.replace("dependency", "dependency_tokens")]
@@ -119,6 +103,17 @@ class BatchStatistics:
             result[f"clip_fraction/{component.name}"] = total[f"clipped/{component.name}"] / trained
             result[f"loss/{component.name}"] = total[f"loss/{component.name}"] / steps
         return result
+
+
+def staleness_shares(samples: list[TrainingSample], bound: int) -> dict[str, float]:
+    """Mean staleness of the response tokens, and the share of them that has each up to the bound, or is beyond it."""
+    ages = np.concatenate([sample.staleness for sample in samples])
+    if not len(ages):
+        return {}
+    shares = {str(age): ages == age for age in range(bound + 1)} | {"beyond": ages > bound}
+    return {"staleness/mean": float(ages.mean())} | {
+        f"token_staleness/{name}": float(tokens.mean()) for name, tokens in shares.items()
+    }
 
 
 def advantage_spread(samples: list[TrainingSample], components: list[str]) -> dict[str, float]:

@@ -44,6 +44,16 @@ class TrainingSample:
     def __len__(self) -> int:
         return len(self.sample.prompt_token_ids) + len(self.sample.response_token_ids)
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether any component trains any of its tokens."""
+        return any(mask.any() for mask in self.masks.values())
+
+
+def to_compute(samples: list[TrainingSample]) -> list[TrainingSample]:
+    """Of an optimizer step's samples those that are trained; the shortest where none is, so that the step is taken."""
+    return [sample for sample in samples if sample.is_trained] or [min(samples, key=len)]
+
 
 def by_prompt(samples: list[TrainingSample], most_tokens: int) -> list[list[TrainingSample]]:
     """Samples with one prompt together, which then is computed once; apart where they have more than `most_tokens`."""

@@ -21,12 +21,12 @@ from learner.model.packing import Pack, balance, micro_batches
 from learner.model.policy import ROUNDING, token_logprobs, token_logprobs_and_entropies
 from learner.model.reference import Reference
 from learner.model.sequences import SequenceBuilder
-from learner.objective.batch_statistics import BatchStatistics, advantage_spread
+from learner.objective.batch_statistics import BatchStatistics, advantage_spread, staleness_shares
 from learner.objective.dependency import bonus_loss, share_weights, visual_dependency
 from learner.objective.loss import ComponentTokens, PackTokens, component_loss, importance_weights
 from learner.objective.micro_batch import MicroBatch, micro_batch
 from learner.objective.packer import FetchImages, Packer
-from learner.objective.samples import TrainingSample, by_prompt, tokens_of, training_samples
+from learner.objective.samples import TrainingSample, by_prompt, to_compute, tokens_of, training_samples
 from learner.objective.schedule import LearningRate
 from vision_sr1.config import Config
 from vision_sr1.runtime.gpus import known_gpu
@@ -119,7 +119,8 @@ class PolicyUpdate:
             [sample for group in samples[first : first + settings.prompts_per_step] for sample in group]
             for first in starts
         ]
-        steps = [self._share(part) for part in parts]
+        computed = [to_compute(part) for part in parts]
+        steps = [self._share(part) for part in computed]
         statistics = BatchStatistics(settings, self._device)
         mask = None
         if settings.dependency.is_used:
@@ -146,7 +147,8 @@ class PolicyUpdate:
                 break
         seconds = time.monotonic() - started
         learned = list(chain(*parts[: len(norms)]))
-        scalars = statistics.scalars(len(norms)) | self._speed(learned, seconds)
+        scalars = statistics.scalars(len(norms)) | self._speed(list(chain(*computed[: len(norms)])), seconds)
+        scalars |= staleness_shares(learned, settings.max_staleness)
         scalars |= advantage_spread(learned, [component.name for component in settings.components])
         if finite := [norm for norm in norms if norm is not None]:
             scalars |= {"grad_norm/mean": float(np.mean(finite)), "grad_norm/max": max(finite)}
@@ -158,11 +160,11 @@ class PolicyUpdate:
         skipped = tuple(norm is None for norm in norms)
         return UpdateResult(first_step + len(norms), len(norms) == len(steps), scalars, skipped)
 
-    def _speed(self, learned: list[TrainingSample], seconds: float) -> dict[str, float]:
+    def _speed(self, computed: list[TrainingSample], seconds: float) -> dict[str, float]:
         """Tokens and model TFLOP of all ranks a second, and how much of what their GPUs could do that is."""
-        flops = sum(map(self._flops, self._bundles(learned)))
+        flops = sum(map(self._flops, self._bundles(computed)))
         speed = {
-            "tokens_per_second/learn": sum(len(sample) for sample in learned) / seconds,
+            "tokens_per_second/learn": sum(len(sample) for sample in computed) / seconds,
             "tflops/learn": flops / seconds / 1e12,
         }
         return speed if self._peak_flops is None else speed | {"mfu/learn": flops / seconds / self._peak_flops}
@@ -287,7 +289,7 @@ class PolicyUpdate:
             old_logprobs = batch.proximal_logprobs
             importance = importance_weights(settings, old_logprobs, batch.behaviour_logprobs, sequences)
             weights, truncated, masked = weights * importance.weights, importance.is_truncated, importance.is_masked
-        statistics.tokens(batch.staleness, truncated, masked)
+        statistics.corrected(truncated, masked)
         return PackTokens(sequences, old_logprobs, ref_logprobs, weights)
 
     def _packs(

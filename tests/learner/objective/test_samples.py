@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.objective.samples import TrainingSample, group_has_signal, training_samples
+from learner.objective.samples import TrainingSample, group_has_signal, to_compute, training_samples
 from vision_sr1.config import LearnerConfig, load_config
 from vision_sr1.credit.assignment import token_sets
 from vision_sr1.prompting.response import TokenPlaces, parse_response
@@ -126,6 +126,18 @@ def test_a_cut_off_sequence_is_masked_where_asked():
     assert not any(mask.any() for mask in masked[0].masks.values())
     assert masked[2].masks["answer"].any()
     assert masked[0].advantages["answer"] > 0, "its reward still counts for the others' baseline"
+
+
+def test_what_is_not_trained_is_not_computed():
+    answered = group(scored(1, 0, finish="length"), scored(0, 1))
+    assert len(to_compute(samples_of(answered))) == 4
+    computed = to_compute(samples_of(answered, overrides=("learner.preset=see_think",)))
+    assert [bool(sample.images) for sample in computed] == [True, True], "no re-queries"
+    cut_off = ("learner.preset=vision_sr1_channels", "learner.groups.mask_truncated=true")
+    (computed,) = to_compute(samples_of(answered, overrides=cut_off))
+    assert computed.sample == answered.rollouts[1].rollout.sample
+    (computed,) = to_compute(samples_of(group(scored(1, 0, finish="length")), overrides=cut_off))
+    assert computed.sample == answered.rollouts[0].requeries[0].sample, "a step has one sequence at least"
 
 
 def test_a_group_has_a_signal_where_any_component_has_one():

@@ -265,7 +265,7 @@ def test_quantiles_are_those_of_all_ratios(single_rank: torch.device, learner):
     log_ratios = torch.linspace(-0.5, 0.5, 10_001)
     for part in log_ratios[torch.randperm(10_001)].split(1000):
         statistics.ratios(part)
-    statistics.tokens(torch.zeros(4, dtype=torch.int64), *(torch.zeros(4, dtype=torch.bool),) * 2)
+    statistics.corrected(*(torch.zeros(4, dtype=torch.bool),) * 2)
     for name in ("answer", "description", "requery"):
         zero = torch.zeros(())
         statistics.component(name, zero, {"clipped": zero, "tokens": zero, "kl": zero})
@@ -357,15 +357,17 @@ def test_tokens_out_of_the_corrections_bounds_are_not_trained_and_are_counted(le
         "learner.components=[{name: answer, reward: {accuracy: 1}, tokens: [response], kl_coef: 0}]",
     )
     masked.sample_on_policy()
-    for group in masked.groups:
+    *unlikely, likely = masked.groups
+    for group in unlikely:
         for scored in group.rollouts:
-            unlikely = [value - 2.0 for value in scored.rollout.sample.logprobs]  # a ratio of 7.4, above 5
+            logprobs = [value - 2.0 for value in scored.rollout.sample.logprobs]  # a ratio of 7.4, above 5
             scored.rollout.sample.ClearField("logprobs")
-            scored.rollout.sample.logprobs.extend(unlikely)
+            scored.rollout.sample.logprobs.extend(logprobs)
+    for scored in likely.rollouts:
+        scored.rewards["accuracy"] = 1.0  # no advantages
     scalars = masked.learn()
-    answers = sum(len(s.rollout.sample.response_token_ids) for g in masked.groups for s in g.rollouts)
-    requeries = sum(len(r.sample.response_token_ids) for g in masked.groups for s in g.rollouts for r in s.requeries)
-    assert scalars["off_policy/masked"] == pytest.approx(answers / (answers + requeries))
+    tokens = [sum(len(scored.rollout.sample.logprobs) for scored in group.rollouts) for group in masked.groups]
+    assert scalars["off_policy/masked"] == pytest.approx(1 - tokens[-1] / sum(tokens))
     assert scalars["grad_norm/mean"] == 0.0
 
 
@@ -375,6 +377,36 @@ def test_every_sample_of_every_group_is_learned_from(learner):
     assert [len(group) for group in samples] == [
         len(group.rollouts) + sum(len(scored.requeries) for scored in group.rollouts) for group in made.groups
     ]
+
+
+def test_sequences_that_are_not_trained_are_not_computed_and_the_step_is_the_same(learner):
+    """Re-queries under an objective that trains answers only, and cut-off answers; once with them, once without."""
+    options = ("learner.preset=vision_sr1_channels", "learner.groups.mask_truncated=true", "learner.max_staleness=1")
+    whole, trained_only = learner(*options), learner(*options)
+    found: list[tuple[int, Weights, dict[str, float]]] = []
+    for made in (whole, trained_only):
+        made.sample_on_policy()
+        for group in made.groups:
+            group.rollouts[0].rollout.sample.finish_reason = "length"
+            for scored in group.rollouts:
+                for requery in scored.requeries:
+                    requery.sample.ClearField("versions")
+                    requery.sample.versions.add(policy_version=-1, start=0, end=1)
+                if made is trained_only:
+                    scored.ClearField("requeries")
+        made.learn()  # preceded by a comparison
+        tokens: list[int] = []
+        made.policy.model.language_model.register_forward_hook(
+            lambda *arguments, t=tokens: t.append(arguments[-1].last_hidden_state.shape[1])
+        )
+        scalars = made.learn()
+        found.append((sum(tokens), made.weights(), scalars))
+    (tokens, weights, scalars), (least, others, without) = found
+    assert tokens == least
+    for name, value in weights.items():
+        assert torch.equal(value, others[name]), name
+    assert scalars["tokens/answer"] == without["tokens/answer"] > 0
+    assert scalars["token_staleness/1"] > without["token_staleness/1"] == 0.0, "staleness is that of all tokens"
 
 
 def test_prompts_are_computed_for_each_response_where_sharing_them_is_not_exact(learner):

@@ -130,6 +130,16 @@ def test_passes_with_masked_images_take_time(size: ModelSize, config: Config):
     assert bonus == pytest.approx(training_s() * (1 + share))
 
 
+def test_re_queries_that_are_not_trained_take_the_learner_no_time(size: ModelSize, config: Config):
+    trained, rewarded = (
+        make_plan(size, load_config(EXAMPLE, [f"learner.preset={name}"], environment={}).config, GPUS["H100"], 2)
+        for name in ("vision_sr1", "vision_sr1_channels")
+    )
+    group = config.sampling.group_size
+    assert rewarded.training_s == pytest.approx(trained.training_s * (1500 + 500 * group) / (1500 + 1200 * group))
+    assert rewarded.generation_s == trained.generation_s
+
+
 def test_a_plan_counts_every_question_and_sample_of_the_re_query(size: ModelSize, config: Config):
     one = make_plan(size, config, GPUS["H100"], 8)
     config.reward.requery.questions, config.reward.requery.samples = 3, 2

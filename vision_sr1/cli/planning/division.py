@@ -34,7 +34,7 @@ GLOO = 1.0  # GB/s from learner to actor on one machine without NCCL
 ASSUMPTIONS = (
     f"a rollout has {PROMPT_TOKENS} tokens of prompt, {RESPONSE_TOKENS} of response and {REQUERY_TOKENS} of re-query "
     f"(each of reward.requery.questions; a further sample, reward.requery.samples, has {RESPONSE_TOKENS}); "
-    "the learner computes a group's prompt once",
+    "the learner computes a group's prompt once, and re-queries where the objective trains them",
     f"learning reaches {TRAINING_EFFICIENCY:.0%} of peak FLOP/s, decoding {DECODING_EFFICIENCY:.0%} of peak bandwidth",
     "on GPUs of their own, actors answer one batch while the learner learns from the last (learner.max_staleness: 1)",
     f"on shared GPUs a sleeping actor keeps {SLEEPING_ACTOR_GIB:g} GiB; what the learner gives back and takes again "
@@ -219,6 +219,7 @@ def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor
 def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
     requery = config.reward.requery
     asked = requery.questions * (REQUERY_TOKENS + (requery.samples - 1) * RESPONSE_TOKENS)  # prompts once
+    asked *= any(component.trains_requery for component in config.learner.components)
     group = PROMPT_TOKENS + config.sampling.group_size * (RESPONSE_TOKENS + asked)
     tokens = config.learner.prompts_per_batch * group
     flops = 10.0 * size.parameters * tokens  # forward, backward, recomputed forward, reference
