@@ -134,10 +134,10 @@ def test_what_is_not_trained_is_not_computed():
     computed = to_compute(samples_of(answered, overrides=("learner.preset=see_think",)))
     assert [bool(sample.images) for sample in computed] == [True, True], "no re-queries"
     cut_off = ("learner.preset=vision_sr1_channels", "learner.groups.mask_truncated=true")
-    (computed,) = to_compute(samples_of(answered, overrides=cut_off))
-    assert computed.sample == answered.rollouts[1].rollout.sample
-    (computed,) = to_compute(samples_of(group(scored(1, 0, finish="length")), overrides=cut_off))
-    assert computed.sample == answered.rollouts[0].requeries[0].sample, "a step has one sequence at least"
+    (only,) = to_compute(samples_of(answered, overrides=cut_off))
+    assert only.sample == answered.rollouts[1].rollout.sample
+    (shortest,) = to_compute(samples_of(group(scored(1, 0, finish="length")), overrides=cut_off))
+    assert shortest.sample == answered.rollouts[0].requeries[0].sample, "a step has one sequence at least"
 
 
 def test_a_group_has_a_signal_where_any_component_has_one():

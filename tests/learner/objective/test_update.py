@@ -380,14 +380,13 @@ def test_every_sample_of_every_group_is_learned_from(learner):
 
 
 def test_sequences_that_are_not_trained_are_not_computed_and_the_step_is_the_same(learner):
-    """Re-queries under an objective that trains answers only, and cut-off answers; once with them, once without."""
-    options = ("learner.preset=vision_sr1_channels", "learner.groups.mask_truncated=true", "learner.max_staleness=1")
+    """Groups with re-queries, and without, under an objective that trains answers only."""
+    options = ("learner.preset=vision_sr1_channels", "learner.max_staleness=1")
     whole, trained_only = learner(*options), learner(*options)
     found: list[tuple[int, Weights, dict[str, float]]] = []
     for made in (whole, trained_only):
         made.sample_on_policy()
         for group in made.groups:
-            group.rollouts[0].rollout.sample.finish_reason = "length"
             for scored in group.rollouts:
                 for requery in scored.requeries:
                     requery.sample.ClearField("versions")
@@ -395,12 +394,12 @@ def test_sequences_that_are_not_trained_are_not_computed_and_the_step_is_the_sam
                 if made is trained_only:
                     scored.ClearField("requeries")
         made.learn()  # preceded by a comparison
-        tokens: list[int] = []
+        lengths: list[int] = []
         made.policy.model.language_model.register_forward_hook(
-            lambda *arguments, t=tokens: t.append(arguments[-1].last_hidden_state.shape[1])
+            lambda *arguments, found=lengths: found.append(arguments[-1].last_hidden_state.shape[1])
         )
         scalars = made.learn()
-        found.append((sum(tokens), made.weights(), scalars))
+        found.append((sum(lengths), made.weights(), scalars))
     (tokens, weights, scalars), (least, others, without) = found
     assert tokens == least
     for name, value in weights.items():
