@@ -1,12 +1,12 @@
 """This system and TRL's GRPOTrainer on the same work: seconds a batch, rollouts a second, peak memory.
 
-`python -m bench.peers [WORK ...] [--batches N] [--trl-batches N] [--dtype D] [--self-reward PRESET ...] [--folder F]
-[--quick]`: for each row the same policy, questions, images, batch, optimizer steps and objective of the answer alone,
-one after the other on the same cores; then this system with self-reward, synchronous and with `max_staleness: 1`.
-Rows: the demo's policy; 32 million parameters with images of 256 tokens; the same with images of 1,024 tokens and
-answers of 256. TRL generates with transformers in one process with two threads; this system has two learner ranks and
-an actor with a thread each, and in the first row one rank where it learns while the actor answers. A first batch of
-each warms up and does not count. Values are medians, with the smallest and the largest.
+`python -m bench.peers [WORK ...] [--batches N] [--trl-batches N] [--dtype D] [--self-reward PRESET ...] [--set
+KEY=VALUE ...] [--folder F] [--quick]`: for each row the same policy, questions, images, batch, optimizer steps and
+objective of the answer alone, one after the other on the same cores; then this system with self-reward, synchronous and
+with `max_staleness: 1`. Rows: the demo's policy; 32 million parameters with images of 256 tokens; the same with images
+of 1,024 tokens and answers of 256. TRL generates with transformers in one process with two threads; this system has two
+learner ranks and an actor with a thread each, and in the first row one rank where it learns while the actor answers. A
+first batch of each warms up and does not count. Values are medians, with the smallest and the largest.
 """
 
 import argparse
@@ -18,9 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from bench.claims.runs import components
+from bench.claims.runs import EXAMPLES, components
 from bench.peers import ours, trl
 from bench.peers.work import STAGE_TIMEOUT_S, WORKS, Run, Work, make
+from vision_sr1.config import ConfigError, load_config
 from vision_sr1.config.loading import PRESETS
 
 SELF_REWARDS = sorted(
@@ -28,12 +29,12 @@ SELF_REWARDS = sorted(
 )
 
 
-def variants(work: Work, presets: list[str]) -> dict[str, list[str]]:
+def variants(work: Work, presets: list[str], further: list[str]) -> dict[str, list[str]]:
     """Settings of this system, by name: with the answer's reward alone, then with each self-reward."""
     one_behind = ["learner.max_staleness=1", f"learner.processes={work.beside}"]
     objectives = {"answer alone": ours.ANSWER_ALONE} | {name: [f"learner.preset={name}"] for name in presets}
     return {
-        f"{name}{suffix}": [*objective, *more]
+        f"{name}{suffix}": [*objective, *more, *further]
         for name, objective in objectives.items()
         for suffix, more in (("", []), (", one behind", one_behind))
     }
@@ -53,9 +54,16 @@ def main() -> None:
         default=["vision_sr1"],
         help=f"objectives, of {', '.join(SELF_REWARDS)}; default: vision_sr1",
     )
+    parser.add_argument(
+        "--set", nargs="+", metavar="KEY=VALUE", default=[], help="further settings of every run of this system"
+    )
     parser.add_argument("--folder", type=Path, help="keeps policies and runs here; policies found here are used again")
     parser.add_argument("--quick", action="store_true", help="self-reward only, of one prompt and two answers")
     arguments = parser.parse_args()
+    try:
+        load_config(EXAMPLES / "rl.yaml", arguments.set)
+    except ConfigError as error:
+        parser.error(str(error))
     measured, ratios = arguments.self_reward[0], {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in arguments.works or WORKS:
@@ -63,7 +71,7 @@ def main() -> None:
             folder.mkdir(parents=True, exist_ok=True)
             work = replace(WORKS[name], dtype=arguments.dtype)
             work = smallest(work) if arguments.quick else work
-            chosen = variants(work, arguments.self_reward)
+            chosen = variants(work, arguments.self_reward, arguments.set)
             chosen = {measured: chosen[measured]} if arguments.quick else chosen
             found = measure(work, chosen, folder, arguments.batches, arguments.trl_batches)
             ratios[name] = show(work, found)
