@@ -140,6 +140,16 @@ def test_re_queries_that_are_not_trained_take_the_learner_no_time(size: ModelSiz
     assert rewarded.generation_s == trained.generation_s
 
 
+def test_re_queries_that_are_not_made_take_the_actors_no_time(size: ModelSize):
+    def generation_s(*overrides: str) -> float:
+        changed = load_config(EXAMPLE, ["learner.preset=see_think", *overrides], environment={}).config
+        return make_plan(size, changed, GPUS["H100"], 2).generation_s
+
+    always = generation_s("reward.requery.when=always")
+    for when in ("needed", "never"):
+        assert generation_s(f"reward.requery.when={when}") == pytest.approx(always / 2)
+
+
 def test_a_plan_counts_every_question_and_sample_of_the_re_query(size: ModelSize, config: Config):
     one = make_plan(size, config, GPUS["H100"], 8)
     config.reward.requery.questions, config.reward.requery.samples = 3, 2

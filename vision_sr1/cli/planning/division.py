@@ -212,8 +212,9 @@ def _generation_s(size: ModelSize, config: Config, gpu: Gpu, actors: int, tensor
     parts = tensor_parallel * pipeline_stages(config.actors.engine_args)
     seconds_per_step = bytes_per_step / (parts * gpu.bandwidth * 1e12 * DECODING_EFFICIENCY)
     rollouts = config.learner.prompts_per_batch * config.sampling.group_size
-    responses = 1 + config.reward.requery.questions * config.reward.requery.samples  # a re-query's is as long
-    return rollouts * responses * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)
+    requery = config.reward.requery
+    asked = config.has_requery(evaluation=False) * requery.questions * requery.samples  # each as long
+    return rollouts * (1 + asked) * RESPONSE_TOKENS / (actors * at_once / seconds_per_step)
 
 
 def _training_s(size: ModelSize, config: Config, gpu: Gpu, ranks: int) -> float:
