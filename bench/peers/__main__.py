@@ -61,7 +61,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="self-reward only, of one prompt and two answers")
     arguments = parser.parse_args()
     try:
-        load_config(EXAMPLES / "rl.yaml", arguments.set)
+        for settings in variants(WORKS["demo"], arguments.self_reward, arguments.set).values():
+            load_config(EXAMPLES / "rl.yaml", settings)
     except ConfigError as error:
         parser.error(str(error))
     measured, ratios = arguments.self_reward[0], {}
