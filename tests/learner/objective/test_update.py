@@ -51,6 +51,15 @@ class Learner:
     def learn(self, groups: list[pb.ScoredGroup] | None = None) -> dict[str, float]:
         return self.update.learn(self.groups if groups is None else groups, 0, lambda _: self._images).scalars
 
+    def pack_lengths(self) -> list[int]:
+        """Filled from now on with the tokens of every pack that the policy computes."""
+        lengths: list[int] = []
+        model: Any = self.policy.model
+        model.language_model.register_forward_hook(
+            lambda *arguments: lengths.append(arguments[-1].last_hidden_state.shape[1])
+        )
+        return lengths
+
     def weights(self) -> Weights:
         return {name: value.detach().clone() for name, value in full_parameters(self.policy)}
 
@@ -394,10 +403,7 @@ def test_sequences_that_are_not_trained_are_not_computed_and_the_step_is_the_sam
                 if made is trained_only:
                     scored.ClearField("requeries")
         made.learn()  # preceded by a comparison
-        lengths: list[int] = []
-        made.policy.model.language_model.register_forward_hook(
-            lambda *arguments, found=lengths: found.append(arguments[-1].last_hidden_state.shape[1])
-        )
+        lengths = made.pack_lengths()
         scalars = made.learn()
         found.append((sum(lengths), made.weights(), scalars))
     (tokens, weights, scalars), (least, others, without) = found
@@ -416,10 +422,7 @@ def test_prompts_are_computed_for_each_response_where_sharing_them_is_not_exact(
     before = plain.weights()
     for trained in (shared, plain):
         trained.sample_on_policy()
-        tokens: list[int] = []
-        trained.policy.model.language_model.register_forward_hook(
-            lambda *arguments, t=tokens: t.append(arguments[-1].last_hidden_state.shape[1])
-        )
+        tokens = trained.pack_lengths()
         with capture_logs() as logs:
             trained.learn()
         packs.append(sum(tokens[2:]))  # after the comparison
