@@ -698,6 +698,42 @@ def test_a_search_finds_parts_of_words(page: Page):
     expect(page.locator("#main")).to_contain_text("No group fits.")
 
 
+def test_what_is_typed_while_a_list_comes_is_kept(page: Page):
+    held = list[Route]()
+    page.route(re.compile("/v1/runs"), lambda route: held.append(route))
+    words = page.get_by_label("Words")
+    words.fill("quar")
+    words.press("Enter")
+    expect(page).to_have_url(re.compile("q=quar"))
+    words.press_sequentially(" qare")
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("status")).to_have_text("2 fit")
+    expect(page.get_by_label("Data source").locator("option")).to_have_text(["all", "shapes"])
+    expect(words).to_have_value("quar qare")
+    page.keyboard.type("s")  # where the focus has stayed
+    expect(words).to_have_value("quar qares")
+    page.unroute_all()
+    words.press("Enter")
+    expect(page.locator("#main")).to_contain_text("No group fits.")
+    page.go_back()
+    expect(words).to_have_value("quar")
+    page.go_back()
+    expect(words).to_have_value("")
+
+
+def test_a_choice_keeps_the_focus(page: Page):
+    for view, label, key in (("Curves", "Purpose", "purpose=evaluation"), ("Groups", "Order", "order=oldest")):
+        page.get_by_role("link", name=view).click()
+        page.get_by_role("heading", name=view, level=1).wait_for()
+        page.get_by_label(label).focus()
+        with page.expect_response(
+            re.compile(f"/v1/(statistics|groups).*{key}")
+        ):  # which is asked for after the view is shown
+            page.keyboard.press("ArrowDown")
+        expect(page.get_by_label(label)).to_be_focused()
+
+
 @pytest.fixture
 def two_runs(tmp_path: Path, tiny_model: Path) -> Iterator[str]:
     """The address of a page with two runs, each from a store of its own; the first has a shortcut."""

@@ -14,8 +14,13 @@ function fill(element, attributes, children) {
   return element;
 }
 
+// The view's content. A field that has the focus keeps it, where the new content has the same one.
 export function show(...children) {
-  document.getElementById("main").replaceChildren(...children.flat());
+  const main = document.getElementById("main");
+  const focused = main.contains(document.activeElement) ? document.activeElement : null;
+  main.replaceChildren(...children.flat());
+  const field = focused?.name ? main.querySelector(`[name="${CSS.escape(focused.name)}"]`) : null;
+  (focused?.isConnected ? focused : field)?.focus({ preventScroll: true });
 }
 
 export const rounded = (value, digits = 2) =>

@@ -21,7 +21,6 @@ const ORDERS = {
   most_shortcuts: "most shortcuts",
 };
 
-let showsRarer = false; // whether the rarer filters are open, from one list to the next
 const MOST_COUNTED = 1000; // by the API
 
 export let listed = []; // ids of the groups shown last, for going from one to the next
@@ -31,7 +30,8 @@ export async function groups({ filters, runs }, signal) {
   const chosen = Object.fromEntries(FILTERS.map((name) => [name, filters.get(name) ?? ""]));
   const purpose = chosen.purpose || PURPOSE;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
-  const sources = chosenOf(await runs)?.data_sources ?? [];
+  fill({ ...chosen, purpose });
+  offer(chosenOf(await runs)?.data_sources ?? []);
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
@@ -70,7 +70,7 @@ export async function groups({ filters, runs }, signal) {
   listed = [];
   listedFilters = chosen;
   more.addEventListener("click", () => page());
-  show(h("h1", {}, "Groups ", count), form({ ...chosen, purpose }, sources), news, list, more);
+  show(h("h1", {}, "Groups ", count), form, news, list, more);
   const before = restored()?.items ?? 0; // where one comes back
   do await page(Math.min(LONGEST_PAGE, Math.max(PAGE, before - listed.length)));
   while (!signal.aborted && cursor !== null && listed.length < before);
@@ -83,24 +83,27 @@ export async function groups({ filters, runs }, signal) {
   }, signal);
 }
 
-function form(chosen, sources) {
-  const all = ["", "all"];
-  const select = (name, label, options) => h("label", {}, label,
-    h("select", { name }, options.map(([value, text]) => h("option", { value, selected: chosen[name] === value }, text))));
-  const input = (name, label, attributes) =>
-    h("label", {}, label, h("input", { name, value: chosen[name], ...attributes }));
+const all = ["", "all"];
+const optionsOf = (options) => options.map(([value, text]) => h("option", { value }, text));
+
+// The filters: the same element from one list to the next, so that what is typed while a list comes is kept.
+const form = filterForm();
+
+function filterForm() {
+  const select = (name, label, options) => h("label", {}, label, h("select", { name }, optionsOf(options)));
+  const input = (name, label, attributes) => h("label", {}, label, h("input", { name, ...attributes }));
   const made = h("form", { class: "filters", role: "search", "aria-label": "Filters" },
     select("pattern", "Reward pattern", [all, ...Object.entries(PATTERNS).filter(([name]) => name !== "missing")]),
     input("step", "Step", { type: "number", min: 1 }),
     input("min_version", "Version from", { type: "number", min: 0 }),
     input("max_version", "to", { type: "number", min: 0 }),
-    select("data_source", "Data source", [all, ...sources.map((name) => [name, name])]),
+    select("data_source", "Data source", [all]),
     select("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"], ["all", "all"]]),
     input("q", "Words", { type: "search", id: "words" }),
     select("order", "Order", Object.entries(ORDERS)),
     h("button", {}, "Show"),
-    h("a", { href: link("groups") }, "clear"),
-    h("details", { class: "rarer", open: showsRarer || RARER.some((name) => chosen[name]), ontoggle: ({ target }) => (showsRarer = target.open) }, h("summary", {}, "More filters"), h("div", { class: "filters" },
+    h("a", {}, "clear"),
+    h("details", { class: "rarer" }, h("summary", {}, "More filters"), h("div", { class: "filters" },
       input("min_right", "Right answers from", { type: "number", min: 0 }),
       input("max_right", "to", { type: "number", min: 0, "aria-label": "Right answers to" }),
       select("has_signal", "Signal", [all, ["true", "some advantage is not 0"], ["false", "no signal"]]),
@@ -118,6 +121,23 @@ function form(chosen, sources) {
     if (event.target.tagName === "SELECT") made.requestSubmit();
   });
   return made;
+}
+
+// Has the form show the filters of the address.
+function fill(chosen) {
+  offer([chosen.data_source].filter(Boolean));
+  for (const name of FILTERS) form.elements[name].value = chosen[name];
+  form.querySelector("a").href = link("groups");
+  if (RARER.some((name) => chosen[name])) form.querySelector("details").open = true;
+}
+
+// Has the form offer these data sources, and the one that is chosen.
+function offer(sources) {
+  const { data_source: select } = form.elements;
+  const { value } = select;
+  const offered = [...new Set([...sources, value])].filter(Boolean);
+  select.replaceChildren(...optionsOf([all, ...offered.map((name) => [name, name])]));
+  select.value = value;
 }
 
 const countOf = (count) => (count === 1 ? "1 fits" : `${count}${count < MOST_COUNTED ? "" : " or more"} fit`);

@@ -34,7 +34,7 @@ export async function prompt({ id, filters }, signal) {
     return found;
   }
 
-  const choice = h("label", {}, "Purpose", h("select", { onchange: (event) => go("prompts", id, { purpose: event.target.value }) },
+  const choice = h("label", {}, "Purpose", h("select", { name: "purpose", onchange: (event) => go("prompts", id, { purpose: event.target.value }) },
     [["", "both"], ["train", "training"], ["evaluation", "evaluation"]].map(([value, text]) =>
       h("option", { value, selected: value === purpose }, text))));
   const heading = [h("p", {}, h("a", { href: link("groups"), "data-key": "u" }, "← Groups")), h("h1", {}, "One prompt over policy versions"),
