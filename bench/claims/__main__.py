@@ -32,6 +32,7 @@ def main() -> None:
             study.train(seed, objective, overrides)
             say(started, f"seed {seed}: {objective}")
 
+    images = set[int]()  # of the splits that were answered
     verdicts: Verdicts = {name: {split: [] for split in SPLITS} for name in (COLD_START, *objectives)}
     for seed in seeds:
         base = Reader(study.model(seed, "base"))
@@ -40,11 +41,12 @@ def main() -> None:
             policy = Reader(study.policy(seed, name))
             for split in SPLITS:
                 answers = evaluated_answers(study.run(seed, run) / "evaluation" / f"v{version}-{split}.jsonl")
+                images.add(len(answers))
                 verdicts[name][split].append(judge(answers, policy, base))
     curves = {objective: [study.scalars(seed, objective) for seed in seeds] for objective in objectives}
     facts = (
         f"{len(seeds)} seeds, {study.batches} batches of 32 prompts with 8 answers each, greedy evaluation on "
-        f"{study.held_out} held-out images a split; mean ± deviation over the seeds."
+        f"{' or '.join(map(str, sorted(images)))} held-out images a split; mean ± deviation over the seeds."
     )
     print(write_results(options.report, verdicts, curves, facts))
     say(started, f"wrote {options.report}")

@@ -110,16 +110,17 @@ def finished_study(tmp_path: Path, shapes: dict[str, Path], tiny_model: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("module", "marker", "options"),
+    ("module", "marker", "options", "facts"),
     [
-        ("bench.claims.__main__", "results", ["--seeds", "0", "--objectives"]),
-        ("bench.claims.conditions", "conditions", ["--conditions", "weak"]),
+        ("bench.claims.__main__", "results", ["--seeds", "0", "--objectives"], "on 1 held-out images a split"),
+        ("bench.claims.conditions", "conditions", ["--conditions", "weak"], "of the last"),
     ],
 )
 def test_a_finished_study_is_judged_and_reported(
     module: str,
     marker: str,
     options: list[str],
+    facts: str,
     finished_study: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -134,4 +135,5 @@ def test_a_finished_study_is_judged_and_reported(
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "| `see_think` | 1.000 |" in text
+    assert facts in text
     assert "as before" not in text

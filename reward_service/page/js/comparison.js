@@ -1,11 +1,12 @@
 // Two runs on the prompts that both were asked: which of them the second answers better or worse, means, and curves.
 
 import { get } from "./api.js";
+import { choice } from "./choice.js";
 import { curvesOf, ofStep, ofVersion, plotControls, showPlots } from "./curves.js";
 import { h, rounded, show } from "./dom.js";
 import { lazyImage } from "./images.js";
 import { mark } from "./rewards.js";
-import { go, link } from "./route.js";
+import { link, linkWith } from "./route.js";
 import { chosenOf } from "./runs.js";
 
 const REWARDS = { accuracy: "answer right", visual: "right by description", format: "valid format" };
@@ -22,9 +23,6 @@ export async function comparison({ filters, runs }, signal) {
   const other = filters.get("other") || others[0].name;
   const purpose = filters.get("purpose") ?? "", source = filters.get("data_source") ?? "";
   const found = await get("comparison", { run: run.name, other, purpose, data_source: source }, signal);
-  const choose = (name, label, options, chosen) => h("label", {}, label,
-    h("select", { name, onchange: (event) => go("comparison", "", { ...Object.fromEntries(filters), run: run.name, [name]: event.target.value }) },
-      options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));
   const sources = [...new Set(known.filter(({ name }) => [run.name, other].includes(name)).flatMap((one) => one.data_sources))].sort();
   const curves = h("section", { class: "charts", "aria-label": "Curves" });
   const controls = plotControls(filters, signal, () => draw());
@@ -32,14 +30,14 @@ export async function comparison({ filters, runs }, signal) {
   show(
     h("h1", {}, `${run.name} and ${other}`),
     h("div", { class: "filters" },
-      choose("other", "Compared with", others.map(({ name }) => [name, name]), other),
-      choose("purpose", "Purpose", [["", "newest held-out answers"], ["train", "training"]], purpose),
-      choose("data_source", "Data source", [["", "all"], ...sources.map((name) => [name, name])], source)),
+      choice("other", "Compared with", others.map(({ name }) => [name, name]), other),
+      choice("purpose", "Purpose", [["", "newest held-out answers"], ["train", "training"]], purpose),
+      choice("data_source", "Data source", [["", "all"], ...sources.map((name) => [name, name])], source)),
     h("p", { class: "dim" }, `${found.prompts} prompts were put to both` +
       found.versions.map((version, side) => (version === null ? "" : `; ${found.runs[side]} at version ${version}`)).join("") + "."),
     purpose === "" && found.purpose === ""
       ? h("p", { class: "notice" }, "One of the runs has no held-out answers: the comparison is over all answers.") : [],
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Means by data source" }, means(found, other, filters)),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Means by data source" }, means(found, other)),
     list(`Better in ${other}`, of(1), found.runs),
     list(`Worse in ${other}`, of(-1), found.runs),
     list(`Answer and description differ the other way round in ${other}`, of(0), found.runs),
@@ -75,10 +73,11 @@ function paired([mine, theirs], runs, filters) {
 const gain = ({ rewards }) =>
   ["accuracy", "visual"].map((name) => rewards[name]).filter((both) => !both.includes(null)).reduce((sum, [mine, theirs]) => sum + theirs - mine, 0);
 
-function means(found, other, filters) {
+function means(found, other) {
   const rows = [["all", found], ...Object.entries(found.data_sources)];
-  const named = (source) => (source === "all" ? source
-    : h("a", { href: link("comparison", "", { ...Object.fromEntries(filters), data_source: source }) }, source));
+  const href = (source) => linkWith({ data_source: source });
+  const named = (source) => (source === "all" ? source // smoothing and zoom are those of the click
+    : h("a", { href: href(source), onclick: ({ target }) => (target.href = href(source)) }, source));
   return h("table", { "aria-label": "Means" },
     h("thead", {}, h("tr", {}, h("th", {}, "data source"), h("th", { class: "number" }, "prompts"),
       Object.values(REWARDS).flatMap((label) => [

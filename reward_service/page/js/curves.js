@@ -2,10 +2,11 @@
 
 import { get } from "./api.js";
 import { Bars } from "./bars.js";
+import { choice } from "./choice.js";
 import { h, show } from "./dom.js";
 import { Plot, SharedAxis } from "./plot.js";
 import { chosenOf } from "./runs.js";
-import { go, link, remember } from "./route.js";
+import { link, remember } from "./route.js";
 
 const RENEW_MS = 5000;
 const SOURCES_SHOWN = 6;
@@ -14,17 +15,14 @@ export const FILTERS = ["purpose", "data_source", "smooth", "from", "to"];
 export async function curvesView({ filters, runs }, signal) {
   const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || "train";
   const sources = chosenOf(await runs)?.data_sources ?? [];
-  const choose = (name, label, options, chosen) => h("label", {}, label,
-    h("select", { name, onchange: (event) => go("curves", "", { ...Object.fromEntries(filters), [name]: event.target.value }) },
-      options.map(([value, text]) => h("option", { value, selected: value === chosen }, text))));
   const controls = plotControls(filters, signal, () => draw());
   const wrong = h("p", { class: "notice", hidden: true, role: "alert" });
   const curves = h("section", { class: "charts", "aria-label": "Curves" });
   const distributions = h("section", { class: "charts", "aria-label": "Distributions" });
   const empty = h("p", { class: "notice", hidden: true }, "Nothing is recorded yet.");
   show(h("h1", {}, "Curves"), h("div", { class: "filters" },
-    choose("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"]], purpose),
-    choose("data_source", "Data source", [["", "all"], ...sources.map((name) => [name, name])], source),
+    choice("purpose", "Purpose", [["train", "training"], ["evaluation", "evaluation"]], purpose),
+    choice("data_source", "Data source", [["", "all"], ...sources.map((name) => [name, name])], source),
     ...controls.elements),
   h("p", { class: "dim" }, "Drag to zoom, double-click for the whole range; a click on a point lists its groups. Step N makes policy version N."), wrong, empty, curves, h("h2", {}, "Distributions"), distributions);
   const plots = new Map(), bars = new Map();

@@ -14,14 +14,15 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// The view's content. A field that has the focus keeps it, where the new content has the same one.
-export function show(...children) {
-  const main = document.getElementById("main");
-  const focused = main.contains(document.activeElement) ? document.activeElement : null;
-  main.replaceChildren(...children.flat());
-  const field = focused?.name ? main.querySelector(`[name="${CSS.escape(focused.name)}"]`) : null;
+// Has a place contain these. A field that has the focus keeps it, where what comes has the same one.
+export function replace(place, ...children) {
+  const focused = place.contains(document.activeElement) ? document.activeElement : null;
+  place.replaceChildren(...children.flat());
+  const field = focused?.name ? place.querySelector(`[name="${CSS.escape(focused.name)}"]`) : null;
   (focused?.isConnected ? focused : field)?.focus({ preventScroll: true });
 }
+
+export const show = (...children) => replace(document.getElementById("main"), ...children);
 
 export const rounded = (value, digits = 2) =>
   value === null || value === undefined ? "–" : Number(value.toFixed(digits)).toString();

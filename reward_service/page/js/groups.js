@@ -1,6 +1,7 @@
 // The list of groups: filters, pages, and new ones as they come.
 
 import { get, live } from "./api.js";
+import { optionsOf } from "./choice.js";
 import { ago, h, show } from "./dom.js";
 import { lazyImage } from "./images.js";
 import { restored } from "./place.js";
@@ -84,7 +85,6 @@ export async function groups({ filters, runs }, signal) {
 }
 
 const all = ["", "all"];
-const optionsOf = (options) => options.map(([value, text]) => h("option", { value }, text));
 
 // The filters: the same element from one list to the next, so that what is typed while a list comes is kept.
 const form = filterForm();

@@ -1,10 +1,11 @@
 // The same prompt at every policy version that answered it: whether the policy learns to see.
 
 import { get } from "./api.js";
+import { choice } from "./choice.js";
 import { h, rounded, show } from "./dom.js";
 import { questionPanel } from "./question.js";
 import { mark, ownVisual, pattern, PATTERNS, tint } from "./rewards.js";
-import { go, link } from "./route.js";
+import { link } from "./route.js";
 import { isSame, wordDiff, wordLegend } from "./words.js";
 
 export const FILTERS = ["purpose"];
@@ -34,11 +35,9 @@ export async function prompt({ id, filters }, signal) {
     return found;
   }
 
-  const choice = h("label", {}, "Purpose", h("select", { name: "purpose", onchange: (event) => go("prompts", id, { purpose: event.target.value }) },
-    [["", "both"], ["train", "training"], ["evaluation", "evaluation"]].map(([value, text]) =>
-      h("option", { value, selected: value === purpose }, text))));
+  const purposes = [["", "both"], ["train", "training"], ["evaluation", "evaluation"]];
   const heading = [h("p", {}, h("a", { href: link("groups"), "data-key": "u" }, "← Groups")), h("h1", {}, "One prompt over policy versions"),
-    h("div", { class: "filters" }, choice)];
+    h("div", { class: "filters" }, choice("purpose", "Purpose", purposes, purpose))];
   let found;
   try {
     found = await page();

@@ -28,8 +28,17 @@ export function go(view, id, filters) {
   location.hash = link(view, id, filters);
 }
 
+// The address as it is now, with other values of some filters.
+export function linkWith(changes) {
+  const { view, id, filters } = route();
+  return link(view, id, { ...Object.fromEntries(filters), ...changes });
+}
+
+export function goWith(changes) {
+  location.hash = linkWith(changes);
+}
+
 // Puts into the address what has changed in a view that stays.
 export function remember(changes) {
-  const { view, id, filters } = route();
-  history.replaceState(history.state, "", link(view, id, { ...Object.fromEntries(filters), ...changes }));
+  history.replaceState(history.state, "", linkWith(changes));
 }

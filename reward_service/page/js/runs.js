@@ -1,6 +1,6 @@
 // The runs of the store: which one is looked at, and the choice of another.
 
-import { h } from "./dom.js";
+import { h, replace } from "./dom.js";
 import { chosenRun, go, route } from "./route.js";
 
 export const chosenOf = (runs) =>
@@ -13,10 +13,10 @@ export function showRuns(runs) {
   const place = document.getElementById("run");
   document.querySelector("[data-view=comparison]").hidden = runs.length < 2;
   if (runs.length < 2) {
-    place.replaceChildren(chosen ? chosen.name : "Vision-SR1");
+    replace(place, chosen ? chosen.name : "Vision-SR1");
     return;
   }
-  place.replaceChildren(h("select", { "aria-label": "Run", onchange: (event) => changeRun(event.target.value) },
+  replace(place, h("select", { name: "run", "aria-label": "Run", onchange: (event) => changeRun(event.target.value) },
     runs.map((run) => h("option", { value: run.name, selected: run === chosen }, run.name))));
 }
 
