@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 from reward_service.api import ApiContext, http_server
 from reward_service.api.past import PastRun
 from reward_service.api.run_folder import RunFolder
-from reward_service.api.security import check_closed
 from reward_service.api.table import TraceTable
 from reward_service.export import check_suffix, export_traces
 from reward_service.scoring import Scorer, open_scorer
@@ -23,6 +22,8 @@ from vision_sr1.config import Config, ConfigError, load_config, place_of
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.checkpoints import POLICY, checkpoints
 from vision_sr1.run_folder.names import SETTINGS, TRACES
+from vision_sr1.runtime.ports import host_and_port
+from vision_sr1.runtime.reward_api import check_closed
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
@@ -49,10 +50,12 @@ def serve_traces(config: Config, beside: Sequence[Path] = ()) -> None:
             stored = StoredRun(_reader(own, recorded), recorded)
             stores.callback(stored.reader.close)
             runs[name] = (own, stored)
-        asyncio.run(_serve(config, runs))
+        folders = ", ".join(str(own.run.path) for own, _ in runs.values())
+        address = f"http://{host_and_port(config.reward.host, config.reward.port)}/"
+        asyncio.run(_serve(config, runs, f"traces of {folders}: {address} (Ctrl-C ends)"))
 
 
-async def _serve(config: Config, runs: dict[str, tuple[Config, StoredRun]]) -> None:
+async def _serve(config: Config, runs: dict[str, tuple[Config, StoredRun]], announcement: str) -> None:
     async with contextlib.AsyncExitStack() as scorers:
         past = {}
         for name, (own, stored) in runs.items():
@@ -66,7 +69,7 @@ async def _serve(config: Config, runs: dict[str, tuple[Config, StoredRun]]) -> N
         else:
             readers = TraceReaders({name: stored for name, (_, stored) in runs.items()})
             api = ApiContext(config, cast(TraceReader, readers), past=past)
-        await http_server(api).serve()
+        await http_server(api, announcement=announcement).serve()
 
 
 def export(config: Config, path: Path, *, images: bool) -> None:

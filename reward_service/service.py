@@ -12,13 +12,13 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from reward_service.api import ApiContext, http_server
-from reward_service.api.security import check_closed
 from reward_service.scoring import open_scorer
 from reward_service.store import TraceReader, TraceWriter, close_store, connect_store, prepare_store
 from reward_service.worker import ScoringWorker
 from vision_sr1.config import Config
 from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.scored_groups import ASSEMBLED
+from vision_sr1.runtime.reward_api import check_closed
 from vision_sr1.streams import Blobs, Keys, Stream, check_takes_writes, connect
 
 log = structlog.get_logger()

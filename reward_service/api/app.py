@@ -2,6 +2,8 @@
 
 import contextlib
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,8 +74,14 @@ def create_app(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> Fa
     return app
 
 
-def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> uvicorn.Server:
-    """A server of the application, which ends on SIGTERM and SIGINT."""
+def http_server(
+    api: ApiContext, lifespan: Lifespan[FastAPI] | None = None, announcement: str | None = None
+) -> uvicorn.Server:
+    """A server of the application, which ends on SIGTERM and SIGINT.
+
+    Args:
+        announcement: is printed once it answers.
+    """
     reward = api.config.reward
     log.info(
         "reward_service_started",
@@ -90,7 +98,9 @@ def http_server(api: ApiContext, lifespan: Lifespan[FastAPI] | None = None) -> u
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=END_TIMEOUT_S,
-        )
+        ),
+        api.ending,
+        announcement,
     )
 
 
@@ -98,6 +108,23 @@ class _Server(uvicorn.Server):
     """Returns once a signal has ended it. uvicorn's own raises the signal again, which ends the process before what was
     opened around the server is closed.
     """
+
+    def __init__(self, config: uvicorn.Config, ending: threading.Event, announcement: str | None) -> None:
+        super().__init__(config)
+        self._ending = ending
+        self._announcement = announcement
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it is once it listens."""
+        await super().startup(sockets)
+        if self.started and self._announcement is not None:
+            sys.stdout.write(f"{self._announcement}\n")
+            sys.stdout.flush()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Lets live views end before it waits for what is being answered."""
+        self._ending.set()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """What the routes answer from."""
 
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ class ApiContext:
         tokens: None where the policy's tokenizer is not to be had.
         past: runs that have a tokenizer, a scorer and a folder of their own, by name.
         ping: raises RedisError where the streams are out of reach.
+        ending: is set when the service ends: answers that have no end of their own end then.
     """
 
     config: Config
@@ -33,6 +35,7 @@ class ApiContext:
     tokens: TokenBytes | None = None
     past: Mapping[str, PastRun] = field(default_factory=dict)
     ping: Callable[[], Awaitable[object]] | None = None
+    ending: threading.Event = field(default_factory=threading.Event)
 
     @cached_property
     def runs(self) -> Runs:

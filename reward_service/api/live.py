@@ -45,7 +45,7 @@ def live_routes(api: ApiContext) -> APIRouter:
             looked_through = len(found) < AT_ONCE + LATE
             return found, newest if looked_through else found[-1].sequence
 
-        while True:
+        while not api.ending.is_set():
             try:
                 found, last = await run_in_threadpool(found_since)
             except SQLAlchemyError as error:

@@ -42,6 +42,17 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse(body.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
+def _mistake(error: dict[str, Any]) -> str:
+    """One parameter that cannot be, or several that cannot be together."""
+    said = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error" and isinstance(error.get("input"), dict):
+        return str(said)
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{place}: there is no parameter of this name"
+    return f"{place}: {said} (got {str(error.get('input'))[:100]!r})"
+
+
 def answer_with_problems(app: FastAPI) -> None:
     """Has every error of the application answered so."""
 
@@ -51,11 +62,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = [
-            f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']} (got {str(e.get('input'))[:100]!r})"
-            for e in error.errors()
-        ]
-        return problem(422, "; ".join(said))
+        return problem(422, "; ".join(map(_mistake, error.errors())))
 
     @app.exception_handler(CursorError)
     async def damaged(_: Request, error: CursorError) -> JSONResponse:

@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Self
 
 from fastapi import Query
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reward_service.store import SEARCHED, GroupFilter, TraceFilter
 from reward_service.store.groups import of_requery
@@ -25,7 +25,9 @@ Count = Annotated[int | None, Query(ge=0, le=100_000)]
 
 
 class TraceFilters(BaseModel):
-    """What traces and groups are searched for by."""
+    """What traces and groups are searched for by; another parameter is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     run: Run = None
     purpose: Purpose = None

@@ -10,9 +10,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reward_service.api.problems import problem
-from vision_sr1.config import ApiConfig, Config, ConfigError
+from vision_sr1.config import ApiConfig
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 OPEN = ("/healthz", "/readyz", "/metrics")  # for probes and Prometheus: they show nothing of the data
 IMAGES = "/v1/images/"
 HEADERS = {
@@ -23,19 +22,6 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self'; script-src 'self'; "
     "object-src 'none'; base-uri 'none'; frame-ancestors 'none'",
 }
-
-
-def check_closed(config: Config) -> None:
-    """Refuses an API that anybody could ask from elsewhere.
-
-    Raises:
-        ConfigError: with the way out.
-    """
-    if config.reward.api.token is None and config.reward.host not in LOOPBACK:
-        raise ConfigError(
-            f"reward.host: {config.reward.host!r} can be reached from elsewhere: set VISION_SR1_API_TOKEN to a token "
-            "that requests must have, or listen on 127.0.0.1"
-        )
 
 
 class Guard:

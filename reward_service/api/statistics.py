@@ -109,6 +109,7 @@ def _run(api: ApiContext, name: str, served: str) -> RunView:
         recorded_from=span[0] if span else None,
         recorded_to=span[1] if span else None,
         data_sources=sorted({found.data_source for found in bins}),
+        purposes=sorted({found.purpose for found in bins}),
         policy_versions=[min(versions), max(versions)] if versions else [],
         rollouts=sum(found.count for found in bins),
     )
@@ -187,7 +188,10 @@ def _compared(reader: TraceReader, wanted: TraceFilter, other: TraceFilter) -> C
     by_source: dict[str, list[Pair]] = defaultdict(list)
     for pair in shared:
         by_source[pair[0].data_source].append(pair)
-    differing = sorted((pair for pair in shared if _distance(pair)), key=_distance, reverse=True)[:DIFFERENCES]
+    by_sign: dict[int, list[Pair]] = {1: [], -1: [], 0: []}
+    for pair in sorted((pair for pair in shared if _distance(pair)), key=_importance, reverse=True):
+        by_sign[_sign(pair)].append(pair)
+    differing = [pair for pairs in by_sign.values() for pair in pairs[:DIFFERENCES]]
     groups = [
         reader.groups(asked.run, [pair[side].group_id for pair in differing])
         for side, asked in enumerate((wanted, other))
@@ -196,6 +200,9 @@ def _compared(reader: TraceReader, wanted: TraceFilter, other: TraceFilter) -> C
         **_compared_means(shared).model_dump(),
         runs=(wanted.run, other.run),
         purpose=wanted.purpose or "",
+        better_in_second=len(by_sign[1]),
+        worse_in_second=len(by_sign[-1]),
+        mixed_in_second=len(by_sign[0]),
         versions=(wanted.version, other.version),
         data_sources={source: _compared_means(pairs) for source, pairs in sorted(by_source.items())},
         differences=[
@@ -206,9 +213,24 @@ def _compared(reader: TraceReader, wanted: TraceFilter, other: TraceFilter) -> C
     )
 
 
-def _distance(pair: Pair) -> float:
+def _gains(pair: Pair) -> list[float]:
+    """What the second run's accuracy and visual reward are above the first's; 0 where either has none."""
     ends = [(pair[0].rewards[name], pair[1].rewards[name]) for name in ("accuracy", "visual")]
-    return sum(abs(a - b) for a, b in ends if a is not None and b is not None)
+    return [0.0 if a is None or b is None else b - a for a, b in ends]
+
+
+def _distance(pair: Pair) -> float:
+    return sum(map(abs, _gains(pair)))
+
+
+def _importance(pair: Pair) -> tuple[float, float]:
+    """Of equal distances those first that differ in the answer."""
+    return _distance(pair), abs(_gains(pair)[0])
+
+
+def _sign(pair: Pair) -> int:
+    gain = sum(_gains(pair))
+    return (gain > 0) - (gain < 0)
 
 
 def _compared_means(pairs: Sequence[Pair]) -> SourceComparison:

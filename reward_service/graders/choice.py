@@ -14,7 +14,8 @@ _LOWER = re.compile(_UPPER.pattern, re.IGNORECASE)
 
 _ONE = re.compile(r"[(\[【]?\s*([A-Za-z])\s*[)\]】]?\s*[.:、]?")
 _LABELLED = re.compile(
-    r"(?:[(\[【]\s*([A-Za-z])\s*[)\]】]\s*[.:、-]?|([A-Za-z])(?:\s*[).:、,\]]|\s+-))\s*(.+)|([A-Za-z])\s+(.+)"
+    r"(?:[(\[【]\s*([A-Za-z])\s*[)\]】]\s*(?:[.:、]|-(?=\s))?|([A-Za-z])(?:\s*[).:、,\]]|\s+-(?=\s)))\s*(.+)"
+    r"|([A-Za-z])\s+(.+)"
 )
 _TAIL = re.compile(
     r"\s*(?:(?:is|ist|est|es)\s+(?:the\s+)?(?:correct|right|best|answer|richtig)\w*(?:\s+(?:answer|option|choice))?"
@@ -25,7 +26,19 @@ _ALPHABET = 26
 _LONGEST = 2000  # characters of an option and its explanation
 _JOINTS = re.compile(r"\s*(?:[,;、&+/]|\b(?:and|und|et|(?-i:y))\b|[和与與及])+\s*", re.IGNORECASE)
 _QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
-_BRACED = re.compile(r"\\?\{([^{}]*?)\\?\}")
+_BRACED = re.compile(r"(?<![A-Za-z_^}])\\?\{\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\\?\}")
+_BEHIND = re.compile(r"(.+?)\s*[(\[【]\s*([A-Za-z])\s*[)\]】]")
+_INSTRUCTION = re.compile(
+    r"\s+(?:please\s+)?(?:answer|choose|select|pick|reply|respond|give|provide|output|write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*",
+    re.IGNORECASE,
+)
+# Mathematics in one spelling.
+_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)\s*(\d))")
+_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\(?:circ|degree)\s*\}?")
+_ROOT = re.compile(r"\\sqrt\s*(?:\{(\w+)\}|(\d))|√\s*(?:\((\w+)\)|(\d+|[a-z]))")
+_GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NO_GAP = re.compile(r"(?<![^\W\d_])\s+|\s+(?![^\W\d_])")
+_WORD = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:[.,/]\d+)*|[^\W\d_]+|(?<![\w.])\.\d+")
 _SIDE_BY_SIDE = re.compile(r"([)\]])\s*(?=[(\[])")
 _COMPACT = re.compile(r"[A-Z]{2,26}|[A-Z](?: [A-Z]){1,25}")
 _DENIED = re.compile(
@@ -54,19 +67,22 @@ def options(question: str) -> dict[str, str]:
         return {}
     ends = [mark.start() for mark in marks[1:]] + [len(lines)]
     return {
-        _letter(mark): plain(lines[mark.end() : end].strip().partition("\n")[0])
+        _letter(mark): plain(_INSTRUCTION.sub("", lines[mark.end() : end].strip().partition("\n")[0]))
         for mark, end in zip(marks, ends, strict=True)
     }
 
 
 def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
     """The letters of the options that a text means; empty where it means none, or does not say which."""
-    text = _TAIL.sub("", without_lead_in(text).rstrip(".。,;!? "))
-    text = _QUOTED.sub(r"\1", _BRACED.sub(r"\1", text))
-    if len(text) > _LONGEST:
+    whole = " ".join(clean(text).split())
+    text = _QUOTED.sub(r"\1", _BRACED.sub(r"\1", without_lead_in(text).rstrip(".。,;!? ")))
+    if len(whole) > _LONGEST:
         return frozenset()
-    if one := _single(text, known):
+    without_tail = _TAIL.sub("", text)
+    # As it is first: an option may itself be `Option 3`, or `Both are correct`.
+    if one := _by_letter(text, known) or _by_text(whole, known) or _single(text, known) or _either(without_tail, known):
         return frozenset(one)
+    text = without_tail
     parts = [part for part in _JOINTS.split(_SIDE_BY_SIDE.sub(r"\1, ", text)) if part]
     if len(parts) == 1 and _COMPACT.fullmatch(text) and (known or " " in text or sorted(text) == list(text)):
         parts = list(text.replace(" ", ""))
@@ -76,13 +92,30 @@ def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
     return frozenset(filter(None, letters)) if all(letters) and len(set(letters)) == len(letters) else frozenset()
 
 
+def _by_letter(text: str, known: Mapping[str, str]) -> str | None:
+    found = _ONE.fullmatch(text)
+    return found[1].upper() if found and _is_option(found[1], known) else None
+
+
+def _by_text(text: str, known: Mapping[str, str]) -> str | None:
+    """The one option that has this text: in the same words, or else in mathematics that is written otherwise."""
+    for is_same in (normalized, _is_same_mathematics):
+        found = [letter for letter, option in known.items() if option and is_same(text, option)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
+
+
+def _either(text: str, known: Mapping[str, str]) -> str | None:
+    return _by_letter(text, known) or _by_text(text, known)
+
+
 def _single(text: str, known: Mapping[str, str]) -> str | None:
     """The one option that a text means: its letter, its text, or both; nothing else may be meant beside it."""
-    if (found := _ONE.fullmatch(text)) and _is_option(found[1], known):
-        return found[1].upper()
-    by_text = [letter for letter, option in known.items() if option and normalized(text, option)]
-    if len(by_text) == 1:
-        return by_text[0]
+    if one := _either(text, known):
+        return one
+    if (behind := _BEHIND.fullmatch(text)) and _by_text(behind[1], known) == behind[2].upper():
+        return behind[2].upper()
     labelled = _LABELLED.fullmatch(text)
     if labelled is None:
         return None
@@ -90,28 +123,42 @@ def _single(text: str, known: Mapping[str, str]) -> str | None:
     if not _is_option(letter, known):
         return None
     in_brackets = rest[1:-1] if rest[0] + rest[-1] == "()" else rest
-    if known.get(letter) and (normalized(rest, known[letter]) or normalized(in_brackets, known[letter])):
+    if known.get(letter) and any(_by_text(said, {letter: known[letter]}) for said in (rest, in_brackets)):
         return letter
     is_free_text = labelled[3] is not None and not _DENIED.match(rest) and not _names_another(rest, letter, known)
     return letter if is_free_text else None
+
+
+def _is_same_mathematics(text: str, option: str) -> bool:
+    return _in_one_spelling(text) == _in_one_spelling(option)
+
+
+def _in_one_spelling(text: str) -> str:
+    r"""With `1/2` for `\frac{1}{2}`, `°` for `^\circ`, and without spaces and marks that group digits."""
+    text = _DEGREES.sub("°", plain(text))
+    text = _FRACTION.sub(lambda found: f"{found[1] or found[3]}/{found[2] or found[4]}", text)
+    text = _ROOT.sub(lambda found: f"√({found[1] or found[2] or found[3] or found[4]})", text)
+    return _GROUPS.sub("", _NO_GAP.sub("", text))
 
 
 def _names_another(text: str, letter: str, known: Mapping[str, str]) -> bool:
     """Whether a text beside an option's letter names another option, by its letter or its words."""
     if not known:
         return any((found[1] or found[2]).upper() != letter for found in _STANDS_OUT.finditer(text))
-    own = known[letter]
-    words = _spelled(plain(text).replace(own, " ") if own else plain(text))
-    others = {_spelled(option) for option in known.values()} - {_spelled(own), "  "}
-    named = {found[1].upper() for found in _MARK.finditer(text)} & known.keys()
-    return any(other in words if other.isascii() else other.strip() in words for other in others) or bool(
-        named - {letter}
-    )
+    if {found[1].upper() for found in _MARK.finditer(text)} & known.keys() - {letter}:
+        return True
+    words, own = _spelled(text), _spelled(known[letter])
+    # The longest first: `red` is not named by `dark red`.
+    for option in sorted({*map(_spelled, known.values()), own} - {"  "}, key=len, reverse=True):
+        named = option if option.isascii() else option.strip()
+        if named in words and option != own:
+            return True
+        words = words.replace(named, " | ")
+    return False
 
 
 def _spelled(text: str) -> str:
-    words = re.findall(r"[^\W_]+", text)
-    return f" {' '.join(words)} "
+    return f" {' '.join(_WORD.findall(_in_one_spelling(text)))} "
 
 
 def _is_option(letter: str, known: Mapping[str, str]) -> bool:

@@ -18,18 +18,22 @@ _LONGEST = 2000  # characters of mathematics; longer answers are texts
 _RELATIVE = 1e-5  # by which numbers differ at most that the library takes for equal
 
 _SYMBOLS = str.maketrans({c: rf"\{name} " for c, name in CHARACTERS.items()} | {"°": r"^{\circ}", "、": ","})
-_ROOT = re.compile(r"√\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
+_ROOT = re.compile(r"(?:√|(?<![A-Za-z\\])sqrt)\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\d+(?:\.\d+)?|[A-Za-z]))")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d+)(?![\w.])")
 _MIXED = re.compile(r"(?<![\d.])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])")
+_HALF_OF = re.compile(r"(?<![\w.}])(\d+)\s*/\s*(\d+)(?=\s+(?:\\?[A-Za-z]|√))")  # `4/3 pi` is no `4/(3 pi)`
+_DERIVATIVE = re.compile(r"[A-Za-z]\)?(?:'|\^?\{?\\prime)")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?: \d{3})+(?![\d.]*\d)")
 _COMMAND = re.compile(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+|_\{[A-Za-z]+\}")
 _FUNCTIONS = words("functions")
+_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({'|'.join(sorted(words('commands'), key=len, reverse=True))})(?![A-Za-z])")
 # Dates, times, versions and addresses: numbers joined by marks that mean no arithmetic.
 _NO_ARITHMETIC = re.compile(
     r"(?<![\d.])(?:\d{4}\s*([-/.])\s*\d{1,2}\s*\1\s*\d{1,2}|\d{1,2}\s*([-/.])\s*\d{1,2}\s*\2\s*\d{2,4}"
     r"|\d+\s*[-/]\s*0\d+|0\d+\s*[-/]\s*\d+|\d{3}-\d{4}|(?:1[89]|20)\d\d-(?:1[89]|20)\d\d"
     r"|\d\d:\d\d|\d:0\d|\d+:\d+:\d+|\d+(?:\.\d+){2,})(?![\d.]*\d)"
 )
+_UNKNOWNS = frozenset("xyzXYZ (){}\\")
 _DEGREES = r"\s*\^\s*\{?\s*\\circ\s*\}?(?:\s*[CF])?"
 _BEHIND = re.compile(
     rf"(?P<body>.*(?:[\d)}}\]]|\\pi))(?P<unit>{_DEGREES}|\s+[^\s\d(){{}}\[\]=<>,;^][^=<>,;]*|[A-Za-zμ]{{2}}[^=<>,;]*)"
@@ -98,14 +102,17 @@ def _read(text: str) -> _Mathematics:
 
 def _latex(text: str) -> str:
     text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2] or root[3]}}}", text)
-    text = text.replace("**", "^")
+    text = _FUNCTION.sub(r"\\\1 ", text).replace("**", "^")
     text = _EXPONENT.sub(r"\1 \\times 10^{\2}", _MIXED.sub(r"(\1+\\frac{\2}{\3})", text))
     text = _THOUSANDS.sub(lambda number: number.group().replace(" ", ""), text)
+    text = _HALF_OF.sub(r"\\frac{\1}{\2}", text)
     return re.sub(r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi ", text).translate(_SYMBOLS)
 
 
 def _is_in_words(text: str) -> bool:
-    """Whether a text's letters are words rather than variables."""
+    """Whether a text's letters are words rather than variables, or have primes, which the library would drop."""
+    if "=" not in text and _DERIVATIVE.search(text):
+        return True
     letters = _COMMAND.sub(" ", text)
     for run in re.finditer(r"[^\W\d_]+", letters):
         word = run.group().casefold()
@@ -114,13 +121,18 @@ def _is_in_words(text: str) -> bool:
         is_product = set(word) <= set("xyz") or (set(word) <= set("abc") and letters[: run.start()][-1:].isdigit())
         if len(word) > 2 and word not in _FUNCTIONS and not is_product:
             return True
-    return text == letters and any(
-        re.fullmatch(r"[A-Za-z\s/'&(){}\\-]{2,}", part)
-        and not set(part.casefold()) <= set("xyz (){}\\")
-        and len(re.findall("[A-Za-z]", part)) > 1
-        and part not in _FUNCTIONS
-        for part in map(str.strip, re.split(r"[,;]|\band\b|\bor\b", text))
-    )
+    parts = map(str.strip, re.split(r"[,;]|\band\b|\bor\b", text))
+    return text == letters and any(map(_is_part_in_words, parts))
+
+
+def _is_part_in_words(text: str) -> bool:
+    """Whether letters alone, and marks between words, are words: `no`, `c a t`, `no/on`, but not `a/b` or `sin(x)`."""
+    runs = re.findall("[A-Za-z]+", text)
+    if not re.fullmatch(r"[A-Za-z\s/'&(){}\\-]{2,}", text) or len("".join(runs)) < 2 or set(text) <= _UNKNOWNS:
+        return False
+    is_listed = bool(re.search(r"['&]|\b[A-Za-z]\s+[A-Za-z]\b", text))
+    is_calculated = bool(re.search("[/-]", text)) and any(len(run) == 1 for run in runs)
+    return is_listed or (not is_calculated and any(len(run) > 1 and run.casefold() not in _FUNCTIONS for run in runs))
 
 
 def _parsed(latex: str) -> list[Any]:
@@ -158,10 +170,10 @@ def _stands_for(given: Any, wanted: Any) -> bool:
 
 def _is_name(side: Any) -> bool:
     """Whether a side of an equation is `x`, `f(x)`, `AB` or `A/B`: names for the other side."""
-    from sympy import Symbol
+    from sympy import Symbol, Tuple
     from sympy.core.function import AppliedUndef
 
-    if side.is_Mul:
+    if side.is_Mul or isinstance(side, Tuple):
         return all(map(_is_name, side.args))
     return isinstance(side, (Symbol, AppliedUndef)) or bool(side.is_Pow and side.exp == -1 and _is_name(side.base))
 

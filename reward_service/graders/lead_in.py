@@ -6,7 +6,8 @@ from reward_service.graders.texts import clean, spaced
 
 _LEAD_IN = re.compile(
     r"(?:(?:so|thus|hence|therefore|also|donc|因此|所以)\s*,?\s*)?(?:i\s+(?:think|believe)\s+(?:that\s+)?)?"
-    r"(?:"
+    r"(?:it\s+is\b|it's\b|i\s+(?:choose|chose|pick|select)\b"
+    r"|"
     r"(?:(?:the|my|die|la|l'|le|el)\s*)?(?:(?:correct|final|best|right|richtige|bonne|final)\s+)*"
     r"(?:answers?|options?|choices?|result|solution|antwort|lösung|ergebnis|réponse|résultat|opción|respuesta|solución|resultado)\b"
     r"(?:\s+(?:correcte?a?|finale?))?(?:\s*(?:is\b|are\b|ist\b|lautet\b|est\b|es\b|=|:))*"

@@ -37,7 +37,9 @@ _ABOUT = re.compile(
 )
 _NAMED = re.compile(r"(?!not?\b)(?:\\?[A-Za-z]{1,12}(?:_(?:\w|\{\w+\}))?\s*){1,2}(?==|≈|\\approx)")
 _CURRENCY = re.compile(r"([-+\s]*)(?:US|\\)?((?:USD|EUR|GBP|CNY|RMB|JPY|CHF|INR|Rs\.?)(?=[\s\d])|[$€£¥₹₩])")
-_ENCLOSED = re.compile(r"([(\[{\"'])([^()\[\]{}\"']+)[)\]}\"']")
+_NO_COMMA, _NO_MARKS = r"[^()\[\]{}\"',]+", r"[^()\[\]{}\"']+"
+# In brackets a comma separates: `(3,5)` is a pair or an interval.
+_ENCLOSED = re.compile(rf"\(({_NO_COMMA})\)|\[({_NO_COMMA})\]|\{{({_NO_COMMA})\}}|\"({_NO_MARKS})\"|'({_NO_MARKS})'")
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def numeric(answer: str, reference: str, _: str = "", *, tolerance: float) -> bo
 def quantity(text: str) -> Quantity | None:
     r"""The one number that a text is, such as `-1,000.5`, `3,5`, `2 1/2`, `\frac34`, `75\%`, `2 \times 10^3`, `12 cm`.
 
-    None where it is none: a list, a date, or a number that something else changes (`2\pi`, `5x`).
+    None where it is none: a list, a pair, a date, or a number that something else changes (`2\pi`, `5x`).
     """
     text = without_lead_in(text)
     if named := _NAMED.match(text):
@@ -83,7 +85,7 @@ def quantity(text: str) -> Quantity | None:
     if about := _ABOUT.match(text):
         text = text[about.end() :]
     if enclosed := _ENCLOSED.fullmatch(text):
-        text = enclosed[2]
+        text = enclosed[enclosed.lastindex or 0]
     if currency := _CURRENCY.match(text):
         text = currency[1] + text[currency.end() :]
     text = text.replace("{,}", ",")

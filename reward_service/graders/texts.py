@@ -35,6 +35,12 @@ _SMALL = re.compile(
 )
 _SPELLED = {"raised": "^{%s}", "lowered": "_{%s}", "fraction": " %s"}
 _SHORT_SCRIPT = re.compile(r"([_^])\{(\w)\}")
+_COMMA = re.compile(r"\s*([,;])\s*")
+_LONGEST_COMMAND = 20
+_CLOSES = re.compile(r"\\[A-Za-z]+$")
+_HAS_FACTORIAL = re.compile(r"(?:[\d)}]|(?<!\w)[A-Za-z])!{0,2}$")
+_HAS_PRIME = re.compile(r"(?:[\d)}]|(?<!\w)(?:[A-Za-z]|[A-Z]{2,4}))['\"]{0,3}$")
+_BEFORE = 8  # characters before a mark that tell what it is
 _ENDS = " \t\r\n.,;:!?¡¿\"'`…。，、；：！？"
 _ARTICLES, _BEFORE_A = words("articles"), words("before_a")
 
@@ -61,11 +67,17 @@ def clean(text: str) -> str:
     text = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in text)
     text = _NO_MEANING.sub("", _SPACING.sub(" ", text))
     for _ in range(_WRAPPERS):
-        text, count = _WRAPPER.subn(r"\1", text)
+        text, count = _WRAPPER.subn(_unwrapped, text)
         if not count:
             break
     text = _MARKDOWN.sub(r"\2", _MARKDOWN.sub(r"\2", text))
     return _without_delimiters(text).strip()
+
+
+def _unwrapped(found: re.Match[str]) -> str:
+    r"""What a command wraps; `\circ\text{C}` is no command `\circC`."""
+    command = _CLOSES.search(found.string, max(0, found.start() - _LONGEST_COMMAND), found.start())
+    return f" {found[1]}" if command and found[1][:1].isalpha() else found[1]
 
 
 def spaced(text: str) -> str:
@@ -75,8 +87,8 @@ def spaced(text: str) -> str:
 
 def plain(text: str) -> str:
     """A text's words in one case, single spaces between them, without the punctuation around them."""
-    text = _SHORT_SCRIPT.sub(r"\1\2", clean(text).replace("$", "").casefold())
-    return " ".join((_trimmed(text) or text).split())
+    text = _SHORT_SCRIPT.sub(r"\1\2", clean(text).replace("$", ""))
+    return " ".join(_COMMA.sub(r"\1 ", _trimmed(text) or text).casefold().split())
 
 
 def _spelled(found: re.Match[str]) -> str:
@@ -98,9 +110,9 @@ def _trimmed(text: str) -> str:
     if opened.endswith((".", ",")) and text[start : start + 1].isdigit():
         start -= 1
     end = len(text)
-    while end > start and text[end - 1] in _ENDS:
-        mark, before = text[end - 1], text[max(start, end - 3) : end - 1]
-        if mark in "!'\"" and mark not in opened and re.search(r"[\d)}]$|(?:^|\W)[a-z]$", before):
+    while end > start and (mark := text[end - 1]) in _ENDS:
+        has_meaning = _HAS_FACTORIAL if mark == "!" else _HAS_PRIME if mark in "'\"" else None
+        if has_meaning and mark not in opened and has_meaning.search(text, max(start, end - _BEFORE), end - 1):
             break
         end -= 1
     return text[start:end]

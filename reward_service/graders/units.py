@@ -19,6 +19,7 @@ _MULTIPLIER = re.compile(
 
 _SYMBOLS = words("symbols")
 _PREFIXED = re.compile(rf"(?:{'|'.join(words('symbol_prefixes'))})(?:{'|'.join(words('prefixed_symbols'))})")
+_LITER = re.compile(rf"(?:{'|'.join(words('symbol_prefixes'))})?l")
 _NAMES = by_word("names")
 _NAME_PREFIXES = by_word("name_prefixes")
 _COMMANDS = {r"\circ": "°", r"\degree": "°", r"\Omega": "Ω", r"\mu": "μ", r"\euro": "€", r"\pounds": "£", r"\yen": "¥"}
@@ -70,9 +71,10 @@ def unit(text: str) -> Unit | None:
     None where the text is no unit, but something that changes the number before it.
     """
     text = re.sub(r"\\[A-Za-z]+", lambda command: _COMMANDS.get(command.group(), command.group()), text)
-    text = re.sub(r"\^\s*\{?\s*°\s*\}?", "°", text)
+    text = re.sub(r"μ\s+(?=[A-Za-z])", "μ", re.sub(r"\^\s*\{?\s*°\s*\}?", "°", text))
     text = re.sub(r"\\?cdot|[·⋅*]", " ", text).rstrip(" \t\n.,;。，；、")
     text = re.sub(r"^(\s*)[(\[](.*)[)\]]$", r"\1 \2", re.sub(r"(?<=[^\W\d_])!+$", "", text))
+    text = re.sub(r"(?<=/)\s*\(([^()]*)\)\s*$", r"\1", text)
     text = re.sub(r"\b(square|sq\.?|cubic|cu\.?)\s+([A-Za-z]+)", _power_behind, text)
     is_apart = text[:1].isspace()
     powers: Counter[str] = Counter()
@@ -107,14 +109,14 @@ def _power_behind(found: re.Match[str]) -> str:
 
 def _parts(symbol: str) -> list[tuple[str, int]]:
     above, _, below = symbol.partition("/")
-    name, _, power = above.partition("^")
-    return [(name, int(power or 1))] + ([(below, -1)] if below else [])
+    powers = [factor.partition("^") for factor in above.split("·")]
+    return [(name, int(power or 1)) for name, _, power in powers] + ([(below, -1)] if below else [])
 
 
 def _known(word: str) -> str | None:
     """A unit's symbol, from its symbol or one of its names."""
     if word in _SYMBOLS or _PREFIXED.fullmatch(word):
-        return {"l": "L"}.get(word, word)
+        return word[:-1] + "L" if _LITER.fullmatch(word) else word
     name = word.casefold()
     for candidate in (
         name,

@@ -10,7 +10,8 @@ import re
 from vision_sr1.config import RewardConfig
 from vision_sr1.rewards import Reward, ScoredResponse
 
-_SENTENCE_END = re.compile(r"[.;!?\n]+")
+_SENTENCE_END = re.compile(r"(?:[.!?\n]|;(?!(?<=\d;)\s*\d))+")  # `12; 15` are values
+_NUMBERED = re.compile(r"(?:^|(?<=[\s.;:!?]))(\d{1,2})[.)](?=\s+\S)")
 _MARKS = " \"'`*_()[]{}<>,-"
 _LEAD_IN = r"\b(?:answer|solution|result)\b\s*(?:is|=|:|must be|would be|should be)?\s*:?\s*(?:the|an?)?\s*"
 
@@ -32,8 +33,21 @@ def stated_answer(description: str, answer: str | None) -> str | None:
     stated = re.escape(" ".join(answer.lower().split()))
     if said := re.search(_LEAD_IN + rf"\W?{stated}(?!\w)", " ".join(description.lower().split())):
         return said.group()
-    for sentence in _SENTENCE_END.split(description.lower()):
+    for sentence in _SENTENCE_END.split(_without_numbers(description.lower())):
         bare = " ".join(sentence.split()).strip(_MARKS)
         if re.fullmatch(rf"\W?{stated}\W?", bare):
             return bare
     return None
+
+
+def _without_numbers(text: str) -> str:
+    """Without the numbers 1, 2, 3 … of a list's items."""
+    number = 0
+
+    def item(found: re.Match[str]) -> str:
+        nonlocal number
+        is_next = int(found[1]) == number + 1
+        number += is_next
+        return "." if is_next else found.group()
+
+    return _NUMBERED.sub(item, text)

@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import entry_points
 from numbers import Real
 from typing import Any, Protocol
 
@@ -21,12 +20,12 @@ from reward_service import metrics
 from reward_service.process_pool import CallFailedError, ProcessPool
 from vision_sr1.config import ConfigError, RewardFunctionConfig
 from vision_sr1.rewards import MissingReward, Reward, ScoredResponse
+from vision_sr1.runtime.entry_points import entry_point
 from vision_sr1.streams import BlobMissingError
 from vision_sr1.v1 import pipeline_pb2 as pb
 
 log = structlog.get_logger()
 
-ENTRY_POINTS = "vision_sr1.rewards"
 RETRY_PAUSE_S = 0.2  # doubles
 
 Outcome = Reward | MissingReward
@@ -55,7 +54,7 @@ class RewardFunctions:
 
     def __init__(self, functions: dict[str, RewardFunctionConfig], processes: int, images: ImageSource) -> None:
         self._functions = functions
-        self._paths = {name: config.function or _entry_point(name) for name, config in functions.items()}
+        self._paths = {name: config.function or entry_point(name) for name, config in functions.items()}
         self._asynchronous = {name: _is_async(name, path) for name, path in self._paths.items()}
         plain = [path for name, path in self._paths.items() if not self._asynchronous[name]]
         self._images = images
@@ -135,17 +134,6 @@ class RewardFunctions:
         if not isinstance(value, Real) or not math.isfinite(value) or not low <= float(value) <= high:
             return MissingReward(f"{self._paths[name]} returned {value!r}, not a number from {low:g} to {high:g}")
         return Reward(float(value), reward.explanation if reward is not None else "")
-
-
-def _entry_point(name: str) -> str:
-    found = entry_points(group=ENTRY_POINTS)
-    if name not in found.names:
-        known = ", ".join(sorted(found.names)) or "none"
-        raise ConfigError(
-            f"reward.functions.{name}: no installed package has an entry point of this name in the group "
-            f"{ENTRY_POINTS} (known: {known}); install it, or set reward.functions.{name}.function to module:function"
-        )
-    return found[name].value
 
 
 def _is_async(name: str, path: str) -> bool:

@@ -15,7 +15,6 @@ import pytest
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
-from reward_service.api.security import check_closed
 from reward_service.api.word_diff import word_diff
 from reward_service.scoring import open_scorer
 from reward_service.store.several import StoredRun, TraceReaders
@@ -27,6 +26,7 @@ from vision_sr1.pipeline.fleet import Fleet
 from vision_sr1.pipeline.response_parts import parse_parts
 from vision_sr1.prompting.response import TokenBytes
 from vision_sr1.run_folder.ledger import Ledger
+from vision_sr1.runtime.reward_api import check_closed
 from vision_sr1.streams import Blobs, Keys, Output, Stream, check_takes_writes, connect
 from vision_sr1.streams.embedded import EmbeddedRedis
 from vision_sr1.v1 import pipeline_pb2 as pb
@@ -718,5 +718,5 @@ async def test_a_re_query_shows_its_question_where_it_is_not_the_rollouts_own_an
         assert group["requery_advantages"].keys() == {"requery"}
         for shown, expected in zip(group["requery_advantages"]["requery"], (better, -better), strict=True):
             assert shown == pytest.approx([0.0, expected], rel=1e-4)
-        assert len((await get(api, "/v1/traces", text="squares"))["traces"]) == 2
+        assert len((await get(api, "/v1/traces", q="squares"))["traces"]) == 2
         assert len((await get(api, "/v1/traces", pattern="shortcut"))["traces"]) == 2, "of the own question"

@@ -113,6 +113,8 @@ def test_a_question_without_images_asks_for_no_description():
         (r"a square, so \boxed{red}", "red"),
         ("top left square blue ; red", "red"),
         ("Two cats.\nNo", "no"),
+        ("A square. 3. It is red", "3"),
+        ("1. A square\n2. red", "red"),
     ],
 )
 def test_an_answer_stated_in_a_description_is_a_leak(description: str, answer: str):
@@ -131,6 +133,9 @@ def test_an_answer_stated_in_a_description_is_a_leak(description: str, answer: s
         ("the answer is written in blue ink", "red"),
         ("The result is 420 units.", "42"),
         ("There are two cats and no dog.", "no"),
+        ("1. A red cat.\n2. A blue dog.\n3. A bird.", "3"),
+        ("There are 1) a cat 2) a dog", "2"),
+        ("The bars are: 12, 15; 20.", "20"),
         ("a red square", None),
         ("", "red"),
     ],

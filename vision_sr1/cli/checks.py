@@ -24,8 +24,10 @@ from vision_sr1.config import Config, ConfigError, MissingPathError
 from vision_sr1.errors import UserError
 from vision_sr1.models.check import check_cpu_actors, check_length, check_model, check_place, parameters_of
 from vision_sr1.prompting.prompt_template import PromptTemplate
+from vision_sr1.runtime.entry_points import entry_point
 from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus, visible_gpus
 from vision_sr1.runtime.ports import Ports
+from vision_sr1.runtime.reward_api import check_closed
 from vision_sr1.runtime.trackers import check_trackers
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ SERVER_S = 3.0  # for a tracker's server to answer
 RENEW_DAYS = 14.0
 OPTIMIZER_BYTES = 12  # of a parameter in a checkpoint: float32 weight and both moments of Adam
 GIB = 2**30
+OF_SERVICES = {  # checks of what this machine starts; why elsewhere nothing may be wrong
+    "ports": "where this run goes on, they are its own",
+    "access": "where the reward service runs elsewhere, it needs the token there",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def check(config: Config, stage: "Stage", warn: Callable[[str], None], *, starts
     if stage == "rl" and not data.train:
         raise ConfigError("data.train names no prompts: set data.train=FILE")
     for name, look in CHECKS.items():
-        if name == "ports" and not starts_services:
+        if name in OF_SERVICES and not starts_services:
             continue
         finding = look(config, stage)
         if finding.state == "warning":
@@ -88,8 +94,8 @@ def findings(config: Config) -> Iterator[Finding]:
         except ImportError as error:
             yield Finding(name, "ok", f"not looked at: {error.name} is not installed here")
         except UserError as error:
-            if name == "ports":  # a run that goes on has them
-                yield Finding(name, "warning", str(error), "where this run goes on, they are its own")
+            if name in OF_SERVICES:
+                yield Finding(name, "warning", str(error), OF_SERVICES[name])
             elif str(error) not in told:
                 yield Finding(name, "failed", str(error))
             told.add(str(error))
@@ -124,7 +130,10 @@ def files(config: Config, stage: "Stage") -> Finding:
             with _of(setting):
                 PromptTemplate(template)
         for name, function in config.reward.functions.items():
-            _check_function(f"reward.functions.{name}.function", function.function)
+            if function.function is None:
+                entry_point(name)
+            else:
+                _check_function(f"reward.functions.{name}.function", function.function)
     if config.tls.enabled:
         for key in ("certificate", "key", "ca"):
             if not (path := getattr(config.tls, key)).is_file():
@@ -149,6 +158,13 @@ def ports(config: Config, stage: "Stage") -> Finding:
         actors = 0 if stage == "sft" else config.actors.count
         found = keep_ports(kept, config, learners=config.learner.processes, actors=actors)
     return Finding("ports", "ok", ", ".join(f"{setting} {port}" for setting, port in found.items()) or "none are used")
+
+
+def access(config: Config, stage: "Stage") -> Finding:
+    """Whether the API is closed to those who have no token."""
+    if stage == "rl":
+        check_closed(config)
+    return Finding("access", "ok", "the API asks for a token, or is this machine's alone")
 
 
 def trackers(config: Config, _: "Stage") -> Finding:
@@ -275,6 +291,7 @@ CHECKS: dict[str, Callable[[Config, "Stage"], Finding]] = {
     "files": files,
     "GPU": gpus,
     "ports": ports,
+    "access": access,
     "trackers": trackers,
     "storage": storage,
     "certificate": certificate,
@@ -318,9 +335,7 @@ def _check_source(setting: str, source: str) -> None:
         raise MissingPathError(f"{setting}: {error}", name) from error
 
 
-def _check_function(setting: str, function: str | None) -> None:
-    if function is None:  # an installed package's entry point: the reward service names those that it knows
-        return
+def _check_function(setting: str, function: str) -> None:
     module = function.partition(":")[0]
     try:
         found = importlib.util.find_spec(module)  # imports the packages that it is in

@@ -240,6 +240,11 @@ async def api(config: Config) -> Finding:
         return Finding(
             "API", "failed", f"{url} refuses the token", "give this VISION_SR1_API_TOKEN the service's value"
         )
+    # A run without traces is not listed.
+    served = next((str(run["name"]) for run in runs.json() if run["is_served"]), config.run.name)
+    if served != config.run.name:
+        said = f"{url} is the API of the run {served!r}, not of {config.run.name!r}"
+        return Finding("API", "warning", said, "set reward.port to another port, or give that run's configuration")
     return Finding("API", "ok", f"{url} is ready")
 
 

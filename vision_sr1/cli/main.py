@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -142,7 +143,11 @@ def demo(
     def work() -> None:
         run_demo(examples, root, overrides or [], console, family=family, resume=resume, fresh=fresh, prepare=prepare)
 
-    _guarded(work, lambda: f"stopped; `vision-sr1 demo --root {root} --resume` continues")
+    options = ["--root", str(root), *(["--family", family] if family else []), *(["--prepare"] if prepare else [])]
+    if examples != Path("examples/shapes"):
+        options += ["--examples", str(examples)]
+    again = shlex.join(["vision-sr1", "demo", *options, "--resume", *(overrides or [])])
+    _guarded(work, lambda: f"stopped; `{again}` continues")
 
 
 @model_app.command("tiny")
@@ -161,6 +166,8 @@ def model_tiny(
 
     if task not in TASKS:
         fail(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if (folder / "config.json").exists():
+        fail(f"{folder} has a model already; remove it or choose another folder")
     with told():
         words, made = corpus(TASKS[task]), family or TINY_FAMILY
         make_tiny_model(folder, words, family=made, seed=seed, tie_word_embeddings=not untied)
@@ -224,7 +231,7 @@ def traces(
             settings_file(folder)
         effective = load_run(run, overrides).config
         if export is None:
-            serve_traces(run, overrides, effective, beside, console)
+            serve_traces(run, overrides, effective, beside)
     raise typer.Exit(export_traces(run, overrides, export, console, images=images))
 
 

@@ -266,6 +266,7 @@ class RunView(BaseModel):
     recorded_from: float | None = Field(description="Its oldest trace, seconds since the epoch.")
     recorded_to: float | None
     data_sources: list[str]
+    purposes: list[Purpose] = Field(description="Of its traces.")
     policy_versions: list[int] = Field(description="The least and the greatest.")
     rollouts: int
 
@@ -366,7 +367,12 @@ class Comparison(SourceComparison):
     purpose: str = Field(description="Empty: both.")
     versions: tuple[int | None, int | None] = Field(description="Of either run; null: more than one.")
     data_sources: dict[str, SourceComparison]
-    differences: list[Difference] = Field(description="Prompts whose accuracy and visual reward differ most.")
+    better_in_second: int = Field(description="Prompts whose accuracy and visual reward together are higher there.")
+    worse_in_second: int
+    mixed_in_second: int = Field(description="Prompts of which one is as much higher as the other is lower.")
+    differences: list[Difference] = Field(
+        description="Prompts whose accuracy and visual reward differ most: up to 50 of each of these kinds."
+    )
 
 
 class StreamView(BaseModel):

@@ -45,11 +45,13 @@ ENVIRONMENT = {
     "VISION_SR1_REDIS_PASSWORD": "streams.password",
     "VISION_SR1_TRACES_PASSWORD": "reward.traces.password",
 }
+SYNONYMS = {"lr": "learning_rate"}  # of other trainers, for keys that are not known here
 CURES = {  # by what YAML finds
     "\\t": "indent with spaces",
     "unhashable key": "write text that begins with { or [ in quotes",
     "recursive node": "an anchor cannot be within its own value: leave the * out",
 }
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")  # in a URL
 _SECRETS: Any = {"streams": {"password"}, "reward": {"api": {"token"}, "judge": {"api_key"}, "traces": {"password"}}}
 
 
@@ -362,7 +364,8 @@ def _refuse_unknown_keys(tree: dict[str, Any], model: type[BaseModel], prefix: s
                     f"{prefix}{key}: a list is given whole, such as {prefix}{name}='[{shown(value)}, ...]'; "
                     "`vision-sr1 config show --yaml` prints all of it"
                 )
-            near = difflib.get_close_matches(str(key), model.model_fields, n=1)
+            meant = SYNONYMS.get(str(key), str(key))
+            near = difflib.get_close_matches(meant, model.model_fields, n=1)
             hint = f"did you mean {prefix}{near[0]}?" if near else f"known here: {', '.join(model.model_fields)}"
             raise ConfigError(f"unknown key {prefix}{key}: {hint}")
         candidates = [field.annotation, *get_args(field.annotation)]
@@ -401,11 +404,25 @@ def _mistake(error: "ErrorDetails") -> str:
     said = error["msg"].removeprefix("Value error, ")
     if isinstance(error.get("ctx", {}).get("error"), SettingError):
         return ".".join((*map(str, error["loc"]), said))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and error["type"] == "value_error":
         return f"{key}: {said}"
-    is_text = error["type"] == "string_type" and value is not None
-    hint = f"; for text write {override(key, str(value))!r}" if is_text else ""
-    return f"{key}: {said} (got {shown(value)[:200]}){hint}"
+    if error["loc"] and error["loc"][-1] == "[key]":
+        return f"{'.'.join(map(str, error['loc'][:-2]))}: the key {shown(value)} must be text: write it in quotes"
+    return f"{key}: {said} (got {shown(value)[:200]}){_hint(error)}"
+
+
+def _hint(error: "ErrorDetails") -> str:
+    """The way out of a mistake that only its form is."""
+    loc, value = list(map(str, error["loc"])), error["input"]
+    if isinstance(value, dict) and len(value) == 1 and len(loc) > 1:
+        (rest, meant), *_ = value.items()
+        whole = json.dumps({f"{loc[-1]}.{rest}": meant}, ensure_ascii=False, default=str)
+        return f"; for the name '{loc[-1]}.{rest}' write {'.'.join(loc[:-1]) + '=' + whole!r}"
+    if error["type"] != "string_type" or value is None:
+        return ""
+    if isinstance(value, bool):
+        return f"; for text such as yes or on write it in quotes: {override('.'.join(loc), 'yes')!r}"
+    return f"; for text write {override('.'.join(loc), str(value))!r}"
 
 
 def shown(value: Any) -> str:
@@ -414,4 +431,4 @@ def shown(value: Any) -> str:
         return "********"
     if value is None or isinstance(value, (bool, list, tuple, dict)):
         return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+    return _PASSWORD.sub(r"\1********@", str(value))

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, SettingError, Url
+from vision_sr1.config.section import HttpUrl, Positive, Seconds, Section, SettingError, Url, without_password
 from vision_sr1.prompting.response import ResponseFormat
 from vision_sr1.rewards.names import BESIDE_REWARDS, GRADER_DISAGREEMENT, JUDGE, RANGES, VISUAL_OWN
 
@@ -66,7 +66,7 @@ class JudgeConfig(Section):
     """Another model: it answers from the description, for the reward `judge` beside the policy's own `visual`, and
     compares answers where a grader is `judge`."""
 
-    url: HttpUrl | None = Field(
+    url: Annotated[HttpUrl, AfterValidator(without_password("VISION_SR1_JUDGE_API_KEY"))] | None = Field(
         None, description="Base URL of an OpenAI-compatible API, such as vLLM's; null: no judge."
     )
     model: str = Field("", description="Model name at that API.")
@@ -132,7 +132,7 @@ class ApiConfig(Section):
 class TracesConfig(Section):
     """The trace store: what every reward saw."""
 
-    url: Url | None = Field(
+    url: Annotated[Url, AfterValidator(without_password("VISION_SR1_TRACES_PASSWORD"))] | None = Field(
         None,
         description="sqlite:///FILE or, for several replicas, postgresql+psycopg://USER@HOST/DB; "
         "null: traces.sqlite in the run's folder.",

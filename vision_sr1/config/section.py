@@ -4,6 +4,7 @@ Every field has its default, its unit and its effect. Names carry their unit (`_
 `prompts_per_…`). An unknown key is an error.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -39,6 +40,17 @@ def _http_url(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"is not a URL: {error}") from None
     return text
+
+
+def without_password(variable: str) -> Callable[[str], str]:
+    """A check of URLs: configurations are saved and shown, so that a password is in an environment variable."""
+
+    def check(text: str) -> str:
+        if urlsplit(text).password is not None:
+            raise ValueError(f"contains a password: leave it out, and set it in the environment as {variable}")
+        return text
+
+    return check
 
 
 HomePath = Annotated[Path, AfterValidator(in_home)]

@@ -2,16 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from vision_sr1.config.run import NAME
-from vision_sr1.config.section import Positive, Seconds, Section, Url
+from vision_sr1.config.section import Positive, Seconds, Section, Url, without_password
 
 
 class StreamsConfig(Section):
     """Redis."""
 
-    url: Url | None = Field(
+    url: Annotated[Url, AfterValidator(without_password("VISION_SR1_REDIS_PASSWORD"))] | None = Field(
         None,
         description="redis://, rediss:// or redis+sentinel://host:port,host:port/service/db; "
         "null: the local launcher starts an embedded server.",

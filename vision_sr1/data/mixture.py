@@ -12,6 +12,7 @@ from vision_sr1.data.conversations import ConversationRow, Conversations
 from vision_sr1.data.errors import DataError
 from vision_sr1.data.questions import Further, QuestionRow, Questions
 
+MOST_ROWS = 10**8  # of an epoch
 Row = TypeVar("Row", covariant=True)
 
 
@@ -34,7 +35,7 @@ class Mixture(Generic[Row]):
         seed: decides the order in which a set is gone through whose weight is no whole number.
 
     Raises:
-        DataError: the weights leave an epoch without rows.
+        DataError: the weights leave an epoch without rows, or with more than `MOST_ROWS`.
     """
 
     def __init__(self, sets: Sequence[Rows[Row]], weights: Sequence[float], seed: int) -> None:
@@ -43,6 +44,9 @@ class Mixture(Generic[Row]):
         self._ends = list(accumulate(self._counts))
         if not self._ends[-1]:
             raise DataError(f"with weights {', '.join(map(str, weights))} no row of the data is left")
+        if self._ends[-1] > MOST_ROWS:
+            given = ", ".join(map(str, weights))
+            raise DataError(f"with weights {given} an epoch has {self._ends[-1]:.3g} rows, more than {MOST_ROWS:.0e}")
         self._orders: list[Any] = [
             None if float(weight).is_integer() else np.random.default_rng((seed, number)).permutation(len(rows))
             for number, (rows, weight) in enumerate(zip(sets, weights, strict=True))

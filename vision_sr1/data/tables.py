@@ -81,6 +81,8 @@ def _open(name: str, split: str) -> Table:
 
     datasets.logging.set_verbosity(logging.CRITICAL)  # errors are raised too
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a file of the user's is read without a word to any server
+    if not name:
+        raise DataError("the name of a data set is empty: give a file, a folder or a hub name")
     try:
         if Path(name).is_dir():
             return _open_folder(name, split)
@@ -114,7 +116,7 @@ def _open_folder(name: str, split: str) -> Table:
         return _Columns(saved, name, Path(name))
     try:
         builder = datasets.load_dataset_builder(name)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IndexError) as error:  # an index: of the folder's name, which `/` has not
         raise DataError(
             f"{name}: the datasets library finds no data files in this folder; name one of its files"
         ) from error

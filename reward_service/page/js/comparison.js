@@ -38,9 +38,9 @@ export async function comparison({ filters, runs }, signal) {
     purpose === "" && found.purpose === ""
       ? h("p", { class: "notice" }, "One of the runs has no held-out answers: the comparison is over all answers.") : [],
     h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Means by data source" }, means(found, other)),
-    list(`Better in ${other}`, of(1), found.runs),
-    list(`Worse in ${other}`, of(-1), found.runs),
-    list(`Answer and description differ the other way round in ${other}`, of(0), found.runs),
+    list(`Better in ${other}`, of(1), found.better_in_second, found.runs),
+    list(`Worse in ${other}`, of(-1), found.worse_in_second, found.runs),
+    list(`Answer and description differ the other way round in ${other}`, of(0), found.mixed_in_second, found.runs),
     h("h2", {}, "Curves"), h("div", { class: "filters" }, ...controls.elements), curves);
   const plots = new Map();
   let pairs = [];
@@ -91,9 +91,10 @@ function means(found, other) {
           h("span", { class: "wrong" }, `−${values.better[name][0]}`))])))));
 }
 
-function list(title, differences, runs) {
+function list(title, differences, count, runs) {
   if (!differences.length) return [];
-  return [h("h2", {}, title), h("ol", { class: "list", "aria-label": title }, differences.map((difference) => {
+  const shown = count > differences.length ? ` · the ${differences.length} that differ most, of ${count}` : "";
+  return [h("h2", {}, title, h("span", { class: "dim" }, shown)), h("ol", { class: "list", "aria-label": title }, differences.map((difference) => {
     const [sha] = difference.images;
     const image = sha ? lazyImage(sha, { class: "thumb", alt: "" }) : null;
     return h("li", { class: image ? null : "bare" }, image, h("div", {},

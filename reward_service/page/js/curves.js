@@ -5,7 +5,7 @@ import { Bars } from "./bars.js";
 import { choice } from "./choice.js";
 import { h, show } from "./dom.js";
 import { Plot, SharedAxis } from "./plot.js";
-import { chosenOf } from "./runs.js";
+import { chosenOf, purposeOf } from "./runs.js";
 import { link, remember } from "./route.js";
 
 const RENEW_MS = 5000;
@@ -13,8 +13,9 @@ const SOURCES_SHOWN = 6;
 export const FILTERS = ["purpose", "data_source", "smooth", "from", "to"];
 
 export async function curvesView({ filters, runs }, signal) {
-  const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || "train";
-  const sources = chosenOf(await runs)?.data_sources ?? [];
+  const run = chosenOf(await runs);
+  const source = filters.get("data_source") ?? "", purpose = filters.get("purpose") || purposeOf(run);
+  const sources = run?.data_sources ?? [];
   const controls = plotControls(filters, signal, () => draw());
   const wrong = h("p", { class: "notice", hidden: true, role: "alert" });
   const curves = h("section", { class: "charts", "aria-label": "Curves" });

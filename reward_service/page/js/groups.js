@@ -7,11 +7,10 @@ import { lazyImage } from "./images.js";
 import { restored } from "./place.js";
 import { plain } from "./question.js";
 import { mark, ownVisual, pattern, PATTERNS, signalBadge } from "./rewards.js";
-import { chosenOf } from "./runs.js";
+import { chosenOf, purposeOf } from "./runs.js";
 import { go, link } from "./route.js";
 
 const PAGE = 20, LONGEST_PAGE = 100; // groups
-const PURPOSE = "train"; // what is listed unless another is chosen
 const REWARDS = { format: "format", accuracy: "answer", visual: "description" };
 const RANGES = Object.keys(REWARDS).flatMap((name) => [`min_${name}`, `max_${name}`]);
 const OF_GROUPS = ["step", "min_right", "max_right", "has_signal"]; // what single traces cannot be told by as they come
@@ -24,15 +23,19 @@ const ORDERS = {
 
 const MOST_COUNTED = 1000; // by the API
 
+let usual = "train"; // purpose that is listed unless another is chosen
+
 export let listed = []; // ids of the groups shown last, for going from one to the next
 export let listedFilters = {};
 
 export async function groups({ filters, runs }, signal) {
   const chosen = Object.fromEntries(FILTERS.map((name) => [name, filters.get(name) ?? ""]));
-  const purpose = chosen.purpose || PURPOSE;
+  fill(chosen);
+  const run = chosenOf(await runs);
+  usual = purposeOf(run);
+  const purpose = chosen.purpose || usual;
   const wanted = { ...chosen, purpose: purpose === "all" ? "" : purpose };
-  fill({ ...chosen, purpose });
-  offer(chosenOf(await runs)?.data_sources ?? []);
+  offer(run?.data_sources ?? [], purpose);
   const list = h("ol", { class: "list", "aria-label": "Groups" });
   const more = h("button", { type: "button", hidden: true }, "More");
   const news = h("button", { class: "news", type: "button", hidden: true, "aria-live": "polite", onclick: () => reload() });
@@ -42,8 +45,9 @@ export async function groups({ filters, runs }, signal) {
 
   async function page(limit = PAGE) {
     let found;
+    more.disabled = true; // a second click would list the same again
     try {
-      found = await get("groups", { ...wanted, cursor, limit }, signal);
+      found = await get("groups", { ...wanted, cursor, limit }, signal).finally(() => (more.disabled = false));
     } catch (problem) {
       if (signal.aborted) return;
       more.hidden = true;
@@ -115,7 +119,7 @@ function filterForm() {
   made.addEventListener("submit", (event) => {
     event.preventDefault();
     const given = Object.fromEntries(new FormData(made));
-    go("groups", "", { ...given, purpose: given.purpose === PURPOSE ? "" : given.purpose });
+    go("groups", "", { ...given, purpose: given.purpose === usual ? "" : given.purpose });
   });
   made.addEventListener("change", (event) => {
     if (event.target.tagName === "SELECT") made.requestSubmit();
@@ -125,14 +129,15 @@ function filterForm() {
 
 // Has the form show the filters of the address.
 function fill(chosen) {
-  offer([chosen.data_source].filter(Boolean));
-  for (const name of FILTERS) form.elements[name].value = chosen[name];
+  offer([chosen.data_source].filter(Boolean), chosen.purpose || usual);
+  for (const name of FILTERS) if (name !== "purpose") form.elements[name].value = chosen[name];
   form.querySelector("a").href = link("groups");
   if (RARER.some((name) => chosen[name])) form.querySelector("details").open = true;
 }
 
-// Has the form offer these data sources, and the one that is chosen.
-function offer(sources) {
+// Has the form offer these data sources, and the one that is chosen; and show what purpose is listed.
+function offer(sources, purpose) {
+  form.elements.purpose.value = purpose;
   const { data_source: select } = form.elements;
   const { value } = select;
   const offered = [...new Set([...sources, value])].filter(Boolean);

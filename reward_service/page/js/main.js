@@ -41,7 +41,7 @@ async function render() {
     anchor.href = link(anchor.dataset.view);
     here ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
-  const runs = get("runs", {}, signal);
+  const runs = get("runs", { run: "" }, signal);
   runs.then(showRuns, () => {}); // the view tells what is wrong
   const wrong = misspelt(asked, view);
   if (wrong) return show(h("p", { class: "notice" }, wrong));

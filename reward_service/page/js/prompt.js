@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { choice } from "./choice.js";
 import { h, rounded, show } from "./dom.js";
+import { listedFilters } from "./groups.js";
 import { questionPanel } from "./question.js";
 import { mark, ownVisual, pattern, PATTERNS, tint } from "./rewards.js";
 import { link } from "./route.js";
@@ -21,7 +22,8 @@ export async function prompt({ id, filters }, signal) {
   let cursor = null;
 
   async function page() {
-    const found = await get(`prompts/${id}`, { purpose, cursor, limit: 50 }, signal);
+    more.disabled = true; // a second click would list the same again
+    const found = await get(`prompts/${id}`, { purpose, cursor, limit: 50 }, signal).finally(() => (more.disabled = false));
     cursor = found.next_cursor;
     versions.push(...found.versions);
     strip.replaceChildren(stripOf(versions, (version) => {
@@ -36,7 +38,7 @@ export async function prompt({ id, filters }, signal) {
   }
 
   const purposes = [["", "both"], ["train", "training"], ["evaluation", "evaluation"]];
-  const heading = [h("p", {}, h("a", { href: link("groups"), "data-key": "u" }, "← Groups")), h("h1", {}, "One prompt over policy versions"),
+  const heading = [h("p", {}, h("a", { href: link("groups", "", listedFilters), "data-key": "u" }, "← Groups")), h("h1", {}, "One prompt over policy versions"),
     h("div", { class: "filters" }, choice("purpose", "Purpose", purposes, purpose))];
   let found;
   try {

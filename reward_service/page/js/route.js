@@ -14,11 +14,21 @@ function decoded(part) {
   }
 }
 
+let opened = "", isOnly = true; // the run that the page was opened with, and whether the store has no other
+
+// A service may come to serve another run; the page stays with the one that it was opened with.
+export function stayWith(run, isOnlyRun) {
+  opened ||= run;
+  isOnly = isOnlyRun;
+}
+
+const named = () => route().filters.get("run");
+
 // The run that is looked at; empty: the one that the service serves.
-export const chosenRun = () => route().filters.get("run") ?? "";
+export const chosenRun = () => named() ?? opened;
 
 export function link(view, id = "", filters = {}) {
-  const given = Object.entries({ run: chosenRun(), ...filters }).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const given = Object.entries({ run: named() ?? (isOnly ? "" : opened), ...filters }).filter(([, value]) => value !== undefined && value !== null && value !== "");
   const text = new URLSearchParams(given).toString();
   const path = String(id).split("/").map(encodeURIComponent).join("/");
   return `#/${view}${path ? `/${path}` : ""}${text ? `?${text}` : ""}`;

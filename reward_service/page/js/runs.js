@@ -1,14 +1,18 @@
 // The runs of the store: which one is looked at, and the choice of another.
 
 import { h, replace } from "./dom.js";
-import { chosenRun, go, route } from "./route.js";
+import { chosenRun, go, route, stayWith } from "./route.js";
 
 export const chosenOf = (runs) =>
   runs.find((run) => (chosenRun() ? run.name === chosenRun() : run.is_served));
 
+// What is shown of a run unless another purpose is chosen: its training, if it has any.
+export const purposeOf = (run) => (run && run.purposes.length && !run.purposes.includes("train") ? "evaluation" : "train");
+
 // The header: the name of the only run, or a choice; links of the views lead to the same run.
 export function showRuns(runs) {
   const chosen = chosenOf(runs);
+  if (chosen) stayWith(chosen.name, runs.length === 1);
   document.title = chosen ? `${chosen.name} – Vision-SR1 traces` : "Vision-SR1 traces";
   const place = document.getElementById("run");
   document.querySelector("[data-view=comparison]").hidden = runs.length < 2;

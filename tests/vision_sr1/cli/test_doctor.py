@@ -191,7 +191,7 @@ async def test_the_command_says_all_and_fails_where_something_does(
     result = await asyncio.to_thread(CliRunner().invoke, app, command)
     assert result.exit_code == 0, result.output
     assert [line.split()[1] for line in result.output.splitlines() if line[0] != " "] == [
-        *("versions", "files", "GPU", "ports", "trackers", "storage", "certificate", "data", "model"),
+        *("versions", "files", "GPU", "ports", "access", "trackers", "storage", "certificate", "data", "model"),
         *("Redis", "clock", "streams", "actors", "API", "traces"),
     ]
     embedded_redis.process.kill()

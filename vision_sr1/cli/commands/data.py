@@ -163,8 +163,11 @@ def _add_task_command(task: str, what: str, example: str) -> None:
         ] = 256,
         kinds: Annotated[str | None, typer.Option(help=f"Kinds of questions and their shares: {example}.")] = None,
     ) -> None:
-        from vision_sr1.cli.tasks.distributions import TASKS, parse_kinds, write_task
+        from vision_sr1.cli.tasks.distributions import TASKS, file_names, parse_kinds, write_task
 
+        for name in file_names(TASKS[task]):
+            if (folder / name).exists():
+                fail(f"{folder / name} is there already; remove it or choose another folder")
         try:
             mix = parse_kinds(TASKS[task], kinds) if kinds else None
         except ValueError as error:

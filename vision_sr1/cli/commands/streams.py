@@ -32,7 +32,7 @@ def show_status(config: Config, console: Console) -> None:
     """Prints every stream's depth, age, consumers, pending and dead entries."""
 
     async def look(redis: RetryingRedis) -> None:
-        table = Table("stream", "entries", "oldest", "held by consumers", "dead", "consumers", box=None, pad_edge=False)
+        table = Table("stream", "entries", "oldest", "held", "dead", "consumers", box=None, pad_edge=False)
         for stream in await stream_statuses(redis, Keys(config.streams_name)):
             consumers = ", ".join(f"{c.name} ({c.pending}, idle {c.idle_s:.0f} s)" for c in stream.consumers)
             counts = [str(stream.depth), f"{stream.age_s:.0f} s", str(stream.pending), str(stream.dead)]

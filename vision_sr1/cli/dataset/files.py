@@ -1,6 +1,7 @@
 """Data sets made of others: parquet files in the form that training reads without settings, images within them."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -74,6 +75,10 @@ def split(source: str, folder: Path, config: Config, held_out: float, seed: int,
         if len(chosen) >= wanted:
             break
         chosen.update(family)
+    if not chosen:
+        raise DataError(
+            f"{source}: with {held_out:g} held out no row of {len(usable)} is; give 1 or more, or a share below 1"
+        )
     if len(chosen) == len(usable):
         raise DataError(f"{source}: with {held_out:g} held out nothing of {len(usable)} rows is left to train on")
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +132,23 @@ def _schema(sets: Sequence[Questions | Conversations]) -> pa.Schema:
 
 
 def _write(path: Path, schema: pa.Schema, rows: Iterable[AnyRow]) -> int:
+    """Writes a file that is there whole or not at all."""
+    if path.suffix != ".parquet":
+        raise DataError(f"{path}: what is written is parquet: choose a name that ends in .parquet")
     if path.exists():
         raise DataError(f"{path} is there already; remove it or choose another name")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        count = _write_rows(unfinished, schema, rows)
+        unfinished.rename(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def _write_rows(path: Path, schema: pa.Schema, rows: Iterable[AnyRow]) -> int:
     count = 0
     with pq.ParquetWriter(path, schema) as writer:
         waiting = []

@@ -29,6 +29,8 @@ class ScalarTail:
     """Reads a phase's scalars as the learner writes them."""
 
     def __init__(self, path: Path) -> None:
+        earlier = jsonl.read(path) if path.is_file() else []
+        self.begun_at = int(earlier[-1].get("step", 0)) if earlier else 0  # of a run that goes on
         self._tail = jsonl.Tail(path, from_end=True)
         self.lines = 0  # read so far
         self.latest: dict[str, float] = {}
@@ -105,7 +107,7 @@ class ProgressView:
         ]
 
     def _step(self) -> int:
-        return int(self.tail.latest.get("step", 0))
+        return int(self.tail.latest.get("step", self.tail.begun_at))
 
     def _eta(self) -> str:
         seconds = self.tail.eta_s(self._total)

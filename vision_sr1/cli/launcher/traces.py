@@ -12,13 +12,11 @@ from rich.console import Console
 from vision_sr1.cli.launcher.resources import keep_port
 from vision_sr1.config import Config, place_of
 from vision_sr1.run_folder.names import SETTINGS
-from vision_sr1.runtime.ports import Ports, host_and_port
+from vision_sr1.runtime.ports import Ports
 
 
-def serve_traces(
-    run: Path, overrides: Sequence[str], config: Config, beside: Sequence[Path], console: Console
-) -> NoReturn:
-    """Becomes the service that serves them until Ctrl-C, on another port where the run's is taken.
+def serve_traces(run: Path, overrides: Sequence[str], config: Config, beside: Sequence[Path]) -> NoReturn:
+    """Becomes the service that serves them until Ctrl-C, and says where; on another port where the run's is taken.
 
     Args:
         beside: folders of further runs.
@@ -28,9 +26,6 @@ def serve_traces(
     """
     with Ports() as ports:
         port = keep_port(ports, config, "reward.port")
-    runs = ", ".join(map(str, (config.run.path, *beside)))
-    console.print(f"traces of {runs}: http://{host_and_port(config.reward.host, port)}/ (Ctrl-C ends)", highlight=False)
-    console.file.flush()
     options = [option for folder in beside for option in ("--beside", str(folder))]
     command = _command(run, [*overrides, f"reward.port={port}"], "--read-only", *options)
     os.execv(command[0], command)

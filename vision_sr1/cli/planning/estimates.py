@@ -3,6 +3,7 @@
 Nothing here is measured: every figure follows from the model's configuration and `ASSUMPTIONS`.
 """
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,12 +125,16 @@ def chosen_gpu(text: str) -> Gpu:
     Raises:
         ConfigError: neither.
     """
-    if text in GPUS:
-        return GPUS[text]
+    known = {name.casefold(): gpu for name, gpu in GPUS.items()}
+    if text.casefold() in known:
+        return known[text.casefold()]
     try:
-        return replace(GPUS["H100"], memory_gib=float(text))
+        memory_gib = float(text)
     except ValueError:
-        raise ConfigError(f"--gpu {text!r}: known are {', '.join(GPUS)}; or give the memory in GiB, as 48") from None
+        memory_gib = 0.0
+    if not 0 < memory_gib < math.inf:
+        raise ConfigError(f"--gpu {text!r}: known are {', '.join(GPUS)}; or give the memory in GiB, as 48")
+    return replace(GPUS["H100"], memory_gib=memory_gib)
 
 
 def model_size(path: str, learner: LearnerConfig) -> ModelSize:

@@ -37,6 +37,14 @@ FURTHER_QUESTIONS_DRAWN = 12  # for each image of `train`; those that are alike 
 Row = dict[str, Any]
 
 
+FILES = ("base", "cold_start", "train", "normal", "counter_prior", "cold_start_think", "cold_start_shortcut")
+
+
+def file_names(task: Task) -> list[str]:
+    """Of what `write_task` writes."""
+    return [f"{name}.parquet" for name in (*FILES, *task.own_splits)]
+
+
 def write_task(
     task: Task,
     folder: Path,
