@@ -69,6 +69,7 @@ def serving_by_command(command: Sequence[str], **options: Any) -> Iterator[str]:
         served.send_signal(signal.SIGINT)
         said += served.communicate(timeout=30)[0]
     assert served.returncode == 0, said
+    assert "Traceback" not in said, said
 
 
 def _server(app: ASGIApp, **options: Any) -> uvicorn.Server:

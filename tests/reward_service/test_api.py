@@ -15,6 +15,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from reward_service.api import ApiContext, create_app
+from reward_service.api.statistics import DIFFERENCES
 from reward_service.api.word_diff import word_diff
 from reward_service.scoring import open_scorer
 from reward_service.store.several import StoredRun, TraceReaders
@@ -336,6 +337,8 @@ async def test_tokens_come_with_their_log_probabilities_versions_and_segments(
         ("/v1/traces?min_version=3&max_version=2", 422, "min_version=3 is more than max_version=2"),
         ("/v1/groups?min_visual=0.5&max_visual=0.25", 422, "min_visual=0.5 is more than max_visual=0.25"),
         ("/v1/groups?min_right=2&max_right=1", 422, "min_right=2 is more than max_right=1"),
+        ("/v1/groups?patern=shortcut", 422, "query.patern: there is no parameter of this name"),
+        ("/v1/live?step=1", 422, "query.step: there is no parameter of this name"),
         ("/v1/groups?min_accuracy=much", 422, "query.min_accuracy: Input should be a valid number"),
         ("/v1/groups?order=best", 422, "query.order: Input should be 'newest', 'oldest', 'most_right'"),
         ("/v1/prompts/none", 404, "no prompt 'none' in run 'r'; a trace names its own as prompt_key"),
@@ -415,8 +418,21 @@ async def test_two_runs_are_compared_on_the_prompts_that_both_were_asked(config:
     assert shown["means"]["accuracy"] == [0.0, 1.0]
     assert shown["better"]["accuracy"] == [0, 2]
     assert sorted(difference["groups"] for difference in shown["differences"]) == [["0/1", "0/1"], ["0/2", "0/2"]]
+    assert [shown[f"{kind}_in_second"] for kind in ("better", "worse", "mixed")] == [2, 0, 0]
     assert {said["group_id"] for said in shown["differences"][0]["said"]} <= {"0/1", "0/2"}
     assert sum(source["prompts"] for source in shown["data_sources"].values()) == 2
+
+
+async def test_each_kind_of_difference_is_listed_answers_first(config: Config, store: Store):
+    worse = 2 * DIFFERENCES
+    rollouts = range(0, 2 * (worse + 1), 2)  # the first of each group
+    await write(store, *(scored(index, accuracy=0.0 if index == 0 else 1.0, visual=1.0) for index in rollouts))
+    await write(store, *(scored(index, run="other", accuracy=1.0, visual=float(index == 0)) for index in rollouts))
+    async with asking(config, store) as api:
+        shown = await get(api, "/v1/comparison", other="other")
+    assert [shown[f"{kind}_in_second"] for kind in ("better", "worse", "mixed")] == [1, worse, 0]
+    gains = [difference["rewards"]["accuracy"] for difference in shown["differences"]]
+    assert gains == [[0.0, 1.0]] + [[1.0, 1.0]] * DIFFERENCES
 
 
 async def test_a_reward_that_one_run_lacks_does_not_tell_two_runs_apart(config: Config, store: Store):

@@ -733,6 +733,47 @@ def test_what_is_typed_while_a_list_comes_is_kept(page: Page):
     expect(words).to_have_value("")
 
 
+def test_the_page_stays_with_the_run_that_it_was_opened_with(page: Page, served: Served, other_run: str):
+    answer = page.request.get(f"{served.url}v1/runs", headers={"Authorization": f"Bearer {TOKEN}"})
+    runs = [run | {"is_served": run["name"] == other_run} for run in answer.json()]
+    page.route(re.compile("/v1/runs"), lambda route: route.fulfill(json=runs))  # a shared service goes on to the next
+    page.get_by_role("link", name="Curves").click()
+    expect(page.get_by_label("Run", exact=True)).to_have_value(RUN)
+    page.get_by_role("link", name="Groups").click()
+    expect(page).to_have_url(re.compile(f"#/groups\\?run={RUN}$"))
+    expect(page.locator(".list > li")).to_have_count(2)
+    expect(page).to_have_title(re.compile(f"^{RUN} "))
+
+
+def test_a_run_that_was_evaluated_only_shows_its_answers(page: Page, served: Served):
+    served.add({"group": 5, "index": 0, "right": True, "sufficient": True, "run": "held out", "evaluation": True})
+    page.goto(f"{served.url}#/groups?run=held+out")
+    expect(page.locator(".list > li")).to_have_count(1)
+    expect(page.get_by_label("Purpose")).to_have_value("evaluation")
+    page.get_by_role("link", name="Curves").click()
+    expect(page.get_by_role("img", name="Distribution of accuracy")).to_be_visible()
+    expect(page.get_by_label("Purpose")).to_have_value("evaluation")
+
+
+def test_more_lists_each_group_once_however_often_it_is_clicked(page: Page, served: Served):
+    served.add(*({"group": 20 + n, "index": 0, "right": True, "sufficient": True} for n in range(60)))
+    page.reload()
+    expect(page.locator(".list > li")).to_have_count(20)
+    page.get_by_role("button", name="More").dblclick()
+    expect(page.locator(".list > li").nth(39)).to_be_visible()
+    ids = [text.split(" ·")[0] for text in page.locator(".list > li div.dim").all_inner_texts()]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_prompt_leads_back_to_the_list_that_it_was_found_in(page: Page):
+    page.get_by_label("Reward pattern").select_option("shortcut")
+    expect(page.locator(".list > li")).to_have_count(1)
+    page.get_by_role("link", name="over versions").click()
+    page.get_by_role("list", name="Versions").wait_for()
+    page.keyboard.press("u")
+    expect(page).to_have_url(re.compile("#/groups.*pattern=shortcut"))
+
+
 def test_a_choice_keeps_the_focus(page: Page):
     for view, label, key in (("Curves", "Purpose", "purpose=evaluation"), ("Groups", "Order", "order=oldest")):
         page.get_by_role("link", name=view).click()

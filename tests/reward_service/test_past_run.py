@@ -1,6 +1,7 @@
 """What a run that is over has left: served and exported by the command line."""
 
 import base64
+import contextlib
 import os
 import shutil
 import subprocess
@@ -66,6 +67,14 @@ def test_a_runs_traces_are_served_with_nothing_else_running(run: Path, is_rename
         assert again["rewards"]["accuracy"]["now"]["explanation"] == r"no \boxed{} answer"
         assert again["changed"] == ["accuracy"]
     assert sorted(file.name for file in run.iterdir()) == ["batches.jsonl", "config.yaml", "traces.sqlite"]
+
+
+def test_a_live_view_ends_with_the_service(run: Path):
+    with contextlib.ExitStack() as opened:
+        with serving_by_command(command(run)) as url:  # which ends without a complaint
+            live = opened.enter_context(httpx.stream("GET", f"{url}/v1/live", timeout=60))
+            assert live.status_code == 200
+        assert not list(live.iter_bytes())
 
 
 def test_two_runs_are_served_each_from_its_own_store(run: Path, tmp_path: Path):

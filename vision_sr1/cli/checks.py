@@ -24,6 +24,7 @@ from vision_sr1.config import Config, ConfigError, MissingPathError
 from vision_sr1.errors import UserError
 from vision_sr1.models.check import check_cpu_actors, check_length, check_model, check_place, parameters_of
 from vision_sr1.prompting.prompt_template import PromptTemplate
+from vision_sr1.run_folder.names import SFT_OUTPUT
 from vision_sr1.runtime.entry_points import entry_point
 from vision_sr1.runtime.gpus import FLOAT32_IS_SLOW, actors_use_gpus, visible_gpus
 from vision_sr1.runtime.ports import Ports
@@ -67,10 +68,15 @@ def check(config: Config, stage: "Stage", warn: Callable[[str], None], *, starts
         DataError, TemplateError: so for a data set or a prompt template.
         StreamsUnavailableError: the configured Redis does not answer.
     """
-    data, output = config.data, config.learner.sft.output
+    data, output = config.data, config.learner.sft.output or config.run.path / SFT_OUTPUT
     if stage == "sft" and not data.sft:
         raise ConfigError("data.sft names no conversations: set data.sft=FILE")
-    if stage == "sft" and output is not None and output.exists():
+    if stage == "sft" and config.learner.resume and output.exists():
+        raise ConfigError(
+            f"nothing to resume in {config.run.path}: the stage wrote its model, {output}; run.name=OTHER with another "
+            "learner.sft.output trains one more"
+        )
+    if stage == "sft" and output == config.learner.sft.output and output.exists():
         raise ConfigError(f"learner.sft.output: {output} already exists; remove it or choose another")
     if stage == "rl" and not data.train:
         raise ConfigError("data.train names no prompts: set data.train=FILE")

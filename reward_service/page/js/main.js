@@ -36,13 +36,16 @@ async function render() {
   const { signal } = leaving;
   const asked = route();
   const view = VIEWS[asked.view];
+  showLinks();
   for (const anchor of document.querySelectorAll("header nav a")) {
     const here = anchor.dataset.view === (view?.isGroups ? "groups" : asked.view);
-    anchor.href = link(anchor.dataset.view);
     here ? anchor.setAttribute("aria-current", "page") : anchor.removeAttribute("aria-current");
   }
   const runs = get("runs", { run: "" }, signal);
-  runs.then(showRuns, () => {}); // the view tells what is wrong
+  runs.then((found) => {
+    showRuns(found);
+    showLinks();
+  }, () => {}); // the view tells what is wrong
   const wrong = misspelt(asked, view);
   if (wrong) return show(h("p", { class: "notice" }, wrong));
   try {
@@ -52,6 +55,10 @@ async function render() {
   } catch (problem) {
     if (!signal.aborted) show(h("p", { class: "notice" }, problem.message));
   }
+}
+
+function showLinks() {
+  for (const anchor of document.querySelectorAll("header nav a")) anchor.href = link(anchor.dataset.view);
 }
 
 // What the address has that is not known; empty where all is.

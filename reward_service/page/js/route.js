@@ -16,10 +16,11 @@ function decoded(part) {
 
 let opened = "", isOnly = true; // the run that the page was opened with, and whether the store has no other
 
-// A service may come to serve another run; the page stays with the one that it was opened with.
+// A service may come to serve another run; the page stays with the one that it was opened with, and so does its address.
 export function stayWith(run, isOnlyRun) {
   opened ||= run;
   isOnly = isOnlyRun;
+  if (!isOnly && !named()) remember({ run: opened });
 }
 
 const named = () => route().filters.get("run");

@@ -19,6 +19,7 @@ from vision_sr1 import __version__
 from vision_sr1.cli.export.policy import doubt_about, find_checkpoint
 from vision_sr1.cli.launcher.ending import how_to_go_on, print_end
 from vision_sr1.cli.launcher.folder import RunFolder
+from vision_sr1.cli.launcher.launch import InterruptedRunError
 from vision_sr1.cli.launcher.progress import ProgressView, ScalarTail
 from vision_sr1.cli.main import app
 from vision_sr1.cli.runs import load_run, settings_file, summary
@@ -276,6 +277,22 @@ def screen(tmp_path: Path, status: str, *scalars: dict[str, float]) -> list[str]
     view.tail.read()
     console.print(view._screen({"prompts": 12_345, "rollouts": 98_765, "scored": 4_321}, status))
     return console.export_text().splitlines()
+
+
+def test_a_run_that_goes_on_begins_where_it_was(tmp_path: Path):
+    jsonl.append(tmp_path / "scalars.jsonl", {"step": 40, "time": 0.0})
+    assert screen(tmp_path, "")[0].startswith("Vision-SR1 · batch 40 of 1000")
+
+
+def test_a_demo_that_was_stopped_goes_on_with_its_own_settings(monkeypatch: pytest.MonkeyPatch):
+    def stopped(*_: object, **__: object) -> None:
+        raise InterruptedRunError("stopped by the user")
+
+    monkeypatch.setattr("vision_sr1.cli.demo.demo.run_demo", stopped)
+    options = ["--root", "my demo", "--examples", "examples/easy_vqa", "--family", "smolvlm", "run.seed=1"]
+    said = " ".join(CliRunner().invoke(app, ["demo", *options]).output.split())
+    again = "--root 'my demo' --family smolvlm --examples examples/easy_vqa --resume run.seed=1"
+    assert said == f"stopped; `vision-sr1 demo {again}` continues"
 
 
 def test_the_screen_fits_80_columns_and_tells_totals_from_queues(tmp_path: Path):

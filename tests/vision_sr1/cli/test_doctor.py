@@ -15,6 +15,7 @@ from reward_service.api import ApiContext, create_app
 from tests.certificates import issue
 from tests.reward_service.conftest import Store
 from tests.reward_service.serving import serving
+from tests.reward_service.test_store import scored, write
 from vision_sr1.cli import checks, doctor
 from vision_sr1.cli.checks import Finding
 from vision_sr1.cli.main import app
@@ -159,6 +160,10 @@ async def test_an_api_that_refuses_the_token_is_found(tmp_path: Path):
         asking = config.model_copy(deep=True)
         asking.reward.port = int(url.rpartition(":")[2])
         assert (await doctor.api(asking)).state == "ok"
+        await write(store, scored(0, run=config.run.name))
+        assert (await doctor.api(asking)).state == "ok"
+        asking.run.name = "mine"
+        assert (await doctor.api(asking)).said.endswith(f"is the API of the run {config.run.name!r}, not of 'mine'")
         asking.reward.api.token = SecretStr("wrong")
         assert (await doctor.api(asking)).said.endswith("refuses the token")
     store.engine.dispose()

@@ -296,6 +296,10 @@ def test_an_unknown_kind_is_named_and_memory_will_do():
     with pytest.raises(ConfigError, match="--gpu 'P100': known are RTX4090"):
         chosen_gpu("P100")
     assert chosen_gpu("48").memory_gib == 48.0
+    assert chosen_gpu("h100") == GPUS["H100"]
+    for wrong in ("nan", "inf", "0", "-5"):
+        with pytest.raises(ConfigError, match=f"--gpu '{wrong}': known are"):
+            chosen_gpu(wrong)
 
 
 def test_the_command_prints_a_configuration_that_loads(folder_3b: Path, tmp_path: Path):
