@@ -29,8 +29,7 @@ _QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
 _BRACED = re.compile(r"(?<![A-Za-z_^}])\\?\{\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\\?\}")
 _BEHIND = re.compile(r"(.+?)\s*[(\[【]\s*([A-Za-z])\s*[)\]】]")
 _INSTRUCTION = re.compile(
-    r"\s+(?:please\s+)?(?:answer|choose|select|pick|reply|respond|give|provide|output|write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*",
-    re.IGNORECASE,
+    r"\s+(?:Please\s+\w+|Answer|Choose|Select|Pick|Reply|Respond|Give|Write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*"
 )
 # Mathematics in one spelling.
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)\s*(\d))")
