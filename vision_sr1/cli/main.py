@@ -273,7 +273,7 @@ def ask(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Exported folder, or another model folder in Hugging Face format.")
     ],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="An image file.")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="An image file.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question about it.")],
     overrides: Settings = None,
     config: Annotated[Path | None, typer.Option(help="Run file; default: the one in the exported folder.")] = None,
@@ -283,6 +283,8 @@ def ask(
 
     if (Path(model) / SETTINGS).is_file():
         fail(f"{model} is the folder of a run: `vision-sr1 export {model}` makes a model of it")
+    if not image.is_file():
+        fail(f"there is no file {image}")
     with told():
         check_place(model)
         from vision_sr1.cli.ask import Model, print_answer, settings_of

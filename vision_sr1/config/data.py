@@ -25,6 +25,10 @@ def _sources(value: Any) -> Any:
     return [{"path": source} if isinstance(source, str) else source for source in found]
 
 
+def _without_null(splits: Any) -> Any:
+    return {name: of for name, of in splits.items() if of is not None} if isinstance(splits, dict) else splits
+
+
 Sources = Annotated[list[SourceConfig], BeforeValidator(_sources)]
 
 
@@ -32,7 +36,9 @@ class DataConfig(Section):
     """The data sets, which the `datasets` library reads from files, folders and hubs (docs/data.md)."""
 
     train: Sources = Field([], description="RL prompts: one set, or a list of them.")
-    evaluation: dict[str, str] = Field({}, description="Held-out splits by name, each one set.")
+    evaluation: Annotated[dict[str, str], BeforeValidator(_without_null)] = Field(
+        {}, description="Held-out splits by name, each one set; null removes one of an extended file."
+    )
     sft: Sources = Field([], description="Conversations for supervised fine-tuning: one set, or a list of sets.")
     sft_evaluation: Sources = Field([], description="Held-out conversations to evaluate supervised fine-tuning on.")
     prompt_key: str = Field("problem", description="Column of the question; `a.b` is the field b of a column a.")

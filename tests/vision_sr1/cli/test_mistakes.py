@@ -229,6 +229,7 @@ MISTAKES = [
     ("eval no/such --suite gsm8k --output {f}/evaluation", "model.path: 'no/such' is no folder here and no model"),
     ("plan /nope/model --gpus 8", "model.path: there is no folder /nope/model"),
     ("plan no/such --gpus 8", "model.path: 'no/such' is no folder here and no model in the hub's cache"),
+    ("ask {f}/folder {f}/nope.png what", "there is no file {f}/nope.png"),
     ("ask no/such {f}/file what", "model.path: 'no/such' is no folder here and no model in the hub's cache"),
     ("data check ''", "the name of a data set is empty: give a file, a folder or a hub name"),
     ("data check /", "/: the datasets library finds no data files in this folder"),

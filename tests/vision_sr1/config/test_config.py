@@ -247,6 +247,12 @@ def test_a_file_extends_another_and_beats_it(tmp_path: Path):
         load_config(top, environment={})
 
 
+def test_a_split_of_an_extended_file_can_be_left_out(tmp_path: Path):
+    (tmp_path / "base.yaml").write_text("data: {evaluation: {normal: a.parquet, counter_prior: b.parquet}}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\ndata: {evaluation: {counter_prior: null}}\n")
+    assert load_config(tmp_path / "top.yaml", environment={}).config.data.evaluation == {"normal": "a.parquet"}
+
+
 @pytest.mark.parametrize("name", sorted(str(f.relative_to(EXAMPLES)) for f in EXAMPLES.rglob("*.yaml")))
 def test_every_example_loads(name: str):
     load_config(EXAMPLES / name, environment={})

@@ -204,10 +204,10 @@ def test_answers_that_a_grader_cannot_read_and_rows_asked_twice_are_said(rows: C
     )
     output = invoke("check", source, "reward.grader=math_verify", "reward.graders={sums: numeric, options: choice}")
     assert "row 1 asks what row 0 asks" in output
-    assert "2 answers that no response can match under their grader" in output
+    assert "answers that no response can match under their grader: 2" in output
     assert "row 6: numeric on '<answer> 3 </answer>': it contains <answer>; keep the answer alone" in output
     assert r"row 7: math_verify on 'so \\boxed{3}': it contains \boxed; keep the answer alone" in output
-    assert "2 answers that their grader cannot read" in output
+    assert "answers that their grader cannot read, and compares as text (reward.grader, reward.graders): 2" in output
     assert "row 1: numeric cannot read 'two'" in output
     assert "row 4: choice cannot read 'purple'" in output
 

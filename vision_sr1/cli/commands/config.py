@@ -72,7 +72,10 @@ def config_init(
         )
     else:
         shutil.copyfile(source, file)
-    console.print(f"wrote {file}: set data.train, then `vision-sr1 train {file}`", highlight=False, markup=False)
+    data = load(file, None).config.data
+    command = f"vision-sr1 {'sft' if data.sft and not data.train else 'train'} {file}"
+    first = "set" if not (data.train or data.sft) else "look at"
+    console.print(f"wrote {file}: {first} its data.*, then `{command}`", highlight=False, markup=False)
 
 
 def _table(loaded: LoadedConfig) -> str:

@@ -259,7 +259,7 @@ def _shown(number: float) -> str:
 def _list(title: str, lines: list[str]) -> None:
     if not lines:
         return
-    console.print(f"\n{len(lines):,} {title}:", highlight=False, markup=False)
+    console.print(f"\n{title}: {len(lines):,}", highlight=False, markup=False)
     for line in lines[:SHOWN]:
         console.print(f"  {line}", highlight=False, markup=False)
     if len(lines) > SHOWN:
