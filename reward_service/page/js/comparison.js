@@ -71,7 +71,7 @@ function paired([mine, theirs], runs, filters) {
 
 // A reward that either side lacks says nothing.
 const gain = ({ rewards }) =>
-  ["accuracy", "visual"].map((name) => rewards[name]).filter((both) => !both.includes(null)).reduce((sum, [mine, theirs]) => sum + theirs - mine, 0);
+  ["accuracy", "visual"].map((name) => rewards[name]).filter((both) => !both.includes(null)).reduce((sum, [mine, theirs]) => sum + (theirs - mine), 0);
 
 function means(found, other) {
   const rows = [["all", found], ...Object.entries(found.data_sources)];
