@@ -31,6 +31,7 @@ _TOKEN = re.compile(
 _NO_UNITS = words("no_units") | _MULTIPLIERS.keys()
 _NO_UNIT_SIGNS: frozenset[str] = frozenset(*words("no_unit_signs"))
 _OF = {"of", "de"}
+_NOT_COUNTED = _OF | words("ambiguous")
 _LONGEST = 4  # words that a unit has, or a multiplier
 
 
@@ -60,9 +61,10 @@ class Unit:
     words: frozenset[str] = frozenset()
 
     def agrees(self, other: "Unit") -> bool:
-        """Whether the two name no different things; one that is left out agrees."""
-        same_symbol = self.symbol == other.symbol or not self.symbol or not other.symbol
-        return same_symbol and bool(self.words & other.words or not self.words or not other.words)
+        """Whether the two name no different things; one that is left out agrees, and so do words beside a symbol."""
+        if Unit() in (self, other):
+            return True
+        return self.symbol == other.symbol and bool(self.words & other.words or not self.words or not other.words)
 
 
 def unit(text: str) -> Unit | None:
@@ -72,6 +74,7 @@ def unit(text: str) -> Unit | None:
     """
     text = re.sub(r"\\[A-Za-z]+", lambda command: _COMMANDS.get(command.group(), command.group()), text)
     text = re.sub(r"μ\s+(?=[A-Za-z])", "μ", re.sub(r"\^\s*\{?\s*°\s*\}?", "°", text))
+    text = re.sub(r"\bdegrees?\s*([CF])(?![A-Za-z])", r"°\1", text)
     text = re.sub(r"\\?cdot|[·⋅*]", " ", text).rstrip(" \t\n.,;。，；、")
     text = re.sub(r"^(\s*)[(\[](.*)[)\]]$", r"\1 \2", re.sub(r"(?<=[^\W\d_])!+$", "", text))
     text = re.sub(r"(?<=/)\s*\(([^()]*)\)\s*$", r"\1", text)
@@ -100,7 +103,7 @@ def unit(text: str) -> Unit | None:
         del powers["°"]
     del powers["unit"]
     symbols = " ".join(f"{symbol}^{power}" for symbol, power in sorted(powers.items()) if power)
-    return Unit(symbols, frozenset(others - _OF))
+    return Unit(symbols, frozenset(others - _NOT_COUNTED))
 
 
 def _power_behind(found: re.Match[str]) -> str:
@@ -117,6 +120,8 @@ def _known(word: str) -> str | None:
     """A unit's symbol, from its symbol or one of its names."""
     if word in _SYMBOLS or _PREFIXED.fullmatch(word):
         return word[:-1] + "L" if _LITER.fullmatch(word) else word
+    if len(word) > 2 and word.removesuffix("s") in _SYMBOLS:  # `mins`
+        return word.removesuffix("s")
     name = word.casefold()
     for candidate in (
         name,
