@@ -29,7 +29,7 @@ _QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
 _BRACED = re.compile(r"(?<![A-Za-z_^}])\\?\{\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\\?\}")
 _BEHIND = re.compile(r"(.+?)\s*[(\[【]\s*([A-Za-z])\s*[)\]】]")
 _INSTRUCTION = re.compile(
-    r"\s+(?:Please\s+\w+|Answer|Choose|Select|Pick|Reply|Respond|Give|Write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*"
+    r"(?<!\s)\s+(?:Please\s+\w+|Answer|Choose|Select|Pick|Reply|Respond|Give|Write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*"
 )
 # Mathematics in one spelling.
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)\s*(\d))")

@@ -35,7 +35,7 @@ _SMALL = re.compile(
 )
 _SPELLED = {"raised": "^{%s}", "lowered": "_{%s}", "fraction": " %s"}
 _SHORT_SCRIPT = re.compile(r"([_^])\{(\w)\}")
-_COMMA = re.compile(r"\s*([,;])\s*")
+_COMMA = re.compile(r" ?([,;]) ?")
 _LONGEST_COMMAND = 20
 _CLOSES = re.compile(r"\\[A-Za-z]+$")
 _HAS_FACTORIAL = re.compile(r"(?:[\d)}]|(?<!\w)[A-Za-z])!{0,2}$")
@@ -88,7 +88,8 @@ def spaced(text: str) -> str:
 def plain(text: str) -> str:
     """A text's words in one case, single spaces between them, without the punctuation around them."""
     text = _SHORT_SCRIPT.sub(r"\1\2", clean(text).replace("$", ""))
-    return " ".join(_COMMA.sub(r"\1 ", _trimmed(text) or text).casefold().split())
+    in_one_case = " ".join((_trimmed(text) or text).casefold().split())
+    return _COMMA.sub(r"\1 ", in_one_case).strip()
 
 
 def _spelled(found: re.Match[str]) -> str:
