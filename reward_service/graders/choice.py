@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from reward_service.graders.lead_in import without_lead_in
 from reward_service.graders.texts import clean, normalized, plain
+from reward_service.graders.typeset import in_one_spelling
 
 _MARKED = r"[(\[【]\s*{0}\s*[)\]】]"
 _UPPER = re.compile(
@@ -29,15 +30,11 @@ _QUOTED = re.compile(r"[\"']\s*([A-Za-z])\s*[\"']")
 _BRACED = re.compile(r"(?<![A-Za-z_^}])\\?\{\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\\?\}")
 _BEHIND = re.compile(r"(.+?)\s*[(\[【]\s*([A-Za-z])\s*[)\]】]")
 _INSTRUCTION = re.compile(
-    r"(?<!\s)\s+(?:Please\s+\w+|Answer|Choose|Select|Pick|Reply|Respond|Give|Write)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*"
+    r"(?<![\sTt])\s+(?=[A-Z])(?:Please\s+)?(?:[Aa]nswer|[Cc]hoose|[Ss]elect|[Rr]eply|[Rr]espond|[Gg]ive)\s+"
+    r"(?:with|from|by|the|one|only|your|directly|just)\b(?=[^.]*\b(?:letter|option|choice)s?\b).*"
 )
-# Mathematics in one spelling.
-_FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]*)\}\s*\{([^{}]*)\}|(\d)\s*(\d))")
-_DEGREES = re.compile(r"\s*\^\s*\{?\s*\\(?:circ|degree)\s*\}?")
-_ROOT = re.compile(r"\\sqrt\s*(?:\{(\w+)\}|(\d))|√\s*(?:\((\w+)\)|(\d+|[a-z]))")
-_GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_NO_GAP = re.compile(r"(?<![^\W\d_])\s+|\s+(?![^\W\d_])")
-_WORD = re.compile(r"(?:(?<![\w.)])[-+])?\d+(?:[.,/]\d+)*|[^\W\d_]+|(?<![\w.])\.\d+")
+_WORD = re.compile(r"(?:(?<![\w.)])[-+])?(?:\d+(?:[.,/]\d+)*|(?<!\d)\.\d+)|[^\W\d_]+|[<>=≤≥≠±%°€£¥√^/]")
+_HAS_IDEOGRAPHS = re.compile(r"[\u3040-\u9fff\uac00-\ud7af]")  # words without spaces between them
 _SIDE_BY_SIDE = re.compile(r"([)\]])\s*(?=[(\[])")
 _COMPACT = re.compile(r"[A-Z]{2,26}|[A-Z](?: [A-Z]){1,25}")
 _DENIED = re.compile(
@@ -77,7 +74,9 @@ def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
     text = _QUOTED.sub(r"\1", _BRACED.sub(r"\1", without_lead_in(text).rstrip(".。,;!? ")))
     if len(whole) > _LONGEST:
         return frozenset()
-    without_tail = _TAIL.sub("", text)
+    tail = _TAIL.search(text)
+    has_tail = tail and not any(normalized(tail.group(), option) for option in known.values())
+    without_tail = text[: tail.start()] if tail and has_tail else text
     # As it is first: an option may itself be `Option 3`, or `Both are correct`.
     if one := _by_letter(text, known) or _by_text(whole, known) or _single(text, known) or _either(without_tail, known):
         return frozenset(one)
@@ -129,15 +128,7 @@ def _single(text: str, known: Mapping[str, str]) -> str | None:
 
 
 def _is_same_mathematics(text: str, option: str) -> bool:
-    return _in_one_spelling(text) == _in_one_spelling(option)
-
-
-def _in_one_spelling(text: str) -> str:
-    r"""With `1/2` for `\frac{1}{2}`, `°` for `^\circ`, and without spaces and marks that group digits."""
-    text = _DEGREES.sub("°", plain(text))
-    text = _FRACTION.sub(lambda found: f"{found[1] or found[3]}/{found[2] or found[4]}", text)
-    text = _ROOT.sub(lambda found: f"√({found[1] or found[2] or found[3] or found[4]})", text)
-    return _GROUPS.sub("", _NO_GAP.sub("", text))
+    return in_one_spelling(text) == in_one_spelling(option)
 
 
 def _names_another(text: str, letter: str, known: Mapping[str, str]) -> bool:
@@ -149,7 +140,7 @@ def _names_another(text: str, letter: str, known: Mapping[str, str]) -> bool:
     words, own = _spelled(text), _spelled(known[letter])
     # The longest first: `red` is not named by `dark red`.
     for option in sorted({*map(_spelled, known.values()), own} - {"  "}, key=len, reverse=True):
-        named = option if option.isascii() else option.strip()
+        named = option.strip() if _HAS_IDEOGRAPHS.search(option) else option
         if named in words and option != own:
             return True
         words = words.replace(named, " | ")
@@ -157,7 +148,8 @@ def _names_another(text: str, letter: str, known: Mapping[str, str]) -> bool:
 
 
 def _spelled(text: str) -> str:
-    return f" {' '.join(_WORD.findall(_in_one_spelling(text)))} "
+    words = (re.sub(r"(\.\d*?)0+$", r"\1", word).rstrip(".") for word in _WORD.findall(in_one_spelling(text)))
+    return f" {' '.join(words)} "
 
 
 def _is_option(letter: str, known: Mapping[str, str]) -> bool:

@@ -15,6 +15,7 @@ from reward_service.graders.vocabulary import CHARACTERS, words
 
 _DIGITS = 30
 _LONGEST = 2000  # characters of mathematics; longer answers are texts
+_DEEPEST = 30  # brackets within one another
 _RELATIVE = 1e-5  # by which numbers differ at most that the library takes for equal
 
 _SYMBOLS = str.maketrans({c: rf"\{name} " for c, name in CHARACTERS.items()} | {"°": r"^{\circ}", "、": ","})
@@ -57,6 +58,8 @@ def math_verify(answer: str, reference: str, _: str = "") -> bool:
     from math_verify import verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time limit is off; ours kills
+    if "=" in answer and "=" in reference and _primes(answer) != _primes(reference):  # which the library drops
+        return False
     given, wanted = _read(answer), _read(reference)
     if not given.unit.agrees(wanted.unit):
         return False
@@ -69,6 +72,12 @@ def math_verify(answer: str, reference: str, _: str = "") -> bool:
     ):
         return True
     return normalized(answer, reference)
+
+
+def _primes(equation: str) -> int:
+    """Of what its left side derives."""
+    left = equation.partition("=")[0]
+    return left.count("'") + left.count("′") + left.count("\\prime")
 
 
 def is_expression(text: str) -> bool:
@@ -142,6 +151,8 @@ def _parsed(latex: str) -> list[Any]:
 
     if re.search(r"(?<![_^\d])\d+\s+\d", latex):  # side by side, which the library takes for a product
         return []
+    if not _can_be_nested(latex):
+        return []
     # Its list of units has `c` and `ab` in it, which are variables.
     normalization = NormalizationConfig(basic_latex=True, malformed_operators=True, nits=True, boxed="last")
     boxes = LatexExtractionConfig(boxed_match_priority=0, normalization_config=normalization)
@@ -150,6 +161,15 @@ def _parsed(latex: str) -> list[Any]:
     )
     # Of a chain that it cannot read it takes the last side.
     return found if "=" not in latex or all(expression.has(Relational) for expression in found) else []
+
+
+def _can_be_nested(latex: str) -> bool:
+    """Whether as many brackets close as open, and few are open at once: the library takes long for others."""
+    depth = deepest = 0
+    for character in latex:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    return depth == 0 and deepest <= _DEEPEST
 
 
 def _stands_for(given: Any, wanted: Any) -> bool:

@@ -42,6 +42,9 @@ _NO_COMMA, _NO_MARKS = r"[^()\[\]{}\"',]+", r"[^()\[\]{}\"']+"
 _ENCLOSED = re.compile(rf"\(({_NO_COMMA})\)|\[({_NO_COMMA})\]|\{{({_NO_COMMA})\}}|\"({_NO_MARKS})\"|'({_NO_MARKS})'")
 
 
+_GROUPED_IN_BRACKETS = re.compile(r"[(\[{]\s*([-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?)\s*[)\]}]")
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number that a text is.
@@ -70,7 +73,9 @@ def numeric(answer: str, reference: str, _: str = "", *, tolerance: float) -> bo
     """
     wanted, given = quantity(reference), quantity(answer)
     if wanted is None:
-        return normalized(answer, reference)
+        return normalized(answer, reference) or normalized(_without_name(answer), _without_name(reference))
+    if given is None and (grouped := _GROUPED_IN_BRACKETS.fullmatch(without_lead_in(answer))):
+        given = quantity(grouped[1])
     return given is not None and given.equals(wanted, tolerance)
 
 
@@ -79,9 +84,7 @@ def quantity(text: str) -> Quantity | None:
 
     None where it is none: a list, a pair, a date, or a number that something else changes (`2\pi`, `5x`).
     """
-    text = without_lead_in(text)
-    if named := _NAMED.match(text):
-        text = text[named.end() :]
+    text = _without_name(text)
     if about := _ABOUT.match(text):
         text = text[about.end() :]
     if enclosed := _ENCLOSED.fullmatch(text):
@@ -103,6 +106,13 @@ def quantity(text: str) -> Quantity | None:
     if "-" in (found["sign"], found["inner_sign"]):
         value = value.copy_negate()
     return Quantity(value, unit(currency[2]) or behind if currency and behind == Unit() else behind)
+
+
+def _without_name(text: str) -> str:
+    """Without a lead-in, and without `x =`."""
+    text = without_lead_in(text)
+    named = _NAMED.match(text)
+    return text[named.end() :].lstrip(" =≈") if named else text
 
 
 def _value(found: re.Match[str]) -> Decimal:

@@ -35,7 +35,8 @@ _SMALL = re.compile(
 )
 _SPELLED = {"raised": "^{%s}", "lowered": "_{%s}", "fraction": " %s"}
 _SHORT_SCRIPT = re.compile(r"([_^])\{(\w)\}")
-_COMMA = re.compile(r" ?([,;]) ?")
+_COMMA = re.compile(r" ?([,;]) ?(?![\d ])|(?<![\d ]) ?([,;]) ?")  # but `1,000` and `1, 000` differ
+_COMMA_IN_BRACKETS = re.compile(r" ?([,;]) ?()")
 _LONGEST_COMMAND = 20
 _CLOSES = re.compile(r"\\[A-Za-z]+$")
 _HAS_FACTORIAL = re.compile(r"(?:[\d)}]|(?<!\w)[A-Za-z])!{0,2}$")
@@ -89,7 +90,8 @@ def plain(text: str) -> str:
     """A text's words in one case, single spaces between them, without the punctuation around them."""
     text = _SHORT_SCRIPT.sub(r"\1\2", clean(text).replace("$", ""))
     in_one_case = " ".join((_trimmed(text) or text).casefold().split())
-    return _COMMA.sub(r"\1 ", in_one_case).strip()
+    comma = _COMMA_IN_BRACKETS if in_one_case[:1] in tuple("([{") else _COMMA
+    return comma.sub(lambda found: f"{found[1] or found[2]} ", in_one_case).strip()
 
 
 def _spelled(found: re.Match[str]) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 
-from reward_service.graders.vocabulary import by_word, words
+from reward_service.graders.vocabulary import by_word, table, words
 
 _MULTIPLIERS = {word: Decimal(factor) for word, factor in by_word("multipliers").items()}
 _IDEOGRAPHS = "".join(word for word in _MULTIPLIERS if len(word) == 1 and word.isalpha())
@@ -30,8 +30,8 @@ _TOKEN = re.compile(
 
 _NO_UNITS = words("no_units") | _MULTIPLIERS.keys()
 _NO_UNIT_SIGNS: frozenset[str] = frozenset(*words("no_unit_signs"))
-_OF = {"of", "de"}
-_NOT_COUNTED = _OF | words("ambiguous")
+_OF = {"of", "de", "in"}
+_MEANINGS = {word: frozenset(f"{one}^1" for one in symbols.split()) for word, symbols in table("meanings").items()}
 _LONGEST = 4  # words that a unit has, or a multiplier
 
 
@@ -64,6 +64,9 @@ class Unit:
         """Whether the two name no different things; one that is left out agrees, and so do words beside a symbol."""
         if Unit() in (self, other):
             return True
+        for one, another in ((self, other), (other, self)):
+            if not one.symbol and another.symbol in frozenset().union(*(_MEANINGS.get(w, ()) for w in one.words)):
+                return True
         return self.symbol == other.symbol and bool(self.words & other.words or not self.words or not other.words)
 
 
@@ -88,7 +91,8 @@ def unit(text: str) -> Unit | None:
             return None
         place, count = found.end(), count + 1
         below = below or bool(found["slash"])
-        symbol = _known(found["word"].replace(" ", ""))
+        is_preposition = found["word"] == "in" and count > 1  # `5 apples in a basket`; no inches
+        symbol = None if is_preposition else _known(found["word"].replace(" ", ""))
         if symbol == "K" and not is_apart and count == 1:  # kelvin, or thousand
             return None
         if symbol is None:
@@ -103,7 +107,7 @@ def unit(text: str) -> Unit | None:
         del powers["°"]
     del powers["unit"]
     symbols = " ".join(f"{symbol}^{power}" for symbol, power in sorted(powers.items()) if power)
-    return Unit(symbols, frozenset(others - _NOT_COUNTED))
+    return Unit(symbols, frozenset(others - _OF))
 
 
 def _power_behind(found: re.Match[str]) -> str:

@@ -14,6 +14,11 @@ def words(section: str) -> frozenset[str]:
     return frozenset(_SECTIONS[section].split())
 
 
+def table(section: str) -> dict[str, str]:
+    """A table as it is written."""
+    return dict(_SECTIONS[section])
+
+
 def by_word(section: str) -> dict[str, str]:
     """What a table says of each of its words; `_` in a word is a space."""
     return {word.replace("_", " "): str(key) for key, listed in _SECTIONS[section].items() for word in listed.split()}

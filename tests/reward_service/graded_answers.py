@@ -32,6 +32,11 @@ RED_SHADES = "哪一个？\nA、红色\nB、深红色"
 SMALL = 2**98
 
 
+def listed(*options: str) -> str:
+    """A question with these options."""
+    return "Which one?\n" + "\n".join(f"{letter}. {option}" for letter, option in zip("ABCDEF", options, strict=False))
+
+
 @dataclass(frozen=True)
 class Kind:
     """Pairs of one kind, and the question that they answer."""
@@ -551,6 +556,109 @@ KINDS = (
             ("AB'", "AB"),
             ("(1,2) = (0,3)", "(0,3)"),
         ),
+    ),
+    Kind(
+        "choice",
+        "mixed numbers and fractions",
+        right=(("A. 2 1/2", "A"), (r"2\frac{1}{2}", "A"), ("2½", "A"), (r"\frac{21}{2}", "B"), ("D. 1 1/2", "D")),
+        wrong=(
+            ("B. 2 1/2", "B"),
+            ("A. 21/2", "A"),
+            (r"A. \frac{21}{2}", "A"),
+            ("E. 1 1/2", "E"),
+            ("D. 11/2", "D"),
+            ("2 1/2", "B"),
+        ),
+        question=listed("2 1/2", "21/2", "1/2", "1 1/2", "11/2"),
+    ),
+    Kind(
+        "choice",
+        "digits side by side",
+        right=(("3 4", "C"), ("12", "A")),
+        wrong=(("1 2", "A"), ("34", "C"), ("3 4", "B")),
+        question=listed("12", "345", "3 4"),
+    ),
+    Kind(
+        "choice",
+        "fractions of sums",
+        right=(("1/(x+1)", "A"), ("(a+b)/c", "B"), ("a+b/c", "C")),
+        wrong=(("1/x+1", "A"), ("a+b/c", "B")),
+        question=listed(r"\frac{1}{x+1}", r"\frac{a+b}{c}", "a+b/c"),
+    ),
+    Kind(
+        "choice",
+        "powers",
+        right=(("x^{10}", "A"), ("$x^{10}$", "A"), ("10^{-3}", "C"), ("10⁻³", "C"), ("2^10", "D")),
+        wrong=(("x^5", "A"), ("103", "C"), ("B. 10^3", "B")),
+        question=listed("x^10", "103", "10^-3", "2^{10}", "10^3"),
+    ),
+    Kind(
+        "choice",
+        "options that differ by a sign",
+        right=(("x > 1", "A"), (r"x \geq 1", "C"), (r"\pm 5", "D"), (r"5\%", "E"), ("CO2", "F")),
+        wrong=(("A. x < 1", "A"), ("B. x > 1", "B"), ("A. x ≥ 1", "A")),
+        question=listed("x > 1", "x < 1", "x ≥ 1", "±5", "5%", "CO₂"),
+    ),
+    Kind(
+        "choice",
+        "numbers that differ by a sign",
+        right=(("A. 40.0", "A"), ("C. 40%", "C"), ("60°", "E"), ("F. 5", "F")),
+        wrong=(("A. 50.0", "A"), ("A. 40%", "A"), ("C. 40", "C"), ("D. 60°", "D"), ("E. 60", "E")),
+        question=listed("40", "50", "40%", "60", "60°", "+5"),
+    ),
+    Kind(
+        "choice",
+        "roots",
+        right=(("√3/2", "A"), (r"\dfrac{\sqrt{3}}{2}", "A"), ("2π", "C"), (r"\pi", "D")),
+        wrong=(("A. √2/3", "A"), (r"A. \dfrac{\sqrt{2}}{3}", "A"), (r"C. \pi", "C")),
+        question=listed(r"\frac{\sqrt{3}}{2}", r"\frac{\sqrt{2}}{3}", r"2\pi", "π"),
+    ),
+    Kind(
+        "choice",
+        "options about correctness",
+        right=(("correct", "B"), ("B is correct", "B"), ("incorrect", "A")),
+        wrong=(("A. correct", "A"), ("B. incorrect", "B")),
+        question=listed("incorrect", "correct"),
+    ),
+    Kind(
+        "choice",
+        "options that begin like instructions",
+        right=(("to pick the best option", "A"), ("They write the letter", "B"), ("Please answer a letter", "C")),
+        question=listed("To Pick the best option", "They Write the letter", "Please Answer a letter", "x"),
+    ),
+    Kind(
+        "numeric",
+        "what is said beside a unit",
+        right=(
+            ("5 items in total", "5 items"),
+            ("3 objects in the image", "3 objects"),
+            ("5 students", "5 students in class"),
+            ("5 GB", "5 gigabytes"),
+            ("5 ha", "5 hectares"),
+            ("5 rupees", "₹5"),
+            ("5 kohm", "5 kΩ"),
+            ("5 in", "5 inches"),
+            ("5 pounds", "£5"),
+        ),
+        wrong=(("5 pounds", "5 apples"), ("5 pounds", "5 kg"), ("5 calories", "5 joules")),
+    ),
+    Kind(
+        "numeric",
+        "brackets around a number, and names before a pair",
+        right=(("(1,000)", "1000"), ("(1,234.5)", "1234.5"), ("The answer is (1,2)", "(1,2)"), ("x = (1,2)", "(1,2)")),
+        wrong=(("(1,000)", "(1,001)"), ("x = (1,3)", "(1,2)")),
+    ),
+    Kind(
+        "normalized",
+        "commas in numbers",
+        right=(("a,b", "a, b"), ("(1,2)", "(1, 2)")),
+        wrong=(("1, 234", "1,234"), ("1,2", "1.2")),
+    ),
+    Kind(
+        "math_verify",
+        "derivatives in equations",
+        right=(("f'(x) = 2x", "f'(x) = 2x"), ("y' = 2x", "2x")),
+        wrong=(("f'(x) = 2x", "f''(x) = 2x"), ("y'' = 2x", "y' = 2x")),
     ),
     Kind(
         "numeric",

@@ -64,7 +64,13 @@ async def test_a_second_grader_is_asked_and_changes_nothing():
 
 
 LONG = [text * (20_000 // len(text)) for text in ("A, ", "1,", "{", r"\text{", "_a ", "½", "\n", "5 million ", "10^")]
-LONG += ["10^" + " " * 20_000 + "x", "5 million" + " trillion" * 2_000, "(A" + " " * 20_000 + "B"]
+LONG += [
+    "(" * 1_990,
+    "{A," * 663,
+    "10^" + " " * 20_000 + "x",
+    "5 million" + " trillion" * 2_000,
+    "(A" + " " * 20_000 + "B",
+]
 
 
 async def test_long_answers_are_graded_and_wrong():
