@@ -75,15 +75,16 @@ def chosen(text: str, known: Mapping[str, str]) -> frozenset[str]:
     if len(whole) > _LONGEST:
         return frozenset()
     tail = _TAIL.search(text)
-    has_tail = tail and not any(normalized(tail.group(), option) for option in known.values())
-    without_tail = text[: tail.start()] if tail and has_tail else text
+    if tail and any(normalized(tail.group(), option) for option in known.values()):
+        tail = None  # an option's own text
+    without_tail = text[: tail.start()] if tail else text
     # As it is first: an option may itself be `Option 3`, or `Both are correct`.
     if one := _by_letter(text, known) or _by_text(whole, known) or _single(text, known) or _either(without_tail, known):
         return frozenset(one)
-    text = without_tail
-    parts = [part for part in _JOINTS.split(_SIDE_BY_SIDE.sub(r"\1, ", text)) if part]
-    if len(parts) == 1 and _COMPACT.fullmatch(text) and (known or " " in text or sorted(text) == list(text)):
-        parts = list(text.replace(" ", ""))
+    parts = [part for part in _JOINTS.split(_SIDE_BY_SIDE.sub(r"\1, ", without_tail)) if part]
+    is_in_order = known or " " in without_tail or sorted(without_tail) == list(without_tail)
+    if len(parts) == 1 and _COMPACT.fullmatch(without_tail) and is_in_order:
+        parts = list(without_tail.replace(" ", ""))
     if not 1 < len(parts) <= _ALPHABET:
         return frozenset()
     letters = [_single(part, known) for part in parts]

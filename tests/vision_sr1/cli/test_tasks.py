@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vision_sr1.cli.tasks.digits import DigitsTask, _hard_pool, _pool, _scans
-from vision_sr1.cli.tasks.distributions import TASKS, parse_kinds, write_task
+from vision_sr1.cli.tasks.distributions import TASKS, file_names, parse_kinds, write_task
 from vision_sr1.cli.tasks.shapes import PRIOR_COLOR, answer_by_rule
 from vision_sr1.cli.tasks.task import Task
 from vision_sr1.pipeline.answer_record import description_fidelity
@@ -205,3 +205,9 @@ def test_training_images_have_further_questions_that_are_not_the_rows_own_and_ri
             said = TASKS[name].answer_by_rule(row["scene"], further["question"])
             assert said == further["answer"], further
     assert all("further_questions" not in row for split in ("normal", "counter_prior") for row in rows(paths[split]))
+
+
+@pytest.mark.parametrize("task", ["shapes", "digits"])
+def test_the_names_of_all_files_are_known_before_they_are_written(tmp_path: Path, task: str):
+    files = written(TASKS[task], tmp_path, seed=0)
+    assert sorted(path.name for path in files.values()) == sorted(file_names(TASKS[task]))

@@ -32,12 +32,10 @@ TASKS: dict[str, Task] = {task.name: task for task in (ShapesTask(), DigitsTask(
 CAPTION_SHARE = 1 / 3
 HABIT_SHARE = 0.75
 FURTHER_STREAM = 98  # of random numbers
+FILES = ("base", "cold_start", "train", "normal", "counter_prior", "cold_start_think", "cold_start_shortcut")
 FURTHER_QUESTIONS_DRAWN = 12  # for each image of `train`; those that are alike count once
 
 Row = dict[str, Any]
-
-
-FILES = ("base", "cold_start", "train", "normal", "counter_prior", "cold_start_think", "cold_start_shortcut")
 
 
 def file_names(task: Task) -> list[str]:
